@@ -1,0 +1,1 @@
+"""Preference-tune language models, and check the run before, during and after."""

@@ -1,0 +1,263 @@
+"""The flat configuration: every key of the YAML file, the command line and `penchant.train`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from penchant.errors import ConfigError
+from penchant.methods import METHODS, Method, MethodOptions
+
+REMOVED_NAMES = {"ref_model": "reference_model", "output_dir": "output", "lr": "learning_rate"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class RunSection(_Section):
+    """Run"""
+
+    output: Path = Field(Path("run"), description="Folder that receives everything the run writes.")
+    resume: bool = Field(False, description="Go on from the newest sound checkpoint in output.")
+    seed: int = Field(0, ge=0, description="Seed of the split, the order, LoRA and dropout.")
+    report_to: str = Field(
+        "none", description="Trackers, comma-separated: tensorboard, wandb, trackio, mlflow."
+    )
+
+
+class DataSection(_Section):
+    """Data"""
+
+    data: str = Field(
+        description="Training data: .jsonl .json .csv .parquet (each also .gz), a datasets folder "
+        "or a hub id."
+    )
+    eval_data: str | None = Field(None, description="Held-out data, in any of the same forms.")
+    train_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Hold out the rest of data, whole prompts at a time; not with eval_data.",
+    )
+    strict: bool = Field(False, description="Any refused row is an error.")
+    max_length: int = Field(1024, ge=2, description="Tokens of prompt and completion together.")
+    max_prompt_length: int | None = Field(
+        None, ge=1, description="Tokens of the prompt, cut on the left; default max_length // 2."
+    )
+    chat_template: str | None = Field(
+        None, description="A Jinja file to use in place of the model's chat template."
+    )
+    shuffle: bool = Field(True, description="Visit the pairs in a new random order every epoch.")
+
+
+class ModelSection(_Section):
+    """Model"""
+
+    model: str = Field(description="Folder, hub id or .gguf file of the model to tune.")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of the weights; auto: fp32, or bf16 for a frozen base under bf16."
+    )
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+    attention: Literal["auto", "sdpa", "flex", "plain"] = Field(
+        "auto",
+        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA), or plain: "
+        "pad instead of packing.",
+    )
+    reference: Literal["auto", "adapter", "copy", "cache"] = Field(
+        "auto",
+        description="Where reference log-probs come from: the switched-off adapter, a frozen copy, "
+        "or a disk cache filled once.",
+    )
+    reference_model: str | None = Field(None, description="Another model as the reference.")
+    cache_dir: Path | None = Field(
+        None, description="Of reference log-probs; default ~/.cache/penchant (PENCHANT_CACHE)."
+    )
+
+
+class LoraSection(_Section):
+    """LoRA"""
+
+    lora_r: int = Field(16, ge=0, description="Rank; 0 trains all weights.")
+    lora_alpha: float = Field(32, gt=0, description="Updates are scaled by lora_alpha / lora_r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
+    lora_target_modules: str = Field(
+        "all-linear", description="Layer names, comma-separated, or all-linear (without the head)."
+    )
+    merge: bool = Field(False, description="Also save the model with the adapter merged in.")
+
+
+class OptimizerSection(_Section):
+    """Optimization"""
+
+    learning_rate: float | None = Field(
+        None, gt=0, description="Default: the method's own, for LoRA or for all weights."
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    per_device_train_batch_size: int = Field(4, ge=1, description="Pairs a forward pass.")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes a step.")
+    lr_scheduler_type: str = Field("linear", description="A schedule of transformers.")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps for warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of the arithmetic; auto: bf16 on CUDA that has it, else fp32."
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Recompute activations; auto: only when memory asks for it."
+    )
+
+
+class EvaluationSection(_Section):
+    """Evaluation and checkpoints"""
+
+    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs a forward pass.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Evaluate every so many steps as well as before and after."
+    )
+    eval_samples: int = Field(
+        3, ge=0, description="Held-out prompts that the model answers before and after."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Longest sampled answer.")
+    logging_steps: int = Field(1, ge=1, description="Write metrics every so many steps.")
+    save_steps: int | None = Field(None, ge=1, description="Checkpoint every so many steps.")
+    save_total_limit: int = Field(2, ge=1, description="Newest checkpoints kept, beside the best.")
+
+
+class RunConfig(
+    RunSection, DataSection, ModelSection, LoraSection, OptimizerSection, EvaluationSection
+):
+    """All keys that do not belong to a method, and the method with its options."""
+
+    method: str
+    options: MethodOptions
+
+    @property
+    def spec(self) -> Method:
+        return METHODS[self.method]
+
+    @property
+    def prompt_budget(self) -> int:
+        """Longest prompt in tokens."""
+        return self.max_prompt_length or self.max_length // 2
+
+    @property
+    def peak_learning_rate(self) -> float:
+        facts = self.spec.facts
+        default = facts.learning_rate_lora if self.lora_r else facts.learning_rate
+        return self.learning_rate or default
+
+    def flat(self) -> dict[str, Any]:
+        """Every key with its value, as it would stand in a YAML file."""
+        values = self.model_dump(mode="json", exclude={"options"})
+        method = values.pop("method")
+        return {"method": method, **values, **self.options.model_dump(mode="json")}
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> RunConfig:
+        if self.eval_data and self.train_fraction:
+            raise ValueError("eval_data and train_fraction exclude each other; drop one of them")
+        if self.max_prompt_length and self.max_prompt_length >= self.max_length:
+            raise ValueError(
+                f"max_prompt_length ({self.max_prompt_length}) leaves no room for a completion in "
+                f"max_length ({self.max_length}); lower it or raise max_length"
+            )
+        if self.reference == "adapter" and (self.lora_r == 0 or self.reference_model):
+            raise ValueError(
+                "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
+                "set reference to copy or cache"
+            )
+        if self.merge and self.lora_r == 0:
+            raise ValueError("merge needs LoRA (lora_r > 0): there is no adapter to merge")
+        return self
+
+
+SECTIONS: tuple[type[_Section], ...] = (
+    DataSection,
+    ModelSection,
+    LoraSection,
+    OptimizerSection,
+    EvaluationSection,
+    RunSection,
+)
+
+
+def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = None) -> RunConfig:
+    """Validate the keys of a run before anything is loaded.
+
+    Args:
+        method: a name in `METHODS`.
+        values: flat keys; they win over the file's.
+        file: a YAML file of flat keys.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), an impossible value, a file
+            that cannot be read.
+    """
+    merged: dict[str, Any] = {**(_read_yaml(file) if file else {}), **values}
+    named = merged.pop("method", method)
+    if named != method:
+        raise ConfigError(f"the configuration is for method {named}, but {method} was asked for")
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; {_nearest(method, METHODS)}")
+    option_model = METHODS[method].options
+    known = [*_run_keys(), *option_model.model_fields]
+    for key in merged:
+        if key not in known:
+            raise ConfigError(_unknown_key(key, method, known))
+    own = {key: merged.pop(key) for key in option_model.model_fields if key in merged}
+    try:
+        return RunConfig(method=method, options=option_model(**own), **merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _run_keys() -> list[str]:
+    return [name for section in SECTIONS for name in section.model_fields]
+
+
+def _unknown_key(key: str, method: str, known: list[str]) -> str:
+    owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
+    if owners:
+        return f"{key} is an option of {', '.join(owners)}, not of {method}; drop it"
+    renamed = REMOVED_NAMES.get(key)
+    hint = f"did you mean {renamed}?" if renamed else _nearest(key, known)
+    return f"unknown key {key!r}; {hint}"
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def _explain(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{key} is required; set {key}"
+    message = message.removeprefix("Input ")
+    return f"{key} {message}, got {problem['input']!r}; set {key}"
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {file}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must hold flat keys (beta: 0.1), got {type(content).__name__}")
+    return content

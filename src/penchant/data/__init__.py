@@ -1,0 +1,1 @@
+"""Preference data: read, split, audited and tokenised."""

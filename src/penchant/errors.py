@@ -1,0 +1,19 @@
+"""The user's mistakes, which end in one clear line instead of a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user can mend: the message says what, what was got, and the fix."""
+
+
+class ConfigError(UserError):
+    """A key of the configuration is unknown or its value impossible."""
+
+
+class ModelError(UserError):
+    """A model or tokenizer cannot do what was asked of it."""
+
+
+class TrainingError(UserError):
+    """The run cannot go on: numbers that are not finite, an output folder that is taken."""

@@ -1,0 +1,243 @@
+"""Log-probabilities of completion tokens from hidden states, without a `[T, vocabulary]` tensor.
+
+The vocabulary is walked in chunks with a running maximum and sum, as in online softmax
+(Milakov & Gimelshein 2018). With a frozen head the gradient with respect to the hidden states is
+formed in the same walk: d log p(y) / d logits = onehot(y) - softmax, which does not depend on what
+comes after it but for one factor a token, so backward is a single multiplication. With a
+trainable head only the log-sum-exp is kept and backward walks the vocabulary once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Elements of one chunk of logits: 16 MiB in fp32, which stays in a server's last-level cache.
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What some models do to logits: `softcap * tanh(scale * logits / softcap)`.
+
+    Gemma 2 caps, Cohere multiplies, Granite divides.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitTransform:
+        """Read from a transformers configuration."""
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        return cls(scale, getattr(config, "final_logit_softcapping", None))
+
+    def apply_(self, logits: Tensor) -> Tensor:
+        """Transform in place, `[rows, chunk]`."""
+        if self.softcap is None:
+            return logits if self.scale == 1.0 else logits.mul_(self.scale)
+        return logits.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+
+    def derivative(self, transformed: Tensor) -> Tensor | float:
+        """d transformed / d raw, from the transformed logits."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (transformed / self.softcap) ** 2)
+
+
+def completion_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    transform: LogitTransform = LogitTransform(),
+) -> Tensor:
+    """log p(target) for every row.
+
+    Args:
+        hidden: `[N, H]`, hidden states at the positions that predict the targets.
+        weight: `[V, H]`, the language-model head; bias: `[V]`.
+        targets: `[N]`, token ids.
+        transform: what the model does to its logits.
+
+    Returns:
+        `[N]` in fp32 (fp64 for fp64 weights), in nats.
+    """
+    trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
+    function = _TrainableHead if trainable else _FrozenHead
+    return function.apply(hidden, weight, bias, targets, transform)
+
+
+class _Head:
+    """A head's weights in the dtype of the products, walked in chunks of the vocabulary."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, t: LogitTransform):
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        self.dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        self.accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.weight, self.bias, self.transform = weight, bias, t
+        rows = min(len(hidden), ROWS_AT_ONCE) or 1
+        self.width = max(1024, CHUNK_ELEMENTS.get(device, 1 << 24) // rows)
+
+    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+        for first in range(0, len(self.weight), self.width):
+            yield first, self.weight[first : first + self.width].to(self.dtype)
+
+    def logits(self, hidden: Tensor, first: int, chunk: Tensor) -> Tensor:
+        """`[rows, chunk]`, transformed, in the accumulation dtype."""
+        logits = product(hidden, chunk.t(), self.accumulate)
+        if self.bias is not None:
+            logits += self.bias[first : first + len(chunk)]
+        return self.transform.apply_(logits)
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """`a @ b` in `dtype`, accumulated and returned without rounding to half where CUDA can."""
+    if a.dtype == dtype:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)
+
+
+class _Walk:
+    """One pass over the vocabulary for some rows: online softmax, optionally its mean embedding."""
+
+    def __init__(self, head: _Head, hidden: Tensor, targets: Tensor, *, direction: bool) -> None:
+        def fill(value: float) -> Tensor:
+            return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
+
+        hidden = hidden.to(head.dtype)
+        maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)
+        mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None
+        for first, chunk in head.chunks():
+            logits = head.logits(hidden, first, chunk)  # [rows, chunk]
+            local = targets - first
+            here = (local >= 0) & (local < len(chunk))
+            picked = logits.gather(1, local.clamp(0, len(chunk) - 1).unsqueeze(1)).squeeze(1)
+            target_logit = torch.where(here, picked, target_logit)
+            slope = head.transform.derivative(logits)
+            new_maximum = torch.maximum(maximum, logits.amax(1))
+            correction = (maximum - new_maximum).exp_()
+            weights = logits.sub_(new_maximum.unsqueeze(1)).exp_()
+            total = total * correction + weights.sum(1)
+            maximum = new_maximum
+            if mean is not None:
+                if isinstance(slope, torch.Tensor):
+                    weights *= slope
+                mean.mul_(correction.unsqueeze(1))
+                if mean.dtype == chunk.dtype:
+                    mean.addmm_(weights, chunk)
+                else:
+                    mean += product(weights.to(head.dtype), chunk, head.accumulate)
+        self.logsumexp = maximum + total.log()
+        self.logprobs = target_logit - self.logsumexp
+        if mean is not None:
+            # d log p(target) / d hidden = slope(target) W[target] - sum_v p(v) slope(v) W[v]
+            slope = head.transform.derivative(target_logit)
+            mean /= total.unsqueeze(1)
+            own = head.weight[targets].to(head.accumulate)
+            if isinstance(slope, torch.Tensor):
+                self.direction = own * slope.unsqueeze(1) - mean
+            else:
+                self.direction = (own - mean).mul_(slope) if slope != 1.0 else own - mean
+
+
+def _row_chunks(count: int) -> Iterator[slice]:
+    for first in range(0, count, ROWS_AT_ONCE):
+        yield slice(first, min(first + ROWS_AT_ONCE, count))
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Only the hidden states are trained: their gradient is formed during forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+    ) -> Tensor:
+        head = _Head(hidden, weight, bias, transform)
+        logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
+        directions = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for rows in _row_chunks(len(hidden)):
+            walk = _Walk(head, hidden[rows], targets[rows], direction=directions is not None)
+            logprobs[rows] = walk.logprobs
+            if directions is not None:
+                directions[rows] = walk.direction
+        ctx.save_for_backward(directions)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (directions,) = ctx.saved_tensors
+        return directions * grad.unsqueeze(1).to(directions.dtype), None, None, None, None
+
+
+class _TrainableHead(torch.autograd.Function):
+    """The head is trained too: keep the log-sum-exp and recompute the chunks in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+    ) -> Tensor:
+        head = _Head(hidden, weight, bias, transform)
+        logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
+        logsumexp = torch.empty_like(logprobs)
+        for rows in _row_chunks(len(hidden)):
+            walk = _Walk(head, hidden[rows], targets[rows], direction=False)
+            logprobs[rows], logsumexp[rows] = walk.logprobs, walk.logsumexp
+        ctx.head, ctx.has_bias = head, bias is not None
+        ctx.save_for_backward(hidden, targets, logsumexp)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, targets, logsumexp = ctx.saved_tensors
+        head = ctx.head
+        grad = grad.to(head.accumulate)
+        d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)
+        d_weight = torch.zeros_like(head.weight, dtype=head.accumulate)
+        d_bias = d_weight.new_zeros(len(head.weight)) if ctx.has_bias else None
+        for rows in _row_chunks(len(hidden)):
+            inputs, g = hidden[rows].to(head.dtype), grad[rows].unsqueeze(1)
+            for first, chunk in head.chunks():
+                logits = head.logits(inputs, first, chunk)
+                slope = head.transform.derivative(logits)
+                d_logits = logits.sub_(logsumexp[rows].unsqueeze(1)).exp_().mul_(-g)
+                local = targets[rows] - first
+                here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)
+                d_logits[here, local[here]] += g[here, 0]
+                if isinstance(slope, torch.Tensor) or slope != 1.0:
+                    d_logits *= slope
+                vocabulary = slice(first, first + len(chunk))
+                if d_bias is not None:
+                    d_bias[vocabulary] += d_logits.sum(0)
+                d_logits = d_logits.to(head.dtype)
+                d_hidden[rows] += product(d_logits, chunk, head.accumulate)
+                d_weight[vocabulary] += product(d_logits.t(), inputs, head.accumulate)
+        return (
+            d_hidden.to(hidden.dtype),
+            d_weight.to(head.weight.dtype),
+            None if d_bias is None else d_bias.to(head.weight.dtype),
+            None,
+            None,
+        )

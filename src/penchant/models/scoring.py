@@ -1,0 +1,154 @@
+"""Log-probabilities of completions under a model: the fast path, its check, and the fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+from penchant.data.batch import Group, TokenBatch, pack, pad
+from penchant.models import attention
+from penchant.models.logprobs import LogitTransform, completion_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """How completions are scored, and why not the fast way where it is not."""
+
+    packed: bool
+    fused_head: bool
+    kernel: str
+    reason: str = ""
+    largest_difference: float = 0.0
+
+    def describe(self) -> str:
+        layout = f"packed shared prompts ({self.kernel})" if self.packed else "padded"
+        head = "fused" if self.fused_head else "full logits"
+        why = f"; {self.reason}" if self.reason else ""
+        return f"layout: {layout}, head: {head}{why}"
+
+
+class Scorer(nn.Module):
+    """Per-token log-probabilities of completions; wraps the model that is trained or compared.
+
+    Its forward is the only way into the model, so that distributed wrappers see every pass.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, pad_token_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pad_token_id = pad_token_id
+        self.plan = ScoringPlan(packed=False, fused_head=False, kernel="sdpa")
+        self._plain_attention = self.causal_model.config._attn_implementation
+
+    @property
+    def causal_model(self) -> PreTrainedModel:
+        """The transformers model under a possible adapter."""
+        return causal_model(self.model)
+
+    def use(self, plan: ScoringPlan) -> None:
+        """Score as `plan` says from now on."""
+        self.plan = plan
+        attention.register()
+        wanted = attention.NAME if plan.packed else self._plain_attention
+        if self.causal_model.config._attn_implementation != wanted:
+            self.causal_model.set_attn_implementation(wanted)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Give the model its own attention back for a while, to generate with a cache."""
+        plan = self.plan
+        self.use(ScoringPlan(packed=False, fused_head=False, kernel="sdpa"))
+        try:
+            yield
+        finally:
+            self.use(plan)
+
+    def batch(self, groups: Sequence[Group]) -> TokenBatch:
+        """Lay groups out as the plan says, on the model's device."""
+        batch = pack(groups) if self.plan.packed else pad(groups, self.pad_token_id)
+        return batch.to(self.causal_model.device)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """`[N]`: log p of every completion token, in the order of `batch.targets`."""
+        if not self.plan.fused_head:
+            return self._from_full_logits(batch)
+        hidden, weight, bias = self.head_inputs(batch)
+        return completion_logprobs(
+            hidden,
+            weight,
+            batch.targets,
+            bias=bias,
+            transform=LogitTransform.of(self.causal_model.config.get_text_config()),
+        )
+
+    def head_inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`[N, H]` hidden states that predict completion tokens, and the head they meet."""
+        model = self.causal_model
+        out = model.base_model(**self._model_inputs(batch), use_cache=False)
+        hidden = out.last_hidden_state.flatten(0, 1)[batch.predictors]
+        return effective_head(hidden, model.get_output_embeddings())
+
+    def _model_inputs(self, batch: TokenBatch) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": batch.attention_mask,
+        }
+        if batch.segments is not None:
+            inputs["segments"] = attention.SegmentTable(batch.segments, self.plan.kernel)
+        return inputs
+
+    def _from_full_logits(self, batch: TokenBatch) -> Tensor:
+        logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
+        rows = logits.flatten(0, 1)[batch.predictors]
+        accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return rows.to(accumulate).log_softmax(-1).gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+
+
+def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model under a possible adapter; its layers hold the adapter's."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def effective_head(hidden: Tensor, head: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states `[N, H']`, weight `[V, H']` and bias of one plain linear head.
+
+    A LoRA head is `W h + s B A dropout(h)`: the same as `[W, s B]` applied to `[h, A dropout(h)]`,
+    so the low-rank part rides along as a few more columns.
+    """
+    if isinstance(head, ModulesToSaveWrapper):
+        return effective_head(hidden, head.modules_to_save[head.active_adapter])
+    if not isinstance(head, LoraLayer):
+        return hidden, head.weight, head.bias
+    base = head.get_base_layer()
+    columns, blocks = [hidden], [base.weight]
+    if not head.disable_adapters and not head.merged:
+        for name in head.active_adapters:
+            if name in head.lora_A:
+                dropped = head.lora_dropout[name](hidden)
+                columns.append(head.lora_A[name](dropped.to(head.lora_A[name].weight.dtype)))
+                blocks.append(head.lora_B[name].weight * head.scaling[name])
+    if len(columns) == 1:
+        return hidden, base.weight, base.bias
+    return (
+        torch.cat([c.to(hidden.dtype) for c in columns], dim=1),
+        torch.cat([b.to(base.weight.dtype) for b in blocks], dim=1),
+        base.bias,
+    )
+
+
+def completion_sums(batch: TokenBatch, logprobs: Tensor) -> Tensor:
+    """Sum per-token values `[N]` over each completion: `[completions]`, in fp32 or better."""
+    totals = logprobs.new_zeros(len(batch.completion_lengths))
+    return totals.index_add(0, batch.completion_index, logprobs)

@@ -1,0 +1,109 @@
+"""Choose how to score: the fastest way that agrees with a plain forward on real records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.data.batch import Group, pad
+from penchant.models.scoring import Scorer, ScoringPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger("penchant")
+
+# Largest tolerated difference from the plain forward, in nats a token. In half precision single
+# tokens differ by what rounding does to their logits, so there it bounds the mean.
+LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
+MEAN_IN_HALF = 0.05
+
+
+def plan_scoring(
+    scorer: Scorer, groups: Sequence[Group], *, attention: str, max_length: int
+) -> ScoringPlan:
+    """Plan the scoring of a run and make the scorer use it.
+
+    Every group goes through the model the plain way (a row for each completion, full logits) and
+    through the fast one; a difference above the tolerance sends the run back to the padded
+    layout, and if need be to full logits, with one warning.
+
+    Args:
+        scorer: with the model as it will run, inside the run's autocast.
+        groups: the first records, one or two.
+        attention: `auto`, `sdpa`, `flex`, or `plain` for the padded layout.
+        max_length: the longest sequence of the run, which a sliding window must cover.
+    """
+    if attention == "auto":
+        attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
+    was_training = scorer.training
+    scorer.eval()  # dropout would make any two passes differ
+    with torch.no_grad():
+        expected = _plain_forward(scorer, groups)
+        reasons = []
+        for plan in _candidates(attention):
+            refusal = _unservable(scorer, max_length) if plan.packed else ""
+            if not refusal:
+                scorer.use(plan)
+                refusal = _disagreement(scorer, groups, expected)
+            if not refusal:
+                break
+            reasons.append(refusal)
+        else:
+            plan = ScoringPlan(packed=False, fused_head=False, kernel="sdpa")
+    scorer.train(was_training)
+    plan = ScoringPlan(plan.packed, plan.fused_head, plan.kernel, "; ".join(reasons))
+    if reasons:
+        logger.warning("the fast path is off (%s): scoring is slower, not different", plan.reason)
+    scorer.use(plan)
+    return plan
+
+
+def _candidates(attention: str) -> list[ScoringPlan]:
+    padded = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
+    if attention == "plain":
+        return [padded]
+    return [ScoringPlan(packed=True, fused_head=True, kernel=attention), padded]
+
+
+def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
+    scorer.use(ScoringPlan(packed=False, fused_head=False, kernel="sdpa"))
+    singles = [Group(group.prompt, (c,)) for group in groups for c in group.completions]
+    return torch.cat([scorer(scorer.batch([single])) for single in singles])
+
+
+def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> str:
+    try:
+        found = scorer(scorer.batch(groups))
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        return f"{type(error).__name__} in the forward: {error}"
+    difference = (found - expected).abs()
+    device = scorer.causal_model.device.type
+    half = torch.is_autocast_enabled(device) or scorer.causal_model.dtype not in LARGEST
+    measured = difference.mean().item() if half else difference.max().item()
+    limit = MEAN_IN_HALF if half else LARGEST[scorer.causal_model.dtype]
+    if measured <= limit:  # also false for NaN
+        return ""
+    layout = "packed" if scorer.plan.packed else "padded"
+    kind = "mean" if half else "largest"
+    return f"{layout} log-probs differ from a plain forward: {kind} {measured:.2g} nats a token"
+
+
+def _unservable(scorer: Scorer, max_length: int) -> str:
+    """What the attention hook cannot do for this model, if anything."""
+    model = scorer.causal_model
+    config: Any = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if window and window < max_length and (not kinds or "sliding_attention" in kinds):
+        return f"sliding-window attention over {window} tokens, max_length is {max_length}"
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        return f"layers that the attention hook cannot serve: {', '.join(sorted(other))}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "attention logits are soft-capped"
+    if getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0):
+        return "attention dropout is on; set it to 0 in the model's config"
+    return ""
