@@ -1,1 +1,40 @@
-"""Preference-tune language models, and check the run before, during and after."""
+"""Penchant: preference tuning of language models on one machine, quick and checked.
+
+>>> import penchant
+>>> result = penchant.train("dpo", model="my-model", data="pairs.jsonl", output="run")
+>>> penchant.evaluate(model="run", data="held-out.jsonl").accuracy
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penchant.evaluating import evaluate
+    from penchant.evaluation import Evaluation
+    from penchant.methods import METHODS
+    from penchant.training import TrainResult, train
+
+try:
+    __version__ = version("penchant")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["METHODS", "Evaluation", "TrainResult", "evaluate", "train"]
+
+_HOMES = {
+    "METHODS": "penchant.methods",
+    "Evaluation": "penchant.evaluation",
+    "TrainResult": "penchant.training",
+    "evaluate": "penchant.evaluating",
+    "train": "penchant.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch takes seconds to import: it waits until something needs it.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'penchant' has no attribute {name!r}")

@@ -128,7 +128,10 @@ class EvaluationSection(_Section):
     )
     max_new_tokens: int = Field(128, ge=1, description="Longest sampled answer.")
     logging_steps: int = Field(1, ge=1, description="Write metrics every so many steps.")
-    save_steps: int | None = Field(None, ge=1, description="Checkpoint every so many steps.")
+    save_steps: int = Field(500, ge=1, description="Checkpoint every so many steps.")
+    load_best_model_at_end: bool = Field(
+        False, description="Save the weights of the best evaluation, not of the last step."
+    )
     save_total_limit: int = Field(2, ge=1, description="Newest checkpoints kept, beside the best.")
 
 
@@ -175,6 +178,12 @@ class RunConfig(
                 "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
                 "set reference to copy or cache"
             )
+        if self.load_best_model_at_end and not self.eval_steps:
+            raise ValueError(
+                "load_best_model_at_end needs evaluations to choose from; set eval_steps"
+            )
+        if self.eval_steps and not (self.eval_data or self.train_fraction):
+            raise ValueError("eval_steps needs held-out pairs; set eval_data or train_fraction")
         if self.merge and self.lora_r == 0:
             raise ValueError("merge needs LoRA (lora_r > 0): there is no adapter to merge")
         return self
@@ -209,10 +218,10 @@ def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = N
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; {_nearest(method, METHODS)}")
     option_model = METHODS[method].options
-    known = [*_run_keys(), *option_model.model_fields]
+    known = _known_keys(method)
     for key in merged:
         if key not in known:
-            raise ConfigError(_unknown_key(key, method, known))
+            raise ConfigError(unknown_key(key, method))
     own = {key: merged.pop(key) for key in option_model.model_fields if key in merged}
     try:
         return RunConfig(method=method, options=option_model(**own), **merged)
@@ -220,16 +229,18 @@ def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = N
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
 
 
-def _run_keys() -> list[str]:
-    return [name for section in SECTIONS for name in section.model_fields]
+def _known_keys(method: str) -> list[str]:
+    run = [name for section in SECTIONS for name in section.model_fields]
+    return [*run, *METHODS[method].options.model_fields]
 
 
-def _unknown_key(key: str, method: str, known: list[str]) -> str:
+def unknown_key(key: str, method: str) -> str:
+    """What to say about a key that `method` does not have."""
     owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
     if owners:
         return f"{key} is an option of {', '.join(owners)}, not of {method}; drop it"
     renamed = REMOVED_NAMES.get(key)
-    hint = f"did you mean {renamed}?" if renamed else _nearest(key, known)
+    hint = f"did you mean {renamed}?" if renamed else _nearest(key, _known_keys(method))
     return f"unknown key {key!r}; {hint}"
 
 

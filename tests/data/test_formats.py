@@ -113,6 +113,11 @@ def test_whole_chats_that_share_nothing_are_refused():
     assert "'Hello'" in error.detail
 
 
+def test_whole_chat_without_an_answer_is_refused_as_empty():
+    row = {"chosen": [user("Hi")], "rejected": [user("Hi"), assistant("bad")]}
+    assert refusal(row).reason == "empty completion"
+
+
 def test_whole_chats_that_part_at_a_user_message_are_refused():
     start = [user("Hi"), assistant("Yes?")]
     row = {

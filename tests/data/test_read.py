@@ -173,7 +173,7 @@ def test_unknown_suffix_lists_the_known_ones(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["no bytes", "blank lines"])
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.jsonl.gz", "p.json.gz"])
 def test_empty_file_is_an_error(tmp_path, name, content):
-    with pytest.raises(DataError, match="is empty|holds no rows"):
+    with pytest.raises(DataError, match=r"is empty|holds no rows"):
         read_pairs(write(tmp_path / name, content))
 
 

@@ -127,14 +127,17 @@ def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messag
         The longest shared prefix that leaves each chat its last message, and both remainders.
 
     Raises:
-        RowError: when the chats are equal or share nothing, or part after another message than
-            the user's or a tool's.
+        RowError: when the chats are equal or share nothing, or one has nothing after the prompt.
     """
     if chosen == rejected:
         raise RowError("chosen equals rejected", f"both are {_shown(list(chosen))}")
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
+    if not shared and chosen[0] == rejected[0]:
+        raise RowError(
+            "empty completion", f"a chat ends with its first message, {_shown(chosen[0])}"
+        )
     if not shared:
         raise RowError(
             "no shared prompt",

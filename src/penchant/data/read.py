@@ -73,8 +73,9 @@ def read_pairs(source: Source, *, strict: bool = False, split: str = "train") ->
     data = _collect(items, name)
     if strict and data.refused:
         shown = "\n".join(f"  {refusal}" for refusal in data.refused[:NUM_EXAMPLES])
+        refused = counted(len(data.refused), "refused row")
         raise DataError(
-            f"strict allows no refusal, and {name} has {counted(len(data.refused), 'refused row')}; "
+            f"strict allows no refusal, and {name} has {refused}; "
             f"correct or remove what is refused. The first:\n{shown}"
         )
     return data

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict, TypeGuard
 
+from penchant.errors import UserError
+
 NUM_EXAMPLES = 3
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The user's data is at fault, and the message says where and how to fix it."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateError
+
 from penchant.data.batch import Group
 from penchant.data.records import Messages, Pair, is_chat
 from penchant.errors import ModelError
@@ -94,7 +96,12 @@ class PairTokeniser:
         report = TokenReport()
         examples = []
         for pair in pairs:
-            prompt, chosen, rejected = self._ids(pair, report)
+            try:
+                prompt, chosen, rejected = self._ids(pair, report)
+            except TemplateError as error:
+                # Some templates insist on alternating roles, or know no system message.
+                report.dropped[f"the chat template refused the messages ({error})"] += 1
+                continue
             prompt = self._cut_prompt(pair, prompt, report)
             if not prompt:
                 report.dropped["prompt without tokens"] += 1
@@ -128,14 +135,18 @@ class PairTokeniser:
             completions.append((text, self._behind(prompt, before, text, is_chat(pair.prompt))))
         if any(ids is None for _, ids in completions):
             report.tokenised_apart += 1
-            completions = [(text, self._encode(text or "", special=False)) for text, _ in completions]
+            completions = [
+                (text, self._encode(text or "", special=False)) for text, _ in completions
+            ]
         chosen, rejected = (self._finish(ids) for _, ids in completions)
         return prompt, chosen, rejected
 
     def _prompt_text(self, prompt: str | Messages) -> str:
         return self._render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
 
-    def _behind(self, prompt_ids: list[int], before: str, text: str, chat: bool) -> list[int] | None:
+    def _behind(
+        self, prompt_ids: list[int], before: str, text: str, chat: bool
+    ) -> list[int] | None:
         """The completion's tokens behind the prompt's, or None where the two merge."""
         whole = self._encode(before + text, special=not chat)
         merged = whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -241,3 +241,53 @@ class _TrainableHead(torch.autograd.Function):
             None,
             None,
         )
+
+
+class Comparison(NamedTuple):
+    """Two models on the same completion tokens; every tensor is `[N]`, in nats."""
+
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    kl: Tensor
+    """KL(policy || reference) over the whole vocabulary, at each position."""
+    entropy: Tensor
+    """Of the policy."""
+
+
+@torch.no_grad()
+def compare_heads(
+    policy: tuple[Tensor, Tensor, Tensor | None],
+    reference: tuple[Tensor, Tensor, Tensor | None],
+    targets: Tensor,
+    *,
+    transform: LogitTransform = LogitTransform(),
+) -> Comparison:
+    """Exact token-level KL, entropy and log-probs without `[N, V]` logits.
+
+    Args:
+        policy, reference: hidden states `[N, H]`, head `[V, H]` and bias of each.
+        targets: `[N]`, token ids.
+        transform: what the model does to its logits.
+    """
+    heads = [_Head(h, w, b, transform) for h, w, b in (policy, reference)]
+    parts = [
+        _compare_rows(heads, policy[0][rows], reference[0][rows], targets[rows])
+        for rows in _row_chunks(len(targets))
+    ]
+    return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _compare_rows(heads: list[_Head], p: Tensor, q: Tensor, targets: Tensor) -> Comparison:
+    walks = [
+        _Walk(head, hidden, targets, direction=False)
+        for head, hidden in zip(heads, (p, q), strict=True)
+    ]
+    p, q = p.to(heads[0].dtype), q.to(heads[1].dtype)
+    cross, own = torch.zeros_like(walks[0].logsumexp), torch.zeros_like(walks[0].logsumexp)
+    for (first, chunk), (_, ref_chunk) in zip(heads[0].chunks(), heads[1].chunks(), strict=True):
+        log_p = heads[0].logits(p, first, chunk).sub_(walks[0].logsumexp.unsqueeze(1))
+        log_q = heads[1].logits(q, first, ref_chunk).sub_(walks[1].logsumexp.unsqueeze(1))
+        probability = log_p.exp()
+        own += (probability * log_p).sum(1)
+        cross += (probability * log_q).sum(1)
+    return Comparison(walks[0].logprobs, walks[1].logprobs, own - cross, -own)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+
 @dataclass(frozen=True)
 class ScoringPlan:
     """How completions are scored, and why not the fast way where it is not."""
@@ -38,6 +39,9 @@ class ScoringPlan:
         return f"layout: {layout}, head: {head}{why}"
 
 
+PLAIN = ScoringPlan(packed=False, fused_head=False, kernel="sdpa")
+
+
 class Scorer(nn.Module):
     """Per-token log-probabilities of completions; wraps the model that is trained or compared.
 
@@ -48,7 +52,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.pad_token_id = pad_token_id
-        self.plan = ScoringPlan(packed=False, fused_head=False, kernel="sdpa")
+        self.plan = PLAIN
         self._plain_attention = self.causal_model.config._attn_implementation
 
     @property
@@ -68,7 +72,7 @@ class Scorer(nn.Module):
     def plain_attention(self) -> Iterator[None]:
         """Give the model its own attention back for a while, to generate with a cache."""
         plan = self.plan
-        self.use(ScoringPlan(packed=False, fused_head=False, kernel="sdpa"))
+        self.use(PLAIN)
         try:
             yield
         finally:
@@ -89,8 +93,13 @@ class Scorer(nn.Module):
             weight,
             batch.targets,
             bias=bias,
-            transform=LogitTransform.of(self.causal_model.config.get_text_config()),
+            transform=self.transform,
         )
+
+    @property
+    def transform(self) -> LogitTransform:
+        """What the model does to its logits."""
+        return LogitTransform.of(self.causal_model.config.get_text_config())
 
     def head_inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[N, H]` hidden states that predict completion tokens, and the head they meet."""

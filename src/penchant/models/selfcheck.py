@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.data.batch import Group, pad
-from penchant.models.scoring import Scorer, ScoringPlan
+from penchant.data.batch import Group
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def plan_scoring(
                 break
             reasons.append(refusal)
         else:
-            plan = ScoringPlan(packed=False, fused_head=False, kernel="sdpa")
+            plan = PLAIN
     scorer.train(was_training)
     plan = ScoringPlan(plan.packed, plan.fused_head, plan.kernel, "; ".join(reasons))
     if reasons:
@@ -70,7 +70,7 @@ def _candidates(attention: str) -> list[ScoringPlan]:
 
 
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
-    scorer.use(ScoringPlan(packed=False, fused_head=False, kernel="sdpa"))
+    scorer.use(PLAIN)
     singles = [Group(group.prompt, (c,)) for group in groups for c in group.completions]
     return torch.cat([scorer(scorer.batch([single])) for single in singles])
 

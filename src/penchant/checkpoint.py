@@ -1,0 +1,145 @@
+"""Checkpoints: written beside their name and moved there whole, verified before they are used."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from penchant.errors import TrainingError
+
+logger = logging.getLogger("penchant")
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class TrainingState:
+    """Everything that a run needs to go on: weights and moments by parameter name."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    random: dict[str, torch.Tensor]
+    extra: dict[str, Any]
+    """JSON: the scheduler, the gradient scaler, the best evaluation so far, seconds spent."""
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> Path:
+    """Write `folder/step-N` so that it is there whole or not at all.
+
+    Raises:
+        TrainingError: the disk is full; earlier checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, partial = folder / f"step-{state.step}", folder / f".step-{state.step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        save_file(state.weights, partial / "weights.safetensors")
+        save_file(state.optimizer, partial / "optimizer.safetensors")
+        save_file(state.random, partial / "random.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(digests))
+        for file in partial.iterdir():
+            _flush_to_disk(file)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        _flush_to_disk(folder)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not is_disk_full(error):
+            raise
+        kept = ", ".join(f"step-{step}" for step in checkpoint_steps(folder)) or "none"
+        raise TrainingError(
+            f"the disk is full: checkpoint step-{state.step} could not be written to {folder} "
+            f"(checkpoints that are intact: {kept}); free some space and run again with --resume"
+        ) from error
+    return target
+
+
+def load_checkpoint(folder: Path, step: int) -> TrainingState:
+    """Read one checkpoint.
+
+    Raises:
+        TrainingError: a file is missing or is not what was written.
+    """
+    source = folder / f"step-{step}"
+    try:
+        digests = json.loads((source / MANIFEST).read_text())
+        for name, digest in digests.items():
+            if _digest(source / name) != digest:
+                raise TrainingError(f"checkpoint {source} is corrupt: {name} has changed")
+        extra = json.loads((source / "state.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise TrainingError(f"checkpoint {source} is incomplete: {error}") from error
+    return TrainingState(
+        step=extra.pop("step"),
+        weights=load_file(source / "weights.safetensors"),
+        optimizer=load_file(source / "optimizer.safetensors"),
+        random=load_file(source / "random.safetensors"),
+        extra=extra,
+    )
+
+
+def load_newest(folder: Path) -> TrainingState | None:
+    """The newest sound checkpoint, saying which unsound ones were passed over."""
+    for step in reversed(checkpoint_steps(folder)):
+        try:
+            return load_checkpoint(folder, step)
+        except TrainingError as error:
+            logger.warning("%s; trying the one before it", error)
+    return None
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def prune_checkpoints(folder: Path, *, keep_newest: int, keep: set[int]) -> None:
+    """Remove all but the newest `keep_newest` and those in `keep`."""
+    for step in checkpoint_steps(folder)[:-keep_newest]:
+        if step not in keep:
+            shutil.rmtree(folder / f"step-{step}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one move."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _flush_to_disk(partial)
+    partial.replace(path)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a lack of space; safetensors hides the number."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or f"os error {errno.ENOSPC}" in str(error)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,195 @@
+"""The command line: parse, call, print. Torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from penchant.config import SECTIONS, unknown_key
+from penchant.errors import ConfigError, UserError
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from penchant.evaluation import Evaluation
+    from penchant.training import TrainResult
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 a mistake named on the last line."""
+    given = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    parsed, unknown = build_parser().parse_known_args(given)
+    values = vars(parsed)
+    command = values.pop("command")
+    try:
+        _refuse_unknown(unknown, values)
+        command(values)
+    except UserError as error:
+        print(f"penchant: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("penchant: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _underscored(word: str) -> str:
+    """`--max-length` is `--max_length`, the key's name."""
+    flag, equals, value = word.partition("=")
+    return flag[:2] + flag[2:].replace("-", "_") + equals + value if flag[:2] == "--" else word
+
+
+def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(f"unexpected {word!r}; every setting is given as --key value")
+        key = word[2:].partition("=")[0]
+        if "method" not in values:
+            raise ConfigError(f"unknown option {word}; see --help")
+        raise ConfigError(unknown_key(key, values["method"]))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with every key, grouped, with defaults."""
+    parser = argparse.ArgumentParser(
+        prog="penchant", description="Preference tuning of language models on one machine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train", help="tune a model", description="Tune a model with one of the methods."
+    )
+    methods = train.add_subparsers(required=True, metavar="METHOD", dest="method")
+    for name, method in METHODS.items():
+        one = methods.add_parser(
+            name, help=method.title, description=f"{method.title}: {method.facts.when}.",
+            argument_default=argparse.SUPPRESS, allow_abbrev=False,
+            usage=f"penchant train {name} --model M --data D --output RUN [--any_key value ...]",
+        )  # fmt: skip
+        one.set_defaults(command=_train)
+        one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+        _add_keys(one, f"{name} options", method.options)
+        for section in SECTIONS:
+            _add_keys(one, section.__doc__ or "", section)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare a model with what people preferred",
+        description="Held-out accuracy, margin, log-probs and KL of a model or a run.",
+        argument_default=argparse.SUPPRESS,
+    )
+    evaluate.set_defaults(command=_evaluate)
+    _add_evaluate(evaluate)
+    table = commands.add_parser("methods", help="the methods, and when to use which")
+    table.set_defaults(command=_methods)
+    return parser
+
+
+def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel]) -> None:
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        default = "" if field.is_required() else f" (default: {_show(field.default)})"
+        help_text = f"{field.description}{default}".replace("%", "%%")
+        # Values stay text here: the configuration checks them and says what is wrong.
+        if field.annotation is bool:
+            shape: dict[str, Any] = {"nargs": "?", "const": "true", "metavar": "true|false"}
+        else:
+            shape = {"metavar": _metavar(field)}
+        group.add_argument(f"--{name}", help=help_text, **shape)
+
+
+def _metavar(field: FieldInfo) -> str:
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _show(default: Any) -> str:
+    return {"None": "none", "True": "true", "False": "false"}.get(str(default), str(default))
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
+    add("--data", action="append", required=True, help="held-out pairs; repeat for several files")
+    add("--reference", help="the model to compare with (default: what the run started from)")
+    add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
+    add("--max_length", type=int, help="tokens of prompt and completion")
+    add("--max_prompt_length", type=int, help="tokens of the prompt")
+    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--attention", help="auto, sdpa, flex or plain")
+    add("--batch_size", type=int, help="pairs a forward pass (default: 8)")
+    add("--strict", action="store_true", help="any refused row is an error")
+    add("--trust_remote_code", action="store_true",
+        help="run code that comes with the model")  # fmt: skip
+    add("--json", action="store_true", help="one JSON object by file, on standard output")
+
+
+def _train(values: dict[str, Any]) -> None:
+    from penchant.training import train
+
+    print_result(train(values.pop("method"), **values))
+
+
+def _evaluate(values: dict[str, Any]) -> None:
+    from penchant.evaluating import evaluate
+
+    as_json, files = values.pop("json", False), values.pop("data")
+    found = {file: evaluate(data=file, **values) for file in files}
+    if as_json:
+        print(json.dumps({file: asdict(one) for file, one in found.items()}, indent=2))
+        return
+    print_evaluations(found)
+
+
+def _methods(_: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for column in ("Method", "Data", "Models in memory", "Stability", "When to use", "lr (LoRA)"):
+        table.add_column(column)
+    for method in METHODS.values():
+        facts = method.facts
+        rates = f"{facts.learning_rate:g} ({facts.learning_rate_lora:g})"
+        table.add_row(
+            method.name, facts.data, facts.models_in_memory, facts.stability, facts.when, rates
+        )
+    Console().print(table)
+
+
+def print_evaluations(found: dict[str, Evaluation]) -> None:
+    """A table: one row a metric, one column a file (or a moment)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("")
+    for name in found:
+        table.add_column(name, justify="right")
+    metrics = [one.metrics() for one in found.values()]
+    for metric in dict.fromkeys(name for one in metrics for name in one):
+        cells = [one.get(metric) for one in metrics]
+        table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
+    Console().print(table)
+
+
+def print_result(result: TrainResult) -> None:
+    """The end of a run, for a person."""
+    if result.before and result.after:
+        print_evaluations({"before": result.before, "after": result.after})
+    print(
+        f"{result.steps} steps in {result.train_seconds:.0f} s, "
+        f"{result.examples_per_second:.2f} pairs/s, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
+    )
+    print(f"model: {result.model}")
+    print(f"run:   {result.output}")

@@ -1,0 +1,315 @@
+"""The loop: the only place that takes an optimizer step. It knows no method by name."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from penchant.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    load_newest,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from penchant.data.source import DatasetSource
+from penchant.errors import TrainingError
+from penchant.evaluation import Evaluation
+from penchant.methods import LossOutput
+from penchant.metrics import StepMetrics
+from penchant.models.scoring import Scorer
+from penchant.progress import TrainingProgress
+from penchant.rundir import RunDirectory
+from penchant.runtime import memory_peak_bytes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config import RunConfig
+    from penchant.data.tokenise import TokenisedPair
+
+logger = logging.getLogger("penchant")
+
+
+class Objective(Protocol):
+    """Turns examples into unreduced losses; the token count is for the throughput."""
+
+    def __call__(
+        self, model: torch.nn.Module, examples: Sequence[TokenisedPair]
+    ) -> tuple[LossOutput, int]: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    best_step: int | None = None
+    best: tuple[float, float] | None = None
+    """Held-out accuracy, then margin."""
+
+
+@dataclass
+class Engine:
+    """One run's loop over a source of batches.
+
+    Args:
+        config: the validated keys.
+        accelerator: made with this run's precision and trackers.
+        scorer: the policy, planned; its trainable parameters are what is trained.
+        source: the batches.
+        objective: examples to losses.
+        evaluate: held-out evaluation, or None.
+        run: the run directory.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    scorer: Scorer
+    source: DatasetSource[TokenisedPair]
+    objective: Objective
+    evaluate: Callable[[], Evaluation] | None
+    run: RunDirectory
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.parameters = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+        optimizer = make_optimizer(self.parameters, self.config)
+        self.scheduler = make_scheduler(optimizer, self.config, self.source.num_steps)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, optimizer)
+
+    def restore(self) -> None:
+        """Go on from the newest sound checkpoint, if there is one."""
+        state = load_newest(self.run.checkpoints)
+        if state is None:
+            self.run.rewind(0)
+            logger.info("no checkpoint in %s: starting from the first step", self.run.path)
+            return
+        self._load_weights(state)
+        _load_optimizer(self.optimizer.optimizer, self.parameters, state.optimizer)
+        self.scheduler.load_state_dict(state.extra["scheduler"])
+        if self.accelerator.scaler is not None and state.extra["scaler"]:
+            self.accelerator.scaler.load_state_dict(state.extra["scaler"])
+        _set_random_state(state.random)
+        saved = dict(state.extra["progress"])
+        saved["best"] = tuple(saved["best"]) if saved["best"] else None
+        self.progress = Progress(**saved)
+        self.run.rewind(self.progress.step)
+        logger.info("resumed from step %d of %s", self.progress.step, self.run.path)
+
+    def fit(self) -> None:
+        """Train to the end, logging, evaluating and saving as configured."""
+        total, main = self.source.num_steps, self.accelerator.is_main_process
+        resumed_at = self.progress.step
+        with TrainingProgress(total, resumed_at, shown=main) as bar:
+            for batch in self.source.steps(resumed_at):
+                started = time.perf_counter()
+                metrics = self._step(batch)
+                seconds = time.perf_counter() - started
+                progress = self.progress
+                progress.step = batch.step
+                progress.seconds += seconds
+                progress.examples += batch.num_examples
+                progress.tokens += int(metrics["tokens"])
+                metrics["tokens_per_second"] = metrics["tokens"] / seconds
+                metrics["memory_peak_bytes"] = memory_peak_bytes(self.accelerator.device)
+                last = batch.step == total
+                if batch.step % self.config.logging_steps == 0 or last:
+                    self._log({"step": batch.step, "epoch": round(batch.epoch, 6), **metrics})
+                bar.update(
+                    batch.step, metrics, progress.seconds / batch.step * (total - batch.step)
+                )
+                if not last:
+                    self._between_steps()
+
+    def _step(self, batch: Any) -> dict[str, float]:
+        """One optimizer step: forward and backward passes, clipping, update."""
+        self.wrapped.train()
+        sums = StepMetrics()
+        count, world = batch.num_examples, self.accelerator.num_processes
+        last = len(batch.micro_batches) - 1
+        for i, (examples, weight) in enumerate(batch.micro_batches):
+            # Gradients travel between processes once a step, behind the last pass.
+            self.accelerator.sync_gradients = i == last
+            with _maybe_no_sync(self.accelerator, self.wrapped, sync=i == last):
+                with self.accelerator.autocast():
+                    output, num_tokens = self.objective(self.wrapped, examples)
+                self._require_finite(output.per_example, examples, batch.step)
+                # DDP averages over processes, so that the mean over all examples needs `world`.
+                loss = output.per_example.sum() * (weight * world / count)
+                self.accelerator.backward(loss)
+            sums.add({"loss": output.per_example, **output.metrics}, weight)
+            sums.add({"tokens": torch.tensor([num_tokens * count], dtype=torch.float64)}, weight)
+        norm = self.accelerator.clip_grad_norm_(
+            list(self.parameters.values()), self.config.max_grad_norm
+        )
+        grad_norm = float(norm)
+        scaling = self.accelerator.scaler is not None  # it skips such steps itself
+        if not math.isfinite(grad_norm) and not scaling:
+            self._fail("the gradient", [e for m, _ in batch.micro_batches for e in m], batch.step)
+        learning_rate = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        means = sums.means(count, self.accelerator)
+        return {**means, "grad_norm": grad_norm, "learning_rate": learning_rate}
+
+    def _require_finite(self, losses: torch.Tensor, examples: Sequence[Any], step: int) -> None:
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if bad:
+            self._fail("the loss", [examples[i] for i in bad], step)
+
+    def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:
+        rows = ", ".join(example.where for example in examples[:8])
+        self.run.append(
+            "findings.jsonl",
+            {"step": step, "id": "not-finite", "severity": "error", "what": what, "rows": rows},
+        )
+        raise TrainingError(
+            f"{what} is not finite at step {step} (records {rows}); lower learning_rate, look at "
+            "these records, or use precision bf16 or fp32 where it is fp16"
+        )
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.append("metrics.jsonl", metrics)
+        values = {k: v for k, v in metrics.items() if k != "step"}
+        self.accelerator.log(values, step=metrics["step"])
+
+    def _between_steps(self) -> None:
+        config, step = self.config, self.progress.step
+        better = False
+        if config.eval_steps and step % config.eval_steps == 0:
+            better = self.evaluate_now()
+        if better or step % config.save_steps == 0:
+            self._save()
+
+    def evaluate_now(self) -> bool:
+        """Evaluate, log, and tell whether this is the best so far."""
+        if self.evaluate is None:
+            return False
+        found = self.evaluate()
+        step = self.progress.step
+        self._log({"step": step, **{f"eval/{k}": v for k, v in found.metrics().items()}})
+        score = (found.accuracy, found.margin)
+        if step == 0 or (self.progress.best is not None and score <= self.progress.best):
+            return False
+        self.progress.best, self.progress.best_step = score, step
+        return True
+
+    def _save(self) -> None:
+        """Save a checkpoint and drop those that are no longer wanted."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        optimizer = self.optimizer.optimizer
+        state = TrainingState(
+            step=self.progress.step,
+            weights={n: p.detach().cpu().contiguous() for n, p in self.parameters.items()},
+            optimizer=_optimizer_tensors(optimizer, self.parameters),
+            random=_random_state(),
+            extra={
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "progress": vars(self.progress),
+            },
+        )
+        save_checkpoint(self.run.checkpoints, state)
+        best = self.progress.best_step
+        prune_checkpoints(
+            self.run.checkpoints,
+            keep_newest=self.config.save_total_limit,
+            keep=set() if best is None else {best},
+        )
+
+    def load_best(self) -> None:
+        """Put the weights of the best evaluation back."""
+        best = self.progress.best_step
+        if best is not None and best != self.progress.step:
+            self._load_weights(load_checkpoint(self.run.checkpoints, best))
+
+    @torch.no_grad()
+    def _load_weights(self, state: TrainingState) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state.weights[name])
+
+
+def make_optimizer(
+    parameters: dict[str, torch.nn.Parameter], config: RunConfig
+) -> torch.optim.Optimizer:
+    """AdamW, fused where the device has it; vectors (norms, biases) do not decay."""
+    matrices = [p for p in parameters.values() if p.ndim > 1]
+    vectors = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    device = next(iter(parameters.values())).device.type
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.peak_learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=device in ("cpu", "cuda"),
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig, num_steps: int) -> Any:
+    """One of transformers' schedules over the whole run."""
+    from transformers import get_scheduler
+
+    return get_scheduler(
+        config.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=math.ceil(num_steps * config.warmup_ratio),
+        num_training_steps=num_steps,
+    )
+
+
+def _maybe_no_sync(accelerator: Accelerator, model: torch.nn.Module, *, sync: bool) -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext() if sync else accelerator.no_sync(model)
+
+
+def _optimizer_tensors(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, torch.nn.Parameter],
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    for path, value in tensors.items():
+        name, _, key = path.rpartition("/")
+        # AdamW keeps its step counter where the fused kernel wants it: with the parameter.
+        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_state(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,97 @@
+"""The run directory: one folder that holds everything a run wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from penchant.checkpoint import write_atomically
+from penchant.errors import TrainingError
+
+# Keys that may differ between a run and its resumption without changing its weights.
+FREE_KEYS = {
+    "output", "resume", "cache_dir", "report_to", "logging_steps", "save_steps",
+    "save_total_limit", "per_device_eval_batch_size", "eval_samples", "max_new_tokens", "merge",
+    "strict",
+}  # fmt: skip
+
+
+class RunDirectory:
+    """Opens a new run, or an interrupted one to go on with.
+
+    Args:
+        path: the folder; it is made.
+        config: the flat keys of the run, with the data's fingerprints.
+        resume: the folder may hold the same run, unfinished or finished.
+
+    Raises:
+        TrainingError: the folder holds another run, or a run with other settings.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        earlier = path / "config.yaml"
+        if earlier.exists() and not resume:
+            raise TrainingError(
+                f"{path} already holds a run; choose another output, or --resume to go on with it"
+            )
+        if path.exists() and not path.is_dir():
+            raise TrainingError(f"output {path} is a file; choose a folder")
+        if not earlier.exists() and path.is_dir() and any(path.iterdir()):
+            raise TrainingError(f"{path} is not empty and holds no run; choose another output")
+        if earlier.exists():
+            self._require_same(yaml.safe_load(earlier.read_text(encoding="utf-8")), config)
+        self.resumed = earlier.exists()
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(earlier, yaml.safe_dump(dict(config), sort_keys=False))
+
+    def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        changed = [
+            f"{key}: {before.get(key)!r} then, {value!r} now"
+            for key, value in now.items()
+            if key not in FREE_KEYS and key != "versions" and before.get(key) != value
+        ]
+        if changed:
+            raise TrainingError(
+                f"{self.path} holds a run with other settings, which resuming cannot change "
+                f"({'; '.join(changed)}); choose another output"
+            )
+
+    def append(self, file: str, record: Mapping[str, Any]) -> None:
+        """Add one JSON line to `file`."""
+        with (self.path / file).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def read(self, file: str) -> list[dict[str, Any]]:
+        """The JSON lines of `file`; a last line that a kill cut short is left out."""
+        path = self.path / file
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, which will be done again."""
+        for file in ("metrics.jsonl", "samples.jsonl", "findings.jsonl"):
+            kept = [record for record in self.read(file) if record.get("step", 0) <= step]
+            if (self.path / file).exists():
+                lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+                write_atomically(self.path / file, "".join(lines))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, which marks the run as complete."""
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a complete run."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

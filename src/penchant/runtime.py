@@ -1,0 +1,78 @@
+"""The machine: memory, versions, seeds, and how long things take on a screen."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+import psutil
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import track as rich_track
+
+Item = TypeVar("Item")
+PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
+
+console = Console(stderr=True)
+
+
+def setup_logging() -> None:
+    """Penchant's own messages to the screen, everybody else's only from errors up."""
+    handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    logger = logging.getLogger("penchant")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def track(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return iter(
+        rich_track(
+            items, description, console=console, transient=True, disable=not console.is_terminal
+        )
+    )
+
+
+def memory_peak_bytes(device: torch.device) -> int:
+    """Peak of the GPU's allocator, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_available_bytes(device: torch.device) -> int:
+    """What could be allocated now without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; auto is bf16 on a GPU that has it."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose version could change a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
