@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,3 +19,191 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared")
     return folder
+
+
+CHATML = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep reference log-probs and converted models out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENCHANT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random Llama of 2 layers, and a byte-level tokenizer with ChatML."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 24 pairs of a rule that a tiny model learns in seconds: yes is better than no."""
+    return _write_pairs(tmp_path_factory.mktemp("data") / "training.jsonl", range(24))
+
+
+@pytest.fixture(scope="session")
+def held_out_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 8 further pairs of the same rule, under other prompts."""
+    return _write_pairs(tmp_path_factory.mktemp("data") / "held-out.jsonl", range(24, 32))
+
+
+def _write_pairs(path: Path, numbers: range) -> Path:
+    answers = (" yes", " no")
+    rows = [
+        {
+            "prompt": f"Is {number} {'so' * (number % 5)}?",
+            **{
+                side: answer + " sir" * (number % 3) + "!" * (number % 2)
+                for side, answer in zip(("chosen", "rejected"), answers, strict=True)
+            },
+        }
+        for number in numbers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_keys(tiny_model_dir: Path, training_file: Path) -> dict[str, Any]:
+    """Return the keys of a run of 6 steps that takes a fraction of a second."""
+    return {
+        "model": str(tiny_model_dir),
+        "data": str(training_file),
+        "max_length": 64,
+        "max_new_tokens": 4,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+    }
+
+
+# Small enough for thousands of passes, large enough that logits differ by several nats.
+TINY = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.25,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "mistral": {"sliding_window": None},
+    "phi": {"num_key_value_heads": 4},
+    "granite": {"logits_scaling": 0.25, "attention_multiplier": 0.4},
+    "cohere": {"logit_scale": 0.5, "tie_word_embeddings": True},
+    "gemma2": {
+        "head_dim": 8,
+        "final_logit_softcapping": 3.0,
+        "attn_logit_softcapping": 2.0,
+        "tie_word_embeddings": True,
+    },
+    "gemma3_text": {"head_dim": 8, "sliding_window": 256, "tie_word_embeddings": True},
+    "gpt2": {
+        **{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+        **{"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "tie_word_embeddings": True},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """Return a function that makes a tiny random model, the same one for the same arguments."""
+
+    def make(
+        family: str = "llama", *, seed: int = 0, dtype: str = "float32", **changes: Any
+    ) -> Any:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.for_model(family, **{**TINY, **FAMILIES[family], **changes})
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        if head_bias := model.get_output_embeddings().bias is not None:
+            torch.nn.init.normal_(model.get_output_embeddings().bias)
+        assert head_bias == (family == "phi")
+        return model.to(getattr(torch, dtype)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def groups() -> list[Any]:
+    """Return prompts with their completions: one token long and longer, one to three of them."""
+    from penchant.data.batch import Group
+
+    return [
+        Group([1, 5, 6, 7, 8], ([9, 10, 11, 2], [12, 13, 2])),
+        Group([1], ([14], [15, 16, 17, 18, 19, 20, 2])),
+        Group([1, 21, 22, 23], ([24, 25, 2], [24, 26, 2], [2])),
+        Group([1, 27, 28], ([29, 30, 31, 2],)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def plain_logprobs() -> Callable[..., Any]:
+    """Return the naive computation: a forward pass and a log-softmax for each completion."""
+
+    def compute(model: Any, groups: Any) -> Any:
+        import torch
+
+        parts = []
+        for group in groups:
+            for completion in group.completions:
+                ids = torch.tensor([[*group.prompt, *completion]])
+                logits = model(input_ids=ids).logits[0, len(group.prompt) - 1 : -1]
+                rows = logits.double().log_softmax(-1)
+                parts.append(rows[torch.arange(len(completion)), torch.tensor(completion)])
+        return torch.cat(parts)
+
+    return compute

@@ -20,6 +20,7 @@ from penchant.errors import TrainingError
 logger = logging.getLogger("penchant")
 
 MANIFEST = "manifest.json"
+FILES = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
 
 
 @dataclass
@@ -77,11 +78,13 @@ def load_checkpoint(folder: Path, step: int) -> TrainingState:
     source = folder / f"step-{step}"
     try:
         digests = json.loads((source / MANIFEST).read_text())
+        if set(digests) != FILES:
+            raise TrainingError(f"checkpoint {source} is corrupt: {MANIFEST} names other files")
         for name, digest in digests.items():
             if _digest(source / name) != digest:
                 raise TrainingError(f"checkpoint {source} is corrupt: {name} has changed")
         extra = json.loads((source / "state.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"checkpoint {source} is incomplete: {error}") from error
     return TrainingState(
         step=extra.pop("step"),
@@ -107,11 +110,15 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
-def prune_checkpoints(folder: Path, *, keep_newest: int, keep: set[int]) -> None:
-    """Remove all but the newest `keep_newest` and those in `keep`."""
-    for step in checkpoint_steps(folder)[:-keep_newest]:
-        if step not in keep:
-            shutil.rmtree(folder / f"step-{step}")
+def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[int]) -> None:
+    """Remove all but the newest `keep_newest` up to `step` and those in `keep`.
+
+    Later ones do not count: they are unsound, or the run would have resumed from them.
+    """
+    reached = [saved for saved in checkpoint_steps(folder) if saved <= step]
+    for saved in reached[:-keep_newest]:
+        if saved not in keep:
+            shutil.rmtree(folder / f"step-{saved}")
 
 
 def write_atomically(path: Path, text: str) -> None:

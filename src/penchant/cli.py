@@ -9,7 +9,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from penchant.config import SECTIONS, unknown_key
 from penchant.errors import ConfigError, UserError
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a mistake named on the last line."""
     given = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    parsed, unknown = build_parser().parse_known_args(given)
-    values = vars(parsed)
-    command = values.pop("command")
     try:
+        parsed, unknown = build_parser().parse_known_args(given)
+        values = vars(parsed)
+        command = values.pop("command")
         _refuse_unknown(unknown, values)
         command(values)
     except UserError as error:
@@ -39,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("penchant: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes end like all others, in one line and status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def _underscored(word: str) -> str:
@@ -59,7 +66,7 @@ def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command with every key, grouped, with defaults."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="penchant", description="Preference tuning of language models on one machine."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -88,6 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(evaluate)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command=_methods)
+    demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
     return parser
 
 
@@ -149,6 +159,12 @@ def _evaluate(values: dict[str, Any]) -> None:
         print(json.dumps({file: asdict(one) for file, one in found.items()}, indent=2))
         return
     print_evaluations(found)
+
+
+def _demo(values: dict[str, Any]) -> None:
+    from penchant.demo import demo
+
+    demo(values["output"])
 
 
 def _methods(_: dict[str, Any]) -> None:

@@ -12,11 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from penchant.errors import ConfigError
 from penchant.methods import METHODS, Method, MethodOptions
 
+# What config.yaml of a run holds beside its keys.
+RECORDED = ("data_fingerprints", "versions")
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 REMOVED_NAMES = {"ref_model": "reference_model", "output_dir": "output", "lr": "learning_rate"}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class RunSection(_Section):
@@ -101,7 +106,15 @@ class OptimizerSection(_Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
     per_device_train_batch_size: int = Field(4, ge=1, description="Pairs a forward pass.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes a step.")
-    lr_scheduler_type: str = Field("linear", description="A schedule of transformers.")
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+    ] = Field("linear", description="A schedule of transformers.")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps for warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment.")
@@ -148,6 +161,12 @@ class RunConfig(
         return METHODS[self.method]
 
     @property
+    def trackers(self) -> list[str]:
+        """The names in `report_to`."""
+        names = [name.strip() for name in self.report_to.split(",")]
+        return [name for name in names if name and name != "none"]
+
+    @property
     def prompt_budget(self) -> int:
         """Longest prompt in tokens."""
         return self.max_prompt_length or self.max_length // 2
@@ -166,6 +185,9 @@ class RunConfig(
 
     @model_validator(mode="after")
     def _keys_agree(self) -> RunConfig:
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise ValueError(f"report_to: unknown tracker {name!r}; {_nearest(name, TRACKERS)}")
         if self.eval_data and self.train_fraction:
             raise ValueError("eval_data and train_fraction exclude each other; drop one of them")
         if self.max_prompt_length and self.max_prompt_length >= self.max_length:
@@ -177,6 +199,11 @@ class RunConfig(
             raise ValueError(
                 "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
                 "set reference to copy or cache"
+            )
+        if not self.lora_r and self.dtype not in ("auto", "fp32"):
+            raise ValueError(
+                f"dtype {self.dtype} with lora_r 0 would train half-precision weights, whose small "
+                "updates round to nothing; set dtype fp32 (precision may stay bf16) or use LoRA"
             )
         if self.load_best_model_at_end and not self.eval_steps:
             raise ValueError(
@@ -234,8 +261,9 @@ def _known_keys(method: str) -> list[str]:
     return [*run, *METHODS[method].options.model_fields]
 
 
-def unknown_key(key: str, method: str) -> str:
-    """What to say about a key that `method` does not have."""
+def unknown_key(name: object, method: str) -> str:
+    """What to say about a key that `method` does not have; a file's may be any YAML."""
+    key = str(name)
     owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
     if owners:
         return f"{key} is an option of {', '.join(owners)}, not of {method}; drop it"
@@ -267,8 +295,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {file}") from None
+    except OSError as error:
+        raise ConfigError(f"{file} could not be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must hold flat keys (beta: 0.1), got {type(content).__name__}")
-    return content
+    return {key: value for key, value in content.items() if key not in RECORDED}

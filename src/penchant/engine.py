@@ -91,20 +91,28 @@ class Engine:
         """Go on from the newest sound checkpoint, if there is one."""
         state = load_newest(self.run.checkpoints)
         if state is None:
-            self.run.rewind(0)
+            self._rewind(-1)
             logger.info("no checkpoint in %s: starting from the first step", self.run.path)
             return
         self._load_weights(state)
         _load_optimizer(self.optimizer.optimizer, self.parameters, state.optimizer)
         self.scheduler.load_state_dict(state.extra["scheduler"])
+        # The scheduler remembers its rates, but hands them to the optimizer only when it steps.
+        groups = self.optimizer.optimizer.param_groups
+        for group, rate in zip(groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
         if self.accelerator.scaler is not None and state.extra["scaler"]:
             self.accelerator.scaler.load_state_dict(state.extra["scaler"])
         _set_random_state(state.random)
         saved = dict(state.extra["progress"])
         saved["best"] = tuple(saved["best"]) if saved["best"] else None
         self.progress = Progress(**saved)
-        self.run.rewind(self.progress.step)
+        self._rewind(self.progress.step)
         logger.info("resumed from step %d of %s", self.progress.step, self.run.path)
+
+    def _rewind(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self.run.rewind(step)
 
     def fit(self) -> None:
         """Train to the end, logging, evaluating and saving as configured."""
@@ -227,6 +235,7 @@ class Engine:
         best = self.progress.best_step
         prune_checkpoints(
             self.run.checkpoints,
+            step=self.progress.step,
             keep_newest=self.config.save_total_limit,
             keep=set() if best is None else {best},
         )

@@ -51,6 +51,8 @@ def evaluate(
         UserError: a wrong key, bad data, no reference to compare with.
     """
     setup_logging()
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
     config = _config(Path(model), {**keys, "model": str(model), "data": "evaluation"})
     pairs = read_pairs(data, strict=config.strict)
     logger.info("%s", pairs.summary())
@@ -77,13 +79,15 @@ def evaluate(
         return one
 
     plan(scorer)
-    start = str(reference) if reference is not None else _start_of(Path(model))
+    settings = _run_settings(Path(model))
+    named = reference or settings.get("reference_model")
+    start = named or settings.get("model")
     compared: Reference
-    if isinstance(policy, PeftModel) and (reference is None):
+    if isinstance(policy, PeftModel) and named is None:
         compared = AdapterReference(scorer)
     elif start is not None:
         other: Any = load_causal_model(
-            resolve(start, config.cache_dir),
+            resolve(str(start), config.cache_dir),
             dtype=torch.float32,
             trust_remote_code=config.trust_remote_code,
         ).to(device)
@@ -113,8 +117,3 @@ def _config(model: Path, keys: dict[str, Any]) -> RunConfig:
     options = METHODS[method].options.model_fields
     own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
     return load_config(method, {**own, **{k: v for k, v in keys.items() if v is not None}})
-
-
-def _start_of(model: Path) -> str | None:
-    settings = _run_settings(model)
-    return settings.get("reference_model") or settings.get("model")

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from penchant.data.read import read_pairs
 from penchant.data.records import Pair, PairData
 from penchant.data.split import shared_prompts, split_by_prompt
@@ -16,12 +14,12 @@ from penchant.data.tokenise import PairTokeniser, TokenisedPair, TokenReport
 from penchant.errors import ConfigError, ModelError
 from penchant.models.load import (
     DTYPES,
-    add_lora,
     default_cache_dir,
     end_token_ids,
     load_causal_model,
     resolve,
 )
+from penchant.models.lora import add_lora
 from penchant.models.reference import (
     AdapterReference,
     CachedReference,
@@ -94,11 +92,6 @@ def load_policy(config: RunConfig, precision: str) -> Any:
         dtype = DTYPES[config.dtype]
     elif config.lora_r and precision == "bf16":
         dtype = DTYPES["bf16"]
-    if not config.lora_r and dtype != torch.float32:
-        raise ConfigError(
-            f"dtype {config.dtype} with lora_r 0 would train half-precision weights, whose small "
-            "updates round to nothing; set dtype fp32 (precision may stay bf16) or use LoRA"
-        )
     model: Any = load_causal_model(
         resolve(config.model, config.cache_dir),
         dtype=dtype,

@@ -20,6 +20,10 @@ FREE_KEYS = {
 }  # fmt: skip
 
 
+# A folder without any of these belongs to a run that never took a step: it may start again.
+BEGUN = ("metrics.jsonl", "findings.jsonl", "checkpoints", "summary.json")
+
+
 class RunDirectory:
     """Opens a new run, or an interrupted one to go on with.
 
@@ -37,19 +41,27 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         earlier = path / "config.yaml"
-        if earlier.exists() and not resume:
+        self.resumed = earlier.exists() and any((path / name).exists() for name in BEGUN)
+        if self.resumed and not resume:
             raise TrainingError(
                 f"{path} already holds a run; choose another output, or --resume to go on with it"
             )
         if path.exists() and not path.is_dir():
             raise TrainingError(f"output {path} is a file; choose a folder")
-        if not earlier.exists() and path.is_dir() and any(path.iterdir()):
+        if not earlier.exists() and path.is_dir() and any(map(_is_foreign, path.iterdir())):
             raise TrainingError(f"{path} is not empty and holds no run; choose another output")
-        if earlier.exists():
+        if self.resumed:
             self._require_same(yaml.safe_load(earlier.read_text(encoding="utf-8")), config)
-        self.resumed = earlier.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(earlier, yaml.safe_dump(dict(config), sort_keys=False))
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Processes of one run follow each other here: the first has written it for all.
+            if not earlier.exists() or earlier.read_text(encoding="utf-8") != text:
+                write_atomically(earlier, text)
+        except OSError as error:
+            raise TrainingError(
+                f"output {path} cannot be written: {error.strerror}; choose another output"
+            ) from error
 
     def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [
@@ -71,13 +83,9 @@ class RunDirectory:
     def read(self, file: str) -> list[dict[str, Any]]:
         """The JSON lines of `file`; a last line that a kill cut short is left out."""
         path = self.path / file
-        records = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return records
+        # By bytes: a cut may split a character, and answers may hold what str.splitlines splits.
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        return [json.loads(line) for line in lines[:-1]]
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, which will be done again."""
@@ -95,3 +103,8 @@ class RunDirectory:
         """The summary of a complete run."""
         path = self.path / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is not one that a kill left half-written."""
+    return not (path.name.startswith(".") and path.name.endswith(".partial"))

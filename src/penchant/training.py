@@ -122,12 +122,17 @@ def run(config: RunConfig, data: Any, eval_data: Any) -> TrainResult:
     with accelerator.main_process_first():
         directory = RunDirectory(
             config.output,
-            {**config.flat(), "data_fingerprints": [s.fingerprint for s in run_data.sources]},
+            {
+                **config.flat(),
+                "data_fingerprints": [s.fingerprint for s in run_data.sources],
+                "versions": versions(),
+            },
             resume=config.resume or not accelerator.is_main_process,
         )
     if (summary := directory.summary()) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
+    _start_trackers(accelerator, config)
     try:
         return _Run(config, accelerator, directory, run_data).carry_out()
     except Exception as error:
@@ -141,23 +146,29 @@ def run(config: RunConfig, data: Any, eval_data: Any) -> TrainResult:
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """Accelerate with the run's precision and trackers."""
+    """Accelerate with the run's precision and trackers.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+    """
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
-    trackers = [name.strip() for name in config.report_to.split(",") if name.strip() != "none"]
-    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
+    missing = [name for name in config.trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     precision = resolve_precision(config.precision, Accelerator().device)
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
+    return Accelerator(
         mixed_precision={"fp32": "no"}.get(precision, precision),
-        log_with=trackers or None,
+        log_with=config.trackers or None,
         project_dir=str(config.output / "trackers"),
     )
-    if trackers:
+
+
+def _start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
+    """Let the trackers write, now that the run has its folder."""
+    if config.trackers:
         scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
         accelerator.init_trackers("penchant", config=scalars)
-    return accelerator
 
 
 class _Run:

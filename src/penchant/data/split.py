@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from penchant.data.records import Pair, prompt_key
+from penchant.data.records import DataError, Pair, counted, prompt_key
 
 
 def split_by_prompt(
@@ -25,7 +25,8 @@ def split_by_prompt(
         The training pairs and the evaluation pairs, each in the order given; neither is empty.
 
     Raises:
-        ValueError: when the fraction is out of range, or there are fewer than two prompts.
+        ValueError: when the fraction is out of range.
+        DataError: when there are fewer than two prompts.
     """
     if not 0 < train_fraction < 1:
         raise ValueError(
@@ -37,8 +38,9 @@ def split_by_prompt(
     for key in keys:
         sizes[key] = sizes.get(key, 0) + 1
     if len(sizes) < 2:
-        raise ValueError(
-            f"cannot split {len(pairs)} pairs with {len(sizes)} distinct prompts: a prompt goes "
+        prompts = counted(len(sizes), "distinct prompt")
+        raise DataError(
+            f"cannot split {len(pairs)} pairs with {prompts}: a prompt goes "
             "wholly to one side, so at least two are needed; give separate evaluation data"
         )
     order = list(sizes)

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 
 from penchant.data.batch import Group
-from penchant.data.records import Messages, Pair, is_chat
+from penchant.data.records import Message, Messages, Pair, is_chat
 from penchant.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Stands for a message's text where only what a template puts around it is wanted.
+PLACEHOLDER = "\x00text\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,16 @@ class PairTokeniser:
                 # Some templates insist on alternating roles, or know no system message.
                 report.dropped[f"the chat template refused the messages ({error})"] += 1
                 continue
-            prompt = self._cut_prompt(pair, prompt, report)
             if not prompt:
                 report.dropped["prompt without tokens"] += 1
                 continue
+            if len(prompt) > self.max_prompt_length:
+                head = self._head_length(pair.prompt, prompt)
+                if head >= self.max_prompt_length:
+                    report.dropped["system message longer than max_prompt_length"] += 1
+                    continue
+                report.prompts_cut += 1
+                prompt = [*prompt[:head], *prompt[len(prompt) - (self.max_prompt_length - head) :]]
             room = self.max_length - len(prompt)
             report.completions_cut += (len(chosen) > room) + (len(rejected) > room)
             chosen, rejected = chosen[:room], rejected[:room]
@@ -129,16 +138,15 @@ class PairTokeniser:
     def _ids(self, pair: Pair, report: TokenReport) -> tuple[list[int], list[int], list[int]]:
         prompt = self.prompt_ids(pair.prompt)
         before = self._prompt_text(pair.prompt)
-        completions = []
-        for completion in (pair.chosen, pair.rejected):
-            text = self._completion_text(pair.prompt, before, completion)
-            completions.append((text, self._behind(prompt, before, text, is_chat(pair.prompt))))
-        if any(ids is None for _, ids in completions):
+        texts, together = zip(
+            *(self._completion_text(pair.prompt, before, c) for c in (pair.chosen, pair.rejected)),
+            strict=True,
+        )
+        completions = [self._behind(prompt, before, text, is_chat(pair.prompt)) for text in texts]
+        if not all(together) or None in completions:
             report.tokenised_apart += 1
-            completions = [
-                (text, self._encode(text or "", special=False)) for text, _ in completions
-            ]
-        chosen, rejected = (self._finish(ids) for _, ids in completions)
+            completions = [self._encode(text, special=False) for text in texts]
+        chosen, rejected = (self._finish(ids or []) for ids in completions)
         return prompt, chosen, rejected
 
     def _prompt_text(self, prompt: str | Messages) -> str:
@@ -154,47 +162,43 @@ class PairTokeniser:
 
     def _completion_text(
         self, prompt: str | Messages, before: str, completion: str | Messages
-    ) -> str:
-        """What follows the prompt's text."""
+    ) -> tuple[str, bool]:
+        """What follows the prompt's text, and whether the template renders the two that way."""
         if not is_chat(completion):
-            return completion
+            return completion, True
         assert is_chat(prompt)
         whole = self._render((*prompt, *completion), generation_prompt=False)
         if whole.startswith(before):
-            return whole[len(before) :]
+            return whole[len(before) :], True
         # The template renders earlier turns differently once there is an answer: keep the answer
         # as it renders, behind the prompt as the model meets it.
-        start = whole.rfind(completion[0]["content"].strip())
-        return whole[start:] if start >= 0 else completion[0]["content"]
+        other: Message = {**completion[0], "content": PLACEHOLDER}
+        head = self._render((*prompt, other), generation_prompt=False).partition(PLACEHOLDER)[0]
+        return whole[len(head) :] if whole.startswith(head) else completion[0]["content"], False
 
     def _finish(self, ids: list[int]) -> list[int]:
         """End on exactly one end token; template white space behind it is not trained on."""
-        stripped = list(ids)
-        while stripped and self._is_blank(stripped[-1]):
-            stripped.pop()
-        if not stripped or stripped[-1] not in self.end_ids:
+        first_end = None
+        for i in reversed(range(len(ids))):
+            if ids[i] in self.end_ids:
+                first_end = i
+            elif not self._is_blank(ids[i]):
+                break
+        if first_end is None:
             return [*ids, int(self.tokenizer.eos_token_id)]
-        while len(stripped) > 1 and stripped[-2] in self.end_ids:
-            stripped.pop()
-        return stripped
-
-    def _cut_prompt(self, pair: Pair, ids: list[int], report: TokenReport) -> list[int]:
-        """Cut on the left; a system message and the BOS token stay."""
-        if len(ids) <= self.max_prompt_length:
-            return ids
-        report.prompts_cut += 1
-        head = self._head_length(pair.prompt, ids)
-        if head >= self.max_prompt_length:
-            report.dropped["system message longer than max_prompt_length"] += 1
-            return []
-        return [*ids[:head], *ids[len(ids) - (self.max_prompt_length - head) :]]
+        return ids[: first_end + 1]
 
     def _head_length(self, prompt: str | Messages, ids: list[int]) -> int:
+        """How much of a prompt stays when it is cut on the left: BOS, and a system message."""
+        head = int(ids[0] == self.tokenizer.bos_token_id)
         if is_chat(prompt) and prompt[0]["role"] in ("system", "developer"):
-            system = self._encode(self._render(prompt[:1], generation_prompt=False), special=False)
+            # Some templates refuse or drop a system message that no user message follows.
+            user: Message = {"role": "user", "content": PLACEHOLDER}
+            text = self._render((prompt[0], user), generation_prompt=False)
+            system = self._encode(text.partition(PLACEHOLDER)[0], special=False)
             shared = (a == b for a, b in zip(ids, system, strict=False))
-            return next((i for i, same in enumerate(shared) if not same), len(system))
-        return int(ids[0] == self.tokenizer.bos_token_id)
+            head = max(head, next((i for i, s in enumerate(shared) if not s), len(system)))
+        return head
 
     def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MethodOptions(BaseModel):
     """Options that only one method reads; each is a flat key of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

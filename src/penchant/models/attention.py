@@ -97,6 +97,11 @@ def packed_attention(
     if dropout or softcap:
         # models/scoring.py sends such models to the plain layout before they get here.
         raise ValueError("packed attention has neither attention dropout nor soft-capping")
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        # Rotary embeddings leave fp32 beside half-precision values; own kernels are not autocast.
+        half = torch.get_autocast_dtype(device)
+        query, key, value = query.to(half), key.to(half), value.to(half)
     if segments.kernel == "flex":
         out = _flex(query, key, value, segments, scaling)
     elif query.device.type == "cpu":

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
+from safetensors import SafetensorError
 
 from penchant.errors import ModelError
 
@@ -109,35 +111,11 @@ def load_causal_model(
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"no causal language model could be loaded from {name}: {error}"
         ) from error
     return model.eval()
-
-
-def add_lora(
-    model: PreTrainedModel, *, r: int, alpha: float, dropout: float, target_modules: str
-) -> PeftModel:
-    """Wrap `model` with a fresh LoRA adapter whose weights are fp32 and start at no change.
-
-    Raises:
-        ModelError: no layer has one of the names in `target_modules`.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    names = target_modules.split(",")
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=target_modules if target_modules == "all-linear" else names,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
-    except ValueError as error:
-        raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
 
 
 def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:
@@ -149,9 +127,14 @@ def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Hex digest of every parameter's name, dtype and values."""
+    """Hex digest of every parameter's name, dtype and values; a fresh adapter changes nothing."""
     digest = xxhash.xxh3_128()
-    for name, parameter in sorted(model.state_dict().items()):
+    base = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in model.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, parameter in sorted(base.items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         flat = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(memoryview(flat.numpy()))
@@ -186,7 +169,10 @@ def _converted_gguf(file: Path, cache_dir: Path) -> Path:
 
     logger.warning("converting %s once (about half a minute) into %s", file.name, target)
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    except (OSError, ValueError, IndexError, struct.error, ImportError) as error:
+        raise ModelError(f"{file} could not be read as a GGUF model: {error}") from error
     # transformers refuses to save a model it calls quantised, though its weights no longer are.
     del loaded.config.quantization_config
     model = AutoModelForCausalLM.from_config(loaded.config)

@@ -137,7 +137,9 @@ def effective_head(hidden: Tensor, head: nn.Module) -> tuple[Tensor, Tensor, Ten
     so the low-rank part rides along as a few more columns.
     """
     if isinstance(head, ModulesToSaveWrapper):
-        return effective_head(hidden, head.modules_to_save[head.active_adapter])
+        off = head.disable_adapters or not head.active_adapters
+        used = head.original_module if off else head.modules_to_save[head.active_adapters[0]]
+        return effective_head(hidden, used)
     if not isinstance(head, LoraLayer):
         return hidden, head.weight, head.bias
     base = head.get_base_layer()

@@ -1,0 +1,136 @@
+"""Penchant's DPO beside TRL's: the same model, records and settings, in alternating processes.
+
+python bench/compare.py                        on a CPU: SmolLM2-135M, LoRA and full, fp32
+python bench/compare.py --llama 1b --lengths hh --precision bf16 --modes lora     on CUDA
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import records
+import work
+from settings import Outcome, Settings
+
+HERE = Path(__file__).resolve().parent
+TRAINERS = ("penchant", "trl")
+
+LLAMA = {
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+}
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or demo_model()
+        if options.llama:
+            model = random_llama(options.llama, model, Path(folder))
+        rate = work.matmul_rate(options.precision)
+        print(f"matrix products on this machine: {rate / 1e9:.0f} GFLOP/s ({options.precision})")
+        for mode in options.modes.split(","):
+            settings = Settings(
+                model=model, mode=mode, steps=options.steps, batch_size=options.batch_size,
+                max_length=options.max_length, seed=options.seed, precision=options.precision,
+                lengths=options.lengths, attention=options.attention,
+            )  # fmt: skip
+            outcomes: dict[str, list[Outcome]] = {name: [] for name in TRAINERS}
+            for _ in range(options.rounds):
+                for name in TRAINERS:
+                    outcomes[name].append(run(name, settings))
+            report(settings, outcomes, rate)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", help="folder of a model (default: SmolLM2-135M-Instruct, as in the demo)")
+    add("--llama", choices=LLAMA, help="random weights of a Llama 3 configuration instead")
+    add("--modes", default="lora,full")
+    add("--steps", type=int, default=8)
+    add("--rounds", type=int, default=2, help="runs of each trainer, alternating")
+    add("--batch_size", type=int, default=4)
+    add("--max_length", type=int, default=1024)
+    add("--precision", choices=("fp32", "bf16"), default="fp32")
+    add("--lengths", choices=records.LENGTHS, help="synthetic records with such lengths")
+    add("--attention", default="auto", help="Penchant's kernel: auto, sdpa, flex")
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def demo_model() -> str:
+    from penchant.demo import demo_model
+
+    return demo_model()
+
+
+def random_llama(size: str, tokenizer_of: str, folder: Path) -> str:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    config = LlamaConfig(
+        **LLAMA[size], num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=size == "1b",
+    )  # fmt: skip
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder / size)
+    tokenizer.save_pretrained(folder / size)
+    return str(folder / size)
+
+
+def run(name: str, settings: Settings) -> Outcome:
+    command = [sys.executable, str(HERE / f"run_{name}.py"), settings.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith("OUTCOME "):
+            return Outcome(**json.loads(line.removeprefix("OUTCOME ")))
+    raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+
+
+def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) -> None:
+    source, rows = records.load(
+        settings.steps * settings.batch_size, settings.seed, settings.lengths
+    )
+    flops = dict(zip(TRAINERS, work.step_flops(settings.model, rows, settings.mode), strict=True))
+    print(f"\n{settings.mode}, {source}, batch {settings.batch_size}, {settings.steps} steps")
+    ours, theirs = outcomes["penchant"][0].losses, outcomes["trl"][0].losses
+    for step, (a, b) in enumerate(zip(ours, theirs, strict=True), start=1):
+        print(f"  step {step}: loss {a:.6f} (penchant)  {b:.6f} (trl)  difference {a - b:+.1e}")
+    for name in TRAINERS:
+        seconds = [sum(one.seconds) for one in outcomes[name]]
+        best, pairs = min(seconds), settings.steps * settings.batch_size
+        memory = max(one.memory_peak_bytes for one in outcomes[name])
+        print(
+            f"  {name:9} {pairs / statistics.median(seconds):.2f} pairs/s "
+            f"(runs: {', '.join(f'{pairs / s:.2f}' for s in seconds)}), "
+            f"peak memory {memory / 1e9:.2f} GB, "
+            f"{flops[name] / best / rate:.0%} of the matrix rate"
+        )
+    ratios = [
+        sum(b.seconds) / sum(a.seconds)
+        for a, b in zip(outcomes["penchant"], outcomes["trl"], strict=True)
+    ]
+    memory_ratio = max(o.memory_peak_bytes for o in outcomes["penchant"]) / max(
+        o.memory_peak_bytes for o in outcomes["trl"]
+    )
+    print(
+        f"  ratio: {statistics.median(ratios):.2f}x the pairs per second "
+        f"(round by round {', '.join(f'{r:.2f}' for r in ratios)}), "
+        f"{memory_ratio:.2f}x the memory, "
+        f"largest difference in loss {max(abs(a - b) for a, b in zip(ours, theirs, strict=True)):.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()

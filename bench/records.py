@@ -1,0 +1,83 @@
+"""The records that both trainers get: plain strings, the same rows in the same order."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import random
+from importlib.resources import files
+from pathlib import Path
+
+MARKER = "\n\nAssistant:"
+
+# Mean and deviation of the logarithm of token counts: prompt, then each completion.
+LENGTHS = {
+    "hh": ((4.5, 0.8), (3.6, 0.8)),
+    "ultrafeedback": ((4.6, 0.9), (5.6, 0.6)),
+    "tldr": ((5.8, 0.4), (3.5, 0.4)),
+}
+
+
+def shared_folder() -> Path:
+    default = Path(__file__).resolve().parents[2] / "shared"
+    return Path(os.environ.get("PENCHANT_SHARED", default))
+
+
+def load(num_pairs: int, seed: int, lengths: str | None) -> tuple[str, list[dict[str, str]]]:
+    """The name of the source and `num_pairs` rows of prompt, chosen, rejected."""
+    if lengths is not None:
+        return f"synthetic, lengths like {lengths}", _synthetic(num_pairs, seed, lengths)
+    hh = shared_folder() / "data" / "hh-harmless.jsonl.gz"
+    if hh.exists():
+        name, rows = "hh-harmless", _hh(hh)
+    else:
+        name, rows = "the sample set", _sample()
+    random.Random(seed).shuffle(rows)
+    return name, rows[:num_pairs]
+
+
+def _hh(file: Path) -> list[dict[str, str]]:
+    rows = []
+    with gzip.open(file, "rt", encoding="utf-8") as stream:
+        for line in stream:
+            row = json.loads(line)
+            cut = row["chosen"].rfind(MARKER) + len(MARKER)
+            prompt, chosen, rejected = row["chosen"][:cut], row["chosen"][cut:], row["rejected"]
+            # A leading space stays with the completion, so that no token spans the boundary;
+            # over-long rows are left out because the two trainers cut differently.
+            same = rejected.startswith(prompt) and rejected[cut:] != chosen
+            if same and chosen.strip() and rejected[cut:].strip() and len(row["chosen"]) < 3000:
+                if len(rejected) < 3000:
+                    rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected[cut:]})
+    return rows
+
+
+def _sample() -> list[dict[str, str]]:
+    text = (files("penchant.data") / "sample" / "everyday.jsonl").read_text(encoding="utf-8")
+    rows = []
+    for line in text.splitlines():
+        row = json.loads(line)
+        flat = "".join(f"\n\n{m['role'].title()}: {m['content']}" for m in row["prompt"])
+        chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        if chosen != rejected and rejected and len(flat + rejected) < 3000:
+            rows.append(
+                {"prompt": flat + MARKER, "chosen": " " + chosen, "rejected": " " + rejected}
+            )
+    return rows
+
+
+def _synthetic(num_pairs: int, seed: int, lengths: str) -> list[dict[str, str]]:
+    generator = random.Random(seed)
+    words = sorted({w for row in _sample() for w in row["rejected"].split() if w.isalpha()})
+
+    def text(mean: float, deviation: float) -> str:
+        count = min(900, max(4, round(math.exp(generator.gauss(mean, deviation)))))
+        return " " + " ".join(generator.choices(words, k=count))
+
+    prompt, completion = LENGTHS[lengths]
+    return [
+        {"prompt": text(*prompt), "chosen": text(*completion), "rejected": text(*completion)}
+        for _ in range(num_pairs)
+    ]

@@ -1,0 +1,45 @@
+"""What both trainers are asked to do, passed between the processes as one JSON argument."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str
+    mode: str  # lora or full
+    steps: int
+    batch_size: int
+    max_length: int
+    seed: int
+    precision: str  # fp32 or bf16
+    lengths: str | None
+    attention: str
+
+    @property
+    def learning_rate(self) -> float:
+        return 1e-5 if self.mode == "lora" else 1e-6
+
+    @property
+    def target_modules(self) -> list[str]:
+        return ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_argument(cls) -> Settings:
+        return cls(**json.loads(sys.argv[1]))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    losses: list[float]
+    seconds: list[float]
+    memory_peak_bytes: int
+
+    def print(self) -> None:
+        print("OUTCOME " + json.dumps(asdict(self)), flush=True)

@@ -1,0 +1,60 @@
+"""IPO by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from penchant.methods import PairInputs
+from penchant.methods.ipo import IPOOptions, ipo_loss
+
+# Log-ratios: chosen -10 - -12 = 2 and -7 - -6 = -1; rejected -9 - -8 = -1 and -4 - -5 = 1.
+INPUTS = PairInputs(
+    chosen=torch.tensor([-10.0, -7.0]),
+    rejected=torch.tensor([-9.0, -4.0]),
+    ref_chosen=torch.tensor([-12.0, -6.0]),
+    ref_rejected=torch.tensor([-8.0, -5.0]),
+    chosen_len=torch.tensor([5, 4]),
+    rejected_len=torch.tensor([4, 2]),
+)
+
+
+def loss(**options):
+    return ipo_loss(INPUTS, IPOOptions(**options))
+
+
+def test_length_averaged_loss_by_hand():
+    """Averages: 2 / 5 = 0.4 and -1 / 4; -1 / 4 = -0.25 and 1 / 2. The target is 1 / (2 * 0.5) = 1.
+
+    (0.4 + 0.25 - 1)^2 = 0.1225; (-0.25 - 0.5 - 1)^2 = 3.0625
+    """
+    torch.testing.assert_close(loss(beta=0.5).per_example, torch.tensor([0.1225, 3.0625]))
+
+
+def test_summed_loss_of_the_paper_by_hand():
+    """(2 + 1 - 1)^2 = 4; (-1 - 1 - 1)^2 = 9."""
+    assert loss(beta=0.5, log_ratio="sum").per_example.tolist() == [4.0, 9.0]
+
+
+def test_the_target_margin_is_half_the_inverse_of_beta():
+    """beta 0.125: target 4. (0.65 - 4)^2 = 11.2225; (-0.75 - 4)^2 = 22.5625."""
+    torch.testing.assert_close(loss(beta=0.125).per_example, torch.tensor([11.2225, 22.5625]))
+
+
+def test_rewards_are_of_the_log_ratio_in_use():
+    averaged, summed = loss(beta=0.5).metrics, loss(beta=0.5, log_ratio="sum").metrics
+    torch.testing.assert_close(averaged["reward/chosen"], torch.tensor([0.2, -0.125]))
+    torch.testing.assert_close(averaged["reward/margin"], torch.tensor([0.325, -0.375]))
+    assert summed["reward/chosen"].tolist() == [1.0, -0.5]
+    assert summed["reward/margin"].tolist() == [1.5, -1.0]
+    assert averaged["reward/accuracy"].tolist() == summed["reward/accuracy"].tolist() == [1.0, 0.0]
+    assert averaged["logprob/chosen"].tolist() == [-10.0, -7.0]
+
+
+@pytest.mark.parametrize(
+    "options", [{"beta": 0}, {"beta": -1}, {"log_ratio": "max"}, {"label_smoothing": 0.1}]
+)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValidationError):
+        IPOOptions(**options)

@@ -1,0 +1,129 @@
+"""The adapter's own linear layer against PEFT's, whose names and files it keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from penchant.errors import ModelError
+from penchant.models.lora import add_lora
+
+IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
+
+
+def ours(model, **changes):
+    settings = {"r": 3, "alpha": 6.0, "dropout": 0.0, "target_modules": "all-linear"}
+    return set_adapter(add_lora(model, **{**settings, **changes}))
+
+
+def pefts(model, **changes):
+    settings = {"r": 3, "lora_alpha": 6.0, "target_modules": "all-linear"}
+    config = LoraConfig(**{**settings, **changes}, task_type="CAUSAL_LM")
+    return set_adapter(get_peft_model(model, config))
+
+
+def set_adapter(model):
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(0.2 * noise)
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama", "phi", "gpt2"])
+def test_values_and_gradients_equal_pefts(family, make_model):
+    found, expected = ours(make_model(family)), pefts(make_model(family))
+    logits = found(input_ids=IDS).logits
+    torch.testing.assert_close(logits, expected(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
+    factors = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+    (logits * factors).sum().backward()
+    (expected(input_ids=IDS).logits * factors).sum().backward()
+    theirs = dict(expected.named_parameters())
+    trained = [name for name, p in found.named_parameters() if p.requires_grad]
+    assert trained == [name for name, p in theirs.items() if p.requires_grad]
+    for name, parameter in found.named_parameters():
+        if parameter.requires_grad:
+            error = (parameter.grad - theirs[name].grad).norm() / theirs[name].grad.norm()
+            assert error < 1e-4, name
+
+
+def test_a_fresh_adapter_changes_nothing_and_its_weights_are_fp32(make_model):
+    for dtype in ("float32", "bfloat16"):
+        expected = make_model(dtype=dtype)(input_ids=IDS).logits
+        model = add_lora(
+            make_model(dtype=dtype), r=2, alpha=4, dropout=0.0, target_modules="all-linear"
+        )
+        adapter = [p for p in model.parameters() if p.requires_grad]
+        assert {p.dtype for p in adapter} == {torch.float32}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            found = model(input_ids=IDS).logits
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.02, atol=0.05)
+
+
+def test_bf16_base_under_autocast_trains_an_fp32_adapter_as_peft_does(make_model):
+    grads = []
+    for wrap in (ours, pefts):
+        model = wrap(make_model(dtype="bfloat16"))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=IDS).logits
+        logits.float().logsumexp(-1).sum().backward()
+        parts = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
+        assert {part.dtype for part in parts} == {torch.float32}
+        grads.append(torch.cat(parts))
+    # Each rounds to 8 bits in another order.
+    assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.99
+
+
+def test_the_switched_off_adapter_is_the_base(make_model):
+    model = ours(make_model())
+    expected = make_model()(input_ids=IDS).logits
+    assert (model(input_ids=IDS).logits - expected).abs().max() > 0.1
+    with model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected)
+
+
+def test_merging_folds_the_adapter_into_plain_weights(make_model):
+    model = ours(make_model())
+    expected = model(input_ids=IDS).logits
+    merged = model.merge_and_unload()
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    torch.testing.assert_close(merged(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_saved_adapter_is_read_by_peft(make_model, tmp_path):
+    model = ours(make_model())
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make_model(), tmp_path)
+    torch.testing.assert_close(
+        loaded(input_ids=IDS).logits, model(input_ids=IDS).logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_dropout_stands_in_front_of_the_adapter_in_training_alone(make_model):
+    model = ours(make_model(), dropout=0.5)
+    torch.testing.assert_close(
+        model.eval()(input_ids=IDS).logits,
+        ours(make_model())(input_ids=IDS).logits,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    model.train()
+    assert not torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+def test_named_layers_alone_are_adapted_and_spaces_do_not_matter(make_model):
+    model = ours(make_model(), target_modules="q_proj, v_proj")
+    adapted = {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted == {"q_proj", "v_proj"}
+
+
+def test_all_linear_leaves_the_head_alone(make_model):
+    model = ours(make_model())
+    assert not any("lm_head" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_a_layer_name_that_does_not_exist_is_the_users_mistake(make_model):
+    with pytest.raises(ModelError, match="lora_target_modules 'nonsense'"):
+        ours(make_model(), target_modules="nonsense")

@@ -1,0 +1,242 @@
+"""Reference log-probs: the same from every source, and a cache that no kill can spoil."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from penchant.data.batch import Group
+from penchant.models.lora import add_lora
+from penchant.models.reference import (
+    AdapterReference,
+    CachedReference,
+    CopyReference,
+    frozen_copy,
+)
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
+
+PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
+PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
+
+
+def quiet(items, description):
+    return items
+
+
+def scorer_for(model, plan=PACKED):
+    scorer = Scorer(model, 0)
+    scorer.use(plan)
+    return scorer
+
+
+def cached(folder, scorer, groups, precision="fp32", batch_size=2):
+    """A filled cache, and how many completions were missing."""
+    reference = CachedReference(folder, scorer.causal_model, precision)
+    return reference, reference.fill(groups, scorer, batch_size=batch_size, progress=quiet)
+
+
+@pytest.fixture
+def expected(make_model, groups, plain_logprobs):
+    with torch.no_grad():
+        tokens = plain_logprobs(make_model(), groups).float()
+    lengths = [len(c) for group in groups for c in group.completions]
+    return torch.stack([part.sum() for part in tokens.split(lengths)])
+
+
+def test_adapter_copy_and_cache_give_the_base_models_sums(make_model, groups, expected, tmp_path):
+    model = add_lora(make_model(), r=2, alpha=8, dropout=0.5, target_modules="all-linear")
+    policy = scorer_for(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    policy.train()
+    batch = policy.batch(groups)
+    references = [
+        AdapterReference(policy),
+        CopyReference(scorer_for(make_model())),
+        cached(tmp_path, scorer_for(make_model()), groups)[0],
+    ]
+    for reference in references:
+        torch.testing.assert_close(reference.sums(groups, batch), expected, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        trained = policy.eval()(batch)
+    assert (trained.sum() - expected.sum()).abs() > 1
+
+
+def test_the_adapter_reference_leaves_the_policy_as_it_was(make_model, groups):
+    policy = scorer_for(
+        add_lora(make_model(), r=2, alpha=8, dropout=0.5, target_modules="all-linear")
+    ).train()
+    reference = AdapterReference(policy)
+    sums = reference.sums(groups, policy.batch(groups))
+    assert not sums.requires_grad
+    assert policy.training
+    assert not any(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
+    with reference.active() as scorer:
+        assert scorer is policy
+        assert not scorer.training
+
+
+def test_a_copy_stays_behind_when_the_policy_moves_and_is_never_trained(
+    make_model, groups, expected
+):
+    policy = scorer_for(make_model()).train()
+    reference = frozen_copy(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    found = reference.sums(groups, policy.batch(groups))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with reference.active() as scorer:
+        assert not scorer.training
+        assert not any(p.requires_grad for p in scorer.parameters())
+    assert all(p.requires_grad for p in policy.parameters())
+
+
+@pytest.mark.parametrize(("policy_plan", "plan"), [(PACKED, PADDED), (PADDED, PACKED)])
+def test_a_copy_in_another_layout_than_the_policy_scores_the_same(
+    policy_plan, plan, make_model, groups, expected
+):
+    policy = scorer_for(make_model(), policy_plan)
+    reference = CopyReference(scorer_for(make_model(), plan))
+    found = reference.sums(groups, policy.batch(groups))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_cached_sums_follow_the_groups_asked_for_in_any_order(
+    make_model, groups, expected, tmp_path
+):
+    scorer = scorer_for(make_model())
+    reference, missing = cached(tmp_path, scorer, groups)
+    assert missing == len(expected) == 8
+    backwards = [Group(g.prompt, g.completions[::-1]) for g in reversed(groups)]
+    found = reference.sums(backwards, scorer.batch(backwards))
+    torch.testing.assert_close(found, expected.flip(0), rtol=0, atol=1e-4)
+    with reference.active() as model:
+        assert model is None
+
+
+def test_a_second_run_finds_everything_and_a_larger_one_scores_only_what_is_new(
+    make_model, groups, tmp_path
+):
+    first, _ = cached(tmp_path, scorer_for(make_model()), groups[:2])
+    values = first.sums(groups[:2], scorer_for(make_model()).batch(groups[:2]))
+    again, missing = cached(tmp_path, scorer_for(make_model()), groups[:2])
+    assert missing == 0
+    batch = scorer_for(make_model(), PLAIN).batch(groups[:2])
+    assert torch.equal(again.sums(groups[:2], batch), values)
+    _, missing = cached(tmp_path, scorer_for(make_model()), groups)
+    assert missing == sum(len(group.completions) for group in groups[2:])
+
+
+def test_another_truncation_is_another_key(make_model, groups, plain_logprobs, tmp_path):
+    """TRL's cache leaves the truncation out of its key, and so reuses wrong values."""
+    scorer = scorer_for(make_model())
+    cached(tmp_path, scorer, groups)
+    whole = groups[0]
+    shorter_completion = Group(whole.prompt, tuple(c[:-1] for c in whole.completions))
+    shorter_prompt = Group(whole.prompt[1:], whole.completions)
+    for changed in (shorter_completion, shorter_prompt):
+        reference, missing = cached(tmp_path, scorer, [changed])
+        assert missing == 2
+        with torch.no_grad():
+            tokens = plain_logprobs(make_model(), [changed]).float()
+        sums = torch.stack([p.sum() for p in tokens.split([len(c) for c in changed.completions])])
+        found = reference.sums([changed], scorer.batch([changed]))
+        torch.testing.assert_close(found, sums, rtol=0, atol=1e-4)
+
+
+def test_the_same_tokens_with_the_boundary_elsewhere_are_another_key(make_model, tmp_path):
+    scorer = scorer_for(make_model())
+    cached(tmp_path, scorer, [Group([1, 5], ([6, 7],))])
+    assert cached(tmp_path, scorer, [Group([1, 5, 6], ([7],))])[1] == 1
+    assert cached(tmp_path, scorer, [Group([1, 56], ([7],))])[1] == 1
+
+
+def test_other_weights_or_precision_share_nothing(make_model, groups, tmp_path):
+    cached(tmp_path, scorer_for(make_model()), groups)
+    assert cached(tmp_path, scorer_for(make_model(seed=1)), groups)[1] == 8
+    moved = make_model()
+    moved.lm_head.weight.data[0, 0] += 1e-3
+    assert cached(tmp_path, scorer_for(moved), groups)[1] == 8
+    assert cached(tmp_path, scorer_for(make_model()), groups, precision="bf16")[1] == 8
+    assert cached(tmp_path, scorer_for(make_model(dtype="bfloat16")), groups)[1] == 8
+    assert cached(tmp_path, scorer_for(make_model()), groups)[1] == 0
+
+
+def test_lora_and_full_training_of_one_model_share_a_cache(make_model, groups, tmp_path):
+    cached(tmp_path, scorer_for(make_model()), groups)
+    lora = add_lora(make_model(), r=2, alpha=8, dropout=0.0, target_modules="all-linear")
+    assert cached(tmp_path, scorer_for(lora), groups)[1] == 0
+
+
+def test_two_runs_may_fill_one_cache_at_the_same_time(make_model, groups, expected, tmp_path):
+    scorer = scorer_for(make_model())
+    inner = []
+
+    def meanwhile(items, description):
+        for item in items:
+            yield item
+            if not inner:
+                inner.append(cached(tmp_path, scorer, groups))
+
+    outer = CachedReference(tmp_path, scorer.causal_model, "fp32")
+    outer.fill(groups, scorer, batch_size=1, progress=meanwhile)
+    for reference in (outer, inner[0][0]):
+        found = reference.sums(groups, scorer.batch(groups))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+FILL_AND_DAWDLE = """
+import sys, time
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM
+from penchant.data.batch import Group
+from penchant.models.reference import CachedReference
+from penchant.models.scoring import Scorer
+
+def dawdle(items, description):
+    for done, item in enumerate(items):
+        print(done, flush=True)
+        time.sleep(0.05)
+        yield item
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+scorer = Scorer(model.eval(), 0)
+groups = [Group([1, i], ([i, 2], [i + 1, 2])) for i in range(3, 83)]
+cache = CachedReference(Path(sys.argv[2]), model, "fp32")
+cache.fill(groups, scorer, batch_size=1, progress=dawdle)
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_killed_while_it_fills_goes_on_where_it_was_and_holds_right_values(
+    make_model, tmp_path, plain_logprobs
+):
+    make_model().save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-c", FILL_AND_DAWDLE, tmp_path / "model", tmp_path / "cache"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == 12:
+            break
+    process.kill()  # SIGKILL
+    assert process.wait() < 0
+
+    scorer = scorer_for(make_model())
+    groups = [Group([1, i], ([i, 2], [i + 1, 2])) for i in range(3, 83)]
+    reference, missing = cached(tmp_path / "cache", scorer, groups, batch_size=16)
+    assert 0 < missing < 160 - 20
+    with sqlite3.connect(reference.path) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT count(*) FROM logprobs").fetchone() == (160,)
+    database.close()
+    with torch.no_grad():
+        expected = plain_logprobs(make_model(), groups).view(-1, 2).sum(1).float()
+    found = reference.sums(groups, scorer.batch(groups))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

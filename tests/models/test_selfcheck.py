@@ -1,0 +1,232 @@
+"""The fast path is used where it agrees with a plain forward, and left with one warning else."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from penchant.models.lora import add_lora
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
+from penchant.models.selfcheck import plan_scoring
+
+
+def planned(model, groups, caplog, *, attention="auto", max_length=64):
+    """The scorer, its plan, and the warnings on the way."""
+    caplog.clear()
+    scorer = Scorer(model, 0)
+    with caplog.at_level(logging.WARNING, logger="penchant"):
+        plan = plan_scoring(scorer, groups, attention=attention, max_length=max_length)
+    assert scorer.plan == plan
+    return scorer, plan, [r.getMessage() for r in caplog.records if r.name == "penchant"]
+
+
+def assert_right(scorer, model, groups, plain_logprobs):
+    with torch.no_grad():
+        found = scorer(scorer.batch(groups))
+        expected = plain_logprobs(model, groups)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "mistral", "phi", "granite", "cohere", "gemma3_text", "gpt2"]
+)
+def test_a_model_that_the_hook_serves_is_packed_without_a_word(family, make_model, groups, caplog):
+    _, plan, warnings = planned(make_model(family), groups, caplog)
+    assert plan == ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
+    assert warnings == []
+
+
+def test_mistral_whose_window_is_shorter_than_max_length_falls_back_with_one_warning(
+    make_model, groups, caplog, plain_logprobs
+):
+    make = {"family": "mistral", "sliding_window": 4}
+    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
+    assert not plan.packed
+    assert plan.fused_head
+    assert len(warnings) == 1
+    assert "sliding-window attention over 4 tokens, max_length is 64" in warnings[0]
+    assert_right(scorer, make_model(**make), groups, plain_logprobs)
+
+
+def test_mistral_whose_window_covers_max_length_is_packed(
+    make_model, groups, caplog, plain_logprobs
+):
+    make = {"family": "mistral", "sliding_window": 64}
+    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
+    assert plan.packed
+    assert warnings == []
+    assert_right(scorer, make_model(**make), groups, plain_logprobs)
+
+
+def test_gemma_2_falls_back_with_one_warning_and_keeps_its_soft_caps(
+    make_model, groups, caplog, plain_logprobs
+):
+    scorer, plan, warnings = planned(make_model("gemma2"), groups, caplog)
+    assert not plan.packed
+    assert plan.fused_head
+    assert len(warnings) == 1
+    assert "soft-capped" in warnings[0]
+    assert_right(scorer, make_model("gemma2"), groups, plain_logprobs)
+
+
+def test_gemma_2_with_a_short_window_falls_back(make_model, groups, caplog, plain_logprobs):
+    scorer, plan, warnings = planned(make_model("gemma2", sliding_window=3), groups, caplog)
+    assert not plan.packed
+    assert "sliding-window attention over 3 tokens" in warnings[0]
+    assert_right(scorer, make_model("gemma2", sliding_window=3), groups, plain_logprobs)
+
+
+def test_gemma_3_with_a_short_window_falls_back(make_model, groups, caplog, plain_logprobs):
+    make = {"family": "gemma3_text", "sliding_window": 3, "layer_types": None}
+    make["layer_types"] = ["sliding_attention", "full_attention"]
+    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
+    assert not plan.packed
+    assert len(warnings) == 1
+    assert_right(scorer, make_model(**make), groups, plain_logprobs)
+
+
+def test_a_window_that_no_layer_uses_does_not_matter(make_model, groups, caplog):
+    make = {"family": "gemma3_text", "sliding_window": 3, "layer_types": ["full_attention"] * 2}
+    _, plan, _ = planned(make_model(**make), groups, caplog)
+    assert plan.packed
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [("llama", {"attention_dropout": 0.1}), ("gpt2", {"attn_pdrop": 0.1})]
+)
+def test_attention_dropout_falls_back_and_says_what_to_set(
+    family, changes, make_model, groups, caplog
+):
+    _, plan, warnings = planned(make_model(family, **changes), groups, caplog)
+    assert not plan.packed
+    assert "attention dropout is on; set it to 0" in warnings[0]
+
+
+def test_state_space_layers_fall_back(groups, caplog, plain_logprobs):
+    from transformers import AutoModelForCausalLM, MambaConfig
+
+    def make():
+        torch.manual_seed(0)
+        config = MambaConfig(
+            vocab_size=97, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0
+        )
+        return AutoModelForCausalLM.from_config(config).eval()
+
+    scorer, plan, warnings = planned(make(), groups, caplog)
+    assert not plan.packed
+    assert len(warnings) == 1
+    assert_right(scorer, make(), groups, plain_logprobs)
+
+
+def test_a_model_that_ignores_the_hook_is_found_out(make_model, groups, caplog, plain_logprobs):
+    """Its attention sees the whole row, so packed completions would see each other."""
+    from transformers.models.llama import modeling_llama
+
+    class Stubborn(modeling_llama.LlamaAttention):
+        def forward(self, hidden_states, position_embeddings, attention_mask=None, **_):
+            config, self.config = self.config, plain_config
+            try:
+                return super().forward(hidden_states, position_embeddings, attention_mask)
+            finally:
+                self.config = config
+
+    model = make_model()
+    plain_config = make_model(attn_implementation="sdpa").config
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = Stubborn
+    scorer, plan, warnings = planned(model, groups, caplog)
+    assert (plan.packed, plan.fused_head) == (False, True)
+    assert len(warnings) == 1
+    assert "packed log-probs differ from a plain forward" in warnings[0]
+    assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+def test_a_head_that_is_more_than_a_matrix_is_found_out(
+    make_model, groups, caplog, plain_logprobs
+):
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    def make():
+        model = make_model()
+        model.lm_head.__class__ = Doubled
+        return model
+
+    scorer, plan, warnings = planned(make(), groups, caplog)
+    assert plan == ScoringPlan(False, False, "sdpa", reason=plan.reason)
+    assert len(warnings) == 1
+    assert "padded log-probs differ" in warnings[0]
+    assert_right(scorer, make(), groups, plain_logprobs)
+
+
+def test_a_forward_that_breaks_on_packed_rows_falls_back(make_model, groups, caplog):
+    class OneArgument(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x, **kwargs):
+            if "segments" in kwargs:
+                raise TypeError("unexpected keyword argument 'segments'")
+            return self.inner(x, **kwargs)
+
+    model = make_model()
+    model.model.layers[0] = OneArgument(model.model.layers[0])
+    _, plan, warnings = planned(model, groups, caplog)
+    assert not plan.packed
+    assert "TypeError in the forward: unexpected keyword argument 'segments'" in warnings[0]
+
+
+def test_logprobs_that_are_not_numbers_never_pass_the_check(make_model, groups, caplog):
+    model = make_model()
+    model.lm_head.weight.data[5] = torch.nan
+    _, plan, warnings = planned(model, groups, caplog)
+    assert (plan.packed, plan.fused_head) == (False, False)
+    assert "nan" in warnings[0]
+
+
+@pytest.mark.parametrize("attention", ["plain", "sdpa", "flex"])
+def test_the_attention_key_chooses_the_layout_and_the_kernel(
+    attention, make_model, groups, caplog, plain_logprobs
+):
+    scorer, plan, warnings = planned(make_model(), groups, caplog, attention=attention)
+    assert plan.packed == (attention != "plain")
+    assert plan.kernel == ("flex" if attention == "flex" else "sdpa")
+    assert warnings == []
+    assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_bf16_autocast_of_single_precision_weights_stays_packed(
+    family, make_model, groups, caplog
+):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, plan, warnings = planned(make_model(family), groups, caplog)
+    assert plan.packed, warnings
+
+
+def test_bf16_weights_stay_packed_with_and_without_an_adapter(make_model, groups, caplog):
+    assert planned(make_model(dtype="bfloat16"), groups, caplog)[1].packed
+    base = make_model(dtype="bfloat16")
+    lora = add_lora(base, r=2, alpha=4, dropout=0.0, target_modules="all-linear")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, plan, warnings = planned(lora, groups, caplog)
+    assert plan.packed, warnings
+
+
+def test_the_check_ignores_dropout_and_leaves_training_mode_as_it_was(make_model, groups, caplog):
+    model = add_lora(make_model(), r=2, alpha=4, dropout=0.5, target_modules="all-linear")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    scorer = Scorer(model, 0).train()
+    assert plan_scoring(scorer, groups, attention="auto", max_length=64).packed
+    assert scorer.training
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_a_scorer_is_plain_until_it_is_planned(make_model):
+    assert Scorer(make_model(), 0).plan == PLAIN

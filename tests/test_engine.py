@@ -1,0 +1,576 @@
+"""The loop: the same step however it is divided, and the same run however it is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import penchant
+from penchant import checkpoint
+from penchant.checkpoint import checkpoint_steps, load_checkpoint
+from penchant.config import load_config
+from penchant.data.source import DatasetSource
+from penchant.data.tokenise import TokenisedPair
+from penchant.engine import Engine
+from penchant.errors import TrainingError
+from penchant.evaluation import score_pairs
+from penchant.methods import METHODS, LossOutput
+from penchant.models.load import load_causal_model
+from penchant.models.reference import frozen_copy
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+from penchant.rundir import RunDirectory
+from penchant.training import TrainResult, make_accelerator
+
+# How a step is divided
+
+
+def random_pairs(count: int) -> list[TokenisedPair]:
+    """Pairs of all lengths, so that micro-batches differ in tokens."""
+    draw = random.Random(0)
+
+    def ids(least: int, most: int) -> list[int]:
+        return [draw.randrange(3, 259) for _ in range(draw.randint(least, most))]
+
+    return [TokenisedPair(ids(1, 20), ids(1, 20), ids(1, 20), f"row {i}") for i in range(count)]
+
+
+def gradients(
+    tiny_model_dir: Path,
+    folder: Path,
+    pairs: Sequence[TokenisedPair],
+    *,
+    method: str,
+    micro_batch_size: int,
+    accumulation: int,
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
+    """What reaches the optimizer in every step, in fp64, and the metrics."""
+    config = load_config(
+        method,
+        {
+            "model": str(tiny_model_dir),
+            "data": "pairs",
+            "lora_r": 0,
+            "learning_rate": 1e-3,
+            "max_grad_norm": 1e9,
+            "precision": "fp32",
+            "lr_scheduler_type": "constant",
+            "warmup_ratio": 0,
+        },
+    )
+    model = load_causal_model(str(tiny_model_dir), dtype=torch.float64).requires_grad_(True)
+    scorer = Scorer(model, 0)
+    groups = [pair.group() for pair in pairs[:2]]
+    assert plan_scoring(scorer, groups, attention="auto", max_length=64).packed
+    reference = frozen_copy(scorer)
+
+    def objective(
+        wrapped: torch.nn.Module, examples: Sequence[TokenisedPair]
+    ) -> tuple[LossOutput, int]:
+        groups = [example.group() for example in examples]
+        batch = scorer.batch(groups)
+        inputs = score_pairs(wrapped, batch, reference.sums(groups, batch))
+        return config.spec.loss(inputs, config.options), batch.num_tokens
+
+    engine = Engine(
+        config=config,
+        accelerator=make_accelerator(config),
+        scorer=scorer,
+        source=DatasetSource(
+            pairs,
+            micro_batch_size=micro_batch_size,
+            accumulation=accumulation,
+            num_epochs=2,
+            max_steps=None,
+            shuffle=True,
+            seed=0,
+        ),
+        objective=objective,
+        evaluate=None,
+        run=RunDirectory(folder, {}, resume=False),
+    )
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def note(*_: Any) -> None:
+        assert all(p.grad is not None for p in engine.parameters.values())
+        steps.append(
+            {n: p.grad.clone() for n, p in engine.parameters.items() if p.grad is not None}
+        )
+
+    engine.optimizer.optimizer.register_step_pre_hook(note)
+    engine.fit()
+    return steps, engine.run.read("metrics.jsonl")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("divided", [(1, 32), (8, 4), (5, 6.4)], ids=["1x32", "8x4", "5 at a time"])
+def test_step_over_32_pairs_is_the_same_however_it_is_divided(
+    tmp_path: Path, tiny_model_dir: Path, method: str, divided: tuple[int, float]
+) -> None:
+    pairs = random_pairs(32 + 13)  # the second step of an epoch is an uneven one
+    micro, accumulation = divided
+    if micro == 5:  # steps of 30 and 15 pairs: the whole of it in one pass against six passes
+        whole, parts = (30, 1), (5, 6)
+    else:
+        whole, parts = (32, 1), (micro, int(accumulation))
+    (expected, told), (found, said) = (
+        gradients(
+            tiny_model_dir,
+            tmp_path / f"{size}x{times}",
+            pairs,
+            method=method,
+            micro_batch_size=size,
+            accumulation=times,
+        )
+        for size, times in (whole, parts)
+    )
+    assert len(expected) == len(found) == 4
+    for one, other in zip(expected, found, strict=True):
+        assert max(gradient.abs().max() for gradient in one.values()) > 1e-4
+        for name in one:
+            assert one[name].dtype == torch.float64
+            torch.testing.assert_close(other[name], one[name], atol=1e-10, rtol=1e-9)
+    for one, other in zip(told, said, strict=True):
+        for name in ("loss", "reward/margin", "reward/accuracy", "logprob/chosen", "tokens"):
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-7)
+
+
+def launch(num_processes: int, keys: dict[str, Any]) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(num_processes),
+    ]
+    given = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run(
+        [*command, "--master-port", str(port), "-m", "penchant", "train", "dpo", *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora_r", [8, 0])
+def test_two_processes_train_what_one_trains(
+    tmp_path: Path, tiny_keys: dict[str, Any], held_out_file: Path, lora_r: int
+) -> None:
+    rows = Path(tiny_keys["data"]).read_text().splitlines()[:17]
+    # Steps of 8, 8 and 1 pairs: at last one process has nothing of its own.
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    keys = {
+        **tiny_keys,
+        "data": str(tmp_path / "data.jsonl"),
+        "eval_data": str(held_out_file),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "lora_r": lora_r,
+        "save_steps": 2,
+        "adam_epsilon": 1e-4,  # else Adam makes steps of rounding errors where gradients vanish
+    }
+    keys["gradient_accumulation_steps"] = 4
+    one = penchant.train("dpo", output=tmp_path / "one", **keys)
+    both = {**keys, "gradient_accumulation_steps": 2, "output": str(tmp_path / "two")}
+    launch(2, both)
+    two = TrainResult.from_summary(json.loads((tmp_path / "two" / "summary.json").read_text()))
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    expected, found = (load_file(run.model / name) for run in (one, two))
+    start = load_file(Path(tiny_keys["model"]) / "model.safetensors")
+    assert expected.keys() == found.keys()
+    if not lora_r:
+        assert max((expected[n] - start[n]).abs().max() for n in expected) > 1e-3
+    for weight in expected:
+        torch.testing.assert_close(found[weight], expected[weight], atol=1e-5, rtol=0)
+    for a, b in zip(metrics(one.output), metrics(two.output), strict=True):
+        assert a["step"] == b["step"]
+        for metric in set(a) - {"tokens_per_second", "memory_peak_bytes"}:
+            assert a[metric] == pytest.approx(b[metric], rel=1e-4, abs=1e-5), metric
+    # Two processes go on from a checkpoint, too.
+    (two.output / "summary.json").unlink()
+    shutil.rmtree(two.model)
+    launch(2, {**both, "resume": "true"})
+    again = load_file(two.model / name)
+    assert all(torch.equal(again[weight], found[weight]) for weight in found)
+    assert training_steps(two.output) == training_steps(one.output)
+
+
+# Interruptions
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def training_steps(run: Path) -> list[int]:
+    return [record["step"] for record in metrics(run) if "loss" in record]
+
+
+def evaluated_steps(run: Path) -> list[int]:
+    return [record["step"] for record in metrics(run) if "eval/loss" in record]
+
+
+def final_weights(run: Path) -> bytes:
+    return (run / "model" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def long_keys(tiny_keys: dict[str, Any], held_out_file: Path) -> dict[str, Any]:
+    """24 steps with dropout, evaluations, and a checkpoint every 3 steps."""
+    return {
+        **tiny_keys,
+        "eval_data": str(held_out_file),
+        "num_train_epochs": 4,
+        "lora_dropout": 0.1,
+        "eval_steps": 8,
+        "save_steps": 3,
+        "eval_samples": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, long_keys: dict[str, Any]) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    penchant.train("dpo", output=output, **long_keys)
+    assert len(training_steps(output)) == 24
+    return output
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert final_weights(found) == final_weights(expected)
+    assert training_steps(found) == training_steps(expected)
+    assert evaluated_steps(found) == evaluated_steps(expected)
+    for a, b in zip(metrics(found), metrics(expected), strict=True):
+        for name in set(a) - {"tokens_per_second", "memory_peak_bytes"}:
+            assert a[name] == b[name], (a["step"], name)
+    samples = [(run / "samples.jsonl").read_text() for run in (found, expected)]
+    assert samples[0] == samples[1]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[..., Any]]:
+    """Start `penchant.train` in a process of its own, without importing torch for each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["penchant.training", "transformers.models.llama"])
+    begun = []
+
+    def begin(**keys: Any) -> Any:
+        process = context.Process(target=penchant.train, args=("dpo",), kwargs=keys)
+        process.start()
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.join()
+
+
+def logged_steps(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_text().count("grad_norm") if file.exists() else 0
+
+
+def kill_when(process: Any, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process.is_alive()
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
+
+
+def test_killed_run_goes_on_to_the_same_weights_bit_for_bit(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path, start: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+
+    # after step 4 there is the checkpoint of step 3; then once more, from there to after step 10
+    kill_when(start(output=run, **long_keys), lambda: logged_steps(run) >= 4)
+    assert not (run / "summary.json").exists()
+    assert checkpoint_steps(run / "checkpoints")
+    kill_when(start(output=run, resume=True, **long_keys), lambda: logged_steps(run) >= 10)
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_run_killed_at_any_moments_goes_on_to_the_same_weights(
+    tmp_path: Path,
+    long_keys: dict[str, Any],
+    uninterrupted: Path,
+    start: Callable[..., Any],
+    seed: int,
+) -> None:
+    draw = random.Random(seed)
+    run = tmp_path / "run"
+    killed = 0
+    for _ in range(8):
+        process = start(output=run, resume=True, **{**long_keys, "save_steps": draw.randint(1, 4)})
+        if draw.random() < 0.7:  # at some step, else while it starts
+            target = logged_steps(run) + draw.randint(0, 8)
+            while process.is_alive() and logged_steps(run) < target:
+                time.sleep(0.002)
+            process.join(draw.uniform(0, 0.06))
+        else:
+            process.join(draw.uniform(0, 0.6))
+        if process.is_alive():
+            process.kill()
+            killed += 1
+        process.join()
+        assert process.exitcode in (0, -9)  # no kill leaves what stops the next start
+    assert killed >= 3
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    assert_same_run(run, uninterrupted)
+
+
+def test_run_killed_before_its_first_checkpoint_starts_over_and_logs_nothing_twice(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    run = unfinished(uninterrupted, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    assert_same_run(run, uninterrupted)
+
+
+def unfinished(complete: Path, folder: Path) -> Path:
+    """The same run as a kill would have left it before its end."""
+    shutil.copytree(complete, folder, ignore=shutil.ignore_patterns("model", "summary.json"))
+    text = (folder / "config.yaml").read_text().replace(str(complete), str(folder))
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+def unwrapped(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no manifest", "both"])
+def test_corrupt_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path,
+    long_keys: dict[str, Any],
+    uninterrupted: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    run = unfinished(uninterrupted, tmp_path / "run")
+    *_, before, newest = checkpoint_steps(run / "checkpoints")
+    if damage != "no manifest":
+        weights = run / "checkpoints" / f"step-{newest}" / "weights.safetensors"
+        os.truncate(weights, weights.stat().st_size // 2)
+    if damage != "truncated":
+        (run / "checkpoints" / f"step-{newest}" / "manifest.json").unlink()
+    half = run / "checkpoints" / f".step-{newest + 3}.partial"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"half")
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    told = unwrapped(capsys)
+    assert "trying the one before it" in told
+    assert f"resumed from step {before} " in told
+    assert_same_run(run, uninterrupted)
+
+
+def test_unsound_checkpoint_does_not_push_out_sound_ones(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    run = unfinished(uninterrupted, tmp_path / "run")
+    *_, newest = checkpoint_steps(run / "checkpoints")
+    (run / "checkpoints" / f"step-{newest}" / "manifest.json").unlink()
+    keys = {**long_keys, "resume": True, "save_steps": 1, "save_total_limit": 1}
+    # It stops again before it reaches the step of the unsound checkpoint.
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_save(patch, at=newest - 1)
+        with pytest.raises(TrainingError, match="the disk is full"):
+            penchant.train("dpo", output=run, **keys)
+    assert newest - 2 in checkpoint_steps(run / "checkpoints")
+    penchant.train("dpo", output=run, **keys)
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("reference", ["copy", "cache"])
+def test_training_of_all_weights_goes_on_bit_for_bit_with_the_reference_it_began_with(
+    tmp_path: Path, tiny_keys: dict[str, Any], reference: str
+) -> None:
+    keys = {**tiny_keys, "lora_r": 0, "reference": reference, "save_steps": 2, "output": tmp_path}
+    penchant.train("dpo", **keys)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "model")
+    penchant.train("dpo", resume=True, **keys)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_resuming_with_another_beta_is_refused_by_name(
+    long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    before = final_weights(uninterrupted)
+    with pytest.raises(TrainingError, match=r"beta: 0\.1 then, 0\.2 now"):
+        penchant.train("dpo", output=uninterrupted, resume=True, beta=0.2, **long_keys)
+    assert final_weights(uninterrupted) == before
+
+
+def test_resuming_with_other_data_is_refused(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    run = unfinished(uninterrupted, tmp_path / "run")
+    data = Path(long_keys["data"])
+    content = data.read_text()
+    try:
+        data.write_text(content.replace("Is 7", "Is 77"))  # the same path, another content
+        with pytest.raises(TrainingError, match="data_fingerprints"):
+            penchant.train("dpo", output=run, resume=True, **long_keys)
+    finally:
+        data.write_text(content)
+
+
+def test_resuming_a_complete_run_says_so_and_changes_nothing(
+    long_keys: dict[str, Any], uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    result = penchant.train("dpo", output=uninterrupted, resume=True, **long_keys)
+    assert "is complete; nothing to resume" in unwrapped(capsys)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+    assert (result.steps, result.best_step) == (24, 24)
+    assert result.after is not None
+    assert result.after.accuracy == 1
+
+
+def test_resuming_a_run_that_never_began_begins_it(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    penchant.train("dpo", output=tmp_path / "run", resume=True, **long_keys)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+# Checkpoints of a run
+
+
+@pytest.fixture(scope="module")
+def contrary_keys(
+    tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, Any], held_out_file: Path
+) -> dict[str, Any]:
+    """A run whose held-out preferences are the opposite: its first evaluation is its best."""
+    rows = [json.loads(line) for line in held_out_file.read_text().splitlines()]
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    file = tmp_path_factory.mktemp("contrary") / "held-out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in swapped))
+    return {
+        **tiny_keys,
+        "eval_data": str(file),
+        "num_train_epochs": 2,
+        "eval_steps": 2,
+        "save_steps": 1,
+        "eval_samples": 0,
+    }
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(1, [2, 11]), (3, [2, 9, 10, 11])])
+def test_newest_checkpoints_and_the_best_are_kept(
+    tmp_path: Path, contrary_keys: dict[str, Any], kept: int, expected: list[int]
+) -> None:
+    run = tmp_path / "run"
+    result = penchant.train("dpo", output=run, save_total_limit=kept, **contrary_keys)
+    assert checkpoint_steps(run / "checkpoints") == expected
+    assert result.best_step == 2
+
+
+def test_best_evaluation_is_what_is_saved_where_that_is_asked_for(
+    tmp_path: Path, contrary_keys: dict[str, Any]
+) -> None:
+    results = {}
+    for wanted in (True, False):
+        results[wanted] = penchant.train(
+            "dpo", output=tmp_path / str(wanted), load_best_model_at_end=wanted, **contrary_keys
+        )
+    best = results[True]
+    (evaluation,) = (
+        record
+        for record in metrics(best.output)
+        if record["step"] == 2 and "eval/reward/margin" in record
+    )
+    assert best.after is not None
+    assert best.after.margin == pytest.approx(evaluation["eval/reward/margin"], abs=1e-6)
+    last = results[False].after
+    assert last is not None
+    assert best.after.margin > last.margin + 0.05
+    found = penchant.evaluate(model=best.output, data=contrary_keys["eval_data"])
+    assert found.margin == pytest.approx(best.after.margin, abs=1e-5)
+    saved = load_file(best.model / "adapter_model.safetensors")
+    checkpoint = load_checkpoint(best.output / "checkpoints", 2).weights
+    for name, weight in checkpoint.items():
+        assert torch.equal(saved[name.removeprefix("model.").replace(".default", "")], weight)
+
+
+def fail_to_save(patch: pytest.MonkeyPatch, at: int) -> None:
+    """Let the disk be full when step `at` is saved."""
+    real = checkpoint.save_file
+
+    def save(tensors: Any, file: Path) -> None:
+        if file.parent.name == f".step-{at}.partial" and file.name == "optimizer.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, file)
+
+    patch.setattr(checkpoint, "save_file", save)
+
+
+def test_full_disk_stops_the_run_with_its_earlier_checkpoints_intact(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_save(patch, at=9)
+        with pytest.raises(TrainingError) as caught:
+            penchant.train("dpo", output=run, **long_keys)
+    told = str(caught.value)
+    assert "the disk is full: checkpoint step-9 could not be written" in told
+    assert "step-6" in told
+    assert "--resume" in told
+    assert not (run / "checkpoints" / "step-9").exists()
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    assert_same_run(run, uninterrupted)
+
+
+def test_full_disk_while_the_model_is_saved_says_so_and_can_be_resumed(
+    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+) -> None:
+    from peft import PeftModel
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PeftModel, "save_pretrained", fail)
+        with pytest.raises(TrainingError, match="the disk is full") as caught:
+            penchant.train("dpo", output=run, **long_keys)
+    assert "--resume" in str(caught.value)
+    assert not (run / "summary.json").exists()
+    assert not (run / "model").exists()
+    penchant.train("dpo", output=run, resume=True, **long_keys)
+    assert_same_run(run, uninterrupted)

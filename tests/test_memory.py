@@ -1,0 +1,102 @@
+"""Gradient checkpointing comes on by itself only when memory asks for it, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penchant import memory, train
+from penchant.data.tokenise import TokenisedPair
+from penchant.memory import activation_bytes_per_token, enable_checkpointing, wants_checkpointing
+from penchant.models.load import load_causal_model
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+
+PAIRS = [TokenisedPair([10 + i] * 20, [40 + i] * 12, [70 + i] * 16, f"row {i}") for i in range(16)]
+
+
+@pytest.fixture
+def scorer(tiny_model_dir: Path) -> Scorer:
+    one = Scorer(load_causal_model(str(tiny_model_dir), dtype=torch.float32), 0)
+    plan = plan_scoring(one, [pair.group() for pair in PAIRS[:2]], attention="auto", max_length=64)
+    assert plan.packed
+    return one
+
+
+def saved_bytes(scorer: Scorer, pairs: list[TokenisedPair]) -> int:
+    """What autograd keeps of one forward pass, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
+    kept = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, so that none is reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        scorer(scorer.batch([pair.group() for pair in pairs]))
+    return sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
+
+
+def test_activations_measured_on_one_pair_foretell_those_of_a_batch(scorer: Scorer) -> None:
+    per_token = activation_bytes_per_token(scorer, PAIRS[0])
+    tokens = sum(pair.group().num_tokens for pair in PAIRS)
+    assert saved_bytes(scorer, PAIRS) == pytest.approx(per_token * tokens, rel=0.15)
+
+
+def test_activations_are_measured_without_changing_the_model(scorer: Scorer) -> None:
+    scorer.train()
+    before = torch.get_rng_state()
+    activation_bytes_per_token(scorer, PAIRS[0])
+    assert scorer.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in scorer.parameters())
+
+
+def test_checkpointing_is_wanted_exactly_when_a_batch_would_not_fit(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = sum(p.numel() * 4 for p in scorer.parameters())
+    batch = activation_bytes_per_token(scorer, PAIRS[0]) * 4 * PAIRS[0].group().num_tokens
+    for share, wanted in ((0.9, True), (1.1, False)):
+        available = (batch + 3 * trained) / memory.USABLE * share
+        monkeypatch.setattr(memory, "memory_available_bytes", lambda _, a=available: a)
+        assert wants_checkpointing(scorer, PAIRS, 4) is wanted
+
+
+def test_checkpointing_keeps_less_of_a_forward_pass(scorer: Scorer) -> None:
+    scorer.train()
+    before = saved_bytes(scorer, PAIRS)
+    enable_checkpointing(scorer.causal_model)
+    assert saved_bytes(scorer, PAIRS) < 0.7 * before
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_checkpointing_changes_no_number(
+    tmp_path: Path, tiny_keys: dict[str, Any], lora_r: int
+) -> None:
+    found = {}
+    for setting in ("on", "off"):
+        output = tmp_path / setting
+        train("dpo", output=output, gradient_checkpointing=setting, lora_r=lora_r, **tiny_keys)
+        records = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+        found[setting] = [(record["loss"], record["grad_norm"]) for record in records]
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["gradient_checkpointing"] is (setting == "on")
+    for on, off in zip(found["on"], found["off"], strict=True):
+        assert on == pytest.approx(off, abs=1e-6)
+
+
+def test_run_turns_checkpointing_on_by_itself_where_memory_is_short(
+    tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for available, wanted in ((10**5, True), (10**12, False)):
+        monkeypatch.setattr(memory, "memory_available_bytes", lambda _, a=available: a)
+        output = tmp_path / str(available)
+        train("dpo", output=output, max_steps=1, **tiny_keys)
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["gradient_checkpointing"] is wanted
