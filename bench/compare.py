@@ -117,18 +117,15 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
             f"peak memory {memory / 1e9:.2f} GB, "
             f"{flops[name] / best / rate:.0%} of the matrix rate"
         )
-    ratios = [
-        sum(b.seconds) / sum(a.seconds)
-        for a, b in zip(outcomes["penchant"], outcomes["trl"], strict=True)
-    ]
-    memory_ratio = max(o.memory_peak_bytes for o in outcomes["penchant"]) / max(
-        o.memory_peak_bytes for o in outcomes["trl"]
-    )
+    both = list(zip(outcomes["penchant"], outcomes["trl"], strict=True))
+    ratios = [sum(b.seconds) / sum(a.seconds) for a, b in both]
+    memory = max(b.memory_peak_bytes for _, b in both)
+    memory_ratio = max(a.memory_peak_bytes for a, _ in both) / memory
+    largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     print(
         f"  ratio: {statistics.median(ratios):.2f}x the pairs per second "
         f"(round by round {', '.join(f'{r:.2f}' for r in ratios)}), "
-        f"{memory_ratio:.2f}x the memory, "
-        f"largest difference in loss {max(abs(a - b) for a, b in zip(ours, theirs, strict=True)):.1e}"
+        f"{memory_ratio:.2f}x the memory, largest difference in loss {largest:.1e}"
     )
 
 

@@ -47,10 +47,10 @@ def _hh(file: Path) -> list[dict[str, str]]:
             prompt, chosen, rejected = row["chosen"][:cut], row["chosen"][cut:], row["rejected"]
             # A leading space stays with the completion, so that no token spans the boundary;
             # over-long rows are left out because the two trainers cut differently.
-            same = rejected.startswith(prompt) and rejected[cut:] != chosen
-            if same and chosen.strip() and rejected[cut:].strip() and len(row["chosen"]) < 3000:
-                if len(rejected) < 3000:
-                    rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected[cut:]})
+            usable = rejected.startswith(prompt) and rejected[cut:] != chosen
+            usable = usable and bool(chosen.strip()) and bool(rejected[cut:].strip())
+            if usable and max(len(row["chosen"]), len(rejected)) < 3000:
+                rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected[cut:]})
     return rows
 
 

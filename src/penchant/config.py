@@ -158,6 +158,7 @@ class RunConfig(
 
     @property
     def spec(self) -> Method:
+        """The method that `method` names."""
         return METHODS[self.method]
 
     @property
@@ -173,6 +174,7 @@ class RunConfig(
 
     @property
     def peak_learning_rate(self) -> float:
+        """The schedule's highest: as configured, or the method's default."""
         facts = self.spec.facts
         default = facts.learning_rate_lora if self.lora_r else facts.learning_rate
         return self.learning_rate or default

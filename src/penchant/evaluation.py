@@ -150,10 +150,14 @@ def _evaluate_batch(
         with reference.active() as other:
             exact = other is not None and _comparable(scorer.plan, other.plan)
             if other is not None and exact:
-                their_head = other.head_inputs(batch)
+                their_head, their_transform = other.head_inputs(batch), other.transform
         if exact:
             both = compare_heads(
-                scorer.head_inputs(batch), their_head, batch.targets, transform=scorer.transform
+                scorer.head_inputs(batch),
+                their_head,
+                batch.targets,
+                transform=scorer.transform,
+                ref_transform=their_transform,
             )
             extra["kl"], extra["entropy"] = both.kl, both.entropy
             logprobs, ref_sums = both.logprobs, completion_sums(batch, both.ref_logprobs)

@@ -18,6 +18,7 @@ from accelerate.utils import set_seed
 
 from penchant.checkpoint import is_disk_full
 from penchant.config import RunConfig, load_config
+from penchant.data.records import Pair
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedPair, TokenReport
 from penchant.engine import Engine
@@ -323,9 +324,10 @@ class _Run:
 
     def _sample(self, step: int) -> None:
         """Let the model answer the first held-out prompts, each once."""
-        prompts = {}
-        for pair, example in zip(self.eval_pairs, self.eval_set, strict=False):
-            prompts.setdefault(tuple(example.prompt), pair)
+        pairs = {pair.where: pair for pair in self.eval_pairs}
+        prompts: dict[tuple[int, ...], Pair] = {}
+        for example in self.eval_set:  # tokenising may have dropped some pairs
+            prompts.setdefault(tuple(example.prompt), pairs[example.where])
         chosen = list(prompts.items())[: self.config.eval_samples]
         if not chosen or not self.accelerator.is_main_process:
             return

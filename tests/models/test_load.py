@@ -63,7 +63,7 @@ def test_a_name_with_one_slash_is_a_hub_id(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["nowhere", "./a/b", "/no/such/model", "~/models/x", "a/b/c"])
 def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="no such model.*neither a folder nor a hub id") as caught:
+    with pytest.raises(ModelError, match=r"no such model.*neither a folder nor a hub id") as caught:
         resolve(name)
     assert name in str(caught.value)
 

@@ -14,6 +14,7 @@ from penchant.models import logprobs
 from penchant.models.logprobs import LogitTransform, compare_heads, completion_logprobs
 
 WIDTH = 1024  # the narrowest chunk
+AS_IS = LogitTransform()
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def _small_chunks(monkeypatch):
     monkeypatch.setattr(logprobs, "ROWS_AT_ONCE", 5)
 
 
-def naive_logits(hidden, weight, bias=None, transform=LogitTransform()):
+def naive_logits(hidden, weight, bias=None, transform=AS_IS):
     logits = hidden @ weight.t()
     if bias is not None:
         logits = logits + bias
@@ -33,7 +34,7 @@ def naive_logits(hidden, weight, bias=None, transform=LogitTransform()):
     return logits
 
 
-def naive(hidden, weight, targets, bias=None, transform=LogitTransform()):
+def naive(hidden, weight, targets, bias=None, transform=AS_IS):
     rows = naive_logits(hidden, weight, bias, transform).log_softmax(-1)
     return rows.gather(1, targets.unsqueeze(1)).squeeze(1)
 

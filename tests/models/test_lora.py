@@ -125,5 +125,6 @@ def test_all_linear_leaves_the_head_alone(make_model):
 
 
 def test_a_layer_name_that_does_not_exist_is_the_users_mistake(make_model):
-    with pytest.raises(ModelError, match="lora_target_modules 'nonsense'"):
-        ours(make_model(), target_modules="nonsense")
+    for names in ("nonsense", "q_proj, nonsense"):
+        with pytest.raises(ModelError, match=r"lora_target_modules.*nonsense"):
+            ours(make_model(), target_modules=names)

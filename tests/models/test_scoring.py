@@ -40,7 +40,7 @@ def gradients(model, values):
 
 
 def assert_same_gradients(found, expected, tolerance):
-    """Errors are relative to the parameter's gradient; those of key biases are zero but for noise."""
+    """Errors are relative to the gradient; those of key biases are zero but for noise."""
     assert found.keys() == expected.keys()
     largest = max(gradient.norm() for gradient in expected.values())
     for name, gradient in found.items():

@@ -143,9 +143,7 @@ def test_a_model_that_ignores_the_hook_is_found_out(make_model, groups, caplog, 
     assert_right(scorer, make_model(), groups, plain_logprobs)
 
 
-def test_a_head_that_is_more_than_a_matrix_is_found_out(
-    make_model, groups, caplog, plain_logprobs
-):
+def test_a_head_that_is_more_than_a_matrix_is_found_out(make_model, groups, caplog, plain_logprobs):
     class Doubled(torch.nn.Linear):
         def forward(self, x):
             return super().forward(2 * x)
@@ -159,6 +157,20 @@ def test_a_head_that_is_more_than_a_matrix_is_found_out(
     assert plan == ScoringPlan(False, False, "sdpa", reason=plan.reason)
     assert len(warnings) == 1
     assert "padded log-probs differ" in warnings[0]
+    assert_right(scorer, make(), groups, plain_logprobs)
+
+
+def test_a_head_without_a_weight_of_its_own_is_run_as_it_is(
+    make_model, groups, caplog, plain_logprobs
+):
+    def make():
+        model = make_model()
+        model.lm_head = torch.nn.Sequential(model.lm_head)
+        return model
+
+    scorer, plan, warnings = planned(make(), groups, caplog)
+    assert (plan.packed, plan.fused_head) == (False, False)
+    assert "AttributeError in the forward" in warnings[0]
     assert_right(scorer, make(), groups, plain_logprobs)
 
 
@@ -200,9 +212,7 @@ def test_the_attention_key_chooses_the_layout_and_the_kernel(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
-def test_bf16_autocast_of_single_precision_weights_stays_packed(
-    family, make_model, groups, caplog
-):
+def test_bf16_autocast_of_single_precision_weights_stays_packed(family, make_model, groups, caplog):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, plan, warnings = planned(make_model(family), groups, caplog)
     assert plan.packed, warnings

@@ -7,7 +7,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict, TypeGuard
+from typing import TypedDict
+
+from typing_extensions import TypeIs
 
 from penchant.errors import UserError
 
@@ -103,7 +105,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def is_chat(text: Text) -> TypeGuard[Messages]:
+def is_chat(text: Text) -> TypeIs[Messages]:
     """Whether a text is messages rather than a plain string."""
     return not isinstance(text, str)
 

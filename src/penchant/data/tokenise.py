@@ -30,6 +30,7 @@ class TokenisedPair:
     where: str
 
     def group(self) -> Group:
+        """For the batch: the chosen completion first."""
         return Group(self.prompt, (self.chosen, self.rejected))
 
 
@@ -207,7 +208,7 @@ class PairTokeniser:
                 "chat_template (a Jinja file), or use an instruction-tuned model"
             )
         rendered: Any = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
+            [{**message} for message in messages],  # type: ignore[arg-type]
             tokenize=False,
             add_generation_prompt=generation_prompt,
         )
@@ -221,6 +222,6 @@ class PairTokeniser:
     def _is_blank(self, token: int) -> bool:
         if token not in self._blank:
             self._blank[token] = (
-                token not in self.end_ids and not self.tokenizer.decode([token]).strip()
+                token not in self.end_ids and not str(self.tokenizer.decode([token])).strip()
             )
         return self._blank[token]

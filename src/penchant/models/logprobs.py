@@ -261,15 +261,17 @@ def compare_heads(
     targets: Tensor,
     *,
     transform: LogitTransform = LogitTransform(),
+    ref_transform: LogitTransform | None = None,
 ) -> Comparison:
     """Exact token-level KL, entropy and log-probs without `[N, V]` logits.
 
     Args:
         policy, reference: hidden states `[N, H]`, head `[V, H]` and bias of each.
         targets: `[N]`, token ids.
-        transform: what the model does to its logits.
+        transform: what the policy does to its logits.
+        ref_transform: what the reference does; the same unless given.
     """
-    heads = [_Head(h, w, b, transform) for h, w, b in (policy, reference)]
+    heads = [_Head(*policy, transform), _Head(*reference, ref_transform or transform)]
     parts = [
         _compare_rows(heads, policy[0][rows], reference[0][rows], targets[rows])
         for rows in _row_chunks(len(targets))

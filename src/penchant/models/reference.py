@@ -50,12 +50,13 @@ class AdapterReference:
     def __init__(self, policy: Scorer) -> None:
         assert isinstance(policy.model, PeftModel)
         self._policy = policy
+        self._adapted: PeftModel = policy.model
 
     @contextmanager
     def active(self) -> Iterator[Scorer]:
         was_training = self._policy.training
         self._policy.eval()
-        with self._policy.model.disable_adapter():
+        with self._adapted.disable_adapter():
             yield self._policy
         self._policy.train(was_training)
 

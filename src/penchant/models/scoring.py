@@ -33,6 +33,7 @@ class ScoringPlan:
     largest_difference: float = 0.0
 
     def describe(self) -> str:
+        """One line for the screen and the summary."""
         layout = f"packed shared prompts ({self.kernel})" if self.packed else "padded"
         head = "fused" if self.fused_head else "full logits"
         why = f"; {self.reason}" if self.reason else ""
@@ -127,10 +128,11 @@ class Scorer(nn.Module):
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model under a possible adapter; its layers hold the adapter's."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base
 
 
-def effective_head(hidden: Tensor, head: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
+def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Hidden states `[N, H']`, weight `[V, H']` and bias of one plain linear head.
 
     A LoRA head is `W h + s B A dropout(h)`: the same as `[W, s B]` applied to `[h, A dropout(h)]`,
@@ -142,14 +144,16 @@ def effective_head(hidden: Tensor, head: nn.Module) -> tuple[Tensor, Tensor, Ten
         return effective_head(hidden, used)
     if not isinstance(head, LoraLayer):
         return hidden, head.weight, head.bias
-    base = head.get_base_layer()
-    columns, blocks = [hidden], [base.weight]
-    if not head.disable_adapters and not head.merged:
-        for name in head.active_adapters:
-            if name in head.lora_A:
-                dropped = head.lora_dropout[name](hidden)
-                columns.append(head.lora_A[name](dropped.to(head.lora_A[name].weight.dtype)))
-                blocks.append(head.lora_B[name].weight * head.scaling[name])
+    layer: Any = head
+    base = layer.get_base_layer()
+    columns: list[Tensor] = [hidden]
+    blocks: list[Tensor] = [base.weight]
+    if not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                dropped = layer.lora_dropout[name](hidden)
+                columns.append(layer.lora_A[name](dropped.to(layer.lora_A[name].weight.dtype)))
+                blocks.append(layer.lora_B[name].weight * layer.scaling[name])
     if len(columns) == 1:
         return hidden, base.weight, base.bias
     return (

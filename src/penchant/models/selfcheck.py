@@ -78,7 +78,7 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
 def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> str:
     try:
         found = scorer(scorer.batch(groups))
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return f"{type(error).__name__} in the forward: {error}"
     difference = (found - expected).abs()
     device = scorer.causal_model.device.type
