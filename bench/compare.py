@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -91,7 +92,9 @@ def random_llama(size: str, tokenizer_of: str, folder: Path) -> str:
 
 def run(name: str, settings: Settings) -> Outcome:
     command = [sys.executable, str(HERE / f"run_{name}.py"), settings.to_json()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Penchant sets this for its own process; TRL runs as it comes.
+    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     for line in done.stdout.splitlines():
         if line.startswith("OUTCOME "):
             return Outcome(**json.loads(line.removeprefix("OUTCOME ")))
