@@ -6,6 +6,7 @@ import logging
 import platform
 import resource
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
@@ -19,7 +20,7 @@ from rich.progress import track as rich_track
 Item = TypeVar("Item")
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 def setup_logging() -> None:
@@ -29,6 +30,9 @@ def setup_logging() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+    # PEFT calls an old name of a transformers property: nothing a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
     from transformers.utils import logging as transformers_logging
 

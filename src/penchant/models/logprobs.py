@@ -110,6 +110,14 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a @ b).to(dtype)
 
 
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += product(a, b, total.dtype)
+
+
 class _Walk:
     """One pass over the vocabulary for some rows: online softmax, optionally its mean embedding."""
 
@@ -136,10 +144,7 @@ class _Walk:
                 if isinstance(slope, torch.Tensor):
                     weights *= slope
                 mean.mul_(correction.unsqueeze(1))
-                if mean.dtype == chunk.dtype:
-                    mean.addmm_(weights, chunk)
-                else:
-                    mean += product(weights.to(head.dtype), chunk, head.accumulate)
+                add_product(mean, weights.to(head.dtype), chunk)
         self.logsumexp = maximum + total.log()
         self.logprobs = target_logit - self.logsumexp
         if mean is not None:
@@ -232,8 +237,8 @@ class _TrainableHead(torch.autograd.Function):
                 if d_bias is not None:
                     d_bias[vocabulary] += d_logits.sum(0)
                 d_logits = d_logits.to(head.dtype)
-                d_hidden[rows] += product(d_logits, chunk, head.accumulate)
-                d_weight[vocabulary] += product(d_logits.t(), inputs, head.accumulate)
+                add_product(d_hidden[rows], d_logits, chunk)
+                add_product(d_weight[vocabulary], d_logits.t(), inputs)
         return (
             d_hidden.to(hidden.dtype),
             d_weight.to(head.weight.dtype),
