@@ -8,10 +8,18 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import penchant
 import records
 from compare import demo_model
+from penchant.data.read import read_pairs
+from penchant.data.records import Pair
+from penchant.data.split import split_by_prompt
+
+
+def rows(pairs: list[Pair]) -> list[dict[str, Any]]:
+    return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
 
 
 def main() -> None:
@@ -25,26 +33,28 @@ def main() -> None:
         raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
     accuracies = []
     for seed in options.seeds.split(","):
+        train, held_out = split_by_prompt(read_pairs(data).pairs, 0.8, int(seed))
+        run = options.output / f"seed-{seed}"
         result = penchant.train(
             "dpo",
             model=options.model or demo_model(),
-            data=data,
-            output=options.output / f"seed-{seed}",
-            train_fraction=0.8,
+            data=rows(train),
+            output=run,
             learning_rate=5e-5,
             beta=0.1,
-            per_device_train_batch_size=4,
-            gradient_accumulation_steps=4,
-            eval_samples=0,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
             seed=int(seed),
             resume=True,
         )
-        assert result.after is not None
-        accuracies.append(result.after.accuracy)
+        # Once, behind training: an untrained policy's implicit rewards are all 0.
+        after = penchant.evaluate(model=run, data=rows(held_out))
+        accuracies.append(after.accuracy)
         print(
-            f"seed {seed}: accuracy {result.after.accuracy:.3f}, margin {result.after.margin:.3f}, "
-            f"kl {result.after.kl:.4f} nats a token, {result.after.num_pairs} held-out pairs, "
-            f"{result.examples_per_second:.2f} pairs/s, {result.train_seconds:.0f} s",
+            f"seed {seed}: accuracy {after.accuracy:.3f}, margin {after.margin:.3f}, "
+            f"kl {after.kl:.4f} nats a token, {len(train)} training and {after.num_pairs} "
+            f"held-out pairs, {result.examples_per_second:.2f} pairs/s, "
+            f"{result.train_seconds:.0f} s",
             flush=True,
         )
     print(f"mean of {len(accuracies)} seeds: {statistics.mean(accuracies):.3f}")

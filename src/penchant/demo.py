@@ -1,4 +1,4 @@
-"""`penchant demo`: a real model tuned on the sample set in about five minutes on two cores."""
+"""`penchant demo`: a real model tuned on the sample set in five to seven minutes on two cores."""
 
 from __future__ import annotations
 
