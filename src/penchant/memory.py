@@ -40,16 +40,27 @@ def activation_bytes_per_token(scorer: Scorer, example: TokenisedPair) -> float:
 
 
 def wants_checkpointing(
-    scorer: Scorer, examples: Sequence[TokenisedPair], micro_batch_size: int
+    scorer: Scorer,
+    examples: Sequence[TokenisedPair],
+    micro_batch_size: int,
+    *,
+    reserved_bytes: int = 0,
 ) -> bool:
-    """Whether the longest micro-batch would not fit beside gradients and optimizer state."""
+    """Whether the longest micro-batch would not fit beside gradients and optimizer state.
+
+    Args:
+        scorer: planned, on its device.
+        examples: the training pairs.
+        micro_batch_size: pairs a forward pass.
+        reserved_bytes: what will be allocated later, such as a frozen copy.
+    """
     longest = max(examples, key=lambda e: e.group().num_tokens)
     sizes = sorted((e.group().num_tokens for e in examples), reverse=True)
     shortest = min(examples, key=lambda e: e.group().num_tokens)
     per_token = activation_bytes_per_token(scorer, shortest)
     tokens = sum(sizes[:micro_batch_size])
     trained = sum(p.numel() * p.element_size() for p in scorer.parameters() if p.requires_grad)
-    needed = per_token * tokens + 3 * trained  # gradients and AdamW's two moments
+    needed = reserved_bytes + per_token * tokens + 3 * trained  # gradients and AdamW's two moments
     available = USABLE * memory_available_bytes(scorer.causal_model.device)
     logger.info(
         "activations: %.2f MB a token, at most %.2f GB a micro-batch (longest record: %s)",

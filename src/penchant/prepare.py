@@ -120,13 +120,13 @@ def make_tokeniser(
     )
 
 
-def choose_reference(config: RunConfig, policy: Scorer, num_epochs: float) -> str:
+def choose_reference(config: RunConfig, policy: Scorer) -> str:
     """What `reference: auto` means for this run."""
     if config.reference != "auto":
         return config.reference
     if config.lora_r and not config.reference_model:
         return "adapter"
-    if num_epochs > 1 or not _copy_fits(policy):
+    if config.num_train_epochs > 1 or not _copy_fits(policy):
         return "cache"
     return "copy"
 
@@ -144,7 +144,7 @@ def make_reference(
         policy: still as it was loaded: it is the reference, unless another was named.
         examples: every pair that will be scored, held-out ones too.
     """
-    kind = choose_reference(config, policy, config.num_train_epochs)
+    kind = choose_reference(config, policy)
     if kind == "adapter":
         return AdapterReference(policy)
     held = (

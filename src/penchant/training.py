@@ -33,6 +33,7 @@ from penchant.models.scoring import PLAIN, Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.prepare import (
     RunData,
+    choose_reference,
     load_policy,
     make_reference,
     make_tokeniser,
@@ -221,8 +222,13 @@ class _Run:
         wanted = self.config.gradient_checkpointing
         if wanted != "auto":
             return wanted == "on"
+        copied = choose_reference(self.config, self.scorer) == "copy"
+        weights = sum(p.numel() * p.element_size() for p in self.scorer.parameters())
         return wants_checkpointing(
-            self.scorer, self.train_set, self.config.per_device_train_batch_size
+            self.scorer,
+            self.train_set,
+            self.config.per_device_train_batch_size,
+            reserved_bytes=weights if copied and self.config.spec.needs_reference else 0,
         )
 
     def _make_reference(self, precision: str) -> Reference | None:
