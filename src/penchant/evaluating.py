@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from penchant.config import RunConfig, load_config
 from penchant.data.read import read_pairs
+from penchant.data.tokenise import TokenisedPair
 from penchant.errors import ConfigError
 from penchant.evaluation import Evaluation, evaluate_pairs
 from penchant.methods import METHODS
@@ -60,49 +61,55 @@ def evaluate(
     tokenizer = load_tokenizer(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
-    device = Accelerator().device
-    policy: Any = load_causal_model(
-        folder,
-        dtype=torch.float32,
-        trust_remote_code=config.trust_remote_code,
-        keep_adapter=True,
-    ).to(device)
+    policy = _load(folder, config, keep_adapter=True)
     tokeniser = make_tokeniser(config, tokenizer, policy)
     examples, _ = tokenise(pairs.pairs, tokeniser, "held-out")
     assert tokenizer.pad_token_id is not None  # load_tokenizer falls back to EOS
-    scorer = Scorer(policy, tokenizer.pad_token_id)
-    groups = [example.group() for example in examples[:2]]
-
-    def plan(one: Scorer) -> Scorer:
-        with torch.no_grad():
-            plan_scoring(one, groups, attention=config.attention, max_length=config.max_length)
-        return one
-
-    plan(scorer)
-    settings = _run_settings(Path(model))
-    named = reference or settings.get("reference_model")
-    start = named or settings.get("model")
-    compared: Reference
-    if isinstance(policy, PeftModel) and named is None:
-        compared = AdapterReference(scorer)
-    elif start is not None:
-        other: Any = load_causal_model(
-            resolve(str(start), config.cache_dir),
-            dtype=torch.float32,
-            trust_remote_code=config.trust_remote_code,
-        ).to(device)
-        compared = CopyReference(plan(Scorer(other, tokenizer.pad_token_id)))
-    else:
-        raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
+    scorer = _planned(Scorer(policy, tokenizer.pad_token_id), examples, config)
     return evaluate_pairs(
         scorer,
-        compared,
+        _compared_with(scorer, Path(model), reference, examples, config),
         examples,
         config.spec,
         config.options,
         batch_size=batch_size,
         progress=track,
     )
+
+
+def _load(folder: str, config: RunConfig, *, keep_adapter: bool = False) -> Any:
+    model: Any = load_causal_model(
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=config.trust_remote_code,
+        keep_adapter=keep_adapter,
+    )
+    return model.to(Accelerator().device)
+
+
+def _planned(scorer: Scorer, examples: list[TokenisedPair], config: RunConfig) -> Scorer:
+    groups = [example.group() for example in examples[:2]]
+    plan_scoring(scorer, groups, attention=config.attention, max_length=config.max_length)
+    return scorer
+
+
+def _compared_with(
+    scorer: Scorer,
+    model: Path,
+    named: str | Path | None,
+    examples: list[TokenisedPair],
+    config: RunConfig,
+) -> Reference:
+    """The model that was named, or what the run or the adapter started from."""
+    settings = _run_settings(model)
+    named = named or settings.get("reference_model")
+    if isinstance(scorer.model, PeftModel) and named is None:
+        return AdapterReference(scorer)
+    start = named or settings.get("model")
+    if start is None:
+        raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
+    other = _load(resolve(str(start), config.cache_dir), config)
+    return CopyReference(_planned(Scorer(other, scorer.pad_token_id), examples, config))
 
 
 def _run_settings(model: Path) -> dict[str, Any]:
