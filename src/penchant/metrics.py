@@ -21,7 +21,7 @@ class StepMetrics:
     def add(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
         """Add `[examples]` values; a weight of 0 leaves out examples that only fill a rank."""
         for name, value in values.items():
-            total = value.detach().sum(dtype=torch.float64).cpu()
+            total = value.detach().cpu().sum(dtype=torch.float64)
             self._sums[name] = self._sums[name] + total * weight
 
     def means(self, count: int, accelerator: Accelerator) -> dict[str, float]:

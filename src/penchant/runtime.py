@@ -68,7 +68,11 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     """fp32, bf16 or fp16; auto is bf16 on a GPU that has it."""
     if wanted != "auto":
         return wanted
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return (
+        "bf16"
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "fp32"
+    )
 
 
 def versions() -> dict[str, str]:
