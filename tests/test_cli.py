@@ -196,7 +196,7 @@ def test_evaluate_json_has_the_numbers_of_every_file(
     assert main([*given, *(word for file in files for word in ("--data", file))]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == files
-    assert [found[file]["num_pairs"] for file in files] == [8, 24]
+    assert [found[file]["num_examples"] for file in files] == [8, 24]
     for file in files:
         assert {"accuracy", "margin", "logprob_chosen", "logprob_rejected", "kl"} <= set(
             found[file]

@@ -35,7 +35,7 @@ from penchant.models.reference import frozen_copy
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.rundir import RunDirectory
-from penchant.training import TrainResult, make_accelerator
+from penchant.result import TrainResult, make_accelerator
 
 # How a step is divided
 

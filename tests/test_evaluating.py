@@ -12,7 +12,7 @@ import penchant
 from penchant.data.records import DataError
 from penchant.errors import ConfigError, ModelError
 from penchant.evaluation import Evaluation
-from penchant.training import TrainResult
+from penchant.result import TrainResult
 
 NUMBERS = (
     "loss", "accuracy", "margin", "reward_chosen", "reward_rejected", "logprob_accuracy",
@@ -22,7 +22,7 @@ NUMBERS = (
 
 def same(found: Evaluation, expected: Evaluation | None) -> None:
     assert expected is not None
-    assert found.num_pairs == expected.num_pairs
+    assert found.num_examples == expected.num_examples
     for name in NUMBERS:
         if getattr(expected, name) is not None:  # a cache holds no reference to take KL from
             assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-4), name

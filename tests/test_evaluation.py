@@ -94,7 +94,7 @@ def test_every_number_equals_the_naive_computation(plan, batch_size, make_model)
     assert 0 < expected["accuracy"] < 1
     reference = CopyReference(scorer_for(make_model(seed=1), plan))
     found = evaluate(scorer_for(make_model(), plan), reference, batch_size=batch_size, beta=0.3)
-    assert found.num_pairs == len(EXAMPLES)
+    assert found.num_examples == len(EXAMPLES)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, abs=2e-5, rel=1e-5), name
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import penchant
 from penchant.data.records import DataError
-from penchant.data.tokenise import PairTokeniser, TokenisedPair
+from penchant.data.tokenise import Tokeniser, TokenisedPair
 from penchant.errors import ConfigError, ModelError, TrainingError, UserError
 from penchant.models.load import load_tokenizer
-from penchant.training import TrainResult
+from penchant.result import TrainResult
 
 STEP_METRICS = {
     "loss", "reward/chosen", "reward/rejected", "reward/margin", "reward/accuracy",
@@ -42,8 +42,8 @@ def losses(result: TrainResult) -> list[float]:
 def tokenised(file: Path | str, model: Path | str) -> list[TokenisedPair]:
     from penchant.data.read import read_pairs
 
-    tokeniser = PairTokeniser(load_tokenizer(str(model)), max_length=64, max_prompt_length=32)
-    return tokeniser(read_pairs(file).pairs)[0]
+    tokeniser = Tokeniser(load_tokenizer(str(model)), max_length=64, max_prompt_length=32)
+    return tokeniser.pairs(read_pairs(file).pairs)[0]
 
 
 @torch.no_grad()
@@ -146,8 +146,8 @@ def test_summary_holds_what_the_result_says(run: TrainResult) -> None:
     assert summary["memory_peak_bytes"] > 50e6  # bytes, not kilobytes
     assert summary["examples_per_second"] == pytest.approx(240 / summary["train_seconds"])
     for moment in ("evaluation_before", "evaluation_after"):
-        assert summary[moment]["num_pairs"] == 8
-    assert summary["tokenising"]["training"]["num_pairs"] == 24
+        assert summary[moment]["num_examples"] == 8
+    assert summary["tokenising"]["training"]["num_examples"] == 24
 
 
 def test_samples_hold_the_answers_before_and_after(run: TrainResult) -> None:
@@ -325,9 +325,9 @@ def test_rows_and_datasets_train_like_their_file(
 def test_train_fraction_holds_out_the_rest(tmp_path: Path, tiny_keys: dict[str, Any]) -> None:
     result = penchant.train("dpo", output=tmp_path / "run", train_fraction=0.75, **tiny_keys)
     assert result.after is not None
-    assert result.after.num_pairs == 6
+    assert result.after.num_examples == 6
     summary = json.loads((result.output / "summary.json").read_text())
-    assert summary["tokenising"]["training"]["num_pairs"] == 18
+    assert summary["tokenising"]["training"]["num_examples"] == 18
 
 
 def test_chat_data_is_trained_with_the_models_template(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from penchant.evaluating import evaluate
     from penchant.evaluation import Evaluation
     from penchant.methods import METHODS
-    from penchant.training import TrainResult, train
+    from penchant.result import TrainResult
+    from penchant.training import train
 
 # Huge pages for PyTorch's large tensors on Linux CPUs: less memory lost to fragmentation and
 # fewer page faults. PyTorch reads this at its first allocation.
@@ -32,7 +33,7 @@ __all__ = ["METHODS", "Evaluation", "TrainResult", "evaluate", "train"]
 _HOMES = {
     "METHODS": "penchant.methods",
     "Evaluation": "penchant.evaluation",
-    "TrainResult": "penchant.training",
+    "TrainResult": "penchant.result",
     "evaluate": "penchant.evaluating",
     "train": "penchant.training",
 }

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from penchant.atomic import flush_to_disk
 from penchant.errors import TrainingError
 
 logger = logging.getLogger("penchant")
@@ -53,10 +53,10 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(digests))
         for file in partial.iterdir():
-            _flush_to_disk(file)
+            flush_to_disk(file)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-        _flush_to_disk(folder)
+        flush_to_disk(folder)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         if not is_disk_full(error):
@@ -106,8 +106,16 @@ def load_newest(folder: Path) -> TrainingState | None:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, oldest first."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    """Steps that have a checkpoint, oldest first; other files may lie beside them."""
+    names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove one checkpoint, and the folder when it was the only one."""
+    shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[int]) -> None:
@@ -119,14 +127,6 @@ def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[in
     for saved in reached[:-keep_newest]:
         if saved not in keep:
             shutil.rmtree(folder / f"step-{saved}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one move."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _flush_to_disk(partial)
-    partial.replace(path)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -142,11 +142,3 @@ def _digest(file: Path) -> str:
         while chunk := stream.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from penchant.evaluation import Evaluation
-    from penchant.training import TrainResult
+    from penchant.result import TrainResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(evaluate)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command=_methods)
+    _add_data(commands.add_parser("data", help="convert preference data"))
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
@@ -144,6 +145,22 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="one JSON object by file, on standard output")
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    tools = parser.add_subparsers(required=True, metavar="TOOL")
+    convert = tools.add_parser(
+        "convert",
+        help="turn pairs into labels, or labels into pairs",
+        description="Write pairs as labels (two each), or labels as pairs (within a prompt).",
+    )
+    convert.set_defaults(command=_convert)
+    add = convert.add_argument
+    add("source", metavar="FILE", help="what to read, in any form that training takes")
+    add("--to", required=True, choices=("labels", "pairs"), help="what to write")
+    add("--output", required=True, type=Path, metavar="OUT", help="a new .jsonl file")
+    add("--split", default="train", help="of a source that has several (default: train)")
+    add("--strict", action="store_true", help="any refused row is an error")
+
+
 def _train(values: dict[str, Any]) -> None:
     from penchant.training import train
 
@@ -159,6 +176,12 @@ def _evaluate(values: dict[str, Any]) -> None:
         print(json.dumps({file: asdict(one) for file, one in found.items()}, indent=2))
         return
     print_evaluations(found)
+
+
+def _convert(values: dict[str, Any]) -> None:
+    from penchant.data.convert import convert
+
+    print(convert(**values).summary())
 
 
 def _demo(values: dict[str, Any]) -> None:

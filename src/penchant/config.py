@@ -13,9 +13,12 @@ from penchant.errors import ConfigError
 from penchant.methods import METHODS, Method, MethodOptions
 
 # What config.yaml of a run holds beside its keys.
-RECORDED = ("data_fingerprints", "versions")
+RECORDED = ("data_fingerprints", "num_processes", "versions")
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 REMOVED_NAMES = {"ref_model": "reference_model", "output_dir": "output", "lr": "learning_rate"}
+
+
+ReferenceKind = Literal["auto", "adapter", "copy", "copy-8bit", "copy-4bit", "cache", "none"]
 
 
 class _Section(BaseModel):
@@ -57,6 +60,9 @@ class DataSection(_Section):
     chat_template: str | None = Field(
         None, description="A Jinja file to use in place of the model's chat template."
     )
+    unpair: bool = Field(
+        False, description="Methods for labels: turn each pair into a good and a bad completion."
+    )
     shuffle: bool = Field(True, description="Visit the pairs in a new random order every epoch.")
 
 
@@ -73,12 +79,19 @@ class ModelSection(_Section):
         description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA), or plain: "
         "pad instead of packing.",
     )
-    reference: Literal["auto", "adapter", "copy", "cache"] = Field(
+    reference: ReferenceKind = Field(
         "auto",
-        description="Where reference log-probs come from: the switched-off adapter, a frozen copy, "
-        "or a disk cache filled once.",
+        description="Where reference log-probs come from: the switched-off adapter, a frozen copy "
+        "(also quantised), or a disk cache filled once; none: the method has no reference.",
     )
     reference_model: str | None = Field(None, description="Another model as the reference.")
+    sync_ref_model: bool = Field(
+        False, description="Let the reference follow the policy (TR-DPO); keeps a copy."
+    )
+    ref_model_mixup_alpha: float = Field(
+        0.6, gt=0, le=1, description="Share of the policy that a synchronisation mixes in."
+    )
+    ref_model_sync_steps: int = Field(512, ge=1, description="Synchronise every so many steps.")
     cache_dir: Path | None = Field(
         None, description="Of reference log-probs; default ~/.cache/penchant (PENCHANT_CACHE)."
     )
@@ -197,11 +210,7 @@ class RunConfig(
                 f"max_prompt_length ({self.max_prompt_length}) leaves no room for a completion in "
                 f"max_length ({self.max_length}); lower it or raise max_length"
             )
-        if self.reference == "adapter" and (self.lora_r == 0 or self.reference_model):
-            raise ValueError(
-                "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
-                "set reference to copy or cache"
-            )
+        self._check_reference()
         if not self.lora_r and self.dtype not in ("auto", "fp32"):
             raise ValueError(
                 f"dtype {self.dtype} with lora_r 0 would train half-precision weights, whose small "
@@ -215,7 +224,32 @@ class RunConfig(
             raise ValueError("eval_steps needs held-out pairs; set eval_data or train_fraction")
         if self.merge and self.lora_r == 0:
             raise ValueError("merge needs LoRA (lora_r > 0): there is no adapter to merge")
+        if self.unpair and self.spec.data != "labels":
+            raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self
+
+    def _check_reference(self) -> None:
+        needed = self.spec.needs_reference
+        if needed and self.reference == "none":
+            raise ValueError(f"{self.method} compares with a reference; set reference to auto")
+        if not needed and (self.reference not in ("auto", "none") or self.reference_model):
+            raise ValueError(f"{self.method} has no reference; drop reference and reference_model")
+        if self.reference == "adapter" and (self.lora_r == 0 or self.reference_model):
+            raise ValueError(
+                "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
+                "set reference to copy or cache"
+            )
+        needs = self.spec.needs(self.options)
+        if self.reference == "cache" and (needs.mismatches or needs.tail_weight != 1.0):
+            raise ValueError(
+                f"{self.method} with these options asks the reference for more than a cache holds; "
+                "set reference to adapter or copy"
+            )
+        if self.sync_ref_model and (not needed or self.reference not in ("auto", "copy")):
+            raise ValueError(
+                "sync_ref_model changes a copy of the reference; set reference to copy, and use a "
+                "method that has one"
+            )
 
 
 SECTIONS: tuple[type[_Section], ...] = (

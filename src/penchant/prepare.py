@@ -5,98 +5,294 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.data.read import read_pairs
-from penchant.data.records import Pair, PairData
+from penchant.data.read import read_labels, read_pairs
+from penchant.data.records import Label, LabelData, Pair, PairData
+from penchant.data.source import DatasetSource
 from penchant.data.split import shared_prompts, split_by_prompt
-from penchant.data.tokenise import PairTokeniser, TokenisedPair, TokenReport
-from penchant.errors import ConfigError, ModelError
+from penchant.data.tokenise import TokenisedLabel, TokenisedPair, Tokeniser, TokenReport
+from penchant.errors import ConfigError
+from penchant.memory import enable_checkpointing, training_bytes, usable_bytes
+from penchant.models.heads import RewardScorer
 from penchant.models.load import (
     DTYPES,
-    default_cache_dir,
     end_token_ids,
+    is_adapter,
     load_causal_model,
+    load_score_model,
+    load_tokenizer,
     resolve,
 )
 from penchant.models.lora import add_lora
-from penchant.models.reference import (
-    AdapterReference,
-    CachedReference,
-    CopyReference,
-    Reference,
-    frozen_copy,
-)
+from penchant.models.reference import Reference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.runtime import memory_available_bytes, track
+from penchant.objectives import objective_of
+from penchant.objectives.base import Parts
+from penchant.objectives.labels import LabelObjective, blocks_of
+from penchant.references import ReferenceMaker
+from penchant.runtime import resolve_precision, track
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config import RunConfig
+    from penchant.objectives import Objective
 
 logger = logging.getLogger("penchant")
+
+Record = Pair | Label
+Example = TokenisedPair | TokenisedLabel
 
 
 @dataclass(frozen=True)
 class RunData:
     """What a run trains on and is held against."""
 
-    train: list[Pair]
-    evaluation: list[Pair]
-    sources: list[PairData]
+    train: Sequence[Record]
+    evaluation: Sequence[Record]
+    sources: list[PairData | LabelData]
     shared_prompts: int
 
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
-    source = read_pairs(data, strict=config.strict)
-    logger.info("%s", source.summary())
+    source = _read(config, data)
+    records = _records(source)
     if eval_data is not None:
-        held_out = read_pairs(eval_data, strict=config.strict)
-        logger.info("%s", held_out.summary())
-        shared = shared_prompts(source.pairs, held_out.pairs)
+        held_out = _read(config, eval_data)
+        shared = shared_prompts(records, _records(held_out))
         if shared:
             logger.warning(
-                "%d of %d held-out pairs have a prompt that is also trained on: accuracy will "
-                "flatter", shared, len(held_out.pairs),
+                "%d of %d held-out records have a prompt that is also trained on: accuracy will "
+                "flatter", shared, len(_records(held_out)),
             )  # fmt: skip
-        return RunData(source.pairs, held_out.pairs, [source, held_out], shared)
+        return RunData(records, _records(held_out), [source, held_out], shared)
     if config.train_fraction is None:
-        return RunData(source.pairs, [], [source], 0)
-    train, held_out_pairs = split_by_prompt(source.pairs, config.train_fraction, config.seed)
-    return RunData(train, held_out_pairs, [source], 0)
+        return RunData(records, [], [source], 0)
+    train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
+    return RunData(train, evaluation, [source], 0)
+
+
+def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
+    """The records of one source, of the kind that the method learns from."""
+    return _records(_read(config, data))
+
+
+def _read(config: RunConfig, data: Any) -> PairData | LabelData:
+    source: PairData | LabelData
+    if config.spec.data == "labels":
+        source = read_labels(data, strict=config.strict, unpair=config.unpair)
+    else:
+        source = read_pairs(data, strict=config.strict)
+    logger.info("%s", source.summary())
+    return source
+
+
+def _records(source: PairData | LabelData) -> Sequence[Record]:
+    return source.pairs if isinstance(source, PairData) else source.labels
+
+
+@dataclass
+class Setup:
+    """What a run works with, loaded once; several runs may follow each other on it.
+
+    Attributes:
+        base: the resolved name of the model.
+        tokenizer: with the template in use; end_ids: every token that ends an answer.
+        train_set, eval_set: tokenised; eval_records: what eval_set was made of.
+        reports: of tokenising, by side.
+        scorer: the policy, on its device.
+        plan: how it scores, for people.
+        reference: None for methods without one.
+        checkpointing: whether activations are recomputed.
+    """
+
+    base: str
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: list[int]
+    train_set: list[Any]
+    eval_set: list[Any]
+    eval_records: Sequence[Record]
+    reports: dict[str, TokenReport]
+    scorer: Scorer
+    plan: str = ""
+    reference: Reference | None = None
+    checkpointing: bool = False
+
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+
+    def source(self, config: RunConfig, accelerator: Accelerator) -> DatasetSource[Any]:
+        """The batches of a run on this data."""
+        return DatasetSource(
+            self.train_set,
+            micro_batch_size=config.per_device_train_batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            num_epochs=config.num_train_epochs,
+            max_steps=config.max_steps,
+            shuffle=config.shuffle,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            blocks=blocks_of(self.train_set) if config.spec.data == "labels" and config.shuffle
+            else None,
+        )  # fmt: skip
+
+    def objective(self, config: RunConfig, accelerator: Accelerator) -> Objective:
+        """The objective of the run's method on this model."""
+        parts = Parts(
+            self.scorer, self.reference, config.spec, config.options, _gather(accelerator)
+        )
+        kind = objective_of(config.spec)
+        return kind(parts, self.train_set) if kind is LabelObjective else kind(parts)
+
+
+def prepare(
+    config: RunConfig,
+    accelerator: Accelerator,
+    run_data: RunData,
+    *,
+    model: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Setup:
+    """Load, tokenise, plan, and make the reference.
+
+    Args:
+        config, accelerator: of the run.
+        run_data: as `read_run_data` returned it.
+        model, tokenizer: in place of what `config.model` names.
+
+    Raises:
+        UserError: something named in the configuration cannot serve.
+    """
+    precision = resolve_precision(config.precision, accelerator.device)
+    base = config.model if model is not None else resolve(config.model, config.cache_dir)
+    tokenizer = tokenizer or load_tokenizer(
+        base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    policy = load_policy(config, precision, base, model)
+    setup = _tokenised(config, base, tokenizer, policy, run_data)
+    policy.to(accelerator.device)
+    with accelerator.autocast():
+        groups = [example.group() for example in setup.train_set]
+        setup.plan = plan_scoring(
+            setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
+        ).describe()
+        logger.info("%s", setup.plan)
+        needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
+    spare = usable_bytes(setup.scorer) - needed
+    maker = ReferenceMaker(config, setup.scorer, accelerator, precision, base)
+    kind = maker.choose(spare)
+    setup.checkpointing = _wants_checkpointing(
+        config, spare - (maker.copy_bytes() if kind == "copy" else 0)
+    )
+    if setup.checkpointing:
+        enable_checkpointing(setup.scorer.causal_model)
+    scored = [*setup.source(config, accelerator).visited(), *setup.eval_set]
+    setup.reference = maker.make(kind, [example.group() for example in scored])
+    if setup.reference is not None:
+        logger.info("reference: %s", setup.reference.kind)
+    return setup
+
+
+def _tokenised(
+    config: RunConfig,
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    policy: Any,
+    run_data: RunData,
+) -> Setup:
+    tokeniser = make_tokeniser(config, tokenizer, policy)
+    train_set, train_report = tokenise(run_data.train, tokeniser, "training")
+    reports = {"training": train_report}
+    eval_set: list[Any] = []
+    if run_data.evaluation:
+        eval_set, reports["held_out"] = tokenise(run_data.evaluation, tokeniser, "held-out")
+    if config.spec.data == "labels":
+        _require_mismatches(config, train_set)
+    return Setup(
+        base=base,
+        tokenizer=tokenizer,
+        end_ids=end_token_ids(policy),
+        train_set=train_set,
+        eval_set=eval_set,
+        eval_records=run_data.evaluation,
+        reports=reports,
+        scorer=make_scorer(config, tokenizer, policy),
+    )
+
+
+def make_scorer(config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Scorer:
+    """The scorer of a method's kind of model."""
+    assert tokenizer.pad_token_id is not None  # load_tokenizer falls back to EOS
+    pad_token_id = int(tokenizer.pad_token_id)
+    if config.spec.model == "language":
+        return Scorer(model, pad_token_id)
+    model.config.pad_token_id = pad_token_id  # transformers finds the last token by it
+    return RewardScorer(model, pad_token_id)
+
+
+def _require_mismatches(config: RunConfig, examples: Sequence[Any]) -> None:
+    """Refuse what no mismatched completion can be found for."""
+    if not config.spec.needs(config.options).mismatches:
+        return
+    if config.per_device_train_batch_size * config.gradient_accumulation_steps == 1:
+        raise ConfigError(
+            f"{config.method} estimates its KL term from the other completions of a step, and a "
+            "step of one has none: the term would equal the reward it is compared with; raise "
+            "per_device_train_batch_size or gradient_accumulation_steps"
+        )
+    if all(example.prompt == examples[0].prompt for example in examples):
+        raise ConfigError(
+            f"{config.method} estimates its KL term from completions of other prompts, but all "
+            "training records have the same prompt; add records with other prompts"
+        )
 
 
 def tokenise(
-    pairs: Sequence[Pair], tokeniser: PairTokeniser, name: str
-) -> tuple[list[TokenisedPair], TokenReport]:
+    records: Sequence[Record], tokeniser: Tokeniser, name: str
+) -> tuple[list[Any], TokenReport]:
     """Tokenise one side of the data and say what was cut or dropped.
 
     Raises:
         ConfigError: nothing is left.
     """
-    examples, report = tokeniser(track(pairs, f"tokenising {name}"))
+    shown = track(records, f"tokenising {name}")
+    examples: Sequence[Example]
+    if isinstance(records[0], Label):
+        examples, report = tokeniser.labels(shown)  # type: ignore[arg-type]
+    else:
+        examples, report = tokeniser.pairs(shown)  # type: ignore[arg-type]
     logger.info("%s: %s", name, report.summary())
     if not examples:
-        raise ConfigError(f"no {name} pair is left after tokenising ({report.summary()})")
-    return examples, report
+        raise ConfigError(f"no {name} record is left after tokenising ({report.summary()})")
+    return list(examples), report
 
 
-def load_policy(config: RunConfig, precision: str) -> Any:
-    """The model to train: all weights in fp32, or a frozen base with a fresh adapter."""
+def load_policy(config: RunConfig, precision: str, base: str, model: Any = None) -> Any:
+    """The model to train: all weights in fp32, or a frozen base with a fresh adapter.
+
+    Args:
+        config, precision: of the run.
+        base: the resolved name.
+        model: already loaded, in place of it.
+    """
     dtype = DTYPES["fp32"]
     if config.dtype != "auto":
         dtype = DTYPES[config.dtype]
-    elif config.lora_r and precision == "bf16":
+    elif config.lora_r and precision == "bf16" and not is_adapter(Path(base)):
+        # An adapter that training starts from is merged: rounding would take back its small part.
         dtype = DTYPES["bf16"]
-    model: Any = load_causal_model(
-        resolve(config.model, config.cache_dir),
-        dtype=dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
+    scored = config.spec.model == "score"
+    if model is None:
+        load = load_score_model if scored else load_causal_model
+        model = load(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
     if not config.lora_r:
         return model.requires_grad_(True)
     return add_lora(
@@ -105,14 +301,13 @@ def load_policy(config: RunConfig, precision: str) -> Any:
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
         target_modules=config.lora_target_modules,
+        task_type="SEQ_CLS" if scored else "CAUSAL_LM",
     )
 
 
-def make_tokeniser(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any
-) -> PairTokeniser:
+def make_tokeniser(config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Tokeniser:
     """The tokeniser of a run, with the model's own end tokens."""
-    return PairTokeniser(
+    return Tokeniser(
         tokenizer,
         end_token_ids=end_token_ids(model),
         max_length=config.max_length,
@@ -120,84 +315,20 @@ def make_tokeniser(
     )
 
 
-def choose_reference(config: RunConfig, policy: Scorer) -> str:
-    """What `reference: auto` means for this run."""
-    if config.reference != "auto":
-        return config.reference
-    if config.lora_r and not config.reference_model:
-        return "adapter"
-    if config.num_train_epochs > 1 or not _copy_fits(policy):
-        return "cache"
-    return "copy"
+def _wants_checkpointing(config: RunConfig, spare_bytes: float) -> bool:
+    if config.gradient_checkpointing != "auto":
+        return config.gradient_checkpointing == "on"
+    return spare_bytes < 0
 
 
-def make_reference(
-    config: RunConfig,
-    policy: Scorer,
-    examples: Sequence[TokenisedPair],
-    accelerator: Accelerator,
-    precision: str,
-) -> Reference:
-    """The reference of a run; a cache is filled here, before training.
+def _gather(accelerator: Accelerator) -> Any:
+    """Lists of this process to those of all of them, in order."""
 
-    Args:
-        policy: still as it was loaded: it is the reference, unless another was named.
-        examples: every pair that will be scored, held-out ones too.
-    """
-    kind = choose_reference(config, policy)
-    if kind == "adapter":
-        return AdapterReference(policy)
-    held = (
-        _other_reference(config, policy, examples, accelerator) if config.reference_model else None
-    )
-    if kind == "copy":
-        return held or frozen_copy(policy)
-    scorer = policy
-    if held is not None:
-        with held.active() as active:
-            scorer = active
-    folder = (config.cache_dir or default_cache_dir()) / "reference"
-    label = f"{scorer.causal_model.dtype}-{precision}".removeprefix("torch.")
-    reference = CachedReference(folder, scorer.causal_model, label)
-    scorer.eval()
-    with accelerator.autocast():
-        missing = reference.fill(
-            [example.group() for example in examples],
-            scorer,
-            batch_size=config.per_device_eval_batch_size,
-            progress=track,
-        )
-    logger.info("reference cache %s: %d completions scored now", reference.path, missing)
-    return reference
+    def gather(own: list[Any]) -> list[Any]:
+        if accelerator.num_processes == 1:
+            return own
+        from accelerate.utils import gather_object
 
+        return list(gather_object(own))
 
-def _other_reference(
-    config: RunConfig, policy: Scorer, examples: Sequence[TokenisedPair], accelerator: Accelerator
-) -> CopyReference:
-    assert config.reference_model is not None
-    model: Any = load_causal_model(
-        resolve(config.reference_model, config.cache_dir),
-        dtype=policy.causal_model.dtype,
-        trust_remote_code=config.trust_remote_code,
-    )
-    ours, theirs = policy.causal_model.config, model.config
-    if ours.get_text_config().vocab_size != theirs.get_text_config().vocab_size:
-        raise ModelError(
-            f"reference_model has a vocabulary of {theirs.get_text_config().vocab_size} tokens, "
-            f"the model {ours.get_text_config().vocab_size}; they must share a tokenizer"
-        )
-    scorer = Scorer(model.to(accelerator.device), policy.pad_token_id)
-    with accelerator.autocast():
-        plan_scoring(
-            scorer,
-            [example.group() for example in examples[:2]],
-            attention=config.attention,
-            max_length=config.max_length,
-        )
-    return CopyReference(scorer)
-
-
-def _copy_fits(policy: Scorer) -> bool:
-    """Whether a frozen copy fits beside gradients and AdamW's two moments."""
-    weights = sum(p.numel() * p.element_size() for p in policy.parameters())
-    return 4.5 * weights < memory_available_bytes(policy.causal_model.device)
+    return gather

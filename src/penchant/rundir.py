@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from penchant.checkpoint import write_atomically
+from penchant.atomic import write_atomically
 from penchant.errors import TrainingError
 
 # Keys that may differ between a run and its resumption without changing its weights.
@@ -67,7 +67,8 @@ class RunDirectory:
         changed = [
             f"{key}: {before.get(key)!r} then, {value!r} now"
             for key, value in now.items()
-            if key not in FREE_KEYS and key != "versions" and before.get(key) != value
+            # A key that an older version did not have is as it was.
+            if key in before and key not in FREE_KEYS and key != "versions" and before[key] != value
         ]
         if changed:
             raise TrainingError(

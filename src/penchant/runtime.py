@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import platform
 import resource
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track as rich_track
+
+from penchant.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Item = TypeVar("Item")
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
@@ -65,13 +72,43 @@ def memory_available_bytes(device: torch.device) -> int:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; auto is bf16 on a GPU that has it."""
+    """fp32, bf16 or fp16; auto is bf16 on a GPU that has it.
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; set precision to auto, bf16 or fp32")
     if wanted != "auto":
         return wanted
     return (
         "bf16"
         if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         else "fp32"
+    )
+
+
+def make_accelerator(
+    precision: str, *, trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
+    """Accelerate with a precision (`auto` too) and trackers, which write to `folder`.
+
+    Raises:
+        ConfigError: a tracker is not installed, or the device lacks the precision.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
+    AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
+    found = resolve_precision(precision, Accelerator().device)
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(found, found),
+        log_with=list(trackers) or None,
+        project_dir=None if folder is None else str(folder),
     )
 
 

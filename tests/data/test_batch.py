@@ -32,7 +32,7 @@ def test_packed_row_holds_each_prompt_once_and_restarts_positions_at_its_end():
     assert [segments.end for segments in batch.segments] == [6, 12]
     assert batch.predictors.tolist() == [2, 3, 2, 6, 7, 8, 6, 10]
     assert batch.targets.tolist() == [20, 21, 30, 40, 41, 42, 50, 51]
-    assert batch.completion_index.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
+    assert batch.segment_index.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
     assert batch.completion_lengths.tolist() == [2, 1, 3, 2]
     assert batch.num_tokens == 12
 
@@ -69,7 +69,7 @@ def test_a_padding_token_inside_a_completion_is_still_predicted():
 def test_both_layouts_number_and_order_the_completions_alike(groups):
     packed, padded = pack(groups), pad(groups, 0)
     assert packed.targets.tolist() == padded.targets.tolist()
-    assert packed.completion_index.tolist() == padded.completion_index.tolist()
+    assert packed.segment_index.tolist() == padded.segment_index.tolist()
     assert packed.completion_lengths.tolist() == padded.completion_lengths.tolist()
     assert packed.num_tokens == sum(group.num_tokens for group in groups)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from penchant.data import formats
-from penchant.data.formats import RowError, recognise, to_pair
-from penchant.data.records import Pair, fingerprint, prompt_key
+from penchant.data.formats import recognise, to_pair
+from penchant.data.records import Label, Pair, fingerprint, prompt_key
+from penchant.data.rows import RowError
 
 
 def user(content):
@@ -31,7 +32,7 @@ CHAT_PAIR = Pair((user("Hi"),), (assistant("good"),), (assistant("bad"),), "f:1"
 
 
 def test_text_row_becomes_a_text_pair_and_other_columns_are_ignored():
-    row = {"prompt": "Hi", "chosen": "good", "rejected": "bad", "margin": 2.0, "votes": ["a"]}
+    row = {"prompt": "Hi", "chosen": "good", "rejected": "bad", "topic": 2.0, "votes": ["a"]}
     assert recognise(row) is formats.TEXT
     assert convert(row) == Pair("Hi", "good", "bad", "f:1")
 
@@ -312,6 +313,20 @@ def test_fingerprint_follows_content_and_order_but_not_place():
     assert fingerprint([one, two]) == fingerprint([moved, two])
     assert fingerprint([one, two]) != fingerprint([two, one])
     assert fingerprint([one]) != fingerprint([Pair("p", "b", "a", "f:1")])
+
+
+def test_fingerprint_covers_margin_and_agreement_only_where_they_are_known():
+    # Worked out before pairs had either: runs are resumed by it.
+    assert fingerprint([Pair("p", "a", "b", "f:1")]) == "ce106c7d37fdc14372efc51b9b84ec87"
+    variants = [Pair("p", "a", "b", "f:1", *known) for known in [(), (0.0,), (1.0,), (None, 1.0)]]
+    assert len({fingerprint([pair]) for pair in variants}) == 4
+
+
+def test_fingerprint_of_labels_tells_the_classes_apart():
+    good, bad = Pair("p", "a", "b", "f:1").labels()
+    assert fingerprint([good]) == fingerprint([Label("p", "a", True, "g:2")])
+    assert fingerprint([good]) != fingerprint([Label("p", "a", False, "f:1")])
+    assert fingerprint([good, bad]) != fingerprint([bad, good])
 
 
 def test_prompt_key_tells_a_chat_from_the_same_text():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from penchant.data.read import MissingDataError, read_pairs
+from penchant.data.opening import MissingDataError
+from penchant.data.read import read_pairs
 from penchant.data.records import DataError, Pair
 
 ROWS = [

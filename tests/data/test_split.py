@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from penchant.data.read import read_pairs
-from penchant.data.records import Pair
+from penchant.data.records import Label, Pair
 from penchant.data.split import shared_prompts, split_by_prompt
 
 
@@ -100,6 +100,14 @@ def test_fewer_than_two_prompts_cannot_be_split(pairs):
 
 def test_shared_prompts_counts_evaluation_pairs_not_prompts():
     assert shared_prompts(pairs_of(1, 1), pairs_of(3, 2, 4)) == 5
+
+
+def test_labels_are_split_by_prompt_like_pairs():
+    labels = [Label(f"prompt {n // 4}", f"answer {n}", n % 2 == 0, f"f:{n}") for n in range(40)]
+    train, evaluation = split_by_prompt(labels, 0.5, seed=0)
+    assert len(train) == len(evaluation) == 20
+    assert shared_prompts(train, evaluation) == 0
+    assert shared_prompts(train, labels) == 20
 
 
 def test_pandalm_repeats_prompts_yet_splits_without_leaking(shared):

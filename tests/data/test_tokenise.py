@@ -1,4 +1,4 @@
-"""Pairs to token ids, with real tokenizers that are small enough to read."""
+"""Pairs and labels to token ids, with real tokenizers that are small enough to read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from penchant.data.records import Pair
-from penchant.data.tokenise import PairTokeniser
+from penchant.data.batch import Group
+from penchant.data.records import Label, Pair
+from penchant.data.tokenise import Tokeniser, TokenReport
 from penchant.errors import ModelError
 
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
@@ -54,10 +55,10 @@ CHAT = chat_pair(USER)
 def tokenise(pair, tokenizer=None, *, max_length=200, max_prompt_length=150, ends=()):
     """The one example (None where it was dropped), the report, and a decoder of ids."""
     tokenizer = tokenizer or byte_level()
-    tokeniser = PairTokeniser(
+    tokeniser = Tokeniser(
         tokenizer, end_token_ids=ends, max_length=max_length, max_prompt_length=max_prompt_length
     )
-    examples, report = tokeniser([pair])
+    examples, report = tokeniser.pairs([pair])
     return (examples[0] if examples else None), report, tokenizer.decode
 
 
@@ -67,7 +68,7 @@ def test_chat_template_is_applied_once_and_the_answer_ends_as_the_template_ends_
     assert decode(example.chosen) == "good<|im_end|>"
     assert decode(example.rejected) == "bad<|im_end|>"
     assert example.where == "f:1"
-    assert (report.num_pairs, report.tokenised_apart, report.prompts_cut) == (1, 0, 0)
+    assert (report.num_examples, report.tokenised_apart, report.prompts_cut) == (1, 0, 0)
     assert report.longest_prompt == len(example.prompt)
     assert report.longest_completion == 5
 
@@ -231,7 +232,7 @@ def test_a_system_message_that_fills_the_budget_drops_the_pair_once():
     example, report, _ = tokenise(pair, max_prompt_length=40)
     assert example is None
     assert dict(report.dropped) == {"system message longer than max_prompt_length": 1}
-    assert report.prompts_cut == report.num_pairs == 0
+    assert report.prompts_cut == report.num_examples == 0
 
 
 def test_completions_are_cut_on_the_right_to_what_the_prompt_leaves_and_counted():
@@ -269,9 +270,9 @@ def test_a_template_that_refuses_the_roles_drops_the_pair_and_says_why():
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     )
     tokenizer = byte_level(template=refusing + CHATML)
-    tokeniser = PairTokeniser(tokenizer, end_token_ids=[], max_length=200, max_prompt_length=150)
-    examples, report = tokeniser([chat_pair(message("system", "x"), USER), CHAT])
-    assert len(examples) == report.num_pairs == 1
+    tokeniser = Tokeniser(tokenizer, end_token_ids=[], max_length=200, max_prompt_length=150)
+    examples, report = tokeniser.pairs([chat_pair(message("system", "x"), USER), CHAT])
+    assert len(examples) == report.num_examples == 1
     assert dict(report.dropped) == {"the chat template refused the messages (no system)": 1}
 
 
@@ -292,6 +293,53 @@ def test_a_tokenizer_without_an_end_token_is_refused():
 
 def test_the_tokens_a_model_answers_are_those_it_was_trained_on():
     tokenizer = byte_level(bos=True, close=True)
-    tokeniser = PairTokeniser(tokenizer, end_token_ids=[], max_length=99, max_prompt_length=90)
+    tokeniser = Tokeniser(tokenizer, end_token_ids=[], max_length=99, max_prompt_length=90)
     for pair in (CHAT, Pair("Hi", "good", "bad", "f:1")):
-        assert tokeniser.prompt_ids(pair.prompt) == tokeniser([pair])[0][0].prompt
+        assert tokeniser.prompt_ids(pair.prompt) == tokeniser.pairs([pair])[0][0].prompt
+
+
+@pytest.mark.parametrize("pair", [CHAT, Pair("Hi", "good", "bad", "f:1")], ids=["chat", "text"])
+def test_a_label_has_the_tokens_of_the_same_completion_in_a_pair(pair):
+    tokeniser = Tokeniser(byte_level(), max_length=200, max_prompt_length=150)
+    [[example], _] = tokeniser.pairs([pair])
+    [labels, report] = tokeniser.labels(pair.labels())
+    assert [label.completion for label in labels] == [example.chosen, example.rejected]
+    assert [label.desirable for label in labels] == [True, False]
+    assert {label.where for label in labels} == {"f:1"}
+    assert labels[0].group() == Group(example.prompt, (example.chosen,))
+    assert report.summary().startswith("2 examples tokenised; longest prompt")
+    assert report.longest_completion == len(example.chosen)
+
+
+def test_labels_are_cut_dropped_and_counted_like_pairs():
+    tokeniser = Tokeniser(byte_level(merges=[("b", "c")]), max_length=8, max_prompt_length=4)
+    texts = [("uvcdef", "xyzxyzxyz"), ("", "x"), ("ab", "c")]
+    labels = [Label(prompt, text, True, f"f:{n}") for n, (prompt, text) in enumerate(texts)]
+    examples, report = tokeniser.labels(labels)
+    assert [example.where for example in examples] == ["f:0", "f:2"]
+    assert tokeniser.tokenizer.decode(examples[0].prompt + examples[0].completion) == "cdefxyzx"
+    assert (report.prompts_cut, report.completions_cut, report.tokenised_apart) == (1, 1, 1)
+    assert dict(report.dropped) == {"prompt without tokens": 1}
+    assert "1 examples dropped: prompt without tokens" in report.summary()
+
+
+def test_a_pair_keeps_its_margin():
+    tokeniser = Tokeniser(byte_level(), max_length=20, max_prompt_length=10)
+    pairs = [Pair("Hi", "good", "bad", "f:1", margin) for margin in (None, 0.0, 1.5)]
+    assert [example.margin for example in tokeniser.pairs(pairs)[0]] == [None, 0.0, 1.5]
+
+
+def test_no_records_give_no_examples_and_an_empty_report():
+    tokeniser = Tokeniser(byte_level(), max_length=20, max_prompt_length=10)
+    assert tokeniser.pairs([]) == ([], TokenReport("pairs"))
+    assert tokeniser.labels([]) == ([], TokenReport("examples"))
+
+
+def test_a_completion_that_fuses_with_the_prompts_last_token_is_not_lost():
+    # Characters it does not know become one token, however many follow each other.
+    backend = Tokenizer(models.BPE({"?": 0, "</s>": 1, "a": 2}, [], unk_token="?", fuse_unk=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="?")
+    assert tokenizer("a\u2603\u2603")["input_ids"] == tokenizer("a\u2603")["input_ids"] == [2, 0]
+    example, report, _ = tokenise(Pair("a\u2603", "\u2603", "a", "f:1"), tokenizer)
+    assert (example.prompt, example.chosen, example.rejected) == ([2, 0], [0, 1], [2, 1])
+    assert report.tokenised_apart == 1

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from penchant.data.records import Pair
-from penchant.data.tokenise import PairTokeniser
-from penchant.evaluation import score_pairs
+from penchant.data.tokenise import Tokeniser
 from penchant.methods import METHODS
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
+from penchant.objectives.pairs import pair_inputs, tail_weights
 
 ROWS = [
     {
@@ -31,7 +31,51 @@ CASES = [
     ("dpo", {"beta": 0.7}, {"loss_type": "sigmoid"}),
     ("dpo", {"beta": 0.3, "loss_type": "hinge"}, {"loss_type": "hinge"}),
     ("ipo", {"beta": 0.2}, {"loss_type": "ipo"}),
+    ("robust", {"beta": 0.3, "label_smoothing": 0.2}, {"loss_type": "robust"}),
+    ("exo", {"beta": 0.3, "label_smoothing": 0.1}, {"loss_type": "exo_pair"}),
+    ("exo", {"beta": 0.3, "label_smoothing": 1e-3}, {"loss_type": "exo_pair"}),
+    ("nca", {"beta": 0.3}, {"loss_type": "nca_pair"}),
+    ("bco", {"beta": 0.3}, {"loss_type": "bco_pair"}),
+    ("sppo", {"beta": 0.3}, {"loss_type": "sppo_hard"}),
+    ("aot", {"beta": 0.3, "label_smoothing": 0.2}, {"loss_type": "aot"}),
+    ("aot", {"beta": 0.3, "paired": False, "label_smoothing": 0.2}, {"loss_type": "aot_unpaired"}),
+    ("apo_zero", {"beta": 0.3}, {"loss_type": "apo_zero"}),
+    ("apo_down", {"beta": 0.3}, {"loss_type": "apo_down"}),
+    ("discopop", {"beta": 0.1, "discopop_tau": 0.1}, {"loss_type": "discopop"}),
+    ("sigmoid_norm", {"beta": 5.0}, {"loss_type": "sigmoid_norm"}),
+    # What the family shares
+    *(
+        (method, {"beta": 0.3, "f_divergence_type": divergence}, {"loss_type": loss_type})
+        for method, loss_type in (("dpo", "sigmoid"), ("ipo", "ipo"))
+        for divergence in ("forward_kl", "js_divergence", "alpha_divergence")
+    ),
+    (
+        "exo",
+        {
+            "beta": 0.3,
+            "label_smoothing": 0.1,
+            "f_divergence_type": "alpha_divergence",
+            "f_alpha_divergence_coef": 1.5,
+        },
+        {"loss_type": "exo_pair"},
+    ),
+    ("dpo", {"beta": 0.3, "ld_alpha": 0.4}, {"loss_type": "sigmoid"}),
+    ("sigmoid_norm", {"beta": 5.0, "ld_alpha": 0.0}, {"loss_type": "sigmoid_norm"}),
+    ("dpo", {"beta": 0.3, "use_weighting": True}, {"loss_type": "sigmoid"}),
+    ("nca", {"beta": 0.3, "use_weighting": True, "ld_alpha": 0.4}, {"loss_type": "nca_pair"}),
+    (
+        "dpo",
+        {"beta": 0.3, "rpo_alpha": 0.5, "ld_alpha": 0.4},
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+    ),
+    (
+        "aot",
+        {"beta": 0.3, "rpo_alpha": 0.5},
+        {"loss_type": ["aot", "sft"], "loss_weights": [1, 0.5]},
+    ),
 ]
+# Ours alone, or spelled in `loss_type` there
+OWN = {"loss_type", "paired", "rpo_alpha"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +96,7 @@ def trl_trainer(models, tiny_model_dir, tmp_path):
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
 
-    def make(beta, loss_type):
+    def make(**options):
         policy, reference = copy.deepcopy(models)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -61,13 +105,12 @@ def trl_trainer(models, tiny_model_dir, tmp_path):
                 ref_model=reference,
                 args=trl.DPOConfig(
                     output_dir=str(tmp_path),
-                    beta=beta,
-                    loss_type=loss_type,
                     max_length=256,
                     report_to="none",
                     use_cpu=True,
                     bf16=False,
                     gradient_checkpointing=False,
+                    **options,
                 ),
                 train_dataset=datasets.Dataset.from_list(ROWS),
                 processing_class=load_tokenizer(str(tiny_model_dir)),
@@ -76,37 +119,50 @@ def trl_trainer(models, tiny_model_dir, tmp_path):
     return make
 
 
+def tokenised(tiny_model_dir, batch):
+    """Our examples of the rows, which are TRL's to the token."""
+    tokeniser = Tokeniser(
+        load_tokenizer(str(tiny_model_dir)), max_length=256, max_prompt_length=128
+    )
+    examples, _ = tokeniser.pairs([Pair(**row, where=f"rows:{i}") for i, row in enumerate(ROWS, 1)])
+    rows = [[*e.prompt, *e.chosen] for e in examples] + [[*e.prompt, *e.rejected] for e in examples]
+    kept = batch["attention_mask"].bool()
+    assert [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], kept, strict=True)] == rows
+    return examples
+
+
+def scored(models, examples, needs):
+    """Our inputs, from packed batches."""
+    groups = [example.group() for example in examples]
+    scorers = [Scorer(model, 0) for model in models]
+    for scorer in scorers:
+        assert plan_scoring(scorer, groups, attention="auto", max_length=256).packed
+    batch = scorers[0].batch(groups)
+    weights = tail_weights(batch, needs.tail_weight)
+    ref_sums = CopyReference(scorers[1]).sums(groups, batch, weights)
+    return pair_inputs(scorers[0](batch, needs.weights), batch, ref_sums, weights)
+
+
 @pytest.mark.parametrize(("method", "options", "trl_options"), CASES)
 def test_loss_and_gradients_equal_trls(
     method, options, trl_options, trl_trainer, models, tiny_model_dir
 ):
-    trainer = trl_trainer(options["beta"], **trl_options)
+    shared = {key: value for key, value in options.items() if key not in OWN}
+    trainer = trl_trainer(**shared, **trl_options)
     batch = trainer.data_collator(list(trainer.train_dataset))
     expected = trainer.compute_loss(trainer.model, batch)
     expected.backward()
 
     policy, reference = copy.deepcopy(models)
-    tokeniser = PairTokeniser(
-        load_tokenizer(str(tiny_model_dir)), end_token_ids=[], max_length=256, max_prompt_length=128
-    )
-    examples, _ = tokeniser([Pair(**row, where=f"rows:{i}") for i, row in enumerate(ROWS, 1)])
-    rows = [[*e.prompt, *e.chosen] for e in examples] + [[*e.prompt, *e.rejected] for e in examples]
-    kept = batch["attention_mask"].bool()
-    assert [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], kept, strict=True)] == rows
-
-    groups = [example.group() for example in examples]
-    scorers = [Scorer(model, 0) for model in (policy, reference)]
-    for scorer in scorers:
-        assert plan_scoring(scorer, groups, attention="auto", max_length=256).packed
-    laid_out = scorers[0].batch(groups)
-    inputs = score_pairs(scorers[0], laid_out, CopyReference(scorers[1]).sums(groups, laid_out))
     spec = METHODS[method]
-    found = spec.loss(inputs, spec.options(**options)).per_example.mean()
+    chosen = spec.options(**options)
+    inputs = scored((policy, reference), tokenised(tiny_model_dir, batch), spec.needs(chosen))
+    found = spec.loss(inputs, chosen).per_example.mean()
     found.backward()
 
     margins = inputs.chosen - inputs.ref_chosen - inputs.rejected + inputs.ref_rejected
     assert margins.abs().min() > 0.01  # else every loss of this kind would agree
-    assert abs(found.item() - expected.item()) < 1e-4
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4, rel=1e-5)
     theirs = dict(trainer.model.named_parameters())
     largest = max(p.grad.norm() for p in theirs.values())
     for name, parameter in policy.named_parameters():

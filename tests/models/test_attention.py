@@ -102,7 +102,7 @@ def test_the_other_completion_and_the_other_pairs_cannot_be_seen(groups, make_mo
     others[-1] = type(groups[-1])([50, 51, 52], groups[-1].completions)
     after = scorer.batch(others)
     first_of_a_group = torch.tensor([0, 2, 4])
-    same = torch.isin(before.completion_index, first_of_a_group)
+    same = torch.isin(before.segment_index, first_of_a_group)
     with torch.no_grad():
         changed = (scorer(before) - scorer(after)).abs()
     assert changed[same].max() <= 1e-6

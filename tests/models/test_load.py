@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from penchant.data.records import Pair
-from penchant.data.tokenise import PairTokeniser
+from penchant.data.tokenise import Tokeniser
 from penchant.errors import ModelError
 from penchant.models.load import (
     default_cache_dir,
@@ -162,16 +162,16 @@ def test_a_tokenizer_without_an_end_token_loads_and_is_refused_with_what_to_set(
     folder = edit_tokenizer(tiny_model_dir, tmp_path / "copy", eos_token=None)
     tokenizer = load_tokenizer(folder)
     with pytest.raises(ModelError, match="set eos_token"):
-        PairTokeniser(tokenizer, end_token_ids=[], max_length=9, max_prompt_length=3)
+        Tokeniser(tokenizer, end_token_ids=[], max_length=9, max_prompt_length=3)
 
 
 def test_chat_template_replaces_that_of_the_model(tiny_model_dir, tmp_path):
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
     tokenizer = load_tokenizer(str(tiny_model_dir), chat_template=str(file))
-    tokeniser = PairTokeniser(tokenizer, end_token_ids=[], max_length=99, max_prompt_length=50)
+    tokeniser = Tokeniser(tokenizer, end_token_ids=[], max_length=99, max_prompt_length=50)
     messages = [({"role": role, "content": role},) for role in ("user", "assistant", "other")]
-    (example,), _ = tokeniser([Pair(*messages, "f:1")])
+    (example,), _ = tokeniser.pairs([Pair(*messages, "f:1")])
     assert tokenizer.decode(example.prompt) == "[user]"
     assert tokenizer.decode(example.chosen) == "[assistant]<|im_end|>"
 

@@ -12,7 +12,7 @@ from penchant.data.batch import Group
 from penchant.memory import enable_checkpointing
 from penchant.models import logprobs
 from penchant.models.lora import add_lora
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, completion_sums
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
 PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
@@ -294,7 +294,7 @@ def test_sums_over_completions_are_those_of_their_tokens(make_model, groups):
     batch = scorer.batch(groups)
     with torch.no_grad():
         tokens = scorer(batch)
-        sums = completion_sums(batch, tokens)
+        sums = segment_sums(batch, tokens)
     assert sums.shape == (8,)
     torch.testing.assert_close(
         sums, torch.stack([part.sum() for part in tokens.split(batch.completion_lengths.tolist())])

@@ -9,7 +9,8 @@ end. Nothing is padded and no prompt is computed twice. Padded, every completion
 own behind a copy of its prompt: the layout of last resort, which any model can run.
 
 Either way the completions are numbered in order (pair 0 chosen, pair 0 rejected, pair 1 chosen,
-...), and the batch says at which positions hidden states predict completion tokens.
+...), and the batch says at which positions hidden states predict completion tokens. Where a method
+reads the prompts' own log-probs too, those are segments numbered behind the last completion.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ class TokenBatch:
         attention_mask: `[rows, T]`, 1 for real tokens; None when packed.
         segments: one entry a group when packed, else None.
         predictors: `[N]`, indices into the flattened `rows * T` positions whose hidden state
-            predicts a completion token.
+            predicts a scored token.
         targets: `[N]`, the token ids they predict.
-        completion_index: `[N]`, which completion each target belongs to.
-        completion_lengths: `[completions]`, tokens of each completion.
+        segment_index: `[N]`, which segment each target belongs to.
+        segment_lengths: `[completions]`, scored tokens of each completion; `[completions +
+            prompts]` where prompts are scored too (all their tokens but the first).
+        ends: `[completions]`, the flattened position of each completion's last token.
         num_tokens: tokens that are not padding.
     """
 
@@ -74,9 +77,20 @@ class TokenBatch:
     segments: tuple[Segments, ...] | None
     predictors: Tensor
     targets: Tensor
-    completion_index: Tensor
-    completion_lengths: Tensor
+    segment_index: Tensor
+    segment_lengths: Tensor
+    ends: Tensor
     num_tokens: int
+
+    @property
+    def completion_lengths(self) -> Tensor:
+        """`[completions]`, tokens of each."""
+        return self.segment_lengths[: len(self.ends)]
+
+    @property
+    def prompt_lengths(self) -> Tensor:
+        """`[prompts]`, scored tokens of each; empty where prompts are not scored."""
+        return self.segment_lengths[len(self.ends) :]
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch with every tensor on `device`."""
@@ -88,8 +102,13 @@ class TokenBatch:
         return replace(self, **moved)
 
 
-def pack(groups: Sequence[Group]) -> TokenBatch:
-    """Lay groups out in one row, each prompt once."""
+def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
+    """Lay groups out in one row, each prompt once.
+
+    Args:
+        groups: at least one.
+        with_prompts: score the prompts' own tokens too.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     segments: list[Segments] = []
@@ -109,18 +128,21 @@ def pack(groups: Sequence[Group]) -> TokenBatch:
             positions.extend(range(prompt_length, prompt_length + length))
             ranges.append((begin, begin + length))
         segments.append(Segments(start, start + prompt_length, tuple(ranges)))
+    if with_prompts:
+        predictors.extend(p for s in segments for p in range(s.start, s.prompt_end - 1))
     return TokenBatch(
         input_ids=torch.tensor([tokens]),
         position_ids=torch.tensor([positions]),
         attention_mask=None,
         segments=tuple(segments),
         predictors=torch.tensor(predictors),
+        ends=torch.tensor([end - 1 for s in segments for _, end in s.completions]),
         num_tokens=len(tokens),
-        **_targets(groups),
+        **_targets(groups, with_prompts),
     )
 
 
-def pad(groups: Sequence[Group], pad_token_id: int) -> TokenBatch:
+def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = False) -> TokenBatch:
     """Lay every completion out in a row of its own behind its prompt, padded on the right."""
     rows = [[*group.prompt, *c] for group in groups for c in group.completions]
     starts = [len(group.prompt) for group in groups for _ in group.completions]
@@ -134,14 +156,20 @@ def pad(groups: Sequence[Group], pad_token_id: int) -> TokenBatch:
         input_ids[i, : len(row)] = torch.tensor(row)
         attention_mask[i, : len(row)] = 1
         predictors.extend(range(i * width + start - 1, i * width + len(row) - 1))
+    if with_prompts:
+        first_row = 0
+        for group in groups:
+            predictors.extend(range(first_row * width, first_row * width + len(group.prompt) - 1))
+            first_row += len(group.completions)
     return TokenBatch(
         input_ids=input_ids,
         position_ids=torch.arange(width).expand(len(rows), width),
         attention_mask=attention_mask,
         segments=None,
         predictors=torch.tensor(predictors),
+        ends=torch.tensor([i * width + len(row) - 1 for i, row in enumerate(rows)]),
         num_tokens=sum(map(len, rows)),
-        **_targets(groups),
+        **_targets(groups, with_prompts),
     )
 
 
@@ -150,11 +178,13 @@ def _require_tokens(group: Group) -> None:
     assert group.completions and all(group.completions), "an empty completion reached the batch"
 
 
-def _targets(groups: Sequence[Group]) -> dict[str, Tensor]:
-    completions = [c for group in groups for c in group.completions]
-    lengths = torch.tensor([len(c) for c in completions])
+def _targets(groups: Sequence[Group], with_prompts: bool) -> dict[str, Tensor]:
+    scored = [c for group in groups for c in group.completions]
+    if with_prompts:
+        scored += [group.prompt[1:] for group in groups]
+    lengths = torch.tensor([len(tokens) for tokens in scored])
     return {
-        "targets": torch.tensor([token for c in completions for token in c]),
-        "completion_index": torch.repeat_interleave(torch.arange(len(completions)), lengths),
-        "completion_lengths": lengths,
+        "targets": torch.tensor([token for tokens in scored for token in tokens]),
+        "segment_index": torch.repeat_interleave(torch.arange(len(scored)), lengths),
+        "segment_lengths": lengths,
     }

@@ -1,4 +1,4 @@
-"""The canonical preference pair, and what reading a source of pairs yields."""
+"""The canonical records, pairs and labels, and what reading a source of them yields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 from typing_extensions import TypeIs
 
@@ -31,6 +31,44 @@ Messages = tuple[Message, ...]
 Text = str | Messages
 
 
+class Record(Protocol):
+    """What a pair and a label have in common."""
+
+    @property
+    def prompt(self) -> Text:
+        """What the completions continue."""
+
+    @property
+    def where(self) -> str:
+        """The file and 1-based line or row."""
+
+    def content(self) -> list[object]:
+        """What makes the record what it is, as JSON: all but `where`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One judged completion: `completion` was found good or bad as a continuation of `prompt`.
+
+    Prompt and completion are both strings, or both tuples of messages, like those of a `Pair`.
+
+    Args:
+        prompt: what the completion continues.
+        completion: the completion, without the prompt.
+        desirable: whether more like it is wanted.
+        where: the file and 1-based line or row, such as `labels.jsonl:17`.
+    """
+
+    prompt: Text
+    completion: Text
+    desirable: bool
+    where: str
+
+    def content(self) -> list[object]:
+        """What makes the label what it is, as JSON: all but `where`."""
+        return [self.prompt, self.completion, self.desirable]
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One preference: `chosen` was preferred to `rejected` as a continuation of `prompt`.
@@ -43,12 +81,30 @@ class Pair:
         chosen: the preferred completion, without the prompt.
         rejected: the other completion, without the prompt.
         where: the file and 1-based line or row, such as `pairs.jsonl:17`.
+        margin: by how much chosen was found better, at least 0, where that is known.
+        agreement: the share of several votes that agrees with the preference, where that is
+            known.
     """
 
     prompt: Text
     chosen: Text
     rejected: Text
     where: str
+    margin: float | None = None
+    agreement: float | None = None
+
+    def content(self) -> list[object]:
+        """What makes the pair what it is, as JSON: all but `where`, and what is not known."""
+        strength = {"margin": self.margin, "agreement": self.agreement}
+        known = {name: value for name, value in strength.items() if value is not None}
+        return [self.prompt, self.chosen, self.rejected, *([known] if known else [])]
+
+    def labels(self) -> tuple[Label, Label]:
+        """The pair as two judged completions, the desirable one first."""
+        return (
+            Label(self.prompt, self.chosen, True, self.where),
+            Label(self.prompt, self.rejected, False, self.where),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +147,49 @@ class PairData:
 
     def summary(self) -> str:
         """Say in a few lines what was read and what was left out, and why."""
-        first = f"read {counted(len(self.pairs), 'pair')} from {self.source}, layout: {self.layout}"
-        if self.ties:
-            first += f"; {counted(self.ties, 'tie')} left out"
-        if not self.refused:
-            return first
-        refused = counted(len(self.refused), "row")
-        return f"{first}; {refused} refused\n{describe_refusals(self.refused)}"
+        return _summary(counted(len(self.pairs), "pair"), self)
+
+
+@dataclass(frozen=True)
+class LabelData:
+    """The judged completions of one source, with everything that was left out of them.
+
+    Args:
+        labels: the usable labels, in the order of the source.
+        refused: one entry for each row that was not usable.
+        layout: the name of the layout that the rows are in.
+        source: what was read, as the user named it.
+        fingerprint: hex digest of the labels' content and order, not of their `where`.
+        ties: where pairs were read as labels, those that hold no preference.
+    """
+
+    labels: list[Label]
+    refused: list[Refusal]
+    layout: str
+    source: str
+    fingerprint: str
+    ties: int = 0
+
+    @property
+    def num_desirable(self) -> int:
+        """How many labels are desirable; the others are undesirable."""
+        return sum(label.desirable for label in self.labels)
+
+    def summary(self) -> str:
+        """Say in a few lines what was read and what was left out, and why."""
+        good, total = self.num_desirable, len(self.labels)
+        what = f"{counted(total, 'label')} ({good} desirable, {total - good} undesirable)"
+        return _summary(what, self)
+
+
+def _summary(what: str, data: PairData | LabelData) -> str:
+    first = f"read {what} from {data.source}, layout: {data.layout}"
+    if data.ties:
+        first += f"; {counted(data.ties, 'tie')} left out"
+    if not data.refused:
+        return first
+    refused = counted(len(data.refused), "row")
+    return f"{first}; {refused} refused\n{describe_refusals(data.refused)}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -124,23 +216,24 @@ def describe_refusals(refused: Iterable[Refusal]) -> str:
     return "\n".join(lines)
 
 
-def prompt_key(pair: Pair) -> str:
+def prompt_key(record: Record) -> str:
     """Return the prompt as canonical JSON: equal prompts, and only those, have equal keys."""
-    return _canonical(pair.prompt)
+    return _canonical(record.prompt)
 
 
-def fingerprint(pairs: Iterable[Pair]) -> str:
-    """Return a hex digest of the content and order of pairs.
+def fingerprint(records: Iterable[Record]) -> str:
+    """Return a hex digest of the content and order of records.
 
     Args:
-        pairs: the pairs; their `where` is left out, so that a renamed file keeps its digest.
+        records: pairs or labels; their `where` is left out, so that a renamed file keeps its
+            digest.
 
     Returns:
         32 hexadecimal digits (BLAKE2b).
     """
     digest = hashlib.blake2b(digest_size=16)
-    for pair in pairs:
-        digest.update(_canonical([pair.prompt, pair.chosen, pair.rejected]).encode())
+    for record in records:
+        digest.update(_canonical(record.content()).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

@@ -20,19 +20,28 @@ class StepBatch(Generic[Example]):
         epoch: passes over the data that are complete after this step.
         micro_batches: this process's share, one list a forward pass, each with its weight: 0 for
             a stand-in where a process has nothing left but must take part.
-        num_examples: of all processes together: what losses are divided by.
+        examples: of all processes together, in order; losses are divided by their number.
     """
 
     step: int
     epoch: float
     micro_batches: list[tuple[list[Example], float]]
-    num_examples: int
+    examples: list[Example]
+
+    @property
+    def num_examples(self) -> int:
+        """Of all processes together."""
+        return len(self.examples)
 
 
 class DatasetSource(Generic[Example]):
     """Steps over a list of examples; the order depends on the seed and the epoch alone.
 
     That makes the step number the whole state: a resumed run starts at `steps(done)`.
+
+    Args:
+        examples: at least one.
+        blocks: indices that stay together when shuffling, all of them in all; default: each alone.
     """
 
     def __init__(
@@ -47,9 +56,11 @@ class DatasetSource(Generic[Example]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        blocks: Sequence[Sequence[int]] | None = None,
     ) -> None:
         assert examples
         self.examples = examples
+        self.blocks = blocks or [[i] for i in range(len(examples))]
         self.micro_batch_size = micro_batch_size
         self.step_size = micro_batch_size * accumulation * world_size
         self.shuffle, self.seed = shuffle, seed
@@ -59,29 +70,42 @@ class DatasetSource(Generic[Example]):
 
     def steps(self, done: int = 0) -> Iterator[StepBatch[Example]]:
         """The steps after the first `done`."""
+        order: list[int] = []
         for step in range(done, self.num_steps):
             epoch, within = divmod(step, self.steps_per_epoch)
-            order = self._order(epoch)
+            if not order or within == 0:
+                order = self._order(epoch)
             chosen = order[within * self.step_size : (within + 1) * self.step_size]
-            own = chosen[self.rank :: self.world_size]
-            weight = 1.0 if own else 0.0
-            own = own or chosen[:1]
-            size = self.micro_batch_size
-            micro_batches = [
-                ([self.examples[i] for i in own[start : start + size]], weight)
-                for start in range(0, len(own), size)
-            ]
-            # Every process runs the same number of passes, as collectives require.
-            passes = math.ceil(math.ceil(len(chosen) / self.world_size) / size)
-            while len(micro_batches) < passes:
-                micro_batches.append(([self.examples[chosen[0]]], 0.0))
             done_examples = within * self.step_size + len(chosen)
             yield StepBatch(
-                step + 1, epoch + done_examples / len(order), micro_batches, len(chosen)
+                step=step + 1,
+                epoch=epoch + done_examples / len(order),
+                micro_batches=self._share(chosen),
+                examples=[self.examples[i] for i in chosen],
             )
 
+    def visited(self) -> list[Example]:
+        """Every example that some step uses, each once."""
+        if self.num_steps >= self.steps_per_epoch:
+            return list(self.examples)
+        return [self.examples[i] for i in self._order(0)[: self.num_steps * self.step_size]]
+
+    def _share(self, chosen: Sequence[int]) -> list[tuple[list[Example], float]]:
+        """This process's micro-batches; every process runs the same number, as collectives need."""
+        own = chosen[self.rank :: self.world_size]
+        weight = 1.0 if own else 0.0
+        own = own or chosen[:1]
+        size = self.micro_batch_size
+        micro_batches = [
+            ([self.examples[i] for i in own[start : start + size]], weight)
+            for start in range(0, len(own), size)
+        ]
+        passes = math.ceil(math.ceil(len(chosen) / self.world_size) / size)
+        stand_ins = passes - len(micro_batches)
+        return micro_batches + [([self.examples[chosen[0]]], 0.0)] * stand_ins
+
     def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.examples)))
+        blocks = list(self.blocks)
         if self.shuffle:
-            random.Random(f"{self.seed} epoch {epoch}").shuffle(order)
-        return order
+            random.Random(f"{self.seed} epoch {epoch}").shuffle(blocks)
+        return [i for block in blocks for i in block]

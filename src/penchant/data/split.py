@@ -1,28 +1,31 @@
-"""Divide pairs between training and evaluation without putting one prompt on both sides."""
+"""Divide records between training and evaluation without putting one prompt on both sides."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
-from penchant.data.records import DataError, Pair, counted, prompt_key
+from penchant.data.records import DataError, Record, counted, prompt_key
+
+R = TypeVar("R", bound=Record)
 
 
 def split_by_prompt(
-    pairs: Sequence[Pair], train_fraction: float, seed: int
-) -> tuple[list[Pair], list[Pair]]:
-    """Divide pairs so that every prompt is wholly on one side.
+    records: Sequence[R], train_fraction: float, seed: int
+) -> tuple[list[R], list[R]]:
+    """Divide pairs or labels so that every prompt is wholly on one side.
 
     Prompts are shuffled and fill the training side up to the target; single prompts are then
-    added or exchanged while that brings the number of pairs nearer to it.
+    added or exchanged while that brings the number of records nearer to it.
 
     Args:
-        pairs: the pairs to divide.
-        train_fraction: the share of pairs (not of prompts) for training, above 0 and below 1.
+        records: what to divide.
+        train_fraction: the share of records (not of prompts) for training, above 0 and below 1.
         seed: the same seed gives the same division on every machine.
 
     Returns:
-        The training pairs and the evaluation pairs, each in the order given; neither is empty.
+        The training and the evaluation records, each in the order given; neither is empty.
 
     Raises:
         ValueError: when the fraction is out of range.
@@ -31,35 +34,35 @@ def split_by_prompt(
     if not 0 < train_fraction < 1:
         raise ValueError(
             f"train_fraction must be above 0 and below 1, got {train_fraction}; "
-            "0.9 keeps a tenth of the pairs for evaluation"
+            "0.9 keeps a tenth for evaluation"
         )
-    keys = [prompt_key(pair) for pair in pairs]
+    keys = [prompt_key(record) for record in records]
     sizes: dict[str, int] = {}
     for key in keys:
         sizes[key] = sizes.get(key, 0) + 1
     if len(sizes) < 2:
         prompts = counted(len(sizes), "distinct prompt")
         raise DataError(
-            f"cannot split {len(pairs)} pairs with {prompts}: a prompt goes "
+            f"cannot split {counted(len(records), 'example')} with {prompts}: a prompt goes "
             "wholly to one side, so at least two are needed; give separate evaluation data"
         )
     order = list(sizes)
     random.Random(seed).shuffle(order)
-    train = _choose(order, sizes, target=train_fraction * len(pairs))
+    train = _choose(order, sizes, target=train_fraction * len(records))
     return (
-        [pair for pair, key in zip(pairs, keys, strict=True) if key in train],
-        [pair for pair, key in zip(pairs, keys, strict=True) if key not in train],
+        [record for record, key in zip(records, keys, strict=True) if key in train],
+        [record for record, key in zip(records, keys, strict=True) if key not in train],
     )
 
 
-def shared_prompts(train: Sequence[Pair], evaluation: Sequence[Pair]) -> int:
-    """Count the evaluation pairs whose prompt also occurs in the training pairs."""
-    seen = {prompt_key(pair) for pair in train}
-    return sum(prompt_key(pair) in seen for pair in evaluation)
+def shared_prompts(train: Sequence[Record], evaluation: Sequence[Record]) -> int:
+    """Count the evaluation records whose prompt also occurs among the training records."""
+    seen = {prompt_key(record) for record in train}
+    return sum(prompt_key(record) in seen for record in evaluation)
 
 
 def _choose(order: list[str], sizes: dict[str, int], target: float) -> set[str]:
-    """Pick prompts whose pairs add up to nearly `target`; neither side stays empty."""
+    """Pick prompts whose records add up to nearly `target`; neither side stays empty."""
     train: dict[str, None] = {}
     filled = 0
     for key in order:

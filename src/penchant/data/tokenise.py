@@ -1,16 +1,16 @@
-"""Pairs to token ids: one chat template, one end token, counted cuts."""
+"""Pairs and labels to token ids: one chat template, one end token, counted cuts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2.exceptions import TemplateError
 
 from penchant.data.batch import Group
-from penchant.data.records import Message, Messages, Pair, is_chat
+from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
 from penchant.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,23 +22,43 @@ PLACEHOLDER = "\x00text\x00"
 
 @dataclass(frozen=True, slots=True)
 class TokenisedPair:
-    """Token ids of one pair; `where` names its row."""
+    """Token ids of one pair; `where` names its row, and `margin` is the pair's."""
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
     where: str
+    margin: float | None = None
 
     def group(self) -> Group:
         """For the batch: the chosen completion first."""
         return Group(self.prompt, (self.chosen, self.rejected))
 
 
+@dataclass(frozen=True, slots=True)
+class TokenisedLabel:
+    """Token ids of one judged completion; `where` names its row."""
+
+    prompt: list[int]
+    completion: list[int]
+    desirable: bool
+    where: str
+
+    def group(self) -> Group:
+        """For the batch: a prompt with one completion."""
+        return Group(self.prompt, (self.completion,))
+
+
+R = TypeVar("R", Pair, Label)
+T = TypeVar("T", TokenisedPair, TokenisedLabel)
+
+
 @dataclass
 class TokenReport:
     """What tokenising changed or left out, for the screen and the run directory."""
 
-    num_pairs: int = 0
+    noun: str = "examples"
+    num_examples: int = 0
     prompts_cut: int = 0
     completions_cut: int = 0
     tokenised_apart: int = 0
@@ -49,20 +69,24 @@ class TokenReport:
     def summary(self) -> str:
         """One line, naming only what happened."""
         parts = [
-            f"{self.num_pairs} pairs tokenised; longest prompt {self.longest_prompt}, "
+            f"{self.num_examples} {self.noun} tokenised; longest prompt {self.longest_prompt}, "
             f"longest completion {self.longest_completion} tokens"
         ]
         counted = {
             "prompts cut on the left (max_prompt_length)": self.prompts_cut,
             "completions cut on the right (max_length)": self.completions_cut,
-            "pairs whose prompt and completion were tokenised apart": self.tokenised_apart,
-            **{f"pairs dropped: {reason}": n for reason, n in self.dropped.items()},
+            f"{self.noun} whose prompt and completion were tokenised apart": self.tokenised_apart,
+            **{f"{self.noun} dropped: {reason}": n for reason, n in self.dropped.items()},
         }
         return "; ".join(parts + [f"{n} {what}" for what, n in counted.items() if n])
 
 
-class PairTokeniser:
-    """Turns pairs into token ids for one model.
+class _Dropped(Exception):  # noqa: N818
+    """An example cannot be trained on; the text is the reason, by which these are counted."""
+
+
+class Tokeniser:
+    """Turns pairs and labels into token ids for one model.
 
     Args:
         tokenizer: with an EOS token.
@@ -95,75 +119,80 @@ class PairTokeniser:
         self.max_prompt_length = max_prompt_length
         self._blank: dict[int, bool] = {}
 
-    def __call__(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
+    def pairs(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
         """Tokenise, cut and count. Pairs that cutting makes equal are dropped."""
-        report = TokenReport()
-        examples = []
-        for pair in pairs:
-            try:
-                prompt, chosen, rejected = self._ids(pair, report)
-            except TemplateError as error:
-                # Some templates insist on alternating roles, or know no system message.
-                report.dropped[f"the chat template refused the messages ({error})"] += 1
-                continue
-            if not prompt:
-                report.dropped["prompt without tokens"] += 1
-                continue
-            if len(prompt) > self.max_prompt_length:
-                head = self._head_length(pair.prompt, prompt)
-                if head >= self.max_prompt_length:
-                    report.dropped["system message longer than max_prompt_length"] += 1
-                    continue
-                report.prompts_cut += 1
-                prompt = [*prompt[:head], *prompt[len(prompt) - (self.max_prompt_length - head) :]]
-            room = self.max_length - len(prompt)
-            report.completions_cut += (len(chosen) > room) + (len(rejected) > room)
-            chosen, rejected = chosen[:room], rejected[:room]
-            if chosen == rejected:
-                report.dropped["chosen equals rejected once cut"] += 1
-                continue
-            report.longest_prompt = max(report.longest_prompt, len(prompt))
-            longer = max(len(chosen), len(rejected))
-            report.longest_completion = max(report.longest_completion, longer)
-            examples.append(TokenisedPair(prompt, chosen, rejected, pair.where))
-        report.num_pairs = len(examples)
-        return examples, report
+        return _each(pairs, self._pair, TokenReport("pairs"))
 
-    def prompt_ids(self, prompt: str | Messages) -> list[int]:
+    def labels(self, labels: Iterable[Label]) -> tuple[list[TokenisedLabel], TokenReport]:
+        """Tokenise, cut and count."""
+        return _each(labels, self._label, TokenReport("examples"))
+
+    def prompt_ids(self, prompt: Text) -> list[int]:
         """The tokens that the model answers, as in training; not cut."""
         ids = self._encode(self._prompt_text(prompt), special=not is_chat(prompt))
         # Some tokenizers close whatever they encode; a prompt is not over.
         closed = len(ids) > 1 and not is_chat(prompt) and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if closed else ids
 
-    def _ids(self, pair: Pair, report: TokenReport) -> tuple[list[int], list[int], list[int]]:
-        prompt = self.prompt_ids(pair.prompt)
-        before = self._prompt_text(pair.prompt)
-        texts, together = zip(
-            *(self._completion_text(pair.prompt, before, c) for c in (pair.chosen, pair.rejected)),
-            strict=True,
-        )
-        completions = [self._behind(prompt, before, text, is_chat(pair.prompt)) for text in texts]
-        if not all(together) or None in completions:
-            report.tokenised_apart += 1
-            completions = [self._encode(text, special=False) for text in texts]
-        chosen, rejected = (self._finish(ids or []) for ids in completions)
-        return prompt, chosen, rejected
+    def _pair(self, pair: Pair, report: TokenReport) -> TokenisedPair:
+        completions = (pair.chosen, pair.rejected)
+        prompt, (chosen, rejected) = self._fitted(pair.prompt, completions, report)
+        if chosen == rejected:
+            raise _Dropped("chosen equals rejected once cut")
+        return TokenisedPair(prompt, chosen, rejected, pair.where, pair.margin)
 
-    def _prompt_text(self, prompt: str | Messages) -> str:
+    def _label(self, label: Label, report: TokenReport) -> TokenisedLabel:
+        prompt, (completion,) = self._fitted(label.prompt, (label.completion,), report)
+        return TokenisedLabel(prompt, completion, label.desirable, label.where)
+
+    def _fitted(
+        self, prompt: Text, completions: Sequence[Text], report: TokenReport
+    ) -> tuple[list[int], list[list[int]]]:
+        """The tokens of a prompt and its completions, within the lengths allowed."""
+        try:
+            prompt_ids, answers = self._ids(prompt, completions, report)
+        except TemplateError as error:
+            # Some templates insist on alternating roles, or know no system message.
+            raise _Dropped(f"the chat template refused the messages ({error})") from error
+        if not prompt_ids:
+            raise _Dropped("prompt without tokens")
+        if len(prompt_ids) > self.max_prompt_length:
+            prompt_ids = self._cut(prompt, prompt_ids)
+            report.prompts_cut += 1
+        room = self.max_length - len(prompt_ids)
+        report.completions_cut += sum(len(ids) > room for ids in answers)
+        return prompt_ids, [ids[:room] for ids in answers]
+
+    def _ids(
+        self, prompt: Text, completions: Sequence[Text], report: TokenReport
+    ) -> tuple[list[int], list[list[int]]]:
+        prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
+        texts, together = zip(
+            *(self._completion_text(prompt, before, one) for one in completions), strict=True
+        )
+        answers = [self._behind(prompt_ids, before, text, is_chat(prompt)) for text in texts]
+        if not all(together) or not all(answers):
+            report.tokenised_apart += 1
+            answers = [self._encode(text, special=False) for text in texts]
+        return prompt_ids, [self._finish(ids) for ids in answers]
+
+    def _cut(self, prompt: Text, ids: list[int]) -> list[int]:
+        """The head of a prompt, and as much of its end as there is room for."""
+        head = self._head_length(prompt, ids)
+        if head >= self.max_prompt_length:
+            raise _Dropped("system message longer than max_prompt_length")
+        return [*ids[:head], *ids[len(ids) - (self.max_prompt_length - head) :]]
+
+    def _prompt_text(self, prompt: Text) -> str:
         return self._render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
 
-    def _behind(
-        self, prompt_ids: list[int], before: str, text: str, chat: bool
-    ) -> list[int] | None:
-        """The completion's tokens behind the prompt's, or None where the two merge."""
+    def _behind(self, prompt_ids: list[int], before: str, text: str, chat: bool) -> list[int]:
+        """The completion's tokens behind the prompt's; none where the two merge."""
         whole = self._encode(before + text, special=not chat)
-        merged = whole[: len(prompt_ids)] != prompt_ids or len(whole) == len(prompt_ids)
-        return None if merged else whole[len(prompt_ids) :]
+        start = len(prompt_ids)
+        return whole[start:] if whole[:start] == prompt_ids else []
 
-    def _completion_text(
-        self, prompt: str | Messages, before: str, completion: str | Messages
-    ) -> tuple[str, bool]:
+    def _completion_text(self, prompt: Text, before: str, completion: Text) -> tuple[str, bool]:
         """What follows the prompt's text, and whether the template renders the two that way."""
         if not is_chat(completion):
             return completion, True
@@ -189,7 +218,7 @@ class PairTokeniser:
             return [*ids, int(self.tokenizer.eos_token_id)]
         return ids[: first_end + 1]
 
-    def _head_length(self, prompt: str | Messages, ids: list[int]) -> int:
+    def _head_length(self, prompt: Text, ids: list[int]) -> int:
         """How much of a prompt stays when it is cut on the left: BOS, and a system message."""
         head = int(ids[0] == self.tokenizer.bos_token_id)
         if is_chat(prompt) and prompt[0]["role"] in ("system", "developer"):
@@ -225,3 +254,23 @@ class PairTokeniser:
                 token not in self.end_ids and not str(self.tokenizer.decode([token])).strip()
             )
         return self._blank[token]
+
+
+def _each(
+    records: Iterable[R],
+    tokenise: Callable[[R, TokenReport], T],
+    report: TokenReport,
+) -> tuple[list[T], TokenReport]:
+    """Tokenise record by record, and report what became of them."""
+    examples: list[T] = []
+    for record in records:
+        try:
+            examples.append(tokenise(record, report))
+        except _Dropped as reason:
+            report.dropped[str(reason)] += 1
+    groups = [example.group() for example in examples]
+    report.num_examples = len(examples)
+    report.longest_prompt = max((len(group.prompt) for group in groups), default=0)
+    lengths = (len(ids) for group in groups for ids in group.completions)
+    report.longest_completion = max(lengths, default=0)
+    return examples, report

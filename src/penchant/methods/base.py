@@ -20,7 +20,22 @@ class MethodOptions(BaseModel):
 
 @dataclass(frozen=True)
 class PairInputs:
-    """Sums of log-probabilities over completion tokens, in nats; every tensor is [pairs]."""
+    """Sums of log-probabilities over completion tokens, in nats; every tensor is [pairs].
+
+    Attributes:
+        chosen, rejected: under the policy, differentiable.
+        ref_chosen, ref_rejected: under the reference; None for methods without one.
+        chosen_len, rejected_len: tokens of each completion.
+        chosen_nll: minus the log-probability of the chosen completion; it differs from `-chosen`
+            only where `Needs.tail_weight` weights tokens. Differentiable; default `-chosen`.
+        prompt: log-probability of the prompt's tokens behind its first, differentiable; and
+            prompt_len: how many those are. Only where `Needs.prompt` asks for them.
+        chosen_weight, rejected_weight: how probable the policy finds a completion beside what it
+            would say itself (WPO), without gradient. Only where `Needs.weights` asks for them.
+        mean_chosen_len, mean_prompt_len: means over the whole global batch, so that averages
+            over its tokens do not depend on how it is divided; default: over this batch.
+        batch: the whole global batch, without gradient, where `Needs.whole_batch` asks for it.
+    """
 
     chosen: Tensor
     rejected: Tensor
@@ -28,20 +43,99 @@ class PairInputs:
     ref_rejected: Tensor | None
     chosen_len: Tensor
     rejected_len: Tensor
+    chosen_nll: Tensor | None = None
+    prompt: Tensor | None = None
+    prompt_len: Tensor | None = None
+    chosen_weight: Tensor | None = None
+    rejected_weight: Tensor | None = None
+    mean_chosen_len: float | None = None
+    mean_prompt_len: float | None = None
+    batch: PairInputs | None = None
 
     def log_ratios(self) -> tuple[Tensor, Tensor]:
         """log policy / reference of the chosen and of the rejected completions, [pairs] each."""
         assert self.ref_chosen is not None and self.ref_rejected is not None
         return self.chosen - self.ref_chosen, self.rejected - self.ref_rejected
 
+    def nll(self, *, with_prompt: bool = False) -> Tensor:
+        """Negative log-likelihood of the chosen text, a token of the global batch, [pairs].
+
+        Its mean over the global batch is the mean over all its tokens, as in supervised training.
+
+        Args:
+            with_prompt: count the prompt's tokens (all but the first, which nothing predicts).
+        """
+        total = -self.chosen if self.chosen_nll is None else self.chosen_nll
+        tokens = self.mean_chosen_len or float(self.chosen_len.double().mean())
+        if with_prompt:
+            assert self.prompt is not None and self.prompt_len is not None
+            total = total - self.prompt
+            tokens += self.mean_prompt_len or float(self.prompt_len.double().mean())
+        return total / tokens
+
+
+@dataclass(frozen=True)
+class LabelInputs:
+    """Single completions that were found good or bad; every tensor but `kl` is [examples].
+
+    Attributes:
+        completion: summed log-probabilities under the policy, differentiable.
+        ref_completion: under the reference.
+        completion_len: tokens.
+        desirable: bool.
+        kl: scalar, at least 0: the policy's divergence from the reference in nats, estimated over
+            the global batch from completions of other prompts; without gradient.
+    """
+
+    completion: Tensor
+    ref_completion: Tensor
+    completion_len: Tensor
+    desirable: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """Scores of a reward model; every tensor is [pairs].
+
+    Attributes:
+        chosen, rejected: differentiable.
+        margin: how much better chosen was found, where the data say; else None.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    margin: Tensor | None = None
+
 
 class LossOutput(NamedTuple):
     """What a loss returns: nothing in it is reduced."""
 
     per_example: Tensor
-    """[pairs], differentiable."""
+    """[examples], differentiable."""
     metrics: dict[str, Tensor]
-    """Detached, [pairs] each; the engine averages them over the global batch."""
+    """Detached, [examples] each, NaN where a metric says nothing of an example; the engine
+    averages the rest over the global batch."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a loss wants beside summed log-probabilities. Each costs something.
+
+    Attributes:
+        whole_batch: the others of its global batch (`PairInputs.batch`); with several
+            micro-batches a step, that is one more forward pass without gradient.
+        mismatches: `LabelInputs.kl`, from completions behind other prompts.
+        prompt: log-probabilities of the prompt's own tokens.
+        weights: `chosen_weight` and `rejected_weight`.
+        tail_weight: of the tokens by which a completion is longer than its partner (LD-DPO).
+    """
+
+    whole_batch: bool = False
+    mismatches: bool = False
+    prompt: bool = False
+    weights: bool = False
+    tail_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,19 +153,33 @@ class Facts:
     """Default for LoRA, whose updates are scaled and low-rank: about ten times higher."""
     learning_rate_range: tuple[float, float]
     """Sane values for all weights."""
+    beta: str = ""
+    """Typical values of `beta`, where the method has one."""
+    num_train_epochs: float = 1.0
+    """Default number of passes over the data."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of `METHODS`."""
+    """One entry of `METHODS`.
+
+    Attributes:
+        data: the records it reads.
+        model: `language` trains log-probabilities, `score` a scalar head.
+        needs_reference: whether a reference is loaded at all.
+        loss: (inputs, options) to `LossOutput`.
+        needs: what else the inputs must hold under some options.
+    """
 
     name: str
     title: str
-    data: Literal["pairs"]
+    data: Literal["pairs", "labels"]
     needs_reference: bool
     options: type[MethodOptions]
-    loss: Callable[[PairInputs, Any], LossOutput]
+    loss: Callable[[Any, Any], LossOutput]
     facts: Facts
+    model: Literal["language", "score"] = "language"
+    needs: Callable[[Any], Needs] = lambda _: Needs()
 
 
 def pair_metrics(

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    Method,
-    MethodOptions,
-    PairInputs,
-    pair_metrics,
-)
+from penchant.methods.base import LossOutput, Method, PairInputs
+from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.reference_free import smoothed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class DPOOptions(MethodOptions):
+class DPOOptions(DivergenceOptions):
     """Options of DPO."""
 
-    beta: float = Field(
-        0.1, gt=0, description="Strength of the KL constraint: 0.05 weak, 0.1 usual, 0.3 strong."
-    )
     loss_type: Literal["sigmoid", "hinge"] = Field(
         "sigmoid", description="sigmoid (the paper's) or hinge (SLiC-HF's margin loss)."
     )
@@ -35,7 +30,7 @@ def dpo_loss(inputs: PairInputs, options: DPOOptions) -> LossOutput:
 
     Args:
         inputs: summed log-probabilities, [pairs]; the reference's are required.
-        options: `beta`, `loss_type`, `label_smoothing`.
+        options: `beta`, `loss_type`, `label_smoothing`, and the family's.
 
     Returns:
         Losses and metrics, [pairs]. Implicit rewards are `beta * log(policy / reference)`.
@@ -47,18 +42,13 @@ def dpo_loss(inputs: PairInputs, options: DPOOptions) -> LossOutput:
     """
     from torch.nn.functional import logsigmoid, relu
 
-    chosen_ratio, rejected_ratio = inputs.log_ratios()
-    margin = options.beta * (chosen_ratio - rejected_ratio)
-    if options.loss_type == "hinge":
-        keep, flip = relu(1 - margin), relu(1 + margin)
-    else:
-        # log(1 - sigmoid(x)) = logsigmoid(-x), stable for large x
-        keep, flip = -logsigmoid(margin), -logsigmoid(-margin)
-    smoothing = options.label_smoothing
-    loss = keep if smoothing == 0 else (1 - smoothing) * keep + smoothing * flip
-    return LossOutput(
-        loss, pair_metrics(inputs, options.beta * chosen_ratio, options.beta * rejected_ratio)
-    )
+    def contrast(margin: Tensor) -> Tensor:
+        return relu(1 - margin) if options.loss_type == "hinge" else -logsigmoid(margin)
+
+    chosen, rejected = scores(inputs, options)
+    # log(1 - sigmoid(x)) = logsigmoid(-x), stable for large x
+    loss = smoothed(contrast, options.beta * (chosen - rejected), options.label_smoothing)
+    return finish(inputs, loss, (chosen, rejected), options)
 
 
 DPO = Method(
@@ -68,14 +58,10 @@ DPO = Method(
     needs_reference=True,
     options=DPOOptions,
     loss=dpo_loss,
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="2 (policy and reference); 1 with LoRA or cached reference",
+    needs=needs,
+    facts=reference_facts(
         stability="stable",
         when="the default: simple and effective",
         paper="https://arxiv.org/abs/2305.18290",
-        learning_rate=1e-6,
-        learning_rate_lora=5e-5,
-        learning_rate_range=(5e-7, 5e-6),
     ),
 )

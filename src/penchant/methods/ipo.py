@@ -6,17 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    Method,
-    MethodOptions,
-    PairInputs,
-    pair_metrics,
-)
+from penchant.methods.base import LossOutput, Method, PairInputs
+from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+
+# Its square is finite in fp32; only an f-divergence gets there.
+MAX_MARGIN = 1e18
 
 
-class IPOOptions(MethodOptions):
+class IPOOptions(DivergenceOptions):
     """Options of IPO."""
 
     beta: float = Field(
@@ -32,7 +29,7 @@ def ipo_loss(inputs: PairInputs, options: IPOOptions) -> LossOutput:
 
     Args:
         inputs: summed log-probabilities and lengths, [pairs]; the reference's are required.
-        options: `beta`, `log_ratio`.
+        options: `beta`, `log_ratio`, and the family's.
 
     Returns:
         Losses and metrics, [pairs]. Implicit rewards are `beta` times the log-ratio in use.
@@ -40,16 +37,15 @@ def ipo_loss(inputs: PairInputs, options: IPOOptions) -> LossOutput:
     References:
         Eq. 17 of Azar et al. 2023, tau written beta. The average over tokens is not in the paper:
         the authors confirmed to TRL that their results use it, and it keeps the target margin
-        1 / (2 beta) meaningful whatever the lengths.
+        1 / (2 beta) meaningful whatever the lengths. Scores of an f-divergence, of which the paper
+        says nothing either, are averaged after the divergence, as in TRL.
     """
-    chosen_ratio, rejected_ratio = inputs.log_ratios()
+    chosen, rejected = scores(inputs, options)
     if options.log_ratio == "mean":
-        chosen_ratio = chosen_ratio / inputs.chosen_len
-        rejected_ratio = rejected_ratio / inputs.rejected_len
-    loss = (chosen_ratio - rejected_ratio - 1 / (2 * options.beta)) ** 2
-    return LossOutput(
-        loss, pair_metrics(inputs, options.beta * chosen_ratio, options.beta * rejected_ratio)
-    )
+        chosen, rejected = chosen / inputs.chosen_len, rejected / inputs.rejected_len
+    margin = (chosen - rejected).clamp(-MAX_MARGIN, MAX_MARGIN)
+    loss = (margin - 1 / (2 * options.beta)) ** 2
+    return finish(inputs, loss, (chosen, rejected), options)
 
 
 IPO = Method(
@@ -59,14 +55,11 @@ IPO = Method(
     needs_reference=True,
     options=IPOOptions,
     loss=ipo_loss,
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="2 (policy and reference); 1 with LoRA or cached reference",
+    needs=needs,
+    facts=reference_facts(
         stability="more stable than DPO",
         when="DPO over-fits the preferences: few pairs, or nearly deterministic ones",
         paper="https://arxiv.org/abs/2310.12036",
-        learning_rate=1e-6,
-        learning_rate_lora=5e-5,
-        learning_rate_range=(5e-7, 5e-6),
+        beta="0.1 usual; 0.01 to 0.5: margins aim at 1 / (2 beta)",
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import json
 import logging
 import os
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
+# Of a model's configuration: what does not change its log-probs.
+INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,13 +52,14 @@ def resolve(name: str, cache_dir: Path | None = None) -> str:
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return name  # a hub id
         raise ModelError(f"no such model: {name} is neither a folder nor a hub id (owner/name)")
-    if (path / "model" / "config.json").exists() or _is_adapter(path / "model"):
+    if (path / "model" / "config.json").exists() or is_adapter(path / "model"):
         path = path / "model"
-    if not (path / "config.json").exists() and not _is_adapter(path):
+    if not (path / "config.json").exists() and not is_adapter(path):
         raise ModelError(
             f"{name} holds no model: neither config.json nor adapter_config.json is there"
         )
-    return str(path)
+    # Adapters and configurations keep this name: it must mean the same from any folder.
+    return str(path.absolute())
 
 
 def load_tokenizer(
@@ -79,7 +84,13 @@ def load_tokenizer(
 
 
 def load_causal_model(
-    name: str, *, dtype: torch.dtype, trust_remote_code: bool = False, keep_adapter: bool = False
+    name: str,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    keep_adapter: bool = False,
+    bits: int | None = None,
+    device: torch.device | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model on the CPU, in evaluation mode.
 
@@ -88,47 +99,136 @@ def load_causal_model(
         dtype: of the weights.
         trust_remote_code: run code that comes with the model.
         keep_adapter: leave a PEFT adapter switchable instead of merging it into the weights.
+        bits: 8 or 4, to quantise the weights with bitsandbytes; they are put on `device`.
+        device: where quantised weights go.
 
     Raises:
-        ModelError: nothing there, or a reward or other headed model.
+        ModelError: nothing there, a reward or other headed model, or no bitsandbytes.
     """
     from transformers import AutoModelForCausalLM
 
-    folder = Path(name)
-    if _is_adapter(folder):
-        from peft import PeftModel
-
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if is_adapter(Path(name)):
+        if _adapter_settings(name).get("task_type") == "SEQ_CLS":
+            raise ModelError(f"{name} is a reward model; give a causal language model")
         base = load_causal_model(
-            resolve(settings["base_model_name_or_path"]),
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
+            _adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
         )
-        model: Any = PeftModel.from_pretrained(base, name)
-        return model if keep_adapter else model.merge_and_unload()
-    _require_causal(name, trust_remote_code)
+        if bits is not None:
+            raise ModelError(
+                f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
+            )
+        return _with_adapter(base, name, keep=keep_adapter)
+    if architecture := _scoring_architecture(name, trust_remote_code):
+        raise ModelError(
+            f"{name} is a {architecture}, which scores text; give a causal language model"
+        )
+    options = {} if bits is None else _quantised(bits, device)
+    return _from_pretrained(AutoModelForCausalLM, name, dtype, trust_remote_code, **options)
+
+
+def load_score_model(
+    name: str, *, dtype: torch.dtype, trust_remote_code: bool = False, keep_adapter: bool = False
+) -> PreTrainedModel | PeftModel:
+    """A model with a scalar head on the CPU: a reward model, or a language model with a new head.
+
+    A new head is random: seed torch before.
+
+    Args:
+        name, dtype, trust_remote_code, keep_adapter: as for `load_causal_model`.
+
+    Raises:
+        ModelError: nothing there, or a head with several labels.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if is_adapter(Path(name)):
+        if _adapter_settings(name).get("task_type") != "SEQ_CLS":
+            return _with_new_head(
+                load_causal_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
+            )
+        base = load_score_model(
+            _adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        return _with_adapter(base, name, keep=keep_adapter)
+    if _scoring_architecture(name, trust_remote_code):
+        model = _from_pretrained(AutoModelForSequenceClassification, name, dtype, trust_remote_code)
+        if model.config.num_labels != 1:
+            raise ModelError(
+                f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
+            )
+        return model
+    return _from_pretrained(
+        AutoModelForSequenceClassification, name, dtype, trust_remote_code, num_labels=1
+    )
+
+
+def _quantised(bits: int, device: torch.device | None) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"a copy in {bits} bits needs bitsandbytes: pip install bitsandbytes, or set "
+            "reference to copy"
+        )
+    settings = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4,
+                                  bnb_4bit_quant_type="nf4")  # fmt: skip
+    return {"quantization_config": settings, "device_map": {"": device or "cpu"}}
+
+
+def _from_pretrained(
+    factory: Any, name: str, dtype: torch.dtype, trust_remote_code: bool, **options: Any
+) -> Any:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code
+        model = factory.from_pretrained(
+            name, dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"no causal language model could be loaded from {name}: {error}"
-        ) from error
+        raise ModelError(f"no model could be loaded from {name}: {error}") from error
     return model.eval()
 
 
+def _with_new_head(model: Any) -> PreTrainedModel:
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    scored: Any = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+    scored.base_model.load_state_dict(model.base_model.state_dict())
+    return scored.eval()
+
+
+def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
+    from peft import PeftModel
+
+    model: Any = PeftModel.from_pretrained(base, name)
+    return model if keep else model.merge_and_unload()
+
+
+def _adapter_settings(name: str) -> dict[str, Any]:
+    return json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def _adapter_base(name: str) -> str:
+    return resolve(_adapter_settings(name)["base_model_name_or_path"])
+
+
 def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:
-    """Every token that ends an answer, from the generation configuration."""
-    ids = getattr(model.generation_config, "eos_token_id", None)
+    """Every token that ends an answer, from the generation configuration where there is one."""
+    # A model that only scores does not generate.
+    settings = getattr(model, "generation_config", None) or model.config.get_text_config()
+    ids = getattr(settings, "eos_token_id", None)
     if ids is None:
         return []
     return [ids] if isinstance(ids, int) else list(ids)
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Hex digest of every parameter's name, dtype and values; a fresh adapter changes nothing."""
-    digest = xxhash.xxh3_128()
+def weights_fingerprint(model: PreTrainedModel) -> str:
+    """Hex digest of the architecture and of every parameter's name, dtype and values.
+
+    A fresh adapter changes nothing.
+    """
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in INCIDENTAL}
+    digest = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
     base = {
         name.replace(".base_layer.", "."): parameter
         for name, parameter in model.state_dict().items()
@@ -141,22 +241,30 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _is_adapter(folder: Path) -> bool:
+def is_score_model(name: str) -> bool:
+    """Whether a resolved name is a folder with a reward model or its adapter."""
+    if is_adapter(Path(name)):
+        return _adapter_settings(name).get("task_type") == "SEQ_CLS"
+    if not (Path(name) / "config.json").exists():
+        return False
+    return _scoring_architecture(name, trust_remote_code=False) is not None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
     return (folder / "adapter_config.json").exists()
 
 
-def _require_causal(name: str, trust_remote_code: bool) -> None:
+def _scoring_architecture(name: str, trust_remote_code: bool) -> str | None:
+    """The architecture's name, where it is a classifier's."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    for architecture in config.architectures or ():
-        if "ForSequenceClassification" in architecture or "ForTokenClassification" in architecture:
-            raise ModelError(
-                f"{name} is a {architecture}, which scores text; give a causal language model"
-            )
+    scoring = ("ForSequenceClassification", "ForTokenClassification")
+    return next((a for a in config.architectures or () if any(s in a for s in scoring)), None)
 
 
 def _converted_gguf(file: Path, cache_dir: Path) -> Path:

@@ -4,7 +4,8 @@ The vocabulary is walked in chunks with a running maximum and sum, as in online 
 (Milakov & Gimelshein 2018). With a frozen head the gradient with respect to the hidden states is
 formed in the same walk: d log p(y) / d logits = onehot(y) - softmax, which does not depend on what
 comes after it but for one factor a token, so backward is a single multiplication. With a
-trainable head only the log-sum-exp is kept and backward walks the vocabulary once more.
+trainable head backward walks the vocabulary once more; it computes the logits again, but for those
+that a buffer of fixed size could keep.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Elements of one chunk of logits: 16 MiB in fp32, which stays in a server's last-level cache.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 ROWS_AT_ONCE = 1024
+# What a trainable head may keep of its exponentials for backward, however long the batch is.
+KEPT_ELEMENTS = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def completion_logprobs(
     *,
     bias: Tensor | None = None,
     transform: LogitTransform = LogitTransform(),
+    collisions: bool = False,
 ) -> Tensor:
     """log p(target) for every row.
 
@@ -68,13 +72,16 @@ def completion_logprobs(
         weight: `[V, H]`, the language-model head; bias: `[V]`.
         targets: `[N]`, token ids.
         transform: what the model does to its logits.
+        collisions: also the log of the probability that two draws agree, log sum_v p(v)^2.
 
     Returns:
-        `[N]` in fp32 (fp64 for fp64 weights), in nats.
+        `[N]` in fp32 (fp64 for fp64 weights), in nats; with `collisions` `[2, N]`, whose second
+        row has no gradient.
     """
     trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
     function = _TrainableHead if trainable else _FrozenHead
-    return function.apply(hidden, weight, bias, targets, transform)
+    logprobs, collision = function.apply(hidden, weight, bias, targets, transform, collisions)
+    return torch.stack([logprobs, collision]) if collisions else logprobs
 
 
 class _Head:
@@ -110,6 +117,14 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     return (a @ b).to(dtype)
 
 
+def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total = a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        torch.mm(a, b, out=total)
+    else:
+        total.copy_(product(a, b, total.dtype))
+
+
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """`total += a @ b`, without a temporary where the dtypes allow it."""
     if total.dtype == a.dtype:
@@ -119,14 +134,28 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 class _Walk:
-    """One pass over the vocabulary for some rows: online softmax, optionally its mean embedding."""
+    """One pass over the vocabulary for some rows: online softmax.
 
-    def __init__(self, head: _Head, hidden: Tensor, targets: Tensor, *, direction: bool) -> None:
+    With `direction` also the gradient of the log-probs, with `collisions` log sum_v p(v)^2. `kept`
+    receives each chunk of exponentials and the maximum `[rows]` they are relative to.
+    """
+
+    def __init__(
+        self,
+        head: _Head,
+        hidden: Tensor,
+        targets: Tensor,
+        *,
+        direction: bool = False,
+        collisions: bool = False,
+        kept: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         def fill(value: float) -> Tensor:
             return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
 
         hidden = hidden.to(head.dtype)
         maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)
+        squares = fill(0.0)
         mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None
         for first, chunk in head.chunks():
             logits = head.logits(hidden, first, chunk)  # [rows, chunk]
@@ -139,7 +168,11 @@ class _Walk:
             correction = (maximum - new_maximum).exp_()
             weights = logits.sub_(new_maximum.unsqueeze(1)).exp_()
             total = total * correction + weights.sum(1)
+            if collisions:
+                squares = squares * correction**2 + weights.square().sum(1)
             maximum = new_maximum
+            if kept is not None:
+                kept.append((weights, maximum))
             if mean is not None:
                 if isinstance(slope, torch.Tensor):
                     weights *= slope
@@ -147,6 +180,7 @@ class _Walk:
                 add_product(mean, weights.to(head.dtype), chunk)
         self.logsumexp = maximum + total.log()
         self.logprobs = target_logit - self.logsumexp
+        self.collisions = squares.log() - 2 * total.log()  # -inf unless asked for
         if mean is not None:
             # d log p(target) / d hidden = slope(target) W[target] - sum_v p(v) slope(v) W[v]
             slope = head.transform.derivative(target_logit)
@@ -174,22 +208,31 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         transform: LogitTransform,
-    ) -> Tensor:
+        collisions: bool,
+    ) -> tuple[Tensor, Tensor]:
         head = _Head(hidden, weight, bias, transform)
         logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
+        collision = torch.empty_like(logprobs)
         directions = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _row_chunks(len(hidden)):
-            walk = _Walk(head, hidden[rows], targets[rows], direction=directions is not None)
-            logprobs[rows] = walk.logprobs
+            walk = _Walk(
+                head,
+                hidden[rows],
+                targets[rows],
+                direction=directions is not None,
+                collisions=collisions,
+            )
+            logprobs[rows], collision[rows] = walk.logprobs, walk.collisions
             if directions is not None:
                 directions[rows] = walk.direction
         ctx.save_for_backward(directions)
-        return logprobs
+        ctx.mark_non_differentiable(collision)
+        return logprobs, collision
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (directions,) = ctx.saved_tensors
-        return directions * grad.unsqueeze(1).to(directions.dtype), None, None, None, None
+        return (directions * grad.unsqueeze(1).to(directions.dtype), *[None] * 5)
 
 
 class _TrainableHead(torch.autograd.Function):
@@ -203,31 +246,42 @@ class _TrainableHead(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         transform: LogitTransform,
-    ) -> Tensor:
+        collisions: bool,
+    ) -> tuple[Tensor, Tensor]:
         head = _Head(hidden, weight, bias, transform)
         logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
-        logsumexp = torch.empty_like(logprobs)
+        logsumexp, collision = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        keeps = transform.softcap is None and len(hidden) * len(weight) <= KEPT_ELEMENTS
+        kept: list[tuple[Tensor, Tensor]] | None = [] if keeps else None
         for rows in _row_chunks(len(hidden)):
-            walk = _Walk(head, hidden[rows], targets[rows], direction=False)
+            walk = _Walk(head, hidden[rows], targets[rows], collisions=collisions, kept=kept)
             logprobs[rows], logsumexp[rows] = walk.logprobs, walk.logsumexp
-        ctx.head, ctx.has_bias = head, bias is not None
+            collision[rows] = walk.collisions
+        ctx.head, ctx.has_bias, ctx.kept = head, bias is not None, kept
         ctx.save_for_backward(hidden, targets, logsumexp)
-        return logprobs
+        ctx.mark_non_differentiable(collision)
+        return logprobs, collision
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets, logsumexp = ctx.saved_tensors
-        head = ctx.head
+        head, kept = ctx.head, iter(ctx.kept or ())
         grad = grad.to(head.accumulate)
         d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)
-        d_weight = torch.zeros_like(head.weight, dtype=head.accumulate)
+        d_weight = torch.empty_like(head.weight, dtype=head.accumulate)
         d_bias = d_weight.new_zeros(len(head.weight)) if ctx.has_bias else None
         for rows in _row_chunks(len(hidden)):
             inputs, g = hidden[rows].to(head.dtype), grad[rows].unsqueeze(1)
             for first, chunk in head.chunks():
-                logits = head.logits(inputs, first, chunk)
-                slope = head.transform.derivative(logits)
-                d_logits = logits.sub_(logsumexp[rows].unsqueeze(1)).exp_().mul_(-g)
+                if ctx.kept is None:
+                    logits = head.logits(inputs, first, chunk)
+                    slope = head.transform.derivative(logits)
+                    d_logits = logits.sub_(logsumexp[rows].unsqueeze(1)).exp_().mul_(-g)
+                else:
+                    exponentials, maximum = next(kept)
+                    slope = head.transform.scale
+                    factor = (maximum - logsumexp[rows]).exp().unsqueeze(1) * -g
+                    d_logits = exponentials * factor
                 local = targets[rows] - first
                 here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)
                 d_logits[here, local[here]] += g[here, 0]
@@ -238,11 +292,14 @@ class _TrainableHead(torch.autograd.Function):
                     d_bias[vocabulary] += d_logits.sum(0)
                 d_logits = d_logits.to(head.dtype)
                 add_product(d_hidden[rows], d_logits, chunk)
-                add_product(d_weight[vocabulary], d_logits.t(), inputs)
+                # The first rows write, so that nothing has to be zeroed before.
+                combine = set_product if rows.start == 0 else add_product
+                combine(d_weight[vocabulary], d_logits.t(), inputs)
         return (
             d_hidden.to(hidden.dtype),
             d_weight.to(head.weight.dtype),
             None if d_bias is None else d_bias.to(head.weight.dtype),
+            None,
             None,
             None,
         )
@@ -285,10 +342,7 @@ def compare_heads(
 
 
 def _compare_rows(heads: list[_Head], p: Tensor, q: Tensor, targets: Tensor) -> Comparison:
-    walks = [
-        _Walk(head, hidden, targets, direction=False)
-        for head, hidden in zip(heads, (p, q), strict=True)
-    ]
+    walks = [_Walk(head, hidden, targets) for head, hidden in zip(heads, (p, q), strict=True)]
     p, q = p.to(heads[0].dtype), q.to(heads[1].dtype)
     cross, own = torch.zeros_like(walks[0].logsumexp), torch.zeros_like(walks[0].logsumexp)
     for (first, chunk), (_, ref_chunk) in zip(heads[0].chunks(), heads[1].chunks(), strict=True):

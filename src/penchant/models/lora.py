@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 def add_lora(
-    model: PreTrainedModel, *, r: int, alpha: float, dropout: float, target_modules: str
+    model: PreTrainedModel,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str,
+    task_type: str = "CAUSAL_LM",
 ) -> PeftModel:
     """Wrap `model` with a fresh LoRA adapter (Hu et al. 2021) that starts at no change.
 
@@ -31,6 +37,7 @@ def add_lora(
         model: its weights are frozen.
         r, alpha, dropout: rank, scale (`alpha / r`) and dropout in front of the adapter.
         target_modules: layer names, comma-separated, or `all-linear` (all but the head).
+        task_type: PEFT's; with `SEQ_CLS` the score head is trained and saved as a whole.
 
     Raises:
         ModelError: no layer has one of the names.
@@ -44,7 +51,7 @@ def add_lora(
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides; a float is as good
         lora_dropout=dropout,
         target_modules=target_modules if every else names,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
     config._register_custom_module({nn.Linear: FusedLoraLinear})  # PEFT's hook for own layers
     try:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import copy
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import xxhash
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from penchant.data.batch import Group, TokenBatch
 from penchant.models.load import weights_fingerprint
-from penchant.models.scoring import Scorer, completion_sums
+from penchant.models.scoring import Scorer, segment_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 # Part of every cache key: raise it when the layout or the arithmetic changes what is stored.
 LAYOUT_VERSION = 1
@@ -35,8 +37,14 @@ class Reference(Protocol):
 
     kind: str
 
-    def sums(self, groups: Sequence[Group], batch: TokenBatch) -> Tensor:
-        """`[completions]`: summed log-probs of the completions of `groups`, laid out in `batch`."""
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
+        """`[completions]`: summed log-probs of the completions of `groups`, laid out in `batch`.
+
+        Args:
+            weights: `[N]`, of each token; default: all 1.
+        """
 
     def active(self) -> AbstractContextManager[Scorer | None]:
         """The reference as a scorer for a while; None where no reference model is held."""
@@ -61,28 +69,46 @@ class AdapterReference:
         self._policy.train(was_training)
 
     @torch.no_grad()
-    def sums(self, groups: Sequence[Group], batch: TokenBatch) -> Tensor:
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
         with self.active() as scorer:
-            return completion_sums(batch, scorer(batch))
+            return weighted_sums(batch, scorer(batch), weights)
 
 
 class CopyReference:
     """A second model, frozen."""
 
-    kind = "copy"
-
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, kind: str = "copy") -> None:
         self._scorer = scorer.eval().requires_grad_(False)
+        self.kind = kind
 
     @contextmanager
     def active(self) -> Iterator[Scorer]:
         yield self._scorer
 
     @torch.no_grad()
-    def sums(self, groups: Sequence[Group], batch: TokenBatch) -> Tensor:
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
         if self._scorer.plan.packed != (batch.segments is not None):
             batch = self._scorer.batch(groups)
-        return completion_sums(batch, self._scorer(batch))
+        return weighted_sums(batch, self._scorer(batch), weights)
+
+    @torch.no_grad()
+    def mix_in(self, policy: Scorer, alpha: float) -> None:
+        """Move towards the policy: `reference = alpha * policy + (1 - alpha) * reference`.
+
+        The soft update of TR-DPO (Gorbatovski et al. 2024, https://arxiv.org/abs/2404.09656);
+        an adapter's part is added to the weights it stands on.
+        """
+        own = dict(self._scorer.causal_model.named_parameters())
+        for name, weight in effective_weights(policy):
+            own[name].lerp_(weight.to(own[name]), alpha)
+
+    def weights(self) -> dict[str, Tensor]:
+        """By parameter name, for a checkpoint."""
+        return dict(self._scorer.causal_model.named_parameters())
 
 
 class CachedReference:
@@ -91,12 +117,22 @@ class CachedReference:
     One SQLite file a reference: its transactions survive a kill, and several runs can share it.
     The file is named by the reference's weights and precision; a row's key covers the layout's
     version, the token ids and where the completion (the loss mask) begins.
+
+    Args:
+        folder: of the cache.
+        model: the reference.
+        precision: what else the log-probs depend on.
+        live: the same reference in memory, where it costs nothing to keep: exact comparisons
+            need it.
     """
 
     kind = "cache"
 
-    def __init__(self, folder: Path, model: torch.nn.Module, precision: str) -> None:
+    def __init__(
+        self, folder: Path, model: PreTrainedModel, precision: str, live: Reference | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._live = live
         self.path = folder / f"{weights_fingerprint(model)}-{precision}.sqlite"
         self._values: dict[bytes, float] = {}
 
@@ -114,7 +150,7 @@ class CachedReference:
                 part = missing[start : start + batch_size]
                 with torch.no_grad():
                     batch = scorer.batch(part)
-                    sums = completion_sums(batch, scorer(batch)).tolist()
+                    sums = segment_sums(batch, scorer(batch)).tolist()
                 keys = [key for group in part for key in _keys(group)]
                 rows = list(zip(keys, sums, strict=True))
                 with database:  # one transaction
@@ -122,11 +158,13 @@ class CachedReference:
                 self._values.update(rows)
         return sum(len(group.completions) for group in missing)
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        yield None
+    def active(self) -> AbstractContextManager[Scorer | None]:
+        return nullcontext() if self._live is None else self._live.active()
 
-    def sums(self, groups: Sequence[Group], batch: TokenBatch) -> Tensor:
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
+        assert weights is None, "the configuration refuses a cache of weighted sums"
         values = [self._values[key] for group in groups for key in _keys(group)]
         return torch.tensor(values, device=batch.input_ids.device)
 
@@ -141,6 +179,31 @@ def _keys(group: Group) -> list[bytes]:
     return keys
 
 
+def weighted_sums(batch: TokenBatch, logprobs: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum log-probs `[N]`, each times its weight, over each segment."""
+    return segment_sums(batch, logprobs if weights is None else logprobs * weights)
+
+
 def frozen_copy(policy: Scorer) -> CopyReference:
-    """A copy of the policy as it is now."""
-    return CopyReference(copy.deepcopy(policy))
+    """A copy of the policy as it is now; a fresh adapter, which changes nothing, is left out."""
+    with policy.plain_attention():
+        model = copy.deepcopy(policy.model)
+    if isinstance(model, PeftModel):
+        model = model.unload()
+    twin = Scorer(model, policy.pad_token_id)
+    twin.use(policy.plan)
+    return CopyReference(twin)
+
+
+def effective_weights(policy: Scorer) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the model that the policy is, adapters added in, by its own name."""
+    model = policy.causal_model
+    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        owner = layers.get(name.removesuffix(".base_layer.weight"))
+        weight = parameter.detach()
+        if owner is not None and name.endswith(".base_layer.weight"):
+            weight = weight + sum(owner.get_delta_weight(one) for one in owner.active_adapters)
+        yield name.replace(".base_layer.", "."), weight

@@ -79,15 +79,21 @@ class Scorer(nn.Module):
         finally:
             self.use(plan)
 
-    def batch(self, groups: Sequence[Group]) -> TokenBatch:
+    def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the model's device."""
-        batch = pack(groups) if self.plan.packed else pad(groups, self.pad_token_id)
+        if self.plan.packed:
+            batch = pack(groups, with_prompts=with_prompts)
+        else:
+            batch = pad(groups, self.pad_token_id, with_prompts=with_prompts)
         return batch.to(self.causal_model.device)
 
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """`[N]`: log p of every completion token, in the order of `batch.targets`."""
+    def forward(self, batch: TokenBatch, collisions: bool = False) -> Tensor:
+        """`[N]`: log p of every scored token, in the order of `batch.targets`.
+
+        With `collisions` `[2, N]`: below it log sum_v p(v)^2 at each position, without gradient.
+        """
         if not self.plan.fused_head:
-            return self._from_full_logits(batch)
+            return self._from_full_logits(batch, collisions)
         hidden, weight, bias = self.head_inputs(batch)
         return completion_logprobs(
             hidden,
@@ -95,6 +101,7 @@ class Scorer(nn.Module):
             batch.targets,
             bias=bias,
             transform=self.transform,
+            collisions=collisions,
         )
 
     @property
@@ -119,11 +126,15 @@ class Scorer(nn.Module):
             inputs["segments"] = attention.SegmentTable(batch.segments, self.plan.kernel)
         return inputs
 
-    def _from_full_logits(self, batch: TokenBatch) -> Tensor:
+    def _from_full_logits(self, batch: TokenBatch, collisions: bool) -> Tensor:
         logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
         rows = logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        return rows.to(accumulate).log_softmax(-1).gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+        every = rows.to(accumulate).log_softmax(-1)
+        logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+        if not collisions:
+            return logprobs
+        return torch.stack([logprobs, (2 * every.detach()).logsumexp(-1)])
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -163,7 +174,10 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
     )
 
 
-def completion_sums(batch: TokenBatch, logprobs: Tensor) -> Tensor:
-    """Sum per-token values `[N]` over each completion: `[completions]`, in fp32 or better."""
-    totals = logprobs.new_zeros(len(batch.completion_lengths))
-    return totals.index_add(0, batch.completion_index, logprobs)
+def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:
+    """Sum per-token values `[N]` over each segment, in fp32 or better: completions, then prompts.
+
+    Without scored prompts `[completions]`, with them `[completions + prompts]`.
+    """
+    totals = values.new_zeros(len(batch.segment_lengths))
+    return totals.index_add(0, batch.segment_index, values)

@@ -29,7 +29,8 @@ def plan_scoring(
 
     Every group goes through the model the plain way (a row for each completion, full logits) and
     through the fast one; a difference above the tolerance sends the run back to the padded
-    layout, and if need be to full logits, with one warning.
+    layout, and if need be to full logits, with one warning. Where something is trained, the fast
+    way must also run backward.
 
     Args:
         scorer: with the model as it will run, inside the run's autocast.
@@ -63,10 +64,9 @@ def plan_scoring(
 
 
 def _candidates(attention: str) -> list[ScoringPlan]:
-    padded = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
-    if attention == "plain":
-        return [padded]
-    return [ScoringPlan(packed=True, fused_head=True, kernel=attention), padded]
+    kernels = {"plain": [], "flex": ["flex", "sdpa"]}.get(attention, [attention])
+    packed = [ScoringPlan(packed=True, fused_head=True, kernel=kernel) for kernel in kernels]
+    return [*packed, ScoringPlan(packed=False, fused_head=True, kernel="sdpa")]
 
 
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
@@ -76,10 +76,15 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
 
 
 def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> str:
+    trained = [p for p in scorer.parameters() if p.requires_grad]
     try:
-        found = scorer(scorer.batch(groups))
+        with torch.set_grad_enabled(bool(trained)):
+            found = scorer(scorer.batch(groups))
+            if trained:  # a kernel may compile forward and fail backward
+                torch.autograd.grad(found.sum(), trained, allow_unused=True)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        return f"{type(error).__name__} in the forward: {error}"
+        return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
+    found = found.detach()
     difference = (found - expected).abs()
     device = scorer.causal_model.device.type
     half = torch.is_autocast_enabled(device) or scorer.causal_model.dtype not in LARGEST

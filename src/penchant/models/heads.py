@@ -1,0 +1,57 @@
+"""Scores of whole completions under a reward model: a scalar head on the last token's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.data.batch import Group, TokenBatch
+from penchant.models.scoring import Scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RewardScorer(Scorer):
+    """One score a completion; wraps a model with a `score` head of one label."""
+
+    def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
+        """Lay groups out; `ends` are where transformers reads the score.
+
+        That is the last token that is not padding, by its id: where end and pad token are one,
+        the score stands before the end token.
+        """
+        batch = super().batch(groups, with_prompts=with_prompts)
+        own = [len(self._read(group, c)) for group in groups for c in group.completions]
+        full = [len(c) for group in groups for c in group.completions]
+        back = [f - o for f, o in zip(full, own, strict=True)]
+        return replace(batch, ends=batch.ends - torch.tensor(back, device=batch.ends.device))
+
+    def _read(self, group: Group, completion: Sequence[int]) -> Sequence[int]:
+        end = len(completion)
+        while end > 1 and completion[end - 1] == self.pad_token_id:
+            end -= 1
+        return completion[:end]
+
+    def forward(self, batch: TokenBatch, collisions: bool = False) -> Tensor:
+        """`[completions]`: the scores, in fp32 or better."""
+        assert not collisions, "a reward model has no probabilities"
+        if not self.plan.fused_head:
+            logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
+            return logits.squeeze(-1).to(_precise(logits.dtype))
+        model: Any = self.causal_model
+        out = model.base_model(**self._model_inputs(batch), use_cache=False)
+        hidden = out.last_hidden_state.flatten(0, 1)[batch.ends]
+        dtype = _precise(hidden.dtype)
+        # One row a completion costs nothing: it need not be rounded as the products are.
+        with torch.autocast(hidden.device.type, enabled=False):
+            if hidden.dtype != dtype or model.score.weight.dtype == dtype:
+                hidden = hidden.to(dtype)
+            return model.score(hidden).squeeze(-1).to(dtype)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32

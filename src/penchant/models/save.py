@@ -1,0 +1,40 @@
+"""Saving: a folder that any tool can load, written whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merged: bool
+) -> None:
+    """Write a model or adapter with its tokenizer.
+
+    Args:
+        model: a transformers model, or one with a PEFT adapter, in its own attention.
+        tokenizer: saved beside it.
+        folder: replaced in one move.
+        merged: add the adapter to the weights, in fp32: half precision would round it away.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    saved = _merged(model) if merged else model
+    saved.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _merged(model: Any) -> Any:
+    device = next(model.parameters()).device
+    twin = copy.deepcopy(model.to("cpu"))
+    model.to(device)
+    return twin.to(torch.float32).merge_and_unload()

@@ -1,0 +1,134 @@
+"""What the loop asks of an objective, and what all objectives share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from penchant.evaluation import Evaluation
+from penchant.methods import LossOutput, Method
+from penchant.models.logprobs import compare_heads
+from penchant.models.reference import Progress, Reference, weighted_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.data.batch import Group, TokenBatch
+    from penchant.data.source import StepBatch
+    from penchant.models.scoring import Scorer, ScoringPlan
+
+Gather = Callable[[list[Any]], list[Any]]
+"""Lists of this process to those of all processes, in order."""
+
+
+class Objective(Protocol):
+    """Turns examples into unreduced losses; knows the data, not the method by name."""
+
+    def prepare(self, model: torch.nn.Module, step: StepBatch[Any]) -> Any:
+        """What the losses of a step's micro-batches share, such as means over all of them."""
+
+    def __call__(
+        self, model: torch.nn.Module, examples: Sequence[Any], shared: Any
+    ) -> tuple[LossOutput, int]:
+        """Losses of one micro-batch, and how many tokens were laid out for them."""
+
+    def evaluate(
+        self, examples: Sequence[Any], *, batch_size: int, progress: Progress
+    ) -> Evaluation:
+        """The policy on held-out examples, at least one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every objective is made of.
+
+    Attributes:
+        scorer: the policy.
+        reference: None for methods without one.
+        method, options: whose loss and rewards are computed.
+        gather: across processes.
+    """
+
+    scorer: Scorer
+    reference: Reference | None
+    method: Method
+    options: Any
+    gather: Gather = lambda own: own
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probs of one batch `[N]` under policy and reference, and exact comparisons `[N]`."""
+
+    logprobs: Tensor
+    ref_sums: Tensor | None
+    kl: Tensor | None
+    entropy: Tensor | None
+
+
+def score_both(
+    scorer: Scorer,
+    reference: Reference | None,
+    groups: Sequence[Group],
+    batch: TokenBatch,
+    weights: Tensor | None = None,
+) -> Scored:
+    """Score a batch under both models, comparing whole distributions where both are at hand."""
+    if reference is None:
+        return Scored(scorer(batch), None, None, None)
+    with reference.active() as other:
+        exact = other is not None and _comparable(scorer.plan, other.plan)
+        if other is not None and exact:
+            their_head, their_transform = other.head_inputs(batch), other.transform
+    if not exact:
+        return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
+    both = compare_heads(
+        scorer.head_inputs(batch),
+        their_head,
+        batch.targets,
+        transform=scorer.transform,
+        ref_transform=their_transform,
+    )
+    ref_sums = weighted_sums(batch, both.ref_logprobs, weights)
+    return Scored(both.logprobs, ref_sums, both.kl, both.entropy)
+
+
+def _comparable(policy: ScoringPlan, reference: ScoringPlan) -> bool:
+    """Whether both models' hidden states can stand behind one batch and one walk of the heads."""
+    fused = policy.fused_head and reference.fused_head
+    return fused and policy.packed == reference.packed
+
+
+class TokenMeans:
+    """Sums over tokens of what `Scored` compares, and their means."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._tokens = 0
+
+    def add(self, scored: Scored) -> None:
+        """Add one batch."""
+        self._tokens += len(scored.logprobs)
+        for name in ("kl", "entropy"):
+            value = getattr(scored, name)
+            if value is not None:
+                self._sums[name] = self._sums.get(name, 0.0) + value.double().sum().item()
+
+    def means(self) -> dict[str, float]:
+        """What was compared, a token."""
+        return {name: total / self._tokens for name, total in self._sums.items()}
+
+
+def batches(examples: Sequence[Any], batch_size: int, progress: Progress) -> Iterable[list[Any]]:
+    """Examples of like length together: nothing changes but the time."""
+    ordered = sorted(examples, key=lambda e: e.group().num_tokens)
+    for start in progress(range(0, len(ordered), batch_size), "evaluating"):
+        yield list(ordered[start : start + batch_size])
+
+
+def mean(value: Tensor) -> float:
+    """Over what is not NaN."""
+    return float(value.double().nanmean())

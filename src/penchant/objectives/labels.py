@@ -1,0 +1,228 @@
+"""Labels: single completions that were found good or bad, sharing the tokens of their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from penchant.data.batch import Group
+from penchant.evaluation import Evaluation
+from penchant.methods import LabelInputs, LossOutput, Needs
+from penchant.methods.base import accuracy
+from penchant.models.reference import Progress
+from penchant.models.scoring import segment_sums
+from penchant.objectives.base import Parts, Scored, TokenMeans, batches, mean, score_both
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.data.source import StepBatch
+    from penchant.data.tokenise import TokenisedLabel
+
+# One completion behind one prompt.
+Item = tuple[Sequence[int], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Of a whole global batch: each example's mismatched completion, or the KL from all of them."""
+
+    mismatches: dict[int, Sequence[int]]
+    """By the example's identity."""
+    kl: Tensor | None
+
+
+class LabelObjective:
+    """The objective of methods that learn from single labelled completions.
+
+    Args:
+        parts: with a reference.
+        examples: of the training data: where a batch has one prompt only, its mismatched
+            completions come from there.
+    """
+
+    def __init__(self, parts: Parts, examples: Sequence[TokenisedLabel] = ()) -> None:
+        self.parts = parts
+        self.needs: Needs = parts.method.needs(parts.options)
+        self.spare = _two_prompts(examples)
+
+    def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedLabel]) -> Shared:
+        if not self.needs.mismatches:
+            return Shared({}, torch.zeros((), device=self.parts.scorer.causal_model.device))
+        mismatches = self._mismatches(step.examples)
+        if len(step.micro_batches) == 1 and len(step.micro_batches[0][0]) == len(step.examples):
+            return Shared(mismatches, None)  # one pass scores them with everything else
+        sums = [
+            self._divergence(model, [(e.prompt, mismatches[id(e)]) for e in examples])
+            for examples, weight in step.micro_batches
+            if weight
+        ]
+        everywhere = self.parts.gather([value for values in sums for value in values.tolist()])
+        estimate = torch.tensor(everywhere, device=self.parts.scorer.causal_model.device)
+        return Shared(mismatches, estimate.mean().clamp(min=0))
+
+    def __call__(
+        self, model: torch.nn.Module, examples: Sequence[TokenisedLabel], shared: Shared
+    ) -> tuple[LossOutput, int]:
+        reference = self.parts.reference
+        assert reference is not None
+        items: list[Item] = [(e.prompt, e.completion) for e in examples]
+        if shared.kl is None:
+            items += [(e.prompt, shared.mismatches[id(e)]) for e in examples]
+        groups, order = share_prompts(items)
+        batch = self.parts.scorer.batch(groups)
+        position = torch.tensor(order, device=batch.targets.device)
+        ref_sums = reference.sums(groups, batch)[position]
+        sums = segment_sums(batch, model(batch))[position]
+        lengths, count = batch.completion_lengths[position], len(examples)
+        kl = shared.kl
+        if kl is None:
+            kl = (sums[count:].detach() - ref_sums[count:]).mean().clamp(min=0)
+        inputs = LabelInputs(
+            completion=sums[:count],
+            ref_completion=ref_sums[:count],
+            completion_len=lengths[:count],
+            desirable=_desirable(examples, sums.device),
+            kl=kl,
+        )
+        return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
+
+    def _mismatches(self, examples: Sequence[TokenisedLabel]) -> dict[int, Sequence[int]]:
+        """For each example the nearest completion before it, in a circle, of another prompt."""
+        found: dict[int, Sequence[int]] = {}
+        for i, example in enumerate(examples):
+            before = (examples[(i - back) % len(examples)] for back in range(1, len(examples)))
+            other = next((e for e in [*before, *self.spare] if e.prompt != example.prompt), None)
+            assert other is not None, "data of one prompt is refused before training"
+            found[id(example)] = other.completion
+        return found
+
+    @torch.no_grad()
+    def _divergence(self, model: torch.nn.Module, items: Sequence[Item]) -> Tensor:
+        """log policy / reference of each completion, `[items]`."""
+        assert self.parts.reference is not None
+        groups, order = share_prompts(items)
+        batch = self.parts.scorer.batch(groups)
+        difference = segment_sums(batch, model(batch)) - self.parts.reference.sums(groups, batch)
+        return difference[torch.tensor(order, device=difference.device)]
+
+    @torch.no_grad()
+    def evaluate(
+        self, examples: Sequence[TokenisedLabel], *, batch_size: int, progress: Progress
+    ) -> Evaluation:
+        scorer = self.parts.scorer
+        was_training = scorer.training
+        scorer.eval()
+        tokens = TokenMeans()
+        mismatches = self._mismatches(examples) if self.needs.mismatches else {}
+        ordered: list[TokenisedLabel] = []
+        sums, ref_sums, estimates = [], [], []
+        for some in batches(examples, batch_size, progress):
+            scored, own, theirs = self._score(some)
+            tokens.add(scored)
+            ordered += some
+            sums.append(own)
+            ref_sums.append(theirs)
+            if mismatches:
+                items = [(e.prompt, mismatches[id(e)]) for e in some]
+                estimates.append(self._divergence(scorer, items))
+        scorer.train(was_training)
+        completion = torch.cat(sums)
+        inputs = LabelInputs(
+            completion=completion,
+            ref_completion=torch.cat(ref_sums),
+            completion_len=torch.tensor([len(e.completion) for e in ordered]).to(completion.device),
+            desirable=_desirable(ordered, completion.device),
+            kl=torch.cat(estimates).mean().clamp(min=0) if estimates else completion.new_zeros(()),
+        )
+        output = self.parts.method.loss(inputs, self.parts.options)
+        chosen, rejected = (mean(output.metrics[f"reward/{s}"]) for s in ("chosen", "rejected"))
+        # A reward is `beta` times the log-ratio: the ranking does not depend on beta.
+        rewards = inputs.completion - inputs.ref_completion
+        return Evaluation(
+            num_examples=len(ordered),
+            loss=mean(output.per_example),
+            accuracy=ranked_right(ordered, rewards),
+            margin=chosen - rejected,
+            reward_chosen=chosen,
+            reward_rejected=rejected,
+            logprob_accuracy=ranked_right(ordered, inputs.completion),
+            logprob_chosen=mean(output.metrics["logprob/chosen"]),
+            logprob_rejected=mean(output.metrics["logprob/rejected"]),
+            **tokens.means(),
+        )
+
+    def _score(self, examples: Sequence[TokenisedLabel]) -> tuple[Scored, Tensor, Tensor]:
+        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
+        batch = self.parts.scorer.batch(groups)
+        scored = score_both(self.parts.scorer, self.parts.reference, groups, batch)
+        assert scored.ref_sums is not None
+        position = torch.tensor(order, device=batch.targets.device)
+        return scored, segment_sums(batch, scored.logprobs)[position], scored.ref_sums[position]
+
+
+def share_prompts(items: Sequence[Item]) -> tuple[list[Group], list[int]]:
+    """One group a prompt, and which of the groups' completions each item is."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(items):
+        by_prompt.setdefault(tuple(prompt), []).append(i)
+    groups = [
+        Group(prompt, tuple(items[i][1] for i in members)) for prompt, members in by_prompt.items()
+    ]
+    laid_out = [i for members in by_prompt.values() for i in members]
+    order = [0] * len(items)
+    for number, i in enumerate(laid_out):
+        order[i] = number
+    return groups, order
+
+
+def blocks_of(examples: Sequence[TokenisedLabel]) -> list[list[int]]:
+    """Indices of examples that a shuffle keeps together: twos of one prompt, if they can be
+    a good and a bad one. More would make steps of few prompts."""
+    waiting: dict[tuple[int, ...], list[int]] = {}
+    blocks: list[list[int]] = []
+    for i, example in enumerate(examples):
+        others = waiting.setdefault(tuple(example.prompt), [])
+        partner = next((j for j in others if examples[j].desirable != example.desirable), None)
+        if partner is None:
+            others.append(i)
+        else:
+            others.remove(partner)
+            blocks.append([partner, i])
+    blocks += [[i] for others in waiting.values() for i in others]
+    return sorted(blocks)
+
+
+def ranked_right(examples: Sequence[TokenisedLabel], rewards: Tensor) -> float:
+    """Share of (desirable, undesirable) completions of one prompt that `rewards` ranks right.
+
+    Where no prompt has both kinds, all are compared with all (the area under the ROC curve).
+    """
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, example in enumerate(examples):
+        by_prompt.setdefault(tuple(example.prompt), []).append(i)
+    outcomes = [
+        outcome
+        for members in by_prompt.values()
+        for outcome in _outcomes([examples[i] for i in members], rewards[members])
+    ]
+    return mean(torch.cat(outcomes or _outcomes(examples, rewards) or [torch.tensor([0.5])]))
+
+
+def _outcomes(examples: Sequence[TokenisedLabel], rewards: Tensor) -> list[Tensor]:
+    good = _desirable(examples, rewards.device)
+    difference = rewards[good].unsqueeze(1) - rewards[~good].unsqueeze(0)
+    return [accuracy(difference).flatten()] if difference.numel() else []
+
+
+def _desirable(examples: Sequence[TokenisedLabel], device: torch.device) -> Tensor:
+    return torch.tensor([e.desirable for e in examples], device=device)
+
+
+def _two_prompts(examples: Sequence[TokenisedLabel]) -> list[TokenisedLabel]:
+    """An example each of the first two prompts, if there are two."""
+    first = examples[:1]
+    return [*first, *([e for e in examples if e.prompt != examples[0].prompt][:1] if first else [])]

@@ -1,0 +1,117 @@
+"""Scores: a reward model's scalars for two completions behind one prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from penchant.evaluation import Evaluation
+from penchant.methods import LossOutput, ScoreInputs
+from penchant.models.reference import Progress
+from penchant.objectives.base import Parts, batches, mean
+from penchant.runtime import track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.config import RunConfig
+    from penchant.data.source import StepBatch
+    from penchant.data.tokenise import TokenisedPair
+
+NUM_BINS = 10
+STATISTICS_PAIRS = 1000
+
+
+class ScoreObjective:
+    """The objective of reward models."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedPair]) -> None:
+        """Losses of reward models share nothing."""
+
+    def __call__(
+        self, model: torch.nn.Module, examples: Sequence[TokenisedPair], shared: None
+    ) -> tuple[LossOutput, int]:
+        batch = self.parts.scorer.batch([example.group() for example in examples])
+        inputs = _inputs(model(batch), examples)
+        return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
+
+    @torch.no_grad()
+    def scores(
+        self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
+    ) -> ScoreInputs:
+        """Of examples in some order, each once."""
+        scorer = self.parts.scorer
+        was_training = scorer.training
+        scorer.eval()
+        parts = []
+        for some in batches(examples, batch_size, progress):
+            batch = scorer.batch([example.group() for example in some])
+            parts.append(_inputs(scorer(batch), some))
+        scorer.train(was_training)
+        margins = [part.margin for part in parts if part.margin is not None]
+        return ScoreInputs(
+            torch.cat([part.chosen for part in parts]),
+            torch.cat([part.rejected for part in parts]),
+            torch.cat(margins) if len(margins) == len(parts) else None,
+        )
+
+    def evaluate(
+        self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
+    ) -> Evaluation:
+        inputs = self.scores(examples, batch_size=batch_size, progress=progress)
+        output = self.parts.method.loss(inputs, self.parts.options)
+        both = torch.cat([inputs.chosen, inputs.rejected])
+        return Evaluation(
+            num_examples=len(examples),
+            loss=mean(output.per_example),
+            accuracy=mean(output.metrics["reward/accuracy"]),
+            margin=mean(output.metrics["reward/margin"]),
+            reward_chosen=mean(inputs.chosen),
+            reward_rejected=mean(inputs.rejected),
+            calibration_error=calibration_error(inputs.chosen - inputs.rejected),
+            score_mean=mean(both),
+            score_std=float(both.double().std(correction=0)),
+        )
+
+
+def _inputs(scores: Tensor, examples: Sequence[TokenisedPair]) -> ScoreInputs:
+    chosen, rejected = scores.view(-1, 2).unbind(1)
+    margins = [example.margin for example in examples]
+    known = all(margin is not None for margin in margins)
+    return ScoreInputs(chosen, rejected, torch.tensor(margins).to(chosen) if known else None)
+
+
+def calibration_error(margins: Tensor) -> float:
+    """Expected calibration error of `sigmoid(|margin|)` as the probability of ranking right.
+
+    Naeini et al. 2015 (https://doi.org/10.1609/aaai.v29i1.9602), with equal bins over [0.5, 1];
+    margins are `[pairs]`, chosen minus rejected.
+    """
+    stated = margins.double().abs().sigmoid()
+    right = (margins.double().sign() + 1) / 2
+    bins = ((stated - 0.5) * 2 * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+    gaps = [
+        (stated[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+        for b in range(NUM_BINS)
+        if bool((bins == b).any())
+    ]
+    return float(torch.stack(gaps).sum())
+
+
+def score_statistics(
+    objective: ScoreObjective, examples: Sequence[TokenisedPair], config: RunConfig
+) -> dict[str, float | int]:
+    """Mean and deviation of the scores of training completions: what a normalisation needs.
+
+    Of at most `STATISTICS_PAIRS` pairs, drawn by the run's seed.
+    """
+    drawn = random.Random(config.seed).sample(list(examples), min(len(examples), STATISTICS_PAIRS))
+    inputs = objective.scores(drawn, batch_size=config.per_device_eval_batch_size, progress=track)
+    both = torch.cat([inputs.chosen, inputs.rejected]).double()
+    return {"mean": float(both.mean()), "std": float(both.std(correction=0)), "num": len(both)}

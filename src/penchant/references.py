@@ -1,0 +1,155 @@
+"""Which reference a run gets, and making it: an adapter, a copy, another model, a cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penchant.errors import ModelError
+from penchant.models.load import default_cache_dir, load_causal_model, resolve
+from penchant.models.reference import (
+    AdapterReference,
+    CachedReference,
+    CopyReference,
+    Reference,
+    frozen_copy,
+)
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+from penchant.runtime import track
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config import RunConfig
+    from penchant.data.batch import Group
+
+logger = logging.getLogger("penchant")
+
+
+@dataclass(frozen=True)
+class ReferenceMaker:
+    """Makes the reference of a run from the policy, which is still as it was loaded.
+
+    Attributes:
+        config: the run's.
+        policy: planned, on its device.
+        accelerator: for its autocast and its processes.
+        precision: of the arithmetic.
+        base: the policy's resolved name.
+    """
+
+    config: RunConfig
+    policy: Scorer
+    accelerator: Accelerator
+    precision: str
+    base: str
+
+    def choose(self, spare_bytes: float) -> str:
+        """What `reference` means for this run, `auto` included.
+
+        Args:
+            spare_bytes: what training leaves free, for a copy.
+        """
+        config = self.config
+        if not config.spec.needs_reference:
+            return "none"
+        if config.reference != "auto":
+            return config.reference
+        if config.sync_ref_model:
+            return "copy"
+        if config.lora_r and not config.reference_model:
+            return "adapter"
+        needs = config.spec.needs(config.options)
+        cacheable = not needs.mismatches and needs.tail_weight == 1.0
+        again = config.num_train_epochs > 1 or self.copy_bytes() > spare_bytes
+        return "cache" if again and cacheable else "copy"
+
+    def copy_bytes(self) -> int:
+        """What a frozen copy of the policy takes."""
+        return sum(p.numel() * p.element_size() for p in self.policy.parameters())
+
+    def make(self, kind: str, groups: Sequence[Group]) -> Reference | None:
+        """The reference.
+
+        Args:
+            kind: as `choose` returned it.
+            groups: everything that will be scored: a cache is filled here, before training.
+        """
+        if kind == "none":
+            return None
+        if kind == "adapter":
+            return AdapterReference(self.policy)
+        if kind.startswith("copy-"):
+            name = self.config.reference_model or self.base
+            return self._loaded(name, groups, bits=int(kind[5]), kind=kind)
+        other = self.config.reference_model
+        if kind == "copy":
+            return self._loaded(other, groups) if other else frozen_copy(self.policy)
+        return self._cached(groups)
+
+    def _cached(self, groups: Sequence[Group]) -> CachedReference:
+        held: Reference | None = None
+        if self.config.reference_model:
+            held = self._loaded(self.config.reference_model, groups)
+        elif self.config.lora_r:
+            held = AdapterReference(self.policy)
+        folder = (self.config.cache_dir or default_cache_dir()) / "reference"
+        with nullcontext(self.policy) if held is None else held.active() as scorer:
+            assert scorer is not None
+            label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
+            live = held if isinstance(held, AdapterReference) else None
+            reference = CachedReference(folder, scorer.causal_model, label, live)
+            was_training = scorer.training
+            scorer.eval()
+            with self.accelerator.main_process_first(), self.accelerator.autocast():
+                missing = reference.fill(
+                    groups,
+                    scorer,
+                    batch_size=self.config.per_device_eval_batch_size,
+                    progress=track,
+                )
+            scorer.train(was_training)
+        logger.info("reference cache %s: %d completions scored now", reference.path, missing)
+        return reference
+
+    def _loaded(
+        self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
+    ) -> CopyReference:
+        model: Any = load_causal_model(
+            resolve(name, self.config.cache_dir),
+            dtype=self.policy.causal_model.dtype,
+            trust_remote_code=self.config.trust_remote_code,
+            bits=bits,
+            device=self.accelerator.device,
+        )
+        require_same_vocabulary(self.policy, model)
+        if bits is None:  # quantised weights are where they belong and stay there
+            model.to(self.accelerator.device)
+        scorer = Scorer(model, self.policy.pad_token_id)
+        with self.accelerator.autocast():
+            plan_scoring(
+                scorer,
+                groups[:2],
+                attention=self.config.attention,
+                max_length=self.config.max_length,
+            )
+        return CopyReference(scorer, kind)
+
+
+def require_same_vocabulary(policy: Scorer, model: Any) -> None:
+    """Refuse a reference whose tokens are not the policy's.
+
+    Raises:
+        ModelError: the vocabularies have different sizes.
+    """
+    ours = policy.causal_model.config.get_text_config().vocab_size
+    theirs = model.config.get_text_config().vocab_size
+    if ours != theirs:
+        raise ModelError(
+            f"the reference has a vocabulary of {theirs} tokens, the model {ours}; they must share "
+            "a tokenizer"
+        )

@@ -1,0 +1,53 @@
+"""Two pairs whose numbers are easy to work with, for the tests of DPO's family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from penchant.methods import METHODS, PairInputs
+
+
+@pytest.fixture
+def pairs() -> PairInputs:
+    """Log-ratios: chosen -10 - -12 = 2 and -7 - -6 = -1; rejected -9 - -8 = -1 and -4 - -5 = 1."""
+    return PairInputs(
+        chosen=torch.tensor([-10.0, -7.0]),
+        rejected=torch.tensor([-9.0, -4.0]),
+        ref_chosen=torch.tensor([-12.0, -6.0]),
+        ref_rejected=torch.tensor([-8.0, -5.0]),
+        chosen_len=torch.tensor([5, 4]),
+        rejected_len=torch.tensor([4, 2]),
+    )
+
+
+@pytest.fixture
+def worked(pairs: PairInputs) -> Callable[..., tuple[Any, Any, Any]]:
+    """Return a function that gives a method's losses on the pairs, and their gradients.
+
+    The gradients are by the chosen and by the rejected log-probs. All are lists, to compare with
+    what was worked by hand to six digits.
+    """
+
+    def work(method: str, inputs: PairInputs = pairs, **options: Any) -> tuple[Any, Any, Any]:
+        spec = METHODS[method]
+        chosen = inputs.chosen.clone().requires_grad_()
+        rejected = inputs.rejected.clone().requires_grad_()
+        moved = replace(inputs, chosen=chosen, rejected=rejected)
+        losses = spec.loss(moved, spec.options(**options)).per_example
+        gradients = torch.autograd.grad(losses.sum(), (chosen, rejected))
+        return tuple(
+            pytest.approx(found.tolist(), abs=2e-6) for found in (losses.detach(), *gradients)
+        )
+
+    return work
+
+
+@pytest.fixture
+def untrained(pairs: PairInputs) -> PairInputs:
+    """Return the pairs of a policy that is its reference."""
+    return replace(pairs, ref_chosen=pairs.chosen, ref_rejected=pairs.rejected)
