@@ -1,14 +1,19 @@
-"""Held-out accuracy on real human preferences: DPO on PandaLM's votes, several seeds.
+"""Held-out accuracy on real human preferences: PandaLM's votes, split by prompt, every method.
 
-python bench/accuracy.py --seeds 0,1,2
+python bench/accuracy.py --methods dpo --seeds 0,1,2 --max_steps 0
+python bench/accuracy.py                     every method, one seed, a short run each
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 import penchant
 import records
@@ -16,6 +21,7 @@ from compare import demo_model
 from penchant.data.read import read_pairs
 from penchant.data.records import Pair
 from penchant.data.split import split_by_prompt
+from penchant.evaluation import Evaluation
 
 
 def rows(pairs: list[Pair]) -> list[dict[str, Any]]:
@@ -24,40 +30,57 @@ def rows(pairs: list[Pair]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", default=",".join(penchant.METHODS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--max_steps", type=int, default=24, help="of 8 pairs; 0: one epoch")
+    parser.add_argument("--learning_rate", type=float, help="default: each method's for LoRA")
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--output", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
     data = records.shared_folder() / "data" / "pandalm.jsonl"
     if not data.exists():
         raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
-    accuracies = []
-    for seed in options.seeds.split(","):
-        train, held_out = split_by_prompt(read_pairs(data).pairs, 0.8, int(seed))
-        run = options.output / f"seed-{seed}"
-        result = penchant.train(
-            "dpo",
-            model=options.model or demo_model(),
-            data=rows(train),
-            output=run,
-            learning_rate=5e-5,
-            beta=0.1,
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=2,
-            seed=int(seed),
-            resume=True,
+    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).pairs]
+    table = Table("method", "accuracy", "by seed", "margin", "KL, nats a token", "examples/s")
+    for method in options.methods.split(","):
+        found, speed = [], 0.0
+        for seed in map(int, options.seeds.split(",")):
+            after, speed = one(method, seed, pairs, options)
+            found.append(after)
+            print(method, seed, asdict(after), f"{speed:.2f} examples/s", flush=True)
+        accuracies = [after.accuracy for after in found]
+        table.add_row(
+            method,
+            f"{statistics.mean(accuracies):.3f}",
+            ", ".join(f"{a:.3f}" for a in accuracies),
+            f"{statistics.mean(after.margin for after in found):.3f}",
+            "-" if found[0].kl is None else f"{found[0].kl:.4f}",
+            f"{speed:.2f}",
         )
-        # Once, behind training: an untrained policy's implicit rewards are all 0.
-        after = penchant.evaluate(model=run, data=rows(held_out))
-        accuracies.append(after.accuracy)
-        print(
-            f"seed {seed}: accuracy {after.accuracy:.3f}, margin {after.margin:.3f}, "
-            f"kl {after.kl:.4f} nats a token, {len(train)} training and {after.num_pairs} "
-            f"held-out pairs, {result.examples_per_second:.2f} pairs/s, "
-            f"{result.train_seconds:.0f} s",
-            flush=True,
-        )
-    print(f"mean of {len(accuracies)} seeds: {statistics.mean(accuracies):.3f}")
+    Console().print(table)
+
+
+def one(
+    method: str, seed: int, pairs: list[Pair], options: argparse.Namespace
+) -> tuple[Evaluation, float]:
+    train, held_out = split_by_prompt(pairs, 0.8, seed)
+    labels = penchant.METHODS[method].data == "labels"
+    run = options.output / f"{method}-seed-{seed}"
+    result = penchant.train(
+        method,
+        model=options.model or demo_model(),
+        data=rows(train),
+        output=run,
+        learning_rate=options.learning_rate,
+        max_steps=options.max_steps or None,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2 if labels or not options.max_steps else 1,
+        seed=seed,
+        resume=True,
+        **({"unpair": True} if labels else {}),
+    )
+    # Once, behind training: an untrained policy's implicit rewards are all 0.
+    return penchant.evaluate(model=run, data=rows(held_out)), result.examples_per_second
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Penchant's DPO beside TRL's: the same model, records and settings, in alternating processes.
+"""Penchant beside TRL: the same model, records and settings, in alternating processes.
 
-python bench/compare.py                        on a CPU: SmolLM2-135M, LoRA and full, fp32
+python bench/compare.py                        on a CPU: SmolLM2-135M, DPO, LoRA and full, fp32
+python bench/compare.py --methods kto,orpo,simpo,cpo,reward --modes lora
 python bench/compare.py --llama 1b --lengths hh --precision bf16 --modes lora     on CUDA
 """
 
@@ -13,10 +14,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import records
 import work
+from methods import COUNTERPARTS
 from settings import Outcome, Settings
 
 HERE = Path(__file__).resolve().parent
@@ -36,9 +39,11 @@ def main() -> None:
             model = random_llama(options.llama, model, Path(folder))
         rate = work.matmul_rate(options.precision)
         print(f"matrix products on this machine: {rate / 1e9:.0f} GFLOP/s ({options.precision})")
-        for mode in options.modes.split(","):
+        for method, mode in product(options.methods.split(","), options.modes.split(",")):
             settings = Settings(
-                model=model, mode=mode, steps=options.steps, batch_size=options.batch_size,
+                model=scored_model(model, Path(folder)) if method == "reward" else model,
+                method=method, mode=mode, one_label=options.one_label,
+                steps=options.steps, batch_size=options.batch_size,
                 max_length=options.max_length, seed=options.seed, precision=options.precision,
                 lengths=options.lengths, attention=options.attention,
             )  # fmt: skip
@@ -54,7 +59,9 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", help="folder of a model (default: SmolLM2-135M-Instruct, as in the demo)")
     add("--llama", choices=LLAMA, help="random weights of a Llama 3 configuration instead")
+    add("--methods", default="dpo", help=f"of {', '.join(COUNTERPARTS)}")
     add("--modes", default="lora,full")
+    add("--one_label", action="store_true", help="methods for labels: distinct prompts in a batch")
     add("--steps", type=int, default=8)
     add("--rounds", type=int, default=2, help="runs of each trainer, alternating")
     add("--batch_size", type=int, default=4)
@@ -70,6 +77,22 @@ def demo_model() -> str:
     from penchant.demo import demo_model
 
     return demo_model()
+
+
+def scored_model(name: str, folder: Path) -> str:
+    """The same model with one random score head, so that both trainers start from it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    target = folder / "scored"
+    if not target.exists():
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    return str(target)
 
 
 def random_llama(size: str, tokenizer_of: str, folder: Path) -> str:
@@ -102,23 +125,29 @@ def run(name: str, settings: Settings) -> Outcome:
 
 
 def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) -> None:
-    source, rows = records.load(
-        settings.steps * settings.batch_size, settings.seed, settings.lengths
+    source, rows = records.for_method(settings, None)
+    print(
+        f"\n{settings.method}, {settings.mode}, {source}, batch {settings.batch_size}, "
+        f"{settings.steps} steps"
     )
-    flops = dict(zip(TRAINERS, work.step_flops(settings.model, rows, settings.mode), strict=True))
-    print(f"\n{settings.mode}, {source}, batch {settings.batch_size}, {settings.steps} steps")
     ours, theirs = outcomes["penchant"][0].losses, outcomes["trl"][0].losses
     for step, (a, b) in enumerate(zip(ours, theirs, strict=True), start=1):
         print(f"  step {step}: loss {a:.6f} (penchant)  {b:.6f} (trl)  difference {a - b:+.1e}")
+    shares = dict.fromkeys(TRAINERS, "")
+    if settings.method == "dpo":
+        for name, flops in zip(
+            TRAINERS, work.step_flops(settings.model, rows, settings.mode), strict=True
+        ):
+            best = min(sum(one.seconds) for one in outcomes[name])
+            shares[name] = f", {flops / best / rate:.0%} of the matrix rate"
     for name in TRAINERS:
         seconds = [sum(one.seconds) for one in outcomes[name]]
-        best, pairs = min(seconds), settings.steps * settings.batch_size
+        count = settings.steps * settings.batch_size
         memory = max(one.memory_peak_bytes for one in outcomes[name])
         print(
-            f"  {name:9} {pairs / statistics.median(seconds):.2f} pairs/s "
-            f"(runs: {', '.join(f'{pairs / s:.2f}' for s in seconds)}), "
-            f"peak memory {memory / 1e9:.2f} GB, "
-            f"{flops[name] / best / rate:.0%} of the matrix rate"
+            f"  {name:9} {count / statistics.median(seconds):.2f} examples/s "
+            f"(runs: {', '.join(f'{count / s:.2f}' for s in seconds)}), "
+            f"peak memory {memory / 1e9:.2f} GB{shares[name]}"
         )
     both = list(zip(outcomes["penchant"], outcomes["trl"], strict=True))
     ratios = [sum(b.seconds) / sum(a.seconds) for a, b in both]
@@ -126,7 +155,7 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
     memory_ratio = max(a.memory_peak_bytes for a, _ in both) / memory
     largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     print(
-        f"  ratio: {statistics.median(ratios):.2f}x the pairs per second "
+        f"  ratio: {statistics.median(ratios):.2f}x the examples per second "
         f"(round by round {', '.join(f'{r:.2f}' for r in ratios)}), "
         f"{memory_ratio:.2f}x the memory, largest difference in loss {largest:.1e}"
     )

@@ -9,6 +9,9 @@ import os
 import random
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from settings import Settings
 
 MARKER = "\n\nAssistant:"
 
@@ -18,6 +21,11 @@ LENGTHS = {
     "ultrafeedback": ((4.6, 0.9), (5.6, 0.6)),
     "tldr": ((5.8, 0.4), (3.5, 0.4)),
 }
+
+
+# Methods that learn from labels, and those before whose prompts TRL puts a BOS token.
+LABELS = ("kto",)
+WITH_BOS = ("orpo", "cpo", "simpo")
 
 
 def shared_folder() -> Path:
@@ -36,6 +44,24 @@ def load(num_pairs: int, seed: int, lengths: str | None) -> tuple[str, list[dict
         name, rows = "the sample set", _sample()
     random.Random(seed).shuffle(rows)
     return name, rows[:num_pairs]
+
+
+def for_method(settings: Settings, bos: str | None) -> tuple[str, list[dict[str, Any]]]:
+    """The rows of a comparison, in the layout that its method reads."""
+    count = settings.steps * settings.batch_size
+    name, rows = load(count, settings.seed, settings.lengths)
+    if settings.method in WITH_BOS and bos:
+        return name, [{**row, "prompt": bos + row["prompt"]} for row in rows]
+    if settings.method not in LABELS:
+        return name, rows
+    labels = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+    if settings.one_label:  # the good one, the bad one, and so on
+        return f"{name}, one label a prompt", [labels[2 * i + i % 2] for i in range(count)]
+    return f"{name}, both labels of a prompt", labels[:count]
 
 
 def _hh(file: Path) -> list[dict[str, str]]:

@@ -6,24 +6,30 @@ import json
 import tempfile
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 import penchant
 import records
+from methods import COUNTERPARTS
 from settings import Outcome, Settings
 
 
 def main() -> None:
     settings = Settings.from_argument()
-    _, rows = records.load(settings.steps * settings.batch_size, settings.seed, settings.lengths)
+    spec = penchant.METHODS[settings.method]
+    bos = AutoTokenizer.from_pretrained(settings.model).bos_token
+    _, rows = records.for_method(settings, bos)
+    reference = "adapter" if settings.mode == "lora" else "copy"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         result = penchant.train(
-            "dpo",
+            settings.method,
             model=settings.model,
             data=rows,
             output=output,
             lora_r=16 if settings.mode == "lora" else 0,
             lora_target_modules=",".join(settings.target_modules),
-            reference="adapter" if settings.mode == "lora" else "copy",
+            reference=reference if spec.needs_reference else "none",
             learning_rate=settings.learning_rate,
             lr_scheduler_type="constant",
             warmup_ratio=0.0,
@@ -36,6 +42,7 @@ def main() -> None:
             gradient_checkpointing="off",
             shuffle=False,
             seed=settings.seed,
+            **COUNTERPARTS[settings.method][2],
         )
         lines = (output / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
 import resource
 import tempfile
 import time
@@ -12,11 +14,18 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 
 import records
+from methods import COUNTERPARTS
 from settings import Outcome, Settings
+
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 
 class Clock(TrainerCallback):
@@ -36,11 +45,20 @@ class Clock(TrainerCallback):
         self._last = now
 
 
-class InOrder(DPOTrainer):
-    """Visits the rows as they stand, so that both trainers see the same batches."""
+def in_order(trainer: type) -> type:
+    """A trainer that visits the rows as they stand, so that both see the same batches."""
 
-    def _get_train_sampler(self, *_: Any, **__: Any) -> torch.utils.data.Sampler[int]:
+    def sampler(self: Any, *_: Any, **__: Any) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    return type("InOrder", (trainer,), {"_get_train_sampler": sampler})
+
+
+def trainer_of(kind: str) -> tuple[Any, Any]:
+    """TRL's trainer and its configuration."""
+    home = f"trl.experimental.{kind.lower()}" if kind in ("ORPO", "CPO") else "trl"
+    module = importlib.import_module(home)
+    return getattr(module, f"{kind}Trainer"), getattr(module, f"{kind}Config")
 
 
 def peak_bytes() -> int:
@@ -52,23 +70,27 @@ def peak_bytes() -> int:
 
 def main() -> None:
     settings = Settings.from_argument()
-    _, rows = records.load(settings.steps * settings.batch_size, settings.seed, settings.lengths)
+    kind, arguments, _ = COUNTERPARTS[settings.method]
     cuda = torch.cuda.is_available()
     flash = cuda and importlib.util.find_spec("flash_attn") is not None
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    _, rows = records.for_method(settings, tokenizer.bos_token)
+    factory = AutoModelForSequenceClassification if kind == "Reward" else AutoModelForCausalLM
+    model: Any = factory.from_pretrained(
         settings.model,
         dtype=torch.bfloat16 if cuda and settings.mode == "lora" else torch.float32,
         attn_implementation="flash_attention_2" if flash else "sdpa",
     )
     if settings.mode == "lora":
         lora = LoraConfig(
-            r=16, lora_alpha=32, target_modules=settings.target_modules, task_type="CAUSAL_LM"
-        )
+            r=16, lora_alpha=32, target_modules=settings.target_modules,
+            task_type="SEQ_CLS" if kind == "Reward" else "CAUSAL_LM",
+        )  # fmt: skip
         model = get_peft_model(model, lora)
+    trainer_class, config_class = trainer_of(kind)
     with tempfile.TemporaryDirectory() as folder:
-        config = DPOConfig(
+        config = config_class(
             output_dir=folder,
             per_device_train_batch_size=settings.batch_size,
             max_steps=settings.steps,
@@ -82,9 +104,10 @@ def main() -> None:
             bf16=settings.precision == "bf16",
             use_cpu=not cuda,
             seed=settings.seed,
+            **arguments,
         )
         clock = Clock()
-        trainer = InOrder(
+        trainer = in_order(trainer_class)(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(rows),

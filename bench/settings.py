@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 @dataclass(frozen=True)
 class Settings:
     model: str
+    method: str
     mode: str  # lora or full
     steps: int
     batch_size: int
@@ -18,6 +19,7 @@ class Settings:
     precision: str  # fp32 or bf16
     lengths: str | None
     attention: str
+    one_label: bool = False  # one completion of each pair, where a method learns from labels
 
     @property
     def learning_rate(self) -> float:
