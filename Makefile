@@ -8,7 +8,7 @@ MODEL_STAMP := $(VENV)/.demo-model
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all lint bench install clean
+.PHONY: demo test test-all lint docs bench install clean
 
 install: $(STAMP)
 
@@ -35,6 +35,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python tools/document_methods.py
 
 bench: $(MODEL_STAMP)
 	$(BIN)/python bench/compare.py

@@ -20,7 +20,7 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def same(found: Evaluation, expected: Evaluation | None) -> None:
+def assert_same(found: Evaluation, expected: Evaluation | None) -> None:
     assert expected is not None
     assert found.num_examples == expected.num_examples
     for name in NUMBERS:
@@ -58,7 +58,7 @@ def test_run_directory_gives_the_numbers_that_the_run_ended_with(
     result = penchant.train(method, output=tmp_path / "run", **given)
     assert result.after is not None
     assert result.after.margin != 0
-    same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
+    assert_same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
 
 
 def test_evaluation_measures_the_distance_from_the_reference(run: TrainResult) -> None:
@@ -74,7 +74,7 @@ def test_adapter_folder_is_compared_with_what_it_adapts(
 ) -> None:
     assert run.after is not None
     found = penchant.evaluate(model=run.model, data=held_out_file, beta=0.3, max_length=64)
-    same(found, run.after)
+    assert_same(found, run.after)
 
 
 def test_run_with_another_reference_model_is_compared_with_that(
@@ -84,7 +84,7 @@ def test_run_with_another_reference_model_is_compared_with_that(
     result = penchant.train("dpo", output=tmp_path / "run", **keys)
     assert result.before is not None
     assert result.before.margin < -0.1  # already: the reference is the better model
-    same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
+    assert_same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
 
 
 def test_run_that_went_on_from_a_run_is_compared_with_that(
@@ -92,7 +92,7 @@ def test_run_that_went_on_from_a_run_is_compared_with_that(
 ) -> None:
     keys = {**tiny_keys, "eval_data": str(held_out_file), "model": str(run.output)}
     result = penchant.train("dpo", output=tmp_path / "run", **keys)
-    same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
+    assert_same(penchant.evaluate(model=result.output, data=held_out_file), result.after)
 
 
 def test_named_reference_wins_over_the_runs_own(run: TrainResult, held_out_file: Path) -> None:
@@ -124,7 +124,7 @@ def test_plain_model_needs_a_reference_and_then_is_compared_with_it(
 def test_batch_size_and_layout_change_no_number(run: TrainResult, held_out_file: Path) -> None:
     for keys in ({"batch_size": 1}, {"batch_size": 3}, {"attention": "plain"}):
         given: dict[str, Any] = keys
-        same(penchant.evaluate(model=run.output, data=held_out_file, **given), run.after)
+        assert_same(penchant.evaluate(model=run.output, data=held_out_file, **given), run.after)
 
 
 def test_refused_rows_are_left_out_unless_strict(
@@ -132,7 +132,7 @@ def test_refused_rows_are_left_out_unless_strict(
 ) -> None:
     data = tmp_path / "held-out.jsonl"
     data.write_text(held_out_file.read_text() + '{"prompt": "no completions"}\n')
-    same(penchant.evaluate(model=run.output, data=data), run.after)
+    assert_same(penchant.evaluate(model=run.output, data=data), run.after)
     with pytest.raises(DataError, match=r"held-out\.jsonl:9"):
         penchant.evaluate(model=run.output, data=data, strict=True)
 

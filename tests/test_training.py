@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import penchant
 from penchant.data.records import DataError
-from penchant.data.tokenise import Tokeniser, TokenisedPair
+from penchant.data.tokenise import TokenisedPair, Tokeniser
 from penchant.errors import ConfigError, ModelError, TrainingError, UserError
 from penchant.models.load import load_tokenizer
 from penchant.result import TrainResult

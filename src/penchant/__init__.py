@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from penchant.evaluation import Evaluation
     from penchant.methods import METHODS
     from penchant.result import TrainResult
+    from penchant.sweep import SweepResult, sweep
     from penchant.training import train
 
 # Huge pages for PyTorch's large tensors on Linux CPUs: less memory lost to fragmentation and
@@ -28,13 +29,15 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["METHODS", "Evaluation", "TrainResult", "evaluate", "train"]
+__all__ = ["METHODS", "Evaluation", "SweepResult", "TrainResult", "evaluate", "sweep", "train"]
 
 _HOMES = {
     "METHODS": "penchant.methods",
     "Evaluation": "penchant.evaluation",
+    "SweepResult": "penchant.sweep",
     "TrainResult": "penchant.result",
     "evaluate": "penchant.evaluating",
+    "sweep": "penchant.sweep",
     "train": "penchant.training",
 }
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from penchant.config import SECTIONS, unknown_key
+from penchant.config import SECTIONS, RunConfig, unknown_key
 from penchant.errors import ConfigError, UserError
 from penchant.methods import METHODS
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from penchant.evaluation import Evaluation
     from penchant.result import TrainResult
+    from penchant.sweep import SweepResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"penchant: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("penchant: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
+        print(f"penchant: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -61,7 +63,7 @@ def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
         key = word[2:].partition("=")[0]
         if "method" not in values:
             raise ConfigError(f"unknown option {word}; see --help")
-        raise ConfigError(unknown_key(key, values["method"]))
+        raise ConfigError(unknown_key(key, values["method"].replace("-", "_")))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,18 +75,19 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="tune a model", description="Tune a model with one of the methods."
     )
-    methods = train.add_subparsers(required=True, metavar="METHOD", dest="method")
-    for name, method in METHODS.items():
-        one = methods.add_parser(
-            name, help=method.title, description=f"{method.title}: {method.facts.when}.",
-            argument_default=argparse.SUPPRESS, allow_abbrev=False,
-            usage=f"penchant train {name} --model M --data D --output RUN [--any_key value ...]",
-        )  # fmt: skip
-        one.set_defaults(command=_train)
-        one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
-        _add_keys(one, f"{name} options", method.options)
-        for section in SECTIONS:
-            _add_keys(one, section.__doc__ or "", section)
+    _add_methods(
+        train, _train, "penchant train {} --model M --data D --output RUN [--any_key value ...]"
+    )
+    sweep = commands.add_parser(
+        "sweep",
+        help="one method at several settings",
+        description="Train a method at every combination of comma-separated values, and compare.",
+    )
+    _add_methods(
+        sweep,
+        _sweep,
+        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
+    )
     evaluate = commands.add_parser(
         "evaluate",
         help="compare a model with what people preferred",
@@ -100,6 +103,22 @@ def build_parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
     return parser
+
+
+def _add_methods(parser: argparse.ArgumentParser, command: Any, usage: str) -> None:
+    """A subcommand a method, with every key of a run."""
+    methods = parser.add_subparsers(required=True, metavar="METHOD", dest="method")
+    for name, method in METHODS.items():
+        one = methods.add_parser(
+            name, help=method.title, description=f"{method.title}: {method.facts.when}.",
+            argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=usage.format(name),
+            aliases=[name.replace("_", "-")] if "_" in name else [],
+        )  # fmt: skip
+        one.set_defaults(command=command)
+        one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+        _add_keys(one, f"{name} options", method.options)
+        for section in SECTIONS:
+            _add_keys(one, section.__doc__ or "", section)
 
 
 def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel]) -> None:
@@ -138,7 +157,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--max_prompt_length", type=int, help="tokens of the prompt")
     add("--chat_template", help="a Jinja file in place of the model's")
     add("--attention", help="auto, sdpa, flex or plain")
-    add("--batch_size", type=int, help="pairs a forward pass (default: 8)")
+    add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
+    add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
+    add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
+    add("--batch_size", type=int, help="records a forward pass (default: 8)")
     add("--strict", action="store_true", help="any refused row is an error")
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
@@ -164,7 +186,29 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _train(values: dict[str, Any]) -> None:
     from penchant.training import train
 
-    print_result(train(values.pop("method"), **values))
+    print_result(train(_method(values), **values))
+
+
+def _method(values: dict[str, Any]) -> str:
+    """The method's name, which may have been typed with hyphens."""
+    return str(values.pop("method")).replace("-", "_")
+
+
+def _sweep(values: dict[str, Any]) -> None:
+    from penchant.sweep import sweep
+
+    method = _method(values)
+    vary = {key: value.split(",") for key, value in values.items() if _is_list(method, key, value)}
+    keys = {key: value for key, value in values.items() if key not in vary}
+    print_sweep(sweep(method, vary, **keys))
+
+
+def _is_list(method: str, key: str, value: object) -> bool:
+    """Whether a comma separates values: not in a text such as lora_target_modules."""
+    fields = {**RunConfig.model_fields, **METHODS[method].options.model_fields}
+    if key not in fields or not isinstance(value, str) or "," not in value:
+        return False
+    return _metavar(fields[key]) not in ("TEXT", "PATH")
 
 
 def _evaluate(values: dict[str, Any]) -> None:
@@ -219,6 +263,32 @@ def print_evaluations(found: dict[str, Evaluation]) -> None:
         cells = [one.get(metric) for one in metrics]
         table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
     Console().print(table)
+
+
+def print_sweep(result: SweepResult) -> None:
+    """A sweep for a person: one row a point, the recommended one marked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    keys = list(result.points[0].values)
+    table = Table("", *keys, "accuracy", "margin", "loss", "KL, nats a token", "train seconds")
+    for i, point in enumerate(result.points):
+        cells = [str(point.values[key]) for key in keys]
+        found = point.after
+        if found is None:
+            table.add_row("", *cells, f"failed: {point.error}")
+            continue
+        kl = "-" if found.kl is None else f"{found.kl:.4f}"
+        numbers = (f"{v:.4g}" for v in (found.accuracy, found.margin, found.loss))
+        mark = "*" if i == result.recommended else ""
+        table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
+    Console().print(table)
+    if result.recommended is not None:
+        chosen = result.points[result.recommended]
+        settings = ", ".join(f"{key} {value}" for key, value in chosen.values.items())
+        print(f"recommended: {settings} ({result.reason})")
+        print(f"model: {chosen.output / 'model'}")
+    print(f"sweep: {result.output} (sweep.json, sweep.png)")
 
 
 def print_result(result: TrainResult) -> None:

@@ -149,6 +149,7 @@ class EvaluationSection(_Section):
     eval_steps: int | None = Field(
         None, ge=1, description="Evaluate every so many steps as well as before and after."
     )
+    eval_on_start: bool = Field(True, description="Evaluate and sample before the first step too.")
     eval_samples: int = Field(
         3, ge=0, description="Held-out prompts that the model answers before and after."
     )
@@ -302,7 +303,8 @@ def unknown_key(name: object, method: str) -> str:
     key = str(name)
     owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
     if owners:
-        return f"{key} is an option of {', '.join(owners)}, not of {method}; drop it"
+        some = ", ".join(owners[:3]) + (" and others" if len(owners) > 3 else "")
+        return f"{key} is an option of {some}, not of {method}; drop it"
     renamed = REMOVED_NAMES.get(key)
     hint = f"did you mean {renamed}?" if renamed else _nearest(key, _known_keys(method))
     return f"unknown key {key!r}; {hint}"

@@ -160,6 +160,7 @@ def prepare(
     *,
     model: Any = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    keep_reference: bool = False,
 ) -> Setup:
     """Load, tokenise, plan, and make the reference.
 
@@ -167,6 +168,7 @@ def prepare(
         config, accelerator: of the run.
         run_data: as `read_run_data` returned it.
         model, tokenizer: in place of what `config.model` names.
+        keep_reference: with a cache, keep the reference in memory too, to compare with exactly.
 
     Raises:
         UserError: something named in the configuration cannot serve.
@@ -187,7 +189,7 @@ def prepare(
         logger.info("%s", setup.plan)
         needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
     spare = usable_bytes(setup.scorer) - needed
-    maker = ReferenceMaker(config, setup.scorer, accelerator, precision, base)
+    maker = ReferenceMaker(config, setup.scorer, accelerator, precision, base, keep=keep_reference)
     kind = maker.choose(spare)
     setup.checkpointing = _wants_checkpointing(
         config, spare - (maker.copy_bytes() if kind == "copy" else 0)
@@ -214,8 +216,9 @@ def _tokenised(
     eval_set: list[Any] = []
     if run_data.evaluation:
         eval_set, reports["held_out"] = tokenise(run_data.evaluation, tokeniser, "held-out")
-    if config.spec.data == "labels":
-        _require_mismatches(config, train_set)
+    _require_mismatches(config, train_set)
+    if config.spec.needs(config.options).margins:
+        _require_margins([*train_set, *eval_set])
     return Setup(
         base=base,
         tokenizer=tokenizer,
@@ -253,6 +256,15 @@ def _require_mismatches(config: RunConfig, examples: Sequence[Any]) -> None:
             f"{config.method} estimates its KL term from completions of other prompts, but all "
             "training records have the same prompt; add records with other prompts"
         )
+
+
+def _require_margins(examples: Sequence[TokenisedPair]) -> None:
+    for example in examples:
+        if example.margin is None:
+            raise ConfigError(
+                f"use_margins needs a margin in every record, and {example.where} has none; add "
+                "margin (or score_chosen and score_rejected) to it, or drop use_margins"
+            )
 
 
 def tokenise(

@@ -40,6 +40,7 @@ class ReferenceMaker:
         accelerator: for its autocast and its processes.
         precision: of the arithmetic.
         base: the policy's resolved name.
+        keep: whether a cache keeps its reference in memory.
     """
 
     config: RunConfig
@@ -47,6 +48,7 @@ class ReferenceMaker:
     accelerator: Accelerator
     precision: str
     base: str
+    keep: bool = False
 
     def choose(self, spare_bytes: float) -> str:
         """What `reference` means for this run, `auto` included.
@@ -97,11 +99,13 @@ class ReferenceMaker:
             held = self._loaded(self.config.reference_model, groups)
         elif self.config.lora_r:
             held = AdapterReference(self.policy)
+        elif self.keep:
+            held = frozen_copy(self.policy)
         folder = (self.config.cache_dir or default_cache_dir()) / "reference"
         with nullcontext(self.policy) if held is None else held.active() as scorer:
             assert scorer is not None
             label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
-            live = held if isinstance(held, AdapterReference) else None
+            live = held if self.keep or isinstance(held, AdapterReference) else None
             reference = CachedReference(folder, scorer.causal_model, label, live)
             was_training = scorer.training
             scorer.eval()

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from penchant.atomic import write_atomically
-from penchant.checkpoint import is_disk_full
 from penchant.config import RunConfig, load_config
-from penchant.engine import Engine
-from penchant.errors import TrainingError
-from penchant.evaluation import Evaluation
-from penchant.generate import answer_prompts
-from penchant.models.load import is_adapter
-from penchant.models.reference import CopyReference
-from penchant.models.save import save_model
-from penchant.objectives.scores import ScoreObjective, score_statistics
-from penchant.prepare import RunData, Setup, prepare, read_run_data
+from penchant.ensemble import train_ensemble
+from penchant.prepare import prepare, read_run_data
 from penchant.result import TrainResult
-from penchant.rundir import RunDirectory
-from penchant.runtime import make_accelerator, memory_peak_bytes, setup_logging, track, versions
-
-if TYPE_CHECKING:
-    import torch
+from penchant.running import open_directory, run_on
+from penchant.runtime import make_accelerator, setup_logging
 
 logger = logging.getLogger("penchant")
 
@@ -76,202 +61,11 @@ def run(
     )
     set_seed(config.seed)
     run_data = read_run_data(config, data, eval_data)
+    if size := getattr(config.options, "ensemble", None):
+        return train_ensemble(config, size, run_data)
     directory = open_directory(config, accelerator, run_data)
     if (summary := directory.summary()) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
     setup = prepare(config, accelerator, run_data, model=model, tokenizer=tokenizer)
     return run_on(config, accelerator, directory, setup)
-
-
-def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunData) -> RunDirectory:
-    """The run's folder, new or to go on with; its configuration holds for any working folder."""
-    keys = config.flat()
-    for key in ("data", "eval_data", "model", "reference_model", "chat_template"):
-        if keys[key] and Path(keys[key]).exists():
-            keys[key] = str(Path(keys[key]).absolute())
-    with accelerator.main_process_first():
-        return RunDirectory(
-            config.output,
-            {
-                **keys,
-                "data_fingerprints": [s.fingerprint for s in run_data.sources],
-                "num_processes": accelerator.num_processes,
-                "versions": versions(),
-            },
-            resume=config.resume or not accelerator.is_main_process,
-        )
-
-
-def run_on(
-    config: RunConfig, accelerator: Accelerator, directory: RunDirectory, setup: Setup
-) -> TrainResult:
-    """Carry out a run on what is already loaded."""
-    _start_trackers(accelerator, config)
-    try:
-        return _Run(config, accelerator, directory, setup).carry_out()
-    except Exception as error:
-        if not is_disk_full(error) or isinstance(error, TrainingError):
-            raise
-        raise TrainingError(
-            f"the disk is full: {error}; free some space and run again with --resume"
-        ) from error
-    finally:
-        accelerator.end_training()
-
-
-def _start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
-    """Let the trackers write, now that the run has its folder."""
-    if config.trackers:
-        scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
-        accelerator.init_trackers("penchant", config=scalars)
-
-
-class _Run:
-    """One run on a setup: train, evaluate, save, summarise."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        accelerator: Accelerator,
-        directory: RunDirectory,
-        setup: Setup,
-    ) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.directory, self.setup = directory, setup
-        self.objective = setup.objective(config, accelerator)
-        self.engine = Engine(
-            config=config,
-            accelerator=accelerator,
-            scorer=setup.scorer,
-            source=setup.source(config, accelerator),
-            objective=self.objective,
-            evaluate=self.evaluate if setup.eval_set else None,
-            run=directory,
-            after_step=self._sync_reference if config.sync_ref_model else None,
-            extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
-        )
-
-    def carry_out(self) -> TrainResult:
-        """Train, evaluate, save, summarise."""
-        engine, progress = self.engine, self.engine.progress
-        if self.directory.resumed:
-            engine.restore()
-            progress = engine.progress
-        self._look(0)
-        engine.fit()
-        step = progress.step
-        if self.setup.eval_set and self._logged_evaluation(step) is None:
-            engine.evaluate_now()
-        if self.config.load_best_model_at_end:
-            step = engine.load_best()
-        self._sample(progress.step)
-        self._save_model()
-        result = TrainResult(
-            output=self.config.output,
-            model=self.directory.model,
-            steps=progress.step,
-            train_seconds=progress.seconds,
-            examples_per_second=progress.examples / progress.seconds,
-            tokens_per_second=progress.tokens / progress.seconds,
-            memory_peak_bytes=memory_peak_bytes(self.accelerator.device),
-            before=self._logged_evaluation(0),
-            after=self._logged_evaluation(step),
-            best_step=progress.best_step,
-        )
-        if self.accelerator.is_main_process:
-            self.directory.write_summary({**result.summary(), **self._record()})
-        engine.drop_last_checkpoint()
-        return result
-
-    def _look(self, step: int) -> None:
-        """Evaluate and sample before training, unless an interrupted run has done so."""
-        if self.engine.progress.step == step:
-            if self.setup.eval_set and self._logged_evaluation(step) is None:
-                self.engine.evaluate_now()
-            self._sample(step)
-
-    def evaluate(self) -> Evaluation:
-        """The policy on the held-out records."""
-        with self.accelerator.autocast():
-            return self.objective.evaluate(
-                self.setup.eval_set,
-                batch_size=self.config.per_device_eval_batch_size,
-                progress=track,
-            )
-
-    def _logged_evaluation(self, step: int) -> Evaluation | None:
-        """An evaluation that this run, or the one it resumes, has logged."""
-        for record in self.directory.read("metrics.jsonl"):
-            if record["step"] == step and any(k.startswith("eval/") for k in record):
-                return Evaluation.from_metrics(
-                    {k.removeprefix("eval/"): v for k, v in record.items()}
-                )
-        return None
-
-    def _sync_reference(self, step: int) -> None:
-        if step % self.config.ref_model_sync_steps == 0:
-            reference = self.setup.reference
-            assert isinstance(reference, CopyReference)
-            reference.mix_in(self.setup.scorer, self.config.ref_model_mixup_alpha)
-
-    def _sample(self, step: int) -> None:
-        """Let the model answer the first held-out prompts, each once."""
-        setup = self.setup
-        done = any(record["step"] == step for record in self.directory.read("samples.jsonl"))
-        if done or self.config.spec.model != "language" or not self.accelerator.is_main_process:
-            return
-        records = {record.where: record for record in setup.eval_records}
-        prompts: dict[tuple[int, ...], Any] = {}
-        for example in setup.eval_set:  # tokenising may have dropped some records
-            prompts.setdefault(tuple(example.prompt), records[example.where])
-        chosen = list(prompts.items())[: self.config.eval_samples]
-        answers = answer_prompts(
-            setup.scorer,
-            setup.tokenizer,
-            [list(ids) for ids, _ in chosen],
-            end_token_ids=setup.end_ids,
-            max_new_tokens=self.config.max_new_tokens,
-        )
-        for (_, record), answer in zip(chosen, answers, strict=True):
-            sample = {"step": step, "prompt": record.prompt, "answer": answer.text}
-            length = {"num_tokens": answer.num_tokens, "ended": answer.ended}
-            self.directory.append("samples.jsonl", {**sample, **length})
-
-    def _save_model(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        setup = self.setup
-        with setup.scorer.plain_attention():
-            save_model(
-                setup.scorer.model,
-                setup.tokenizer,
-                self.directory.model,
-                merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
-            )
-            if self.config.merge:
-                save_model(
-                    setup.scorer.model, setup.tokenizer, self.directory.path / "merged", merged=True
-                )
-        if isinstance(self.objective, ScoreObjective):
-            with self.accelerator.autocast():
-                statistics = score_statistics(self.objective, setup.train_set, self.config)
-            write_atomically(
-                self.directory.model / "reward_statistics.json", json.dumps(statistics, indent=2)
-            )
-
-    def _record(self) -> dict[str, Any]:
-        setup = self.setup
-        return {
-            "method": self.config.method,
-            "scoring": setup.plan,
-            "reference": None if setup.reference is None else setup.reference.kind,
-            "gradient_checkpointing": setup.checkpointing,
-            "tokenising": {name: asdict(report) for name, report in setup.reports.items()},
-            "versions": versions(),
-        }
-
-
-def _reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
-    assert isinstance(setup.reference, CopyReference)
-    return {f"reference/{name}": w for name, w in setup.reference.weights().items()}

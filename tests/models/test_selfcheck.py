@@ -170,7 +170,7 @@ def test_a_head_without_a_weight_of_its_own_is_run_as_it_is(
 
     scorer, plan, warnings = planned(make(), groups, caplog)
     assert (plan.packed, plan.fused_head) == (False, False)
-    assert "AttributeError in the forward" in warnings[0]
+    assert "AttributeError in the sdpa pass" in warnings[0]
     assert_right(scorer, make(), groups, plain_logprobs)
 
 
@@ -189,7 +189,7 @@ def test_a_forward_that_breaks_on_packed_rows_falls_back(make_model, groups, cap
     model.model.layers[0] = OneArgument(model.model.layers[0])
     _, plan, warnings = planned(model, groups, caplog)
     assert not plan.packed
-    assert "TypeError in the forward: unexpected keyword argument 'segments'" in warnings[0]
+    assert "TypeError in the sdpa pass: unexpected keyword argument 'segments'" in warnings[0]
 
 
 def test_logprobs_that_are_not_numbers_never_pass_the_check(make_model, groups, caplog):
@@ -204,11 +204,72 @@ def test_logprobs_that_are_not_numbers_never_pass_the_check(make_model, groups, 
 def test_the_attention_key_chooses_the_layout_and_the_kernel(
     attention, make_model, groups, caplog, plain_logprobs
 ):
-    scorer, plan, warnings = planned(make_model(), groups, caplog, attention=attention)
+    # FlexAttention on the CPU runs forward alone, so that nothing may be trained here.
+    model = make_model().requires_grad_(False)
+    scorer, plan, warnings = planned(model, groups, caplog, attention=attention)
     assert plan.packed == (attention != "plain")
     assert plan.kernel == ("flex" if attention == "flex" else "sdpa")
     assert warnings == []
     assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+def test_flex_that_cannot_run_backward_falls_to_packed_sdpa_with_one_warning(
+    make_model, groups, caplog, plain_logprobs
+):
+    """FlexAttention on the CPU refuses to: its forward alone would have passed the check."""
+    scorer, plan, warnings = planned(make_model(), groups, caplog, attention="flex")
+    assert plan == ScoringPlan(packed=True, fused_head=True, kernel="sdpa", reason=plan.reason)
+    assert len(warnings) == 1
+    assert "in the flex pass: FlexAttention does not support backward on CPU" in warnings[0]
+    assert scorer.causal_model.config._attn_implementation == NAME
+    assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+def test_flex_that_computes_something_else_falls_to_packed_sdpa_before_padding(
+    make_model, groups, caplog, plain_logprobs, monkeypatch
+):
+    real = attention.flex_packed
+
+    def wrong(*args):
+        return 1.1 * real(*args)
+
+    monkeypatch.setattr(attention, "flex_packed", wrong)
+    model = make_model().requires_grad_(False)
+    scorer, plan, warnings = planned(model, groups, caplog, attention="flex")
+    assert (plan.packed, plan.fused_head, plan.kernel) == (True, True, "sdpa")
+    assert len(warnings) == 1
+    assert "packed log-probs differ from a plain forward" in warnings[0]
+    assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+def test_a_kernel_that_fails_in_backward_is_found_out_before_training(
+    make_model, groups, caplog, plain_logprobs, monkeypatch
+):
+    real = attention.sdpa_by_segment
+
+    class Failing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(attention, "sdpa_by_segment", lambda *a: Failing.apply(real(*a)))
+    scorer, plan, warnings = planned(make_model(), groups, caplog)
+    assert (plan.packed, plan.fused_head) == (False, True)
+    assert len(warnings) == 1
+    assert "RuntimeError in the sdpa pass: no kernel image is available" in warnings[0]
+    assert_right(scorer, make_model(), groups, plain_logprobs)
+    # Nothing is trained: nothing runs backward.
+    assert planned(make_model().requires_grad_(False), groups, caplog)[1].packed
+
+
+def test_the_check_leaves_no_gradients_behind(make_model, groups, caplog):
+    scorer, plan, _ = planned(make_model(), groups, caplog)
+    assert plan.packed
+    assert all(p.requires_grad and p.grad is None for p in scorer.parameters())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, Needs, PairInputs
+from penchant.methods.base import LossOutput, Method, Needs, PairInputs, smoothed
 from penchant.methods.paired import ReferenceOptions, finish, reference_facts
 from penchant.methods.paired import needs as family_needs
-from penchant.methods.reference_free import smoothed
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,4 +1,4 @@
-"""Anchored Preference Optimization, down (D'Oosterlinck et al. 2024)."""
+"""APO-down (D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def apo_down_loss(inputs: PairInputs, options: APODownOptions) -> LossOutput:
         Losses between 0 and 2 (before an SFT term) and metrics, [pairs].
 
     References:
-        Eq. 8 of D'Oosterlinck et al. 2024 (https://arxiv.org/abs/2408.06266).
+        Eq. 8 of D'Oosterlinck et al. 2024.
     """
     ratios = inputs.log_ratios()
     chosen, rejected = (options.beta * ratio for ratio in ratios)

@@ -1,4 +1,4 @@
-"""Anchored Preference Optimization, zero (D'Oosterlinck et al. 2024)."""
+"""APO-zero (D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def apo_zero_loss(inputs: PairInputs, options: APOZeroOptions) -> LossOutput:
         Losses between 0 and 2 (before an SFT term) and metrics, [pairs].
 
     References:
-        Eq. 7 of D'Oosterlinck et al. 2024 (https://arxiv.org/abs/2408.06266).
+        Eq. 7 of D'Oosterlinck et al. 2024.
     """
     ratios = inputs.log_ratios()
     chosen, rejected = (options.beta * ratio for ratio in ratios)

@@ -128,6 +128,7 @@ class Needs:
         mismatches: `LabelInputs.kl`, from completions behind other prompts.
         prompt: log-probabilities of the prompt's own tokens.
         weights: `chosen_weight` and `rejected_weight`.
+        margins: `ScoreInputs.margin`: every record must state one.
         tail_weight: of the tokens by which a completion is longer than its partner (LD-DPO).
     """
 
@@ -135,6 +136,7 @@ class Needs:
     mismatches: bool = False
     prompt: bool = False
     weights: bool = False
+    margins: bool = False
     tail_weight: float = 1.0
 
 
@@ -200,3 +202,10 @@ def pair_metrics(
 def accuracy(margin: Tensor) -> Tensor:
     """1 where the margin is positive, one half where it is exactly 0, as before any training."""
     return (margin.detach().sign() + 1) / 2
+
+
+def smoothed(loss: Callable[[Tensor], Tensor], margin: Tensor, share: float) -> Tensor:
+    """Mean loss, [pairs], if a `share` of the margins has the wrong sign."""
+    if share == 0:
+        return loss(margin)
+    return (1 - share) * loss(margin) + share * loss(-margin)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, PairInputs
-from penchant.methods.reference_free import smoothed, with_nll
+from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, PairInputs, smoothed
+from penchant.methods.reference_free import with_nll
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
+from penchant.methods.base import LossOutput, Method, PairInputs, smoothed
 from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
-from penchant.methods.reference_free import smoothed
 
 if TYPE_CHECKING:
     from torch import Tensor

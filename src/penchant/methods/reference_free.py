@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penchant.methods.base import LossOutput, PairInputs, pair_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def smoothed(loss: Callable[[Tensor], Tensor], margin: Tensor, share: float) -> Tensor:
-    """Mean loss, [pairs], if a `share` of the margins has the wrong sign."""
-    if share == 0:
-        return loss(margin)
-    return (1 - share) * loss(margin) + share * loss(-margin)
 
 
 def with_nll(

@@ -9,6 +9,7 @@ from penchant.methods.base import (
     LossOutput,
     Method,
     MethodOptions,
+    Needs,
     ScoreInputs,
     accuracy,
 )
@@ -22,6 +23,9 @@ class RewardOptions(MethodOptions):
     )
     use_margins: bool = Field(
         False, description="Ask for the `margin` that every record then states between the scores."
+    )
+    ensemble: int | None = Field(
+        None, ge=2, description="Train so many members with different seeds and data orders."
     )
 
 
@@ -67,6 +71,7 @@ REWARD = Method(
     needs_reference=False,
     options=RewardOptions,
     loss=reward_loss,
+    needs=lambda options: Needs(margins=options.use_margins),
     facts=Facts(
         data="pairwise preferences",
         models_in_memory="1 (a scalar head)",

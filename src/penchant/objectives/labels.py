@@ -61,7 +61,8 @@ class LabelObjective:
             if weight
         ]
         everywhere = self.parts.gather([value for values in sums for value in values.tolist()])
-        estimate = torch.tensor(everywhere, device=self.parts.scorer.causal_model.device)
+        device = self.parts.scorer.causal_model.device
+        estimate = torch.tensor(everywhere, dtype=torch.float64, device=device)
         return Shared(mismatches, estimate.mean().clamp(min=0))
 
     def __call__(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import TokenisedPair
 
 NUM_BINS = 10
+STATISTICS = "reward_statistics.json"
 STATISTICS_PAIRS = 1000
 
 
@@ -65,19 +66,23 @@ class ScoreObjective:
         self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
     ) -> Evaluation:
         inputs = self.scores(examples, batch_size=batch_size, progress=progress)
-        output = self.parts.method.loss(inputs, self.parts.options)
-        both = torch.cat([inputs.chosen, inputs.rejected])
-        return Evaluation(
-            num_examples=len(examples),
-            loss=mean(output.per_example),
-            accuracy=mean(output.metrics["reward/accuracy"]),
-            margin=mean(output.metrics["reward/margin"]),
-            reward_chosen=mean(inputs.chosen),
-            reward_rejected=mean(inputs.rejected),
-            calibration_error=calibration_error(inputs.chosen - inputs.rejected),
-            score_mean=mean(both),
-            score_std=float(both.double().std(correction=0)),
-        )
+        return score_evaluation(inputs, self.parts.method.loss(inputs, self.parts.options))
+
+
+def score_evaluation(inputs: ScoreInputs, output: LossOutput) -> Evaluation:
+    """The evaluation of scores, with the losses and metrics that a method found for them."""
+    both = torch.cat([inputs.chosen, inputs.rejected])
+    return Evaluation(
+        num_examples=len(inputs.chosen),
+        loss=mean(output.per_example),
+        accuracy=mean(output.metrics["reward/accuracy"]),
+        margin=mean(output.metrics["reward/margin"]),
+        reward_chosen=mean(inputs.chosen),
+        reward_rejected=mean(inputs.rejected),
+        calibration_error=calibration_error(inputs.chosen - inputs.rejected),
+        score_mean=mean(both),
+        score_std=float(both.double().std(correction=0)),
+    )
 
 
 def _inputs(scores: Tensor, examples: Sequence[TokenisedPair]) -> ScoreInputs:
