@@ -45,7 +45,7 @@ def test_unknown_key_that_resembles_nothing_lists_what_there_is() -> None:
 
 def test_option_of_another_method_names_its_owner() -> None:
     assert message("ipo", label_smoothing=0.1) == (
-        "label_smoothing is an option of dpo, not of ipo; drop it"
+        "label_smoothing is an option of dpo, simpo, cpo and others, not of ipo; drop it"
     )
     assert "option of ipo, not of dpo" in message("dpo", log_ratio="sum")
 

@@ -226,11 +226,23 @@ def test_every_source_of_reference_log_probs_gives_the_same_losses(
 def test_reference_cache_is_shared_by_runs_with_other_seeds_and_ranks(
     tmp_path: Path, tiny_keys: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = {**tiny_keys, "reference": "cache", "cache_dir": tmp_path / "cache", "max_steps": 1}
+    keys = {**tiny_keys, "reference": "cache", "cache_dir": tmp_path / "cache"}
     penchant.train("dpo", output=tmp_path / "first", **keys)
     assert ": 48 completions scored now" in unwrapped(capsys)
     penchant.train("dpo", output=tmp_path / "second", **{**keys, "seed": 1, "lora_r": 4})
     assert ": 0 completions scored now" in unwrapped(capsys)
+
+
+def test_reference_cache_holds_only_what_the_run_will_visit(
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys = {**tiny_keys, "reference": "cache", "cache_dir": tmp_path / "cache", "max_steps": 2}
+    penchant.train("dpo", output=tmp_path / "run", eval_data=str(held_out_file), **keys)
+    # 2 steps of 4 training pairs, and the 8 held-out ones
+    assert ": 32 completions scored now" in unwrapped(capsys)
 
 
 def unwrapped(capsys: pytest.CaptureFixture[str]) -> str:

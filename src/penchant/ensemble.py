@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 
 from penchant.atomic import write_atomically
 from penchant.config import RunConfig
+from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
@@ -43,6 +44,10 @@ def train_ensemble(config: RunConfig, size: int, run_data: RunData) -> TrainResu
         Of the ensemble: its evaluation is that of the mean normalised score. `ensemble.json` names
         the members and their disagreement.
     """
+    if (config.output / FILE).exists() and not config.resume:
+        raise TrainingError(
+            f"{config.output} already holds an ensemble; choose another output, or --resume"
+        )
     members = [_member_config(config, i) for i in range(size)]
     results = [_member(member, run_data) for member in members]
     record: dict[str, Any] = {

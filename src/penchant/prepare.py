@@ -32,7 +32,7 @@ from penchant.models.selfcheck import plan_scoring
 from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective, blocks_of
-from penchant.references import ReferenceMaker
+from penchant.references import ReferenceCost, ReferenceMaker, measure_cost
 from penchant.runtime import resolve_precision, track
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from penchant.objectives import Objective
 
 logger = logging.getLogger("penchant")
+
+# Records on which a quantised reference is held against the exact weights.
+NUM_COMPARED = 4
 
 Record = Pair | Label
 Example = TokenisedPair | TokenisedLabel
@@ -108,7 +111,7 @@ class Setup:
         reports: of tokenising, by side.
         scorer: the policy, on its device.
         plan: how it scores, for people.
-        reference: None for methods without one.
+        reference: None for methods without one; reference_cost: its memory and error.
         checkpointing: whether activations are recomputed.
     """
 
@@ -122,6 +125,7 @@ class Setup:
     scorer: Scorer
     plan: str = ""
     reference: Reference | None = None
+    reference_cost: ReferenceCost | None = None
     checkpointing: bool = False
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
@@ -160,6 +164,7 @@ def prepare(
     *,
     model: Any = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    reference: Any = None,
     keep_reference: bool = False,
 ) -> Setup:
     """Load, tokenise, plan, and make the reference.
@@ -168,6 +173,7 @@ def prepare(
         config, accelerator: of the run.
         run_data: as `read_run_data` returned it.
         model, tokenizer: in place of what `config.model` names.
+        reference: likewise of `config.reference_model`, which must be set.
         keep_reference: with a cache, keep the reference in memory too, to compare with exactly.
 
     Raises:
@@ -189,7 +195,9 @@ def prepare(
         logger.info("%s", setup.plan)
         needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
     spare = usable_bytes(setup.scorer) - needed
-    maker = ReferenceMaker(config, setup.scorer, accelerator, precision, base, keep=keep_reference)
+    maker = ReferenceMaker(
+        config, setup.scorer, accelerator, precision, base, keep=keep_reference, held=reference
+    )
     kind = maker.choose(spare)
     setup.checkpointing = _wants_checkpointing(
         config, spare - (maker.copy_bytes() if kind == "copy" else 0)
@@ -199,7 +207,10 @@ def prepare(
     scored = [*setup.source(config, accelerator).visited(), *setup.eval_set]
     setup.reference = maker.make(kind, [example.group() for example in scored])
     if setup.reference is not None:
-        logger.info("reference: %s", setup.reference.kind)
+        with accelerator.autocast():
+            sample = groups[:NUM_COMPARED] if not config.reference_model else []
+            setup.reference_cost = measure_cost(setup.reference, setup.scorer, sample)
+        logger.info("reference: %s%s", setup.reference.kind, setup.reference_cost.describe())
     return setup
 
 

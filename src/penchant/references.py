@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from penchant.errors import ModelError
 from penchant.models.load import default_cache_dir, load_causal_model, resolve
 from penchant.models.reference import (
@@ -41,6 +43,7 @@ class ReferenceMaker:
         precision: of the arithmetic.
         base: the policy's resolved name.
         keep: whether a cache keeps its reference in memory.
+        held: a model in memory, in place of what `config.reference_model` names.
     """
 
     config: RunConfig
@@ -49,6 +52,7 @@ class ReferenceMaker:
     precision: str
     base: str
     keep: bool = False
+    held: Any = None
 
     def choose(self, spare_bytes: float) -> str:
         """What `reference` means for this run, `auto` included.
@@ -123,7 +127,7 @@ class ReferenceMaker:
     def _loaded(
         self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
     ) -> CopyReference:
-        model: Any = load_causal_model(
+        model: Any = self.held or load_causal_model(
             resolve(name, self.config.cache_dir),
             dtype=self.policy.causal_model.dtype,
             trust_remote_code=self.config.trust_remote_code,
@@ -142,6 +146,52 @@ class ReferenceMaker:
                 max_length=self.config.max_length,
             )
         return CopyReference(scorer, kind)
+
+
+@dataclass(frozen=True)
+class ReferenceCost:
+    """What a reference costs.
+
+    Attributes:
+        num_bytes: of memory beside the policy.
+        logprob_error: mean absolute difference a token, in nats, from the log-probs of the weights
+            it stands for; None where they are the same weights, or another model's.
+    """
+
+    num_bytes: int
+    logprob_error: float | None
+
+    def describe(self) -> str:
+        """Behind the reference's name, for people."""
+        size = f", {self.num_bytes / 1e9:.2f} GB" if self.num_bytes else ", no further memory"
+        if self.logprob_error is None:
+            return size
+        return f"{size}, log-probs off by {self.logprob_error:.4f} nats a token (mean)"
+
+
+@torch.no_grad()
+def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) -> ReferenceCost:
+    """Memory and error of a reference, before training has changed the policy.
+
+    Args:
+        reference: made from the policy's own weights.
+        policy: as loaded.
+        groups: a few records to compare on.
+    """
+    with reference.active() as scorer:
+        if scorer is None or scorer is policy:
+            return ReferenceCost(0, None)
+        num_bytes = sum(p.numel() * p.element_size() for p in scorer.parameters())
+        if not reference.kind.startswith("copy-"):
+            return ReferenceCost(num_bytes, None)
+        was_training = policy.training
+        policy.eval()
+        pairs = [(policy(policy.batch([g])), scorer(scorer.batch([g]))) for g in groups]
+        policy.train(was_training)
+    if not pairs:
+        return ReferenceCost(num_bytes, None)
+    differences = torch.cat([(ours - theirs).abs() for ours, theirs in pairs])
+    return ReferenceCost(num_bytes, float(differences.mean()))
 
 
 def require_same_vocabulary(policy: Scorer, model: Any) -> None:

@@ -213,6 +213,7 @@ class _Run:
             "method": self.config.method,
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,
+            "reference_cost": setup.reference_cost and asdict(setup.reference_cost),
             "gradient_checkpointing": setup.checkpointing,
             "tokenising": {name: asdict(report) for name, report in setup.reports.items()},
             "versions": versions(),

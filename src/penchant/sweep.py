@@ -118,6 +118,7 @@ def sweep(
             if setup is None or setup[0] != weight:
                 setup = None  # the old model goes before the new one comes
                 setup = (weight, *_loaded(point, run_data))
+            logger.info("point %d of %d: %s", len(points) + 1, len(configs), _name(values))
             done = _train(point, run_data, setup[1], setup[2])
         points.append(replace(done, values=dict(values)))
     return _conclude(base.output, points)

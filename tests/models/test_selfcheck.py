@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from penchant.models import attention
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
@@ -200,15 +201,15 @@ def test_logprobs_that_are_not_numbers_never_pass_the_check(make_model, groups, 
     assert "nan" in warnings[0]
 
 
-@pytest.mark.parametrize("attention", ["plain", "sdpa", "flex"])
+@pytest.mark.parametrize("chosen", ["plain", "sdpa", "flex"])
 def test_the_attention_key_chooses_the_layout_and_the_kernel(
-    attention, make_model, groups, caplog, plain_logprobs
+    chosen, make_model, groups, caplog, plain_logprobs
 ):
     # FlexAttention on the CPU runs forward alone, so that nothing may be trained here.
     model = make_model().requires_grad_(False)
-    scorer, plan, warnings = planned(model, groups, caplog, attention=attention)
-    assert plan.packed == (attention != "plain")
-    assert plan.kernel == ("flex" if attention == "flex" else "sdpa")
+    scorer, plan, warnings = planned(model, groups, caplog, attention=chosen)
+    assert plan.packed == (chosen != "plain")
+    assert plan.kernel == ("flex" if chosen == "flex" else "sdpa")
     assert warnings == []
     assert_right(scorer, make_model(), groups, plain_logprobs)
 
@@ -221,19 +222,15 @@ def test_flex_that_cannot_run_backward_falls_to_packed_sdpa_with_one_warning(
     assert plan == ScoringPlan(packed=True, fused_head=True, kernel="sdpa", reason=plan.reason)
     assert len(warnings) == 1
     assert "in the flex pass: FlexAttention does not support backward on CPU" in warnings[0]
-    assert scorer.causal_model.config._attn_implementation == NAME
+    assert scorer.batch(groups).segments is not None
     assert_right(scorer, make_model(), groups, plain_logprobs)
 
 
 def test_flex_that_computes_something_else_falls_to_packed_sdpa_before_padding(
     make_model, groups, caplog, plain_logprobs, monkeypatch
 ):
-    real = attention.flex_packed
-
-    def wrong(*args):
-        return 1.1 * real(*args)
-
-    monkeypatch.setattr(attention, "flex_packed", wrong)
+    right = attention._flex
+    monkeypatch.setattr(attention, "_flex", lambda *given: 1.1 * right(*given))
     model = make_model().requires_grad_(False)
     scorer, plan, warnings = planned(model, groups, caplog, attention="flex")
     assert (plan.packed, plan.fused_head, plan.kernel) == (True, True, "sdpa")
@@ -245,18 +242,12 @@ def test_flex_that_computes_something_else_falls_to_packed_sdpa_before_padding(
 def test_a_kernel_that_fails_in_backward_is_found_out_before_training(
     make_model, groups, caplog, plain_logprobs, monkeypatch
 ):
-    real = attention.sdpa_by_segment
-
-    class Failing(torch.autograd.Function):
+    class Failing(attention._SegmentAttention):
         @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, grad):
+        def backward(ctx, grad_out):
             raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(attention, "sdpa_by_segment", lambda *a: Failing.apply(real(*a)))
+    monkeypatch.setattr(attention, "_SegmentAttention", Failing)
     scorer, plan, warnings = planned(make_model(), groups, caplog)
     assert (plan.packed, plan.fused_head) == (False, True)
     assert len(warnings) == 1
