@@ -173,7 +173,7 @@ def test_step_is_the_same_however_it_is_divided(
             assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-7), name
 
 
-def launch(num_processes: int, keys: dict[str, Any]) -> None:
+def launch(num_processes: int, method: str, keys: dict[str, Any]) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -186,23 +186,44 @@ def launch(num_processes: int, keys: dict[str, Any]) -> None:
     ]
     given = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
     done = subprocess.run(
-        [*command, "--master-port", str(port), "-m", "penchant", "train", "dpo", *given],
+        [*command, "--master-port", str(port), "-m", "penchant", "train", method, *given],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_r", [8, 0])
-def test_two_processes_train_what_one_trains(
-    tmp_path: Path, tiny_keys: dict[str, Any], held_out_file: Path, lora_r: int
+@pytest.mark.parametrize(
+    ("method", "num_processes", "num_pairs", "changes"),
+    [
+        # Steps of 8, 8 and 1 pairs: at last one process has nothing of its own.
+        ("dpo", 2, 17, {"lora_r": 8}),
+        ("dpo", 2, 17, {"lora_r": 0}),
+        ("reward", 2, 17, {"lora_r": 8}),
+        ("orpo", 2, 17, {"lora_r": 8}),
+        # Steps of 8, 8 and 5: at last one process makes a pass less than the other.
+        ("aot", 2, 21, {"lora_r": 8}),
+        ("kto", 2, 10, {"lora_r": 0, "unpair": True}),
+        # Steps of 12 and 2: two processes have something to share, one has not.
+        ("aot", 3, 14, {"lora_r": 8}),
+        ("kto", 3, 13, {"lora_r": 8, "unpair": True}),
+    ],
+    ids=str,
+)
+def test_several_processes_train_what_one_trains(
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    method: str,
+    num_processes: int,
+    num_pairs: int,
+    changes: dict[str, Any],
 ) -> None:
-    rows = Path(tiny_keys["data"]).read_text().splitlines()[:17]
-    # Steps of 8, 8 and 1 pairs: at last one process has nothing of its own.
+    rows = Path(tiny_keys["data"]).read_text().splitlines()[:num_pairs]
     (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
     keys = {
         **tiny_keys,
@@ -211,14 +232,15 @@ def test_two_processes_train_what_one_trains(
         "num_train_epochs": 2,
         "per_device_train_batch_size": 2,
         "learning_rate": 1e-3,
-        "lora_r": lora_r,
         "save_steps": 2,
         "adam_epsilon": 1e-4,  # else Adam makes steps of rounding errors where gradients vanish
+        **changes,
     }
-    keys["gradient_accumulation_steps"] = 4
-    one = penchant.train("dpo", output=tmp_path / "one", **keys)
+    lora_r = keys["lora_r"]
+    keys["gradient_accumulation_steps"] = 2 * num_processes
+    one = penchant.train(method, output=tmp_path / "one", **keys)
     both = {**keys, "gradient_accumulation_steps": 2, "output": str(tmp_path / "two")}
-    launch(2, both)
+    launch(num_processes, method, both)
     two = TrainResult.from_summary(json.loads((tmp_path / "two" / "summary.json").read_text()))
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
     expected, found = (load_file(run.model / name) for run in (one, two))
@@ -232,10 +254,10 @@ def test_two_processes_train_what_one_trains(
         assert a["step"] == b["step"]
         for metric in set(a) - {"tokens_per_second", "memory_peak_bytes"}:
             assert a[metric] == pytest.approx(b[metric], rel=1e-4, abs=1e-5), metric
-    # Two processes go on from a checkpoint, too.
+    # Several processes go on from a checkpoint, too.
     (two.output / "summary.json").unlink()
     shutil.rmtree(two.model)
-    launch(2, {**both, "resume": "true"})
+    launch(num_processes, method, {**both, "resume": "true"})
     again = load_file(two.model / name)
     assert all(torch.equal(again[weight], found[weight]) for weight in found)
     assert training_steps(two.output) == training_steps(one.output)

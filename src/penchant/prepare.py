@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,7 @@ class Setup:
         plan: how it scores, for people.
         reference: None for methods without one; reference_cost: its memory and error.
         checkpointing: whether activations are recomputed.
+        warnings: of the method, about this data.
     """
 
     base: str
@@ -127,6 +128,7 @@ class Setup:
     reference: Reference | None = None
     reference_cost: ReferenceCost | None = None
     checkpointing: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -186,6 +188,9 @@ def prepare(
     )
     policy = load_policy(config, precision, base, model)
     setup = _tokenised(config, base, tokenizer, policy, run_data)
+    setup.warnings = config.spec.warnings(setup.train_set, config.options)
+    for text in setup.warnings:
+        logger.warning("%s", text)
     policy.to(accelerator.device)
     with accelerator.autocast():
         groups = [example.group() for example in setup.train_set]

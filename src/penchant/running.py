@@ -105,6 +105,10 @@ class _Run:
         engine, progress = self.engine, self.engine.progress
         if self.directory.resumed:
             engine.restore()
+        elif self.accelerator.is_main_process:
+            for text in self.setup.warnings:
+                finding = {"step": 0, "id": f"{self.config.method}-data", "severity": "warning"}
+                self.directory.append("findings.jsonl", {**finding, "what": text})
             progress = engine.progress
         if self.config.eval_on_start:
             self._look(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -171,6 +171,7 @@ class Method:
         needs_reference: whether a reference is loaded at all.
         loss: (inputs, options) to `LossOutput`.
         needs: what else the inputs must hold under some options.
+        warnings: (tokenised training examples, options) to what a user should know before a run.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Method:
     facts: Facts
     model: Literal["language", "score"] = "language"
     needs: Callable[[Any], Needs] = lambda _: Needs()
+    warnings: Callable[[Sequence[Any], Any], list[str]] = lambda _, __: []
 
 
 def pair_metrics(

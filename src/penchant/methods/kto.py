@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -96,6 +97,14 @@ def weight_advice(
     )
 
 
+def kto_warnings(examples: Sequence[Any], options: KTOOptions) -> list[str]:
+    """What is unbalanced in the training examples, which have a `desirable`."""
+    good = sum(example.desirable for example in examples)
+    weights = options.desirable_weight, options.undesirable_weight
+    advice = weight_advice(good, len(examples) - good, *weights)
+    return [] if advice is None else [advice]
+
+
 KTO = Method(
     name="kto",
     title="Kahneman-Tversky Optimization",
@@ -104,9 +113,10 @@ KTO = Method(
     options=KTOOptions,
     loss=kto_loss,
     needs=lambda options: Needs(mismatches=options.loss_type == "kto"),
+    warnings=kto_warnings,
     facts=Facts(
         data="binary signal (good/bad)",
-        models_in_memory="2 (policy and reference); 1 with LoRA or cached reference",
+        models_in_memory="2 (policy and reference); 1 with LoRA",
         stability="stable",
         when="no pairwise data, only thumbs up and down",
         paper="https://arxiv.org/abs/2402.01306",
