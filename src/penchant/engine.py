@@ -214,7 +214,11 @@ class Engine:
         found = self.evaluate()
         step = self.progress.step
         self._log({"step": step, **{f"eval/{k}": v for k, v in found.metrics().items()}})
-        score = (found.accuracy, found.margin)
+        return self.judge(found)
+
+    def judge(self, found: Evaluation) -> bool:
+        """Tell whether an evaluation of this step is the best so far."""
+        step, score = self.progress.step, (found.accuracy, found.margin)
         if step == 0 or (self.progress.best is not None and score <= self.progress.best):
             return False
         self.progress.best, self.progress.best_step = score, step

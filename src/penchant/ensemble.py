@@ -18,8 +18,9 @@ from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
-from penchant.prepare import RunData, prepare
+from penchant.prepare import prepare
 from penchant.result import TrainResult
+from penchant.rundata import RunData
 from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator, track
 

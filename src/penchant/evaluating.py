@@ -29,8 +29,9 @@ from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
-from penchant.prepare import make_scorer, make_tokeniser, read_records, tokenise
+from penchant.prepare import make_scorer
 from penchant.references import require_same_vocabulary
+from penchant.rundata import make_tokeniser, read_records, tokenise
 from penchant.runtime import make_accelerator, resolve_precision, setup_logging, track
 
 logger = logging.getLogger("penchant")

@@ -43,7 +43,7 @@ class ReferenceMaker:
         precision: of the arithmetic.
         base: the policy's resolved name.
         keep: whether a cache keeps its reference in memory.
-        held: a model in memory, in place of what `config.reference_model` names.
+        loaded: a model in memory, in place of what `config.reference_model` names.
     """
 
     config: RunConfig
@@ -52,7 +52,7 @@ class ReferenceMaker:
     precision: str
     base: str
     keep: bool = False
-    held: Any = None
+    loaded: Any = None
 
     def choose(self, spare_bytes: float) -> str:
         """What `reference` means for this run, `auto` included.
@@ -127,7 +127,7 @@ class ReferenceMaker:
     def _loaded(
         self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
     ) -> CopyReference:
-        model: Any = self.held or load_causal_model(
+        model: Any = self.loaded or load_causal_model(
             resolve(name, self.config.cache_dir),
             dtype=self.policy.causal_model.dtype,
             trust_remote_code=self.config.trust_remote_code,

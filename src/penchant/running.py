@@ -21,8 +21,9 @@ from penchant.models.load import is_adapter
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
-from penchant.prepare import RunData, Setup
+from penchant.prepare import Setup
 from penchant.result import TrainResult
+from penchant.rundata import RunData
 from penchant.rundir import RunDirectory
 from penchant.runtime import memory_peak_bytes, track, versions
 
@@ -102,19 +103,22 @@ class _Run:
 
     def carry_out(self) -> TrainResult:
         """Train, evaluate, save, summarise."""
-        engine, progress = self.engine, self.engine.progress
+        engine = self.engine
         if self.directory.resumed:
             engine.restore()
         elif self.accelerator.is_main_process:
             for text in self.setup.warnings:
                 finding = {"step": 0, "id": f"{self.config.method}-data", "severity": "warning"}
                 self.directory.append("findings.jsonl", {**finding, "what": text})
-            progress = engine.progress
+        progress = engine.progress
         if self.config.eval_on_start:
             self._look(0)
         engine.fit()
         step = progress.step
-        if self.setup.eval_set and self._logged_evaluation(step) is None:
+        logged = self._logged_evaluation(step)
+        if logged is not None:  # before a failure, of which no checkpoint could know
+            engine.judge(logged)
+        elif self.setup.eval_set:
             engine.evaluate_now()
         if self.config.load_best_model_at_end:
             step = engine.load_best()

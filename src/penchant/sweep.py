@@ -22,8 +22,9 @@ from penchant.evaluation import Evaluation
 from penchant.models.reference import AdapterReference
 from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
-from penchant.prepare import RunData, Setup, prepare, read_run_data
+from penchant.prepare import Setup, prepare
 from penchant.result import TrainResult
+from penchant.rundata import RunData, read_run_data
 from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator, setup_logging, track
 

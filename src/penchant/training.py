@@ -10,8 +10,9 @@ from accelerate.utils import set_seed
 
 from penchant.config import RunConfig, load_config
 from penchant.ensemble import train_ensemble
-from penchant.prepare import prepare, read_run_data
+from penchant.prepare import prepare
 from penchant.result import TrainResult
+from penchant.rundata import read_run_data
 from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator, setup_logging
 

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 # Of a model's configuration: what does not change its log-probs.
-INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+INCIDENTAL = {
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

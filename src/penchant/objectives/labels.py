@@ -55,12 +55,12 @@ class LabelObjective:
         mismatches = self._mismatches(step.examples)
         if len(step.micro_batches) == 1 and len(step.micro_batches[0][0]) == len(step.examples):
             return Shared(mismatches, None)  # one pass scores them with everything else
-        sums = [
-            self._divergence(model, [(e.prompt, mismatches[id(e)]) for e in examples])
-            for examples, weight in step.micro_batches
-            if weight
-        ]
-        everywhere = self.parts.gather([value for values in sums for value in values.tolist()])
+        own: list[float] = []
+        for examples, weight in step.micro_batches:
+            # Stand-ins too: a distributed wrapper waits for every process in every pass.
+            values = self._divergence(model, [(e.prompt, mismatches[id(e)]) for e in examples])
+            own += values.tolist() if weight else []
+        everywhere = self.parts.gather(own)
         device = self.parts.scorer.causal_model.device
         estimate = torch.tensor(everywhere, dtype=torch.float64, device=device)
         return Shared(mismatches, estimate.mean().clamp(min=0))

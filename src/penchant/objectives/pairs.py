@@ -49,12 +49,12 @@ class PairObjective:
         if not self.needs.whole_batch or alone:
             return shared
         with torch.no_grad():
+            # Stand-ins too: a distributed wrapper waits for every process in every pass.
             own = [
-                self._inputs(model, micro_batch, shared)[0]
+                (self._inputs(model, micro_batch, shared)[0], weight)
                 for micro_batch, weight in step.micro_batches
-                if weight
             ]
-        on_cpu = [_moved(inputs, "cpu") for inputs in own]
+        on_cpu = [_moved(inputs, "cpu") for inputs, weight in own if weight]
         device = self.parts.scorer.causal_model.device
         return replace(shared, batch=_moved(joined(self.parts.gather(on_cpu)), device))
 

@@ -1,0 +1,39 @@
+"""TRL's preference trainers on Penchant's engine: change the import line, keep the script.
+
+An argument that is accepted has its effect; one that cannot have it is refused by name.
+
+>>> from penchant.compat.trl import DPOConfig, DPOTrainer
+>>> config = DPOConfig(output_dir="dpo_output", beta=0.1, max_length=1024)
+>>> trainer = DPOTrainer(model, args=config, train_dataset=pairs, processing_class=tokenizer)
+>>> trainer.train()
+"""
+
+from __future__ import annotations
+
+from penchant.compat.trl.configs import (
+    CPOConfig,
+    DPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    RewardConfig,
+)
+from penchant.compat.trl.trainers import (
+    CPOTrainer,
+    DPOTrainer,
+    KTOTrainer,
+    ORPOTrainer,
+    RewardTrainer,
+)
+
+__all__ = [
+    "CPOConfig",
+    "CPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
+    "KTOConfig",
+    "KTOTrainer",
+    "ORPOConfig",
+    "ORPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
+]

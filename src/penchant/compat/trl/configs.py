@@ -1,0 +1,280 @@
+"""TRL's configurations: their arguments, TRL's defaults, and the method that they come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from penchant.compat.trl.arguments import STANDING, nearest, refuse_or_pass
+from penchant.compat.trl.keys import check
+from penchant.errors import ConfigError
+from penchant.methods import METHODS
+
+
+class Chosen(NamedTuple):
+    """A method of Penchant and its options."""
+
+    method: str
+    options: dict[str, Any]
+
+
+class TrainingConfig(BaseModel):
+    """What all the trainers take; every default is TRL's, of version 1.16.
+
+    Where TRL has no argument of that name any more, the default is the last one it had.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
+    # Loss arguments that a method may lack: then they may only stand at their defaults.
+    options: ClassVar[tuple[str, ...]] = ("beta",)
+    has_reference: ClassVar[bool] = False
+
+    output_dir: str | Path = "trainer_output"
+    seed: int = 42
+    report_to: str | list[str] | None = "none"
+    trust_remote_code: bool = False
+    # Data
+    max_length: int = 1024
+    max_prompt_length: int | None = None
+    train_sampling_strategy: str = "random"
+    # The optimizer
+    learning_rate: float = 1e-6
+    num_train_epochs: float = 3.0
+    max_steps: int = -1
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    warmup_steps: float = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    bf16: bool | None = None
+    fp16: bool = False
+    gradient_checkpointing: bool | None = None
+    disable_dropout: bool = True
+    # Evaluation and checkpoints
+    per_device_eval_batch_size: int = 8
+    eval_strategy: str = "no"
+    eval_steps: int | None = None
+    eval_on_start: bool = False
+    generate_during_eval: bool = False
+    logging_steps: int = 10
+    save_strategy: str = "steps"
+    save_steps: int = 500
+    save_total_limit: int | None = None
+    load_best_model_at_end: bool = False
+
+    def __init__(self, output_dir: str | Path | None = None, **arguments: Any) -> None:
+        """Check the arguments.
+
+        Raises:
+            ConfigError: one that is unknown, cannot have its effect here, or has a wrong value.
+        """
+        if output_dir is not None:
+            arguments["output_dir"] = output_dir
+        own = type(self).model_fields
+        for name in [name for name in arguments if name not in own]:
+            refuse_or_pass(name, arguments.pop(name), STANDING, own)
+        # transformers has enumerations for some
+        plain = {name: getattr(value, "value", value) for name, value in arguments.items()}
+        try:
+            super().__init__(**plain)
+        except ValidationError as error:
+            raise ConfigError("\n".join(map(_explain, error.errors()))) from None
+        check(self)
+
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+        raise NotImplementedError
+
+    def _options_of(self, method: str, **changes: Any) -> Chosen:
+        """Loss arguments by name; one that the method lacks is passed over at its default."""
+        own = METHODS[method].options.model_fields
+        found: dict[str, Any] = {}
+        for name in self.options:
+            value = getattr(self, name)
+            if name in own or value != type(self).model_fields[name].default:
+                found[name] = value
+        return Chosen(method, {**found, **changes})
+
+
+class RewardConfig(TrainingConfig):
+    """Of `RewardTrainer`."""
+
+    options: ClassVar[tuple[str, ...]] = ("center_rewards_coefficient",)
+
+    learning_rate: float = 1e-4
+    center_rewards_coefficient: float | None = None
+
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+        return self._options_of("reward")
+
+
+class ReferenceConfig(TrainingConfig):
+    """What the trainers with a reference take beside."""
+
+    has_reference: ClassVar[bool] = True
+
+    beta: float = 0.1
+    precompute_ref_log_probs: bool = False
+    sync_ref_model: bool = False
+    ref_model_mixup_alpha: float = 0.6
+    ref_model_sync_steps: int = 512
+
+
+# TRL's loss type: the method, and what it is told.
+DPO_LOSSES: dict[str, Chosen] = {
+    "sigmoid": Chosen("dpo", {"loss_type": "sigmoid"}),
+    "hinge": Chosen("dpo", {"loss_type": "hinge"}),
+    "ipo": Chosen("ipo", {}),
+    "exo_pair": Chosen("exo", {}),
+    "nca_pair": Chosen("nca", {}),
+    "robust": Chosen("robust", {}),
+    "bco_pair": Chosen("bco", {}),
+    "sppo_hard": Chosen("sppo", {}),
+    "aot": Chosen("aot", {"paired": True}),
+    "aot_unpaired": Chosen("aot", {"paired": False}),
+    "apo_zero": Chosen("apo_zero", {}),
+    "apo_down": Chosen("apo_down", {}),
+    "discopop": Chosen("discopop", {}),
+    "sigmoid_norm": Chosen("sigmoid_norm", {}),
+}
+
+
+class DPOConfig(ReferenceConfig):
+    """Of `DPOTrainer`."""
+
+    options: ClassVar[tuple[str, ...]] = (
+        *("beta", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef"),
+        *("ld_alpha", "use_weighting", "discopop_tau", "rpo_alpha"),
+    )
+
+    loss_type: str | list[str] = "sigmoid"
+    loss_weights: list[float] | None = None
+    label_smoothing: float = 0.0
+    f_divergence_type: str = "reverse_kl"
+    f_alpha_divergence_coef: float = 0.5
+    ld_alpha: float | None = None
+    use_weighting: bool = False
+    discopop_tau: float = 0.05
+    rpo_alpha: float | None = None
+
+    def chosen(self) -> Chosen:
+        """The method, and its options.
+
+        Raises:
+            ConfigError: losses that cannot be added, or an argument without effect.
+        """
+        loss_type, sft_weight = self._losses()
+        if loss_type not in DPO_LOSSES:
+            raise ConfigError(f"unknown loss_type {loss_type!r}; {nearest(loss_type, DPO_LOSSES)}")
+        if self.f_alpha_divergence_coef != 0.5 and self.f_divergence_type != "alpha_divergence":
+            raise ConfigError(
+                "f_alpha_divergence_coef is of alpha_divergence; set f_divergence_type"
+            )
+        method, told = DPO_LOSSES[loss_type]
+        chosen = self._options_of(method, **told)
+        if sft_weight is not None:
+            chosen.options["rpo_alpha"] = sft_weight
+        if method == "exo" and "label_smoothing" not in self.model_fields_set:
+            del chosen.options["label_smoothing"]  # 0 has no logarithm: the method's default
+        return chosen
+
+    def _losses(self) -> tuple[str, float | None]:
+        """The loss, and the weight of an SFT term beside it."""
+        types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        weights = self.loss_weights or [1.0] * len(types)
+        if len(weights) != len(types):
+            raise ConfigError(
+                f"loss_weights has {len(weights)} values for {len(types)} loss types; set one each"
+            )
+        main = [(t, w) for t, w in zip(types, weights, strict=True) if t != "sft"]
+        sft = [w for t, w in zip(types, weights, strict=True) if t == "sft"]
+        if len(main) != 1 or len(sft) > 1:
+            raise ConfigError(
+                f"loss_type {types} cannot be had here: one loss, alone or beside 'sft'; choose one"
+            )
+        if main[0][1] != 1.0:
+            raise ConfigError(
+                f"loss_weights gives {main[0][0]} {main[0][1]}, but only 'sft' is weighted; set "
+                "its weight to 1.0 and scale that of 'sft'"
+            )
+        if sft and self.rpo_alpha is not None:
+            raise ConfigError("rpo_alpha and a loss_type 'sft' are the same term; drop one of them")
+        return main[0][0], sft[0] if sft else None
+
+
+class KTOConfig(ReferenceConfig):
+    """Of `KTOTrainer`."""
+
+    options: ClassVar[tuple[str, ...]] = (
+        *("beta", "desirable_weight", "undesirable_weight", "loss_type"),
+    )
+
+    loss_type: str = "kto"
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+        return self._options_of("kto")
+
+
+class ORPOConfig(TrainingConfig):
+    """Of `ORPOTrainer`."""
+
+    beta: float = 0.1
+
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+        return self._options_of("orpo")
+
+
+CPO_LOSSES = ("sigmoid", "hinge", "ipo", "simpo", "alphapo")
+
+
+class CPOConfig(TrainingConfig):
+    """Of `CPOTrainer`: CPO, SimPO and AlphaPO."""
+
+    options: ClassVar[tuple[str, ...]] = ("beta", "label_smoothing", "cpo_alpha", "alpha")
+
+    beta: float = 0.1
+    loss_type: str = "sigmoid"
+    label_smoothing: float = 0.0
+    cpo_alpha: float = 1.0
+    simpo_gamma: float = Field(0.5, ge=0)
+    alpha: float = 0.0
+
+    def chosen(self) -> Chosen:
+        """The method, and its options.
+
+        Raises:
+            ConfigError: an argument of SimPO with another loss.
+        """
+        if self.loss_type not in CPO_LOSSES:
+            raise ConfigError(
+                f"unknown loss_type {self.loss_type!r}; {nearest(self.loss_type, CPO_LOSSES)}"
+            )
+        # TRL subtracts simpo_gamma / beta from what it multiplies by beta: it is the paper's gamma.
+        if self.loss_type == "simpo":
+            return self._options_of("simpo", gamma=self.simpo_gamma)
+        if self.loss_type == "alphapo":
+            if "cpo_alpha" in self.model_fields_set and self.cpo_alpha != 0:
+                raise ConfigError("alphapo has no cpo_alpha; set loss_type='simpo' and alpha")
+            return self._options_of("simpo", gamma=self.simpo_gamma, cpo_alpha=0.0)
+        if self.simpo_gamma != 0.5:
+            raise ConfigError("simpo_gamma is the margin of SimPO; set loss_type='simpo'")
+        return self._options_of("cpo", loss_type=self.loss_type)
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"][:1])
+    return f"{name} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}; set {name}"

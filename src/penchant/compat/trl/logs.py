@@ -1,0 +1,69 @@
+"""What a trainer reports, under TRL's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+NAMES = {
+    "reward/chosen": "rewards/chosen",
+    "reward/rejected": "rewards/rejected",
+    "reward/margin": "rewards/margins",
+    "reward/accuracy": "rewards/accuracies",
+    "logprob/chosen": "logps/chosen",
+    "logprob/rejected": "logps/rejected",
+    "nll": "nll_loss",
+}
+# TRL's RewardTrainer has its own.
+REWARD_NAMES = {**NAMES, "reward/margin": "margin", "reward/accuracy": "accuracy"}
+
+
+class TrainOutput(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+        global_step: optimizer steps.
+        training_loss: mean of the losses in `state.log_history`.
+        metrics: of the whole run.
+    """
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class TrainerState:
+    """How far a trainer is.
+
+    Attributes:
+        global_step, epoch: optimizer steps and passes over the data.
+        log_history: one entry a logged step or evaluation.
+        best_global_step: of the best evaluation, where there were several.
+    """
+
+    global_step: int = 0
+    epoch: float = 0.0
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    best_global_step: int | None = None
+
+
+def history(records: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The entries of `metrics.jsonl` under TRL's names."""
+    return [_entry(record, names) for record in records]
+
+
+def evaluation(metrics: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    """A held-out evaluation under TRL's names."""
+    return {f"eval_{names.get(name, name)}": value for name, value in metrics.items()}
+
+
+def _entry(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    own = {k: v for k, v in record.items() if not k.startswith("eval/")}
+    held_out = {k.removeprefix("eval/"): v for k, v in record.items() if k.startswith("eval/")}
+    entry = {names.get(name, name): value for name, value in own.items()}
+    if own.keys() >= {"reward/chosen", "reward/rejected"} and "reward/margin" not in own:
+        # Labels have no margins of their own.
+        entry[names["reward/margin"]] = own["reward/chosen"] - own["reward/rejected"]
+    return {**entry, **evaluation(held_out, names)}

@@ -1,0 +1,184 @@
+"""What a script passes to a trainer as objects: the model, its reference, LoRA, the tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from penchant.errors import ConfigError, ModelError
+from penchant.models.load import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("penchant")
+
+# Of a LoRA configuration: what is read, and what says nothing of training.
+READ = {"r", "lora_alpha", "lora_dropout", "target_modules", "task_type", "modules_to_save"}
+INCIDENTAL = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"}
+
+
+def name_of(model: Any) -> str:
+    """How a run calls a model that was passed as an object, or named."""
+    if isinstance(model, str):
+        return model
+    return str(model.config._name_or_path or f"<{type(model).__name__}>")
+
+
+def require_trainable(model: Any, *, scored: bool) -> None:
+    """Refuse a model that the engine could not train as it is meant.
+
+    Args:
+        model: the object.
+        scored: a reward model is wanted.
+
+    Raises:
+        ModelError: what it is instead.
+    """
+    require_plain(model, "model")
+    classifies = "ForSequenceClassification" in type(model).__name__
+    if scored and not classifies:
+        raise ModelError(
+            f"a reward model has a scalar head, got {type(model).__name__}; load it with "
+            "AutoModelForSequenceClassification and num_labels=1"
+        )
+    if scored and model.config.num_labels != 1:
+        raise ModelError(
+            f"model has {model.config.num_labels} labels; a reward model has one, the score: load "
+            "it with num_labels=1"
+        )
+    if not scored and (classifies or model.get_output_embeddings() is None):
+        raise ModelError(
+            f"{type(model).__name__} is no causal language model; load it with AutoModelForCausalLM"
+        )
+
+
+def require_plain(model: Any, argument: str) -> None:
+    """Refuse what is no transformers model on one device with weights that can be trained."""
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"{argument} has an adapter already; pass the plain model and peft_config, or what "
+            "merge_and_unload() returns"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{argument} must be a transformers model, got {type(model).__name__}")
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{argument} is an encoder and decoder; only decoders are trained")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError(f"{argument} is quantised; load it without quantization_config")
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        raise ModelError(f"{argument} is spread over devices; load it without device_map")
+
+
+def whole_weights(model: Any) -> Any:
+    """The model with weights that training all of them can change by small steps."""
+    import torch
+
+    if model.dtype != torch.float32:
+        logger.info(
+            "the model's %s weights are trained in float32: small updates would round to nothing; "
+            "bf16 and fp16 are of the arithmetic", str(model.dtype).removeprefix("torch."),
+        )  # fmt: skip
+        model.float()
+    return model
+
+
+def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
+    """The keys of an adapter.
+
+    Args:
+        peft_config: a `peft.LoraConfig`, or None to train all weights.
+        model: an object or a name: without target_modules PEFT chooses by its architecture.
+        scored: it is for a reward model.
+
+    Raises:
+        ConfigError: a setting that cannot have its effect.
+    """
+    from peft import LoraConfig
+
+    if peft_config is None:
+        return {"lora_r": 0}
+    if type(peft_config) is not LoraConfig:
+        raise ConfigError(
+            f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}"
+        )
+    usual = LoraConfig()
+    for one in fields(LoraConfig):
+        value = getattr(peft_config, one.name)
+        if one.name not in READ | INCIDENTAL and value != getattr(usual, one.name):
+            raise ConfigError(f"peft_config: {one.name}={value!r} cannot be had here; drop it")
+    task = "SEQ_CLS" if scored else "CAUSAL_LM"
+    if peft_config.task_type not in (None, task):
+        raise ConfigError(f"peft_config: task_type is {peft_config.task_type}; set {task}")
+    if peft_config.modules_to_save and (
+        not scored or set(peft_config.modules_to_save) != {"score"}
+    ):
+        raise ConfigError(
+            "peft_config: modules_to_save cannot be had here (a reward model's head is trained "
+            "and saved anyway); drop it"
+        )
+    return {
+        "lora_r": peft_config.r,
+        "lora_alpha": peft_config.lora_alpha,
+        "lora_dropout": peft_config.lora_dropout,
+        "lora_target_modules": _targets(peft_config.target_modules, model),
+    }
+
+
+def _targets(wanted: Any, model: Any) -> str:
+    if wanted == "all-linear":
+        return "all-linear"
+    if isinstance(wanted, str):
+        raise ConfigError(
+            f"peft_config: target_modules {wanted!r} is a pattern; give a list of layer names, or "
+            "'all-linear'"
+        )
+    if wanted is None:
+        wanted = _usual_targets(model)
+    return ",".join(sorted(wanted))
+
+
+def _usual_targets(model: Any) -> list[str]:
+    """PEFT's own for an architecture, which are fewer than all."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve(model)) if isinstance(model, str) else model.config
+    kind = config.model_type
+    if kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        raise ConfigError(f"peft_config: PEFT knows no layers of {kind}; set target_modules")
+    return list(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[kind])
+
+
+def padded(tokenizer: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer with a pad token, as TRL gives it one."""
+    from transformers import PreTrainedTokenizerBase
+
+    if tokenizer is None:
+        return None
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ConfigError(
+            f"processing_class must be a tokenizer, got {type(tokenizer).__name__}; models of text "
+            "alone are trained"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Switch the model's own dropout off; LoRA's stays."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if ".lora_dropout" in name:
+            continue
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

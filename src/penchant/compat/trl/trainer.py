@@ -1,0 +1,289 @@
+"""What TRL's trainers share: a script's objects and arguments, handed to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from penchant.compat.trl import logs
+from penchant.compat.trl.arguments import TRAINER_STANDING, refuse_or_pass
+from penchant.compat.trl.configs import TrainingConfig
+from penchant.compat.trl.keys import run_config
+from penchant.compat.trl.objects import (
+    disable_dropout,
+    lora_keys,
+    name_of,
+    padded,
+    require_trainable,
+    whole_weights,
+)
+from penchant.errors import ConfigError, TrainingError
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config import RunConfig
+    from penchant.models.scoring import Scorer
+    from penchant.prepare import Setup
+    from penchant.rundata import RunData
+
+ARGUMENTS = (
+    *("model", "args", "config", "train_dataset", "eval_dataset", "tokenizer"),
+    *("processing_class", "peft_config"),
+)
+
+
+class Trainer:
+    """What the trainers share.
+
+    Args:
+        model: a transformers model, which is trained in place, or what `penchant.train` takes.
+        args: the configuration; `config` is its older name.
+        train_dataset, eval_dataset: a `datasets.Dataset`, or a list of rows.
+        processing_class: the tokenizer; `tokenizer` is its older name.
+        peft_config: a `peft.LoraConfig`; without it all weights are trained.
+
+    Attributes:
+        model: as it was passed; once there is one, the model in training.
+        state: what was logged.
+        run_config: the run that the arguments come to.
+
+    Raises:
+        UserError: an argument that cannot have its effect.
+    """
+
+    config_class: ClassVar[type[TrainingConfig]]
+    names: ClassVar[Mapping[str, str]] = logs.NAMES
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        args: TrainingConfig | None = None,
+        config: TrainingConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        tokenizer: Any = None,
+        peft_config: Any = None,
+        **others: Any,
+    ) -> None:
+        from penchant.runtime import setup_logging
+
+        setup_logging()
+        for name, value in others.items():
+            refuse_or_pass(name, value, TRAINER_STANDING, ARGUMENTS)
+        self.args = self._arguments(_one_of("args", args, "config", config))
+        self.state = logs.TrainerState()
+        self.processing_class = padded(
+            _one_of("processing_class", processing_class, "tokenizer", tokenizer)
+        )
+        scored = METHODS[self.args.chosen().method].model == "score"
+        if model is None:
+            raise ConfigError("a trainer needs a model; set model")
+        self.model = str(model) if isinstance(model, Path) else model
+        if not isinstance(self.model, str):
+            require_trainable(model, scored=scored)
+        self._data = _dataset("train_dataset", train_dataset)
+        self._eval_data = None if eval_dataset is None else _dataset("eval_dataset", eval_dataset)
+        if self.args.eval_strategy != "no" and eval_dataset is None:
+            raise ConfigError("eval_strategy needs held-out data; set eval_dataset")
+        self.run_config: RunConfig = run_config(
+            self.args,
+            {
+                "model": name_of(self.model),
+                "data": f"<{type(train_dataset).__name__}>",
+                "eval_data": None if eval_dataset is None else f"<{type(eval_dataset).__name__}>",
+                **lora_keys(peft_config, self.model, scored=scored),
+                **self._reference_keys(),
+            },
+        )
+        self._accelerator: Accelerator | None = None
+        self._run_data: RunData | None = None
+        self._setup: Setup | None = None
+
+    def _arguments(self, given: Any) -> TrainingConfig:
+        if given is None:
+            return self.config_class()
+        if type(given) is not self.config_class:
+            home = f"penchant.compat.trl.{self.config_class.__name__}"
+            raise ConfigError(f"args must be a {home}, got {type(given).__module__}."
+                              f"{type(given).__name__}")  # fmt: skip
+        return given
+
+    def _reference_keys(self) -> dict[str, Any]:
+        return {}
+
+    def _reference(self) -> Any:
+        """A reference that was passed as an object."""
+        return None
+
+    def train(self, resume_from_checkpoint: bool | None = None) -> logs.TrainOutput:
+        """Train, and save the model to `output_dir/model`.
+
+        Args:
+            resume_from_checkpoint: go on with the run that `output_dir` holds.
+
+        Raises:
+            UserError: bad data, an `output_dir` that is taken, numbers that are not finite.
+        """
+        from penchant.running import open_directory, run_on
+
+        if resume_from_checkpoint not in (None, True, False):
+            raise ConfigError(
+                "resume_from_checkpoint is True or not set: a run goes on from its newest sound "
+                "checkpoint; set output_dir to that of the run"
+            )
+        resume = {"resume": bool(resume_from_checkpoint)}
+        self.run_config = self.run_config.model_copy(update=resume)
+        accelerator, run_data = self._begun()
+        try:
+            directory = open_directory(self.run_config, accelerator, run_data)
+        except TrainingError as error:
+            raise TrainingError(
+                f"output_dir: {error} (here: another output_dir, or "
+                "train(resume_from_checkpoint=True))"
+            ) from error
+        if directory.summary() is not None:
+            raise TrainingError(
+                f"output_dir {directory.path} holds a run that is complete; load {directory.model}"
+            )
+        setup = self._prepared()
+        with self._as_planned(setup):
+            result = run_on(self.run_config, accelerator, directory, setup)
+        setup.scorer.eval()
+        return self._report(result, directory.read("metrics.jsonl"))
+
+    def evaluate(self) -> dict[str, float]:
+        """The model on `eval_dataset`, as it is now.
+
+        Raises:
+            ConfigError: there is no `eval_dataset`.
+        """
+        from penchant.runtime import track
+
+        if self._eval_data is None:
+            raise ConfigError("there is nothing to evaluate on; set eval_dataset")
+        accelerator, _ = self._begun()
+        setup = self._prepared()
+        objective = setup.objective(self.run_config, accelerator)
+        with self._as_planned(setup), accelerator.autocast():
+            found = objective.evaluate(
+                setup.eval_set,
+                batch_size=self.args.per_device_eval_batch_size,
+                progress=track,
+            )
+        metrics = logs.evaluation(found.metrics(), self.names)
+        self.state.log_history.append({"step": self.state.global_step, **metrics})
+        return metrics
+
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Write the model or adapter, and the tokenizer, so that any tool can load the folder.
+
+        Args:
+            output_dir: default: the configuration's; training itself saves to its `model/`.
+        """
+        setup = self._prepared()
+        folder = Path(output_dir or self.args.output_dir)
+        setup.scorer.model.save_pretrained(str(folder))
+        setup.tokenizer.save_pretrained(folder)
+
+    def _begun(self) -> tuple[Accelerator, RunData]:
+        """The accelerator and the data, made once."""
+        from accelerate.utils import set_seed
+
+        from penchant.rundata import read_run_data
+        from penchant.runtime import make_accelerator
+
+        if self._accelerator is None or self._run_data is None:
+            config = self.run_config
+            self._accelerator = make_accelerator(
+                config.precision, trackers=config.trackers, folder=config.output / "trackers"
+            )
+            set_seed(config.seed)
+            self._run_data = read_run_data(config, self._data, self._eval_data)
+        return self._accelerator, self._run_data
+
+    def _prepared(self) -> Setup:
+        """Everything that is loaded, made once."""
+        from penchant.models.scoring import PLAIN
+        from penchant.prepare import prepare
+
+        if self._setup is not None:
+            return self._setup
+        accelerator, run_data = self._begun()
+        model = None if isinstance(self.model, str) else self.model
+        if model is not None and not self.run_config.lora_r:
+            whole_weights(model)
+        reference = self._reference()
+        attention = reference and reference.config._attn_implementation
+        setup = prepare(
+            self.run_config,
+            accelerator,
+            run_data,
+            model=model,
+            tokenizer=self.processing_class,
+            reference=reference,
+        )
+        if reference is not None and setup.reference and setup.reference.kind == "cache":
+            reference.to("cpu")  # its log-probs are kept: it need not be
+            reference.set_attn_implementation(attention)
+        if self.args.disable_dropout:
+            disable_dropout(setup.scorer.model)
+        self._setup, self.model, self.processing_class = setup, setup.scorer.model, setup.tokenizer
+        self._plans = [(scorer, scorer.plan) for scorer in _scorers(setup)]
+        for scorer, _ in self._plans:
+            scorer.use(PLAIN)
+        return setup
+
+    @contextmanager
+    def _as_planned(self, setup: Setup) -> Iterator[None]:
+        """The engine's own attention for a while; outside, the models can generate as ever."""
+        from penchant.models.scoring import PLAIN
+
+        for scorer, plan in self._plans:
+            scorer.use(plan)
+        try:
+            yield
+        finally:
+            for scorer, _ in self._plans:
+                scorer.use(PLAIN)
+
+    def _report(self, result: Any, records: list[dict[str, Any]]) -> logs.TrainOutput:
+        entries = logs.history(records, self.names)
+        losses = [entry["loss"] for entry in entries if "loss" in entry]
+        epoch = max((entry["epoch"] for entry in entries if "epoch" in entry), default=0.0)
+        metrics = {
+            "train_runtime": result.train_seconds,
+            "train_samples_per_second": result.examples_per_second,
+            "train_steps_per_second": result.steps / result.train_seconds,
+            "train_loss": sum(losses) / len(losses),
+            "epoch": epoch,
+        }
+        entries.append({"step": result.steps, **metrics})
+        self.state = logs.TrainerState(result.steps, epoch, entries, result.best_step)
+        return logs.TrainOutput(result.steps, metrics["train_loss"], metrics)
+
+
+def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    if value is not None and other is not None:
+        raise ConfigError(f"{name} and {other_name} are the same argument; drop one of them")
+    return other if value is None else value
+
+
+def _dataset(name: str, value: Any) -> Any:
+    if value is None:
+        raise ConfigError(f"a trainer needs data; set {name}")
+    if isinstance(value, Mapping):
+        raise ConfigError(f"{name} holds several data sets; give one")
+    return value
+
+
+def _scorers(setup: Setup) -> list[Scorer]:
+    """The policy, and a reference beside it."""
+    with ExitStack() as stack:
+        other = setup.reference and stack.enter_context(setup.reference.active())
+    return [setup.scorer, *([other] if other and other is not setup.scorer else [])]

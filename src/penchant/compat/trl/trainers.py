@@ -1,0 +1,72 @@
+"""TRL's trainers, one a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penchant.compat.trl import logs
+from penchant.compat.trl.configs import (
+    CPOConfig,
+    DPOConfig,
+    KTOConfig,
+    ORPOConfig,
+    RewardConfig,
+)
+from penchant.compat.trl.objects import name_of, require_plain
+from penchant.compat.trl.trainer import Trainer
+from penchant.errors import ConfigError
+
+
+class ReferenceTrainer(Trainer):
+    """What the trainers with a reference take beside.
+
+    Args:
+        ref_model: None: the model as it was before training, its adapter switched off, or copied.
+    """
+
+    def __init__(self, model: Any = None, ref_model: Any = None, **arguments: Any) -> None:
+        if ref_model is not None and not isinstance(ref_model, str):
+            require_plain(ref_model, "ref_model")
+            if ref_model is model:
+                raise ConfigError(
+                    "model and ref_model are one object; drop ref_model: a copy is made"
+                )
+        self.ref_model = ref_model
+        super().__init__(model, **arguments)
+
+    def _reference_keys(self) -> dict[str, Any]:
+        return {} if self.ref_model is None else {"reference_model": name_of(self.ref_model)}
+
+    def _reference(self) -> Any:
+        return None if isinstance(self.ref_model, str) else self.ref_model
+
+
+class DPOTrainer(ReferenceTrainer):
+    """DPO and the losses of its family, on pairs."""
+
+    config_class = DPOConfig
+
+
+class KTOTrainer(ReferenceTrainer):
+    """KTO, on labels; pairs are taken apart."""
+
+    config_class = KTOConfig
+
+
+class ORPOTrainer(Trainer):
+    """ORPO, on pairs."""
+
+    config_class = ORPOConfig
+
+
+class CPOTrainer(Trainer):
+    """CPO and SimPO, on pairs."""
+
+    config_class = CPOConfig
+
+
+class RewardTrainer(Trainer):
+    """A reward model, on pairs."""
+
+    config_class = RewardConfig
+    names = logs.REWARD_NAMES

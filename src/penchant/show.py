@@ -1,0 +1,79 @@
+"""Results on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from penchant.evaluation import Evaluation
+    from penchant.result import TrainResult
+    from penchant.sweep import SweepResult
+
+
+def print_methods() -> None:
+    """The methods' facts, one row a method."""
+    table = Table(show_lines=True)
+    names = ("Method", "Data", "Models in memory", "Stability", "When to use", "beta", "lr (LoRA)")
+    for column in names:
+        table.add_column(column)
+    for method in METHODS.values():
+        facts = method.facts
+        rates = f"{facts.learning_rate:g} ({facts.learning_rate_lora:g})"
+        table.add_row(
+            method.name, facts.data, facts.models_in_memory, facts.stability, facts.when,
+            facts.beta or "-", rates,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def print_evaluations(found: dict[str, Evaluation]) -> None:
+    """A table: one row a metric, one column a file (or a moment)."""
+    table = Table("")
+    for name in found:
+        table.add_column(name, justify="right")
+    metrics = [one.metrics() for one in found.values()]
+    for metric in dict.fromkeys(name for one in metrics for name in one):
+        cells = [one.get(metric) for one in metrics]
+        table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
+    Console().print(table)
+
+
+def print_sweep(result: SweepResult) -> None:
+    """A sweep for a person: one row a point, the recommended one marked."""
+    keys = list(result.points[0].values)
+    table = Table("", *keys, "accuracy", "margin", "loss", "KL, nats a token", "train seconds")
+    for i, point in enumerate(result.points):
+        cells = [str(point.values[key]) for key in keys]
+        found = point.after
+        if found is None:
+            table.add_row("", *cells, f"failed: {point.error}")
+            continue
+        kl = "-" if found.kl is None else f"{found.kl:.4f}"
+        numbers = (f"{v:.4g}" for v in (found.accuracy, found.margin, found.loss))
+        mark = "*" if i == result.recommended else ""
+        table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
+    Console().print(table)
+    if result.recommended is not None:
+        chosen = result.points[result.recommended]
+        settings = ", ".join(f"{key} {value}" for key, value in chosen.values.items())
+        print(f"recommended: {settings} ({result.reason})")
+        print(f"model: {chosen.output / 'model'}")
+    print(f"sweep: {result.output} (sweep.json, sweep.png)")
+
+
+def print_result(result: TrainResult) -> None:
+    """The end of a run, for a person."""
+    if result.before and result.after:
+        print_evaluations({"before": result.before, "after": result.after})
+    print(
+        f"{result.steps} steps in {result.train_seconds:.0f} s, "
+        f"{result.examples_per_second:.2f} pairs/s, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
+    )
+    print(f"model: {result.model}")
+    print(f"run:   {result.output}")

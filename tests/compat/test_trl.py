@@ -1,0 +1,801 @@
+"""Scripts written for TRL run on this engine, and no argument is accepted without its effect."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    SchedulerType,
+)
+
+from penchant.compat.trl import (
+    CPOConfig,
+    CPOTrainer,
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    ORPOConfig,
+    ORPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+)
+from penchant.compat.trl.arguments import STANDING, TRAINER_STANDING
+from penchant.compat.trl.configs import CPO_LOSSES, DPO_LOSSES
+from penchant.errors import ConfigError, ModelError, TrainingError, UserError
+
+CONFIGS = [RewardConfig, DPOConfig, KTOConfig, ORPOConfig, CPOConfig]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": f"Is {number} {'so' * (number % 5)}?",
+            "chosen": " yes" + " sir" * (number % 3),
+            "rejected": " no" + "!" * (number % 2),
+        }
+        for number in range(16)
+    ]
+
+
+@pytest.fixture(scope="module")
+def preference_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture
+def tokenizer(tiny_model_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Any]:
+    """Two steps of four records, in order."""
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "max_length": 64,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "bf16": False,
+    }
+
+
+# The brief's scripts: only the import line, the model's name and the folder differ
+
+
+def test_reward_script_runs(tiny_model_dir, preference_dataset, tmp_path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model_dir, num_labels=1, torch_dtype=torch.bfloat16
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    config = RewardConfig(
+        output_dir=str(tmp_path / "reward_model"),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=8,
+        learning_rate=1.5e-5,
+        num_train_epochs=1,  # 1 epoch to avoid overfitting
+        bf16=True,
+        max_length=1024,
+        logging_steps=10,
+    )
+    trainer = RewardTrainer(
+        model=model, tokenizer=tokenizer, config=config,
+        train_dataset=preference_dataset,
+    )  # fmt: skip
+    trainer.train()
+    assert {"loss", "accuracy", "margin"} <= trainer.state.log_history[0].keys()
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward_model" / "model")
+    assert saved.config.num_labels == 1
+
+
+def test_dpo_script_runs(tiny_model_dir, preference_dataset, tmp_path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, torch_dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.pad_token = tokenizer.eos_token
+    peft_config = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.05,
+        target_modules=["q_proj", "v_proj", "k_proj", "o_proj"],
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    dpo_config = DPOConfig(
+        output_dir=str(tmp_path / "dpo_output"),
+        beta=0.1,  # KL penalty strength
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=8,
+        learning_rate=5e-6,
+        num_train_epochs=1,
+        bf16=True,
+        max_length=1024,
+        max_prompt_length=512,
+        logging_steps=10,
+        loss_type="sigmoid",  # sigmoid (standard) or hinge
+    )
+    trainer = DPOTrainer(
+        model=model, ref_model=None,  # None = use implicit ref via peft
+        config=dpo_config, tokenizer=tokenizer,
+        train_dataset=preference_dataset,
+        peft_config=peft_config,
+    )  # fmt: skip
+    done = trainer.train()
+    assert done.global_step == 1
+    assert done.training_loss == pytest.approx(0.693, abs=0.01)
+    adapter = json.loads((tmp_path / "dpo_output" / "model" / "adapter_config.json").read_text())
+    assert adapter["r"] == 16 and adapter["lora_alpha"] == 32 and adapter["lora_dropout"] == 0.05
+    assert set(adapter["target_modules"]) == {"q_proj", "v_proj", "k_proj", "o_proj"}
+    summary = json.loads((tmp_path / "dpo_output" / "summary.json").read_text())
+    assert summary["reference"] == "adapter"
+
+
+def test_kto_script_runs(model, tokenizer, rows, tmp_path) -> None:
+    labelled = Dataset.from_list(
+        [
+            {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
+    )
+    kto_config = KTOConfig(
+        output_dir=str(tmp_path / "kto_output"),
+        learning_rate=5e-7,
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        max_length=1024,
+        bf16=True,
+        # KTO-specific: ratio of desirable to undesirable examples
+        desirable_weight=1.0,
+        undesirable_weight=1.0,
+    )
+    trainer = KTOTrainer(model=model, config=kto_config, tokenizer=tokenizer,
+                         train_dataset=labelled)  # fmt: skip
+    trainer.train()
+    entry = trainer.state.log_history[-2]
+    assert entry["rewards/margins"] == entry["rewards/chosen"] - entry["rewards/rejected"]
+
+
+def test_orpo_script_runs(model, tokenizer, preference_dataset, tmp_path) -> None:
+    orpo_config = ORPOConfig(
+        output_dir=str(tmp_path / "orpo_output"),
+        learning_rate=8e-6,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        num_train_epochs=1,
+        max_length=1024,
+        bf16=True,
+        beta=0.1,  # Weight of the odds ratio loss
+    )
+    trainer = ORPOTrainer(model=model, config=orpo_config, tokenizer=tokenizer,
+                          train_dataset=preference_dataset)  # fmt: skip
+    assert trainer.train().global_step == 2
+
+
+def test_simpo_script_runs(model, tokenizer, preference_dataset, tmp_path) -> None:
+    cpo_config = CPOConfig(
+        output_dir=str(tmp_path / "simpo_output"),
+        learning_rate=5e-7,
+        per_device_train_batch_size=2,
+        num_train_epochs=1,
+        max_length=1024,
+        bf16=True,
+        loss_type="simpo",  # "simpo" for SimPO, "sigmoid" for standard CPO
+        cpo_alpha=1.0,  # NLL loss weight (SimPO uses this)
+        simpo_gamma=0.5,  # Reward margin (SimPO-specific)
+    )
+    trainer = CPOTrainer(model=model, config=cpo_config, tokenizer=tokenizer,
+                         train_dataset=preference_dataset)  # fmt: skip
+    trainer.train()
+    keys = trainer.run_config.flat()
+    assert (keys["method"], keys["gamma"], keys["cpo_alpha"]) == ("simpo", 0.5, 1.0)
+
+
+# The same numbers as TRL's
+
+
+def theirs(kind: str, model: Any, tokenizer: Any, rows: Any, settings: dict[str, Any]) -> Any:
+    """The steps that TRL's trainer logs."""
+    pytest.importorskip("trl")
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    home = f"trl.experimental.{kind.lower()}" if kind in ("ORPO", "CPO") else "trl"
+    module = importlib.import_module(home)
+    folder = settings["output_dir"] + "-trl"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = getattr(module, f"{kind}Trainer")(
+            model=copy.deepcopy(model),
+            args=getattr(module, f"{kind}Config")(
+                **{**settings, "output_dir": folder},
+                use_cpu=True,
+                gradient_checkpointing=False,
+                save_strategy="no",
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(tokenizer),
+        )
+        run.train()
+    return [entry for entry in run.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": "sigmoid", "beta": 0.3},
+        {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.5]},
+        {"loss_type": "robust", "label_smoothing": 0.1, "lr_scheduler_type": "cosine"},
+        {"loss_type": "aot", "warmup_steps": 2, "max_steps": 4, "weight_decay": 0.1},
+    ],
+    ids=lambda options: str(options["loss_type"]),
+)
+def test_dpo_logs_what_trl_logs(options, rows, model, tokenizer, small) -> None:
+    settings = {**small, "max_steps": 3, **options}
+    wanted = theirs("DPO", model, tokenizer, rows, settings)
+    trainer = DPOTrainer(
+        model, args=DPOConfig(**settings), train_dataset=rows, processing_class=tokenizer
+    )
+    trainer.train()
+    ours = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(ours) == len(wanted)
+    names = ["loss", "learning_rate", "logps/chosen", "logps/rejected", "epoch", "grad_norm"]
+    if trainer.run_config.method != "ipo":  # whose rewards are averages over tokens, as its loss
+        names += ["rewards/chosen", "rewards/rejected", "rewards/margins"]
+    for own, other in zip(ours, wanted, strict=True):
+        for name in names:
+            assert own[name] == pytest.approx(float(other[name]), rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "trainer", "config", "options"),
+    [
+        ("CPO", CPOTrainer, CPOConfig, {"loss_type": "sigmoid", "cpo_alpha": 0.5}),
+        ("CPO", CPOTrainer, CPOConfig, {"loss_type": "simpo", "simpo_gamma": 0.7, "beta": 2.0}),
+        ("CPO", CPOTrainer, CPOConfig, {"loss_type": "simpo", "label_smoothing": 0.1}),
+        ("ORPO", ORPOTrainer, ORPOConfig, {"beta": 0.3}),
+    ],
+    ids=str,
+)
+def test_losses_without_a_reference_are_trls(
+    kind, trainer, config, options, rows, model, tokenizer, small
+) -> None:
+    wanted = theirs(kind, model, tokenizer, rows, {**small, **options})
+    done = trained(trainer, model, rows, tokenizer, config(**small, **options))
+    ours = [entry for entry in done.state.log_history if "loss" in entry]
+    for own, other in zip(ours, wanted, strict=True):
+        for name in ("loss", "nll_loss", "rewards/chosen", "rewards/margins"):
+            assert own[name] == pytest.approx(float(other[name]), rel=1e-4, abs=1e-4), name
+
+
+def test_kto_losses_are_trls(rows, model, tokenizer, small) -> None:
+    # One completion a prompt: TRL takes the KL from a neighbour, whatever its prompt.
+    labelled = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row, side in zip(rows, ["chosen", "rejected"] * 8, strict=True)
+    ]
+    options = {**small, "desirable_weight": 1.5, "beta": 0.3}
+    wanted = theirs("KTO", model, tokenizer, labelled, options)
+    done = trained(KTOTrainer, model, labelled, tokenizer, KTOConfig(**options))
+    ours = [entry for entry in done.state.log_history if "loss" in entry]
+    for own, other in zip(ours, wanted, strict=True):
+        assert own["loss"] == pytest.approx(float(other["loss"]), rel=1e-3)
+        assert own["rewards/chosen"] == pytest.approx(float(other["rewards/chosen"]), abs=1e-4)
+
+
+def test_reward_losses_are_trls(rows, tiny_model_dir, tokenizer, small) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    options = {**small, "center_rewards_coefficient": 0.1}
+    wanted = theirs("Reward", model, tokenizer, rows, options)
+    done = trained(RewardTrainer, model, rows, tokenizer, RewardConfig(**options))
+    ours = [entry for entry in done.state.log_history if "loss" in entry]
+    for own, other in zip(ours, wanted, strict=True):
+        for name in ("loss", "accuracy", "margin"):
+            assert own[name] == pytest.approx(float(other[name]), rel=1e-4, abs=1e-4), name
+
+
+# The losses
+
+
+@pytest.mark.parametrize("loss_type", DPO_LOSSES)
+def test_every_loss_type_of_dpo_trains(loss_type, model, tokenizer, rows, small) -> None:
+    trainer = DPOTrainer(
+        model,
+        args=DPOConfig(**small, loss_type=loss_type),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
+    before = copy.deepcopy(model.state_dict())
+    assert trainer.train().global_step == 2
+    assert trainer.run_config.method == DPO_LOSSES[loss_type].method
+    assert trainer.run_config.options.beta == 0.1  # type: ignore[attr-defined]
+    assert any(not torch.equal(weight, before[n]) for n, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("loss_type", CPO_LOSSES)
+def test_every_loss_type_of_cpo_trains(loss_type, model, tokenizer, rows, small) -> None:
+    trainer = CPOTrainer(
+        model,
+        args=CPOConfig(**small, loss_type=loss_type),
+        train_dataset=rows,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    keys = trainer.run_config.flat()
+    assert keys["method"] == ("simpo" if loss_type in ("simpo", "alphapo") else "cpo")
+    assert keys["cpo_alpha"] == (0.0 if loss_type == "alphapo" else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ({"beta": 0.3}, "beta", 0.3),
+        ({"label_smoothing": 0.2}, "label_smoothing", 0.2),
+        ({"loss_type": "exo_pair"}, "label_smoothing", 1e-3),
+        ({"loss_type": "robust"}, "label_smoothing", 0.0),
+        ({"f_divergence_type": "js_divergence"}, "f_divergence_type", "js_divergence"),
+        (
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+            "f_alpha_divergence_coef",
+            0.3,
+        ),
+        ({"ld_alpha": 0.5}, "ld_alpha", 0.5),
+        ({"use_weighting": True}, "use_weighting", True),
+        ({"loss_type": "discopop", "discopop_tau": 0.1}, "discopop_tau", 0.1),
+        ({"rpo_alpha": 0.7}, "rpo_alpha", 0.7),
+        ({"loss_type": ["sigmoid", "sft"]}, "rpo_alpha", 1.0),
+        ({"loss_type": ["sft", "hinge"], "loss_weights": [0.2, 1]}, "rpo_alpha", 0.2),
+        ({"loss_type": ["nca_pair"]}, "method", "nca"),
+        ({"sync_ref_model": True, "ref_model_sync_steps": 7}, "ref_model_sync_steps", 7),
+        ({"sync_ref_model": True, "ref_model_mixup_alpha": 0.9}, "ref_model_mixup_alpha", 0.9),
+        ({"precompute_ref_log_probs": True}, "reference", "cache"),
+        # Training
+        ({"max_steps": -1}, "max_steps", None),
+        ({"max_steps": 5}, "max_steps", 5),
+        ({"warmup_steps": 0.25}, "warmup_ratio", 0.25),
+        ({"warmup_ratio": 0.2}, "warmup_ratio", 0.2),
+        ({"lr_scheduler_type": SchedulerType.COSINE}, "lr_scheduler_type", "cosine"),
+        ({"bf16": True}, "precision", "bf16"),
+        ({"bf16": False}, "precision", "fp32"),
+        ({"fp16": True}, "precision", "fp16"),
+        ({}, "precision", "auto"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing", "on"),
+        ({"gradient_checkpointing": False}, "gradient_checkpointing", "off"),
+        ({"report_to": []}, "report_to", "none"),
+        ({"report_to": "none"}, "report_to", "none"),
+        ({"report_to": ["tensorboard", "mlflow"]}, "report_to", "tensorboard,mlflow"),
+        ({"eval_strategy": "steps", "eval_steps": 3}, "eval_steps", 3),
+        ({"eval_strategy": "steps"}, "eval_steps", 10),
+        ({"generate_during_eval": True}, "eval_samples", 3),
+        ({"train_sampling_strategy": "random"}, "shuffle", True),
+        ({"save_total_limit": 1}, "save_total_limit", 1),
+        ({"seed": 3}, "seed", 3),
+        ({"adam_beta1": 0.8}, "adam_beta1", 0.8),
+        ({"adam_beta2": 0.99}, "adam_beta2", 0.99),
+        ({"adam_epsilon": 1e-6}, "adam_epsilon", 1e-6),
+        ({"max_grad_norm": 0.5}, "max_grad_norm", 0.5),
+        ({"weight_decay": 0.1}, "weight_decay", 0.1),
+    ],
+    ids=str,
+)
+def test_argument_reaches_the_engine(given, key, value, model, rows, tmp_path) -> None:
+    config = DPOConfig(str(tmp_path), **given)
+    trainer = DPOTrainer(model, args=config, train_dataset=rows, eval_dataset=rows[:2])
+    keys = trainer.run_config.flat()
+    assert keys[key] == value or (value == "none" and not trainer.run_config.trackers)
+
+
+def test_defaults_are_trls(tmp_path) -> None:
+    trl = pytest.importorskip("trl")
+    theirs = trl.DPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    ours = DPOConfig()
+    ours_alone = {"output_dir", "bf16", "fp16", "gradient_checkpointing", "loss_type"}
+    shared = set(DPOConfig.model_fields) - ours_alone
+    for name in shared & vars(theirs).keys() - {"report_to"}:
+        value = getattr(theirs, name)
+        assert getattr(ours, name) == getattr(value, "value", value), name
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("name", STANDING)
+def test_argument_without_effect_is_refused_by_name(config, name) -> None:
+    accepted, _ = STANDING[name]
+    for value in accepted:
+        config(**{name: value})
+    with pytest.raises(ConfigError, match=rf"^{name}="):
+        config(**{name: "something else"})
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "message"),
+    [
+        (DPOConfig, {"bta": 0.1}, "unknown argument 'bta'; did you mean beta?"),
+        (ORPOConfig, {"simpo_gama": 0.1}, "unknown argument 'simpo_gama'"),
+        (RewardConfig, {"beta": 0.1}, "unknown argument 'beta'"),
+        (DPOConfig, {"ddp_timeout": 5}, "ddp_timeout has no counterpart here"),
+        (DPOConfig, {"max_length": None}, "max_length should be a valid integer"),
+        (DPOConfig, {"label_smoothing": 0.7}, "label_smoothing should be less than 0.5"),
+        (DPOConfig, {"loss_type": "sigmoyd"}, "unknown loss_type 'sigmoyd'; did you mean sigmoid?"),
+        (DPOConfig, {"loss_type": ["sigmoid", "bco_pair"]}, r"loss_type \['sigmoid', 'bco_pair'\]"),
+        (DPOConfig, {"loss_type": ["sft"]}, "loss_type"),
+        (DPOConfig, {"loss_type": ["ipo", "sft"], "loss_weights": [0.5, 1]}, "loss_weights"),
+        (DPOConfig, {"loss_type": ["ipo", "sft"], "loss_weights": [1.0]}, "loss_weights has 1"),
+        (DPOConfig, {"loss_type": ["ipo", "sft"], "rpo_alpha": 1.0}, "rpo_alpha"),
+        (DPOConfig, {"discopop_tau": 0.1}, "discopop_tau is an option of discopop, not of dpo"),
+        (DPOConfig, {"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing is an option"),
+        (DPOConfig, {"loss_type": "exo_pair", "label_smoothing": 0.0}, "label_smoothing should be"),
+        (DPOConfig, {"loss_type": "aot", "use_weighting": True}, "use_weighting is an option"),
+        (DPOConfig, {"f_alpha_divergence_coef": 0.3}, "f_alpha_divergence_coef"),
+        (DPOConfig, {"ld_alpha": 0.5, "precompute_ref_log_probs": True}, "^precompute_ref_log"),
+        (KTOConfig, {"precompute_ref_log_probs": True}, "^precompute_ref_log_probs"),
+        (DPOConfig, {"sync_ref_model": True, "precompute_ref_log_probs": True}, "sync_ref_model"),
+        (DPOConfig, {"ref_model_sync_steps": 5}, "ref_model_sync_steps has no effect"),
+        (DPOConfig, {"ref_model_mixup_alpha": 0.5}, "ref_model_mixup_alpha has no effect"),
+        (CPOConfig, {"loss_type": "simpoo"}, "unknown loss_type 'simpoo'; did you mean simpo?"),
+        (CPOConfig, {"simpo_gamma": 0.7}, "simpo_gamma is the margin of SimPO"),
+        (CPOConfig, {"loss_type": "simpo", "simpo_gamma": -1.0}, "simpo_gamma should be greater"),
+        (CPOConfig, {"loss_type": "alphapo", "cpo_alpha": 1.0}, "cpo_alpha"),
+        (CPOConfig, {"alpha": 0.1}, "alpha is an option of simpo, not of cpo"),
+        (CPOConfig, {"precompute_ref_log_probs": True}, "precompute_ref_log_probs"),
+        (KTOConfig, {"loss_type": "bco"}, "loss_type should be"),
+        (DPOConfig, {"warmup_steps": 5}, "warmup_steps needs max_steps"),
+        (DPOConfig, {"warmup_steps": 5, "max_steps": 5}, "warmup_steps"),
+        (DPOConfig, {"warmup_steps": 1, "warmup_ratio": 0.1, "max_steps": 9}, "warmup_steps"),
+        (DPOConfig, {"bf16": True, "fp16": True}, "bf16 and fp16"),
+        (DPOConfig, {"eval_strategy": "epoch"}, "eval_strategy='epoch'"),
+        (DPOConfig, {"save_strategy": "epoch"}, "save_strategy='epoch'"),
+        (DPOConfig, {"eval_steps": 5}, "eval_steps has no effect"),
+        (DPOConfig, {"load_best_model_at_end": True}, "load_best_model_at_end"),
+        (DPOConfig, {"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
+        (DPOConfig, {"max_prompt_length": 1024}, "max_prompt_length"),
+        (DPOConfig, {"report_to": "all"}, "report_to: unknown tracker 'all'"),
+        (DPOConfig, {"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type"),
+    ],
+    ids=str,
+)
+def test_wrong_argument_is_named(config, given, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**given)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINER_STANDING) - {"ref_model"}))
+def test_trainer_argument_without_effect_is_refused_by_name(name, model, rows) -> None:
+    accepted, _ = TRAINER_STANDING[name]
+    for value in accepted:
+        DPOTrainer(model, train_dataset=rows, **{name: value})
+    with pytest.raises(ConfigError, match=rf"^{name}="):
+        DPOTrainer(model, train_dataset=rows, **{name: "something else"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"beta": 0.1}, "unknown argument 'beta'"),
+        ({"model": None}, "set model"),
+        ({"train_dataset": None}, "set train_dataset"),
+        ({"eval_dataset": {"a": [], "b": []}}, "eval_dataset holds several"),
+        ({"args": KTOConfig()}, "args must be a penchant.compat.trl.DPOConfig"),
+        ({"args": DPOConfig(), "config": DPOConfig()}, "args and config are the same"),
+        ({"processing_class": "gpt2"}, "processing_class must be a tokenizer"),
+        ({"args": DPOConfig(eval_strategy="steps")}, "set eval_dataset"),
+        ({"peft_config": {"r": 8}}, "peft_config must be a peft.LoraConfig"),
+        ({"peft_config": LoraConfig(bias="all")}, "bias='all'"),
+        ({"peft_config": LoraConfig(use_dora=True)}, "use_dora=True"),
+        ({"peft_config": LoraConfig(use_rslora=True)}, "use_rslora=True"),
+        ({"peft_config": LoraConfig(rank_pattern={"q_proj": 4})}, "rank_pattern"),
+        ({"peft_config": LoraConfig(init_lora_weights="pissa")}, "init_lora_weights"),
+        ({"peft_config": LoraConfig(modules_to_save=["lm_head"])}, "modules_to_save"),
+        ({"peft_config": LoraConfig(task_type="SEQ_CLS")}, "task_type"),
+        ({"peft_config": LoraConfig(target_modules=".*_proj")}, "target_modules"),
+    ],
+    ids=str,
+)
+def test_wrong_object_is_named(change, message, model, rows) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DPOTrainer(**{"model": model, "train_dataset": rows, **change})
+
+
+def test_wrong_model_is_named(model, tiny_model_dir, rows) -> None:
+    scored = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    two = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=2)
+    for trainer, wrong, message in (
+        (DPOTrainer, scored, "no causal language model"),
+        (RewardTrainer, model, "scalar head"),
+        (RewardTrainer, two, "2 labels"),
+        (DPOTrainer, torch.nn.Linear(2, 2), "transformers model"),
+        (DPOTrainer, get_peft_model(copy.deepcopy(model), LoraConfig()), "adapter already"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            trainer(wrong, train_dataset=rows)
+    with pytest.raises(ConfigError, match="one object"):
+        DPOTrainer(model, model, train_dataset=rows)
+    with pytest.raises(ConfigError, match="ref_model='x' cannot be had here"):
+        ORPOTrainer(model, ref_model="x", train_dataset=rows)
+
+
+def test_streamed_data_are_refused(model, rows, tokenizer, small) -> None:
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    trainer = DPOTrainer(
+        model, args=DPOConfig(**small), train_dataset=stream, processing_class=tokenizer
+    )
+    with pytest.raises((UserError, TypeError), match="IterableDataset"):
+        trainer.train()
+
+
+# Effects
+
+
+def trained(trainer: Any, model: Any, rows: Any, tokenizer: Any, config: Any, **more: Any) -> Any:
+    done = trainer(model, args=config, train_dataset=rows, processing_class=tokenizer, **more)
+    done.train()
+    return done
+
+
+def test_beta_scales_rewards(model, tokenizer, rows, small, tmp_path) -> None:
+    found = {}
+    for beta in (0.1, 0.2):
+        config = DPOConfig(**{**small, "output_dir": str(tmp_path / str(beta))}, beta=beta)
+        twin = copy.deepcopy(model)
+        done = trained(DPOTrainer, twin, rows, tokenizer, config, eval_dataset=rows[:4])
+        assert done.run_config.flat()["beta"] == beta
+        found[beta] = done.evaluate()["eval_rewards/margins"]
+    assert found[0.2] == pytest.approx(2 * found[0.1], rel=0.2) and found[0.1] != 0
+
+
+def test_desirable_weight_scales_the_loss(model, tokenizer, rows, small, tmp_path) -> None:
+    losses = []
+    for weight in (1.0, 3.0):
+        output = str(tmp_path / str(weight))
+        config = KTOConfig(**{**small, "output_dir": output, "max_steps": 1},
+                           desirable_weight=weight)  # fmt: skip
+        done = trained(KTOTrainer, copy.deepcopy(model), rows, tokenizer, config)
+        losses.append(done.state.log_history[0]["loss"])
+    # Pairs are taken apart into as many good as bad completions, each of loss one half.
+    assert losses == pytest.approx([0.5, 1.0])
+
+
+def test_max_prompt_length_cuts_prompts(model, tokenizer, rows, small) -> None:
+    config = DPOConfig(**small, max_prompt_length=4)
+    done = trained(DPOTrainer, model, rows, tokenizer, config)
+    summary = json.loads((Path(done.args.output_dir) / "summary.json").read_text())
+    assert summary["tokenising"]["training"]["prompts_cut"] == len(rows)
+    assert summary["tokenising"]["training"]["longest_prompt"] == 4
+
+
+def test_half_precision_weights_are_trained_in_fp32(
+    tiny_model_dir, tokenizer, rows, small, caplog
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+    config = ORPOConfig(**{**small, "bf16": True})
+    done = ORPOTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)
+    logging.getLogger("penchant").addHandler(caplog.handler)
+    done.train()
+    logging.getLogger("penchant").removeHandler(caplog.handler)
+    assert model.dtype == torch.float32
+    assert "bfloat16 weights are trained in float32" in caplog.text
+
+
+def test_lora_leaves_the_base_in_its_precision(tiny_model_dir, tokenizer, rows, small) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+    lora = LoraConfig(r=2, lora_alpha=4)
+    done = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**small), peft_config=lora)
+    assert isinstance(done.model, PeftModel)
+    weights = dict(done.model.named_parameters())
+    assert {w.dtype for n, w in weights.items() if "lora_" not in n} == {torch.bfloat16}
+    # PEFT's own choice for this architecture, where none is made
+    targets = {name.split(".")[-4] for name in weights if "lora_A" in name}
+    assert targets == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(("epochs", "kind"), [(1, "copy"), (3, "cache")])
+def test_reference_object_is_compared_with(
+    epochs, kind, model, tokenizer, rows, small, tiny_model_dir
+) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        reference.lm_head.weight += 0.05 * torch.randn_like(reference.lm_head.weight)
+    kept = copy.deepcopy(reference.state_dict())
+    config = DPOConfig(**small, num_train_epochs=epochs)
+    done = trained(DPOTrainer, model, rows, tokenizer, config, ref_model=reference)
+    summary = json.loads((Path(done.args.output_dir) / "summary.json").read_text())
+    assert summary["reference"] == kind
+    assert abs(done.state.log_history[0]["rewards/chosen"]) > 1e-3
+    assert all(torch.equal(weight, kept[name]) for name, weight in reference.state_dict().items())
+    reference.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False)
+
+
+def test_reference_can_be_named(model, tokenizer, rows, small, tiny_model_dir) -> None:
+    name = str(tiny_model_dir)
+    with torch.no_grad():
+        model.lm_head.weight *= 3.0
+    done = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**small), ref_model=name)
+    assert abs(done.state.log_history[0]["rewards/chosen"]) > 1e-3
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2)])
+@pytest.mark.parametrize("own", [True, False], ids=["own", "other"])
+def test_precomputed_reference_gives_the_same_losses(
+    lora, own, model, tokenizer, rows, small, tmp_path
+) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight *= 1.1
+    losses = []
+    for precompute in (False, True):
+        config = DPOConfig(
+            **{**small, "output_dir": str(tmp_path / str(precompute))},
+            precompute_ref_log_probs=precompute,
+        )
+        more = {} if own else {"ref_model": copy.deepcopy(other)}
+        twin = copy.deepcopy(model)
+        done = trained(DPOTrainer, twin, rows, tokenizer, config, peft_config=lora, **more)
+        losses.append([e["loss"] for e in done.state.log_history if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_dropout_is_switched_off_unless_wanted(rows, tokenizer, make_model, small) -> None:
+    for wanted in (True, False):
+        model = make_model("gpt2", vocab_size=len(tokenizer), attn_pdrop=0.1, resid_pdrop=0.1)
+        config = DPOConfig(**{**small, "output_dir": f"{small['output_dir']}{wanted}"},
+                           disable_dropout=wanted)  # fmt: skip
+        done = trained(DPOTrainer, model, rows, tokenizer, config)
+        found = {m.p for m in done.model.modules() if isinstance(m, torch.nn.Dropout)}
+        assert (0.1 in found) is not wanted
+
+
+def test_warmup_steps_are_that_many(model, tokenizer, rows, small) -> None:
+    config = DPOConfig(**{**small, "max_steps": 6}, warmup_steps=3)
+    done = trained(DPOTrainer, model, rows, tokenizer, config)
+    rates = [entry["learning_rate"] for entry in done.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3, 2e-3 / 3, 1e-3 / 3])
+
+
+@pytest.mark.parametrize(("strategy", "kept"), [("no", []), ("steps", ["step-1", "step-2"])])
+def test_checkpoints_are_those_asked_for(strategy, kept, model, tokenizer, rows, small) -> None:
+    config = DPOConfig(**small, save_strategy=strategy, save_steps=1)
+    done = trained(DPOTrainer, model, rows, tokenizer, config)
+    folder = Path(done.args.output_dir) / "checkpoints"
+    assert sorted(path.name for path in folder.glob("*")) == kept
+
+
+# Behind training
+
+
+def test_model_is_trained_in_place_and_can_generate(model, tokenizer, rows, small) -> None:
+    done = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**small))
+    assert done.model is model and not model.training
+    saved = load_file(Path(done.args.output_dir) / "model" / "model.safetensors")
+    assert torch.equal(saved["lm_head.weight"], model.lm_head.weight)
+    model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, do_sample=False)
+
+
+def test_model_can_be_named(tiny_model_dir, rows, small) -> None:
+    trainer = DPOTrainer(str(tiny_model_dir), args=DPOConfig(**small), train_dataset=rows)
+    trainer.train()
+    assert trainer.model.config.model_type == "llama"
+    assert trainer.processing_class.eos_token == "<|im_end|>"
+
+
+def test_chat_messages_train(model, tokenizer, small) -> None:
+    chats = [
+        {
+            side: [
+                {"role": "user", "content": f"Is {number} so?"},
+                {"role": "assistant", "content": answer},
+            ]
+            for side, answer in (("chosen", "Yes."), ("rejected", "No."))
+        }
+        for number in range(8)
+    ]
+    done = trained(DPOTrainer, model, Dataset.from_list(chats), tokenizer, DPOConfig(**small))
+    assert done.state.global_step == 2
+
+
+def test_history_and_evaluation_have_trls_names(model, tokenizer, rows, small) -> None:
+    config = DPOConfig(**small, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True)
+    done = trained(DPOTrainer, model, rows, tokenizer, config, eval_dataset=rows[:4])
+    history = done.state.log_history
+    step = next(entry for entry in history if "loss" in entry)
+    held_out = next(entry for entry in history if "eval_loss" in entry)
+    names = [f"rewards/{n}" for n in ("chosen", "rejected", "margins", "accuracies")]
+    assert {*names, "logps/chosen", "logps/rejected", "grad_norm", "learning_rate"} <= step.keys()
+    assert {f"eval_{name}" for name in names} <= held_out.keys()
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert history[-1]["train_loss"] == pytest.approx(sum(losses) / 2)
+    best = max(
+        (e for e in history if "eval_loss" in e),
+        key=lambda e: (e["eval_rewards/accuracies"], e["eval_rewards/margins"]),
+    )
+    assert done.state.best_global_step == best["step"]
+    now = done.evaluate()
+    assert now["eval_loss"] == pytest.approx(best["eval_loss"], abs=1e-5)
+    assert history[-1] == {"step": 2, **now}
+
+
+def test_evaluation_before_training_finds_no_margin(model, tokenizer, rows, small) -> None:
+    trainer = DPOTrainer(
+        model,
+        args=DPOConfig(**small),
+        train_dataset=rows,
+        eval_dataset=rows[:4],
+        processing_class=tokenizer,
+    )
+    assert trainer.evaluate()["eval_rewards/margins"] == pytest.approx(0, abs=1e-5)
+    trainer.train()
+    assert trainer.evaluate()["eval_rewards/margins"] != pytest.approx(0, abs=1e-5)
+
+
+def test_evaluation_needs_data(model, rows) -> None:
+    with pytest.raises(ConfigError, match="set eval_dataset"):
+        DPOTrainer(model, train_dataset=rows).evaluate()
+
+
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+def test_saved_model_can_be_loaded(folder, model, tokenizer, rows, small, tmp_path) -> None:
+    done = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**small))
+    target = None if folder is None else tmp_path / folder
+    done.save_model(target)
+    loaded = AutoModelForCausalLM.from_pretrained(target or small["output_dir"])
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    assert len(AutoTokenizer.from_pretrained(target or small["output_dir"])) == len(tokenizer)
+    assert (Path(small["output_dir"]) / "model" / "config.json").exists()
+
+
+def test_output_dir_is_never_written_over(model, tokenizer, rows, small) -> None:
+    done = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**small))
+    with pytest.raises(TrainingError, match=r"^output_dir"):
+        trained(DPOTrainer, copy.deepcopy(model), rows, tokenizer, DPOConfig(**small))
+    with pytest.raises(TrainingError, match="complete"):
+        done.train(resume_from_checkpoint=True)
+    with pytest.raises(ConfigError, match="resume_from_checkpoint"):
+        done.train(resume_from_checkpoint="checkpoint-5")  # type: ignore[arg-type]
+
+
+def test_interrupted_run_goes_on(model, tokenizer, rows, small, tmp_path) -> None:
+    config = {**small, "max_steps": 4, "save_steps": 2}
+    start = copy.deepcopy(model)
+    whole = trained(DPOTrainer, model, rows, tokenizer, DPOConfig(**config))
+    run = Path(config["output_dir"])
+    (run / "summary.json").unlink()
+    again = DPOTrainer(
+        start, args=DPOConfig(**config), train_dataset=rows, processing_class=tokenizer
+    )
+    (run / "checkpoints" / "step-4").rename(tmp_path / "step-4")
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(again.model.lm_head.weight, whole.model.lm_head.weight)
+    losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, again)]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+# The documentation
+
+
+def test_every_argument_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compat-trl.md").read_text(encoding="utf-8")
+    fields = {name for config in CONFIGS for name in config.model_fields}
+    for name in {*fields, *STANDING, *TRAINER_STANDING, *DPO_LOSSES, *CPO_LOSSES}:
+        assert f"`{name}`" in page, name
