@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Huge pages for PyTorch's large tensors on Linux CPUs: less memory lost to fragmentation and
 # fewer page faults. PyTorch reads this at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# PEFT imports bitsandbytes wherever it is installed, which then speaks of kernels it does without.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 try:
     __version__ = version("penchant")
