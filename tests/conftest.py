@@ -178,6 +178,26 @@ def make_model() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def make_score_model() -> Callable[..., Any]:
+    """Return a function that makes a tiny random model with a scalar head."""
+
+    def make(
+        family: str = "llama", *, seed: int = 0, dtype: str = "float32", **changes: Any
+    ) -> Any:
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        settings = {**TINY, **FAMILIES[family], "num_labels": 1, **changes}
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(
+            AutoConfig.for_model(family, **settings)
+        )
+        return model.to(getattr(torch, dtype)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def groups() -> list[Any]:
     """Return prompts with their completions: one token long and longer, one to three of them."""
     from penchant.data.batch import Group

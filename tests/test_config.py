@@ -222,3 +222,33 @@ def test_config_of_a_run_records_versions_and_data(
     recorded = yaml.safe_load((result.output / "config.yaml").read_text())
     assert recorded["versions"]["torch"] == torch.__version__
     assert len(recorded["data_fingerprints"]) == 1
+    assert recorded["num_processes"] == 1
+
+
+def test_config_of_a_run_starts_it_again_from_any_folder(
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import yaml
+
+    from penchant import train
+
+    named = {"model": "model", "reference_model": "model", "chat_template": "template.jinja"}
+    named |= {"data": "data.jsonl", "eval_data": "held-out.jsonl"}
+    (tmp_path / "model").symlink_to(tiny_keys["model"])
+    (tmp_path / "data.jsonl").symlink_to(tiny_keys["data"])
+    (tmp_path / "held-out.jsonl").symlink_to(held_out_file)
+    (tmp_path / "template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    monkeypatch.chdir(tmp_path)
+    keys = {**tiny_keys, "max_steps": 1, "eval_samples": 0, **named}
+    result = train("dpo", output=tmp_path / "run", **keys)
+    recorded = yaml.safe_load((result.output / "config.yaml").read_text())
+    assert {key: recorded[key] for key in named} == {k: f"{tmp_path}/{v}" for k, v in named.items()}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train("dpo", config=result.output / "config.yaml", output=tmp_path / "again")
+    # and the run itself is still the same run
+    (result.output / "summary.json").unlink()
+    train("dpo", config=result.output / "config.yaml", resume=True)

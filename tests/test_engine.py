@@ -483,6 +483,34 @@ def test_training_of_all_weights_goes_on_bit_for_bit_with_the_reference_it_began
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("lora_r", [8, 0])
+def test_reference_that_follows_the_policy_goes_on_from_where_it_was(
+    tmp_path: Path, tiny_keys: dict[str, Any], lora_r: int
+) -> None:
+    """Synchronised behind steps 2, 4, 6 and 8; the run goes on from step 6 of 9."""
+    keys = {**tiny_keys, "lora_r": lora_r, "num_train_epochs": 1.5, "save_steps": 3}
+    keys |= {"sync_ref_model": True, "ref_model_sync_steps": 2, "learning_rate": 3e-3}
+    whole = penchant.train("dpo", output=tmp_path / "whole", **keys)
+    fixed = penchant.train(
+        "dpo", output=tmp_path / "fixed", **{**keys, "sync_ref_model": False, "reference": "copy"}
+    )
+    margins = [[m["reward/margin"] for m in metrics(run.output)] for run in (whole, fixed)]
+    assert margins[0][:2] == margins[1][:2]
+    # What the reference has learnt is no longer the policy's merit.
+    assert all(ours < theirs for ours, theirs in zip(margins[0][2:], margins[1][2:], strict=True))
+
+    run = unfinished(tmp_path / "whole", tmp_path / "run")
+    steps = checkpoint_steps(run / "checkpoints")
+    for step in steps[1:]:
+        shutil.rmtree(run / "checkpoints" / f"step-{step}")
+    saved = load_checkpoint(run / "checkpoints", steps[0]).weights
+    assert any(name.startswith("reference/") for name in saved)
+    penchant.train("dpo", output=run, resume=True, **keys)
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    assert (run / "model" / name).read_bytes() == (whole.model / name).read_bytes()
+    assert [m["loss"] for m in metrics(run)] == [m["loss"] for m in metrics(whole.output)]
+
+
 def test_resuming_with_another_beta_is_refused_by_name(
     long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:

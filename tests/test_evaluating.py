@@ -154,3 +154,8 @@ def test_unknown_key_is_refused(run: TrainResult, held_out_file: Path) -> None:
 def test_missing_data_is_refused(run: TrainResult, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.jsonl"):
         penchant.evaluate(model=run.output, data=tmp_path / "absent.jsonl")
+
+
+def test_fp16_on_a_cpu_is_refused(run: TrainResult) -> None:
+    with pytest.raises(ConfigError, match="precision fp16 needs a GPU; set precision to auto"):
+        penchant.evaluate(model=run.output, data="no-such-data.jsonl", precision="fp16")

@@ -86,6 +86,13 @@ def test_resuming_may_change_what_does_not_touch_the_weights(tmp_path: Path) -> 
     assert RunDirectory(tmp_path / "run", changed, resume=True).resumed
 
 
+def test_key_that_an_older_version_did_not_have_is_as_it_was(tmp_path: Path) -> None:
+    started(tmp_path / "run")
+    newer = {**CONFIG, "unpair": False}
+    assert RunDirectory(tmp_path / "run", newer, resume=True).resumed
+    assert "unpair: false" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     run = started(tmp_path / "run")
     with (run.path / "metrics.jsonl").open("ab") as stream:

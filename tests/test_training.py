@@ -190,6 +190,24 @@ def test_merged_model_equals_the_adapter(lora_run: TrainResult, held_out_file: P
     assert difference.abs().max() < 1e-5 * 20  # summed over up to 14 tokens
 
 
+def test_merging_into_a_bf16_base_gives_the_model_that_was_trained(
+    tmp_path: Path, tiny_keys: dict[str, Any], tiny_model_dir: Path, held_out_file: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    # A small step: in bf16 most of it would round to nothing.
+    keys = {**tiny_keys, "dtype": "bf16", "merge": True, "max_steps": 2, "learning_rate": 1e-3}
+    result = penchant.train("dpo", output=tmp_path / "run", **keys)
+    base: Any = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16).float()
+    pairs = tokenised(held_out_file, tiny_model_dir)
+    untrained = plain_logprobs(base, pairs)
+    expected = plain_logprobs(PeftModel.from_pretrained(base, result.model).eval(), pairs)
+    assert (expected - untrained).abs().max() > 1e-3
+    merged = plain_logprobs(load(result.output / "merged"), pairs)
+    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
+
+
 def test_lora_saves_the_adapter_alone(lora_run: TrainResult) -> None:
     weights = load_file(lora_run.model / "adapter_model.safetensors")
     assert all("lora_" in name for name in weights)
@@ -231,6 +249,22 @@ def test_reference_cache_is_shared_by_runs_with_other_seeds_and_ranks(
     assert ": 48 completions scored now" in unwrapped(capsys)
     penchant.train("dpo", output=tmp_path / "second", **{**keys, "seed": 1, "lora_r": 4})
     assert ": 0 completions scored now" in unwrapped(capsys)
+
+
+def test_cache_beside_an_adapter_reports_the_same_kl_as_the_adapter(
+    tmp_path: Path, tiny_keys: dict[str, Any], held_out_file: Path
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "max_steps": 4}
+    cached, adapter = (
+        penchant.train("dpo", output=tmp_path / kind, reference=kind, **keys)
+        for kind in ("cache", "adapter")
+    )
+    assert cached.after is not None
+    assert adapter.after is not None
+    assert cached.after.kl is not None
+    assert cached.after.kl > 1e-4
+    assert cached.after.kl == pytest.approx(adapter.after.kl, rel=1e-4)
+    assert cached.after.entropy == pytest.approx(adapter.after.entropy, rel=1e-4)
 
 
 def test_reference_cache_holds_only_what_the_run_will_visit(
@@ -536,6 +570,13 @@ def test_output_that_is_taken_is_refused(
         refused(TrainingError, output, resume=resume, report_to="tensorboard", **tiny_keys)
     assert sorted(lora_run.output.rglob("*")) == before
     assert [file.name for file in (tmp_path / "notes").iterdir()] == ["a.txt"]
+
+
+def test_fp16_on_a_cpu_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    keys = {"model": "no-such-model", "data": "no-such-data.jsonl", "precision": "fp16"}
+    told = refused(ConfigError, tmp_path / "run", **keys)
+    assert "precision fp16 needs a GPU; set precision to auto, bf16 or fp32" in told
+    assert not (tmp_path / "run").exists()
 
 
 # Numbers that are not finite

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from penchant.advising import advise
     from penchant.evaluating import evaluate
     from penchant.evaluation import Evaluation
     from penchant.methods import METHODS
@@ -32,13 +33,23 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["METHODS", "Evaluation", "SweepResult", "TrainResult", "evaluate", "sweep", "train"]
+__all__ = [
+    "METHODS",
+    "Evaluation",
+    "SweepResult",
+    "TrainResult",
+    "advise",
+    "evaluate",
+    "sweep",
+    "train",
+]
 
 _HOMES = {
     "METHODS": "penchant.methods",
     "Evaluation": "penchant.evaluation",
     "SweepResult": "penchant.sweep",
     "TrainResult": "penchant.result",
+    "advise": "penchant.advising",
     "evaluate": "penchant.evaluating",
     "sweep": "penchant.sweep",
     "train": "penchant.training",

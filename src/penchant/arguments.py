@@ -50,9 +50,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare a model with what people preferred",
         description="Held-out accuracy, margin, log-probs and KL of a model or a run.",
         argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     evaluate.set_defaults(command="evaluate")
     _add_evaluate(evaluate)
+    advise = commands.add_parser(
+        "advise",
+        help="recommend a method and settings for your data and machine",
+        description="Look at data, model and machine; rank the methods, with settings to start.",
+        argument_default=argparse.SUPPRESS,
+    )
+    advise.set_defaults(command="advise")
+    _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
     _add_data(commands.add_parser("data", help="convert preference data"))
@@ -123,6 +132,20 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
     add("--json", action="store_true", help="one JSON object by file, on standard output")
+
+
+def _add_advise(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", required=True, help="preference data, in any form that training takes")
+    add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
+    add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
+    add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
+    add("--max_length", type=int, help="tokens of prompt and completion (default: covers 99%%)")
+    add("--max_prompt_length", type=int, help="tokens of the prompt (default: covers 99%%)")
+    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--trust_remote_code", action="store_true",
+        help="run code that comes with the model")  # fmt: skip
+    add("--json", action="store_true", help="the whole advice as JSON, on standard output")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

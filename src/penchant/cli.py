@@ -91,6 +91,18 @@ def _evaluate(values: dict[str, Any]) -> None:
     print_evaluations(found)
 
 
+def _advise(values: dict[str, Any]) -> None:
+    from penchant.advising import advise
+    from penchant.advising.text import print_advice
+
+    as_json = values.pop("json", False)
+    advice = advise(**values)
+    if as_json:
+        print(json.dumps(advice.as_dict(), indent=2))
+        return
+    print_advice(advice)
+
+
 def _convert(values: dict[str, Any]) -> None:
     from penchant.data.convert import convert
 
@@ -113,6 +125,7 @@ COMMANDS = {
     "train": _train,
     "sweep": _sweep,
     "evaluate": _evaluate,
+    "advise": _advise,
     "methods": _methods,
     "data convert": _convert,
     "demo": _demo,

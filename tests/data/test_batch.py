@@ -37,6 +37,39 @@ def test_packed_row_holds_each_prompt_once_and_restarts_positions_at_its_end():
     assert batch.num_tokens == 12
 
 
+def test_scored_prompts_are_segments_behind_the_last_completion():
+    """Worked by hand, on the row above: 11 is predicted at 0, 12 at 1, and nothing predicts 13.
+
+    Padded, rows are 5 wide, and the first row of a prompt is where it is scored.
+    """
+    groups = [FIRST, SECOND, Group([14, 15], ([60],))]
+    plain, packed = pack(groups), pack(groups, with_prompts=True)
+    assert packed.predictors.tolist() == [*plain.predictors.tolist(), 0, 1, 12]
+    assert packed.targets.tolist() == [*plain.targets.tolist(), 11, 12, 15]
+    assert packed.segment_index.tolist() == [*plain.segment_index.tolist(), 5, 5, 7]
+    assert packed.segment_lengths.tolist() == [2, 1, 3, 2, 1, 2, 0, 1]
+    assert packed.completion_lengths.tolist() == plain.segment_lengths.tolist() == [2, 1, 3, 2, 1]
+    assert packed.prompt_lengths.tolist() == [2, 0, 1]
+    assert plain.prompt_lengths.tolist() == []
+
+    padded = pad(groups, pad_token_id=99, with_prompts=True)
+    unscored = pad(groups, pad_token_id=99).predictors.tolist()
+    assert padded.predictors.tolist() == [*unscored, 0, 1, 20]
+    assert padded.targets.tolist() == packed.targets.tolist()
+    assert padded.segment_index.tolist() == packed.segment_index.tolist()
+
+
+def test_ends_are_the_last_tokens_of_the_completions():
+    """In the row of 12 at 4, 5, 9 and 11; padded, in rows of 5, at 4, 3, 3 and 2."""
+    for with_prompts in (False, True):
+        packed = pack([FIRST, SECOND], with_prompts=with_prompts)
+        assert packed.ends.tolist() == [4, 5, 9, 11]
+        assert packed.input_ids.flatten()[packed.ends].tolist() == [21, 30, 42, 51]
+        padded = pad([FIRST, SECOND], pad_token_id=99, with_prompts=with_prompts)
+        assert padded.ends.tolist() == [4, 5 + 3, 10 + 3, 15 + 2]
+        assert padded.input_ids.flatten()[padded.ends].tolist() == [21, 30, 42, 51]
+
+
 def test_padded_rows_hold_one_completion_each_behind_its_own_prompt():
     """Rows of width 5: 10 11 12 20 21 / 10 11 12 30 p / 13 40 41 42 p / 13 50 51 p p."""
     batch = pad([FIRST, SECOND], pad_token_id=99)
@@ -83,6 +116,9 @@ def test_every_predictor_is_the_token_before_its_target_in_its_own_text(groups):
     ]
     for batch in (pack(groups), pad(groups, 0)):
         assert batch.input_ids.flatten()[batch.predictors].tolist() == before
+    prompts = [token for g in groups for token in g.prompt[:-1]]
+    for batch in (pack(groups, with_prompts=True), pad(groups, 0, with_prompts=True)):
+        assert batch.input_ids.flatten()[batch.predictors].tolist() == before + prompts
 
 
 def test_moving_a_batch_keeps_everything_but_the_device():

@@ -128,6 +128,87 @@ def test_half_precision_heads_are_summed_in_single_precision():
     torch.testing.assert_close(found, expected, rtol=0, atol=0.06)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 12),
+    vocabulary=st.sampled_from([2, WIDTH, WIDTH + 1, 2500]),
+    seed=st.integers(0, 99),
+    with_bias=st.booleans(),
+    transform=TRANSFORMS,
+    trainable=st.booleans(),
+)
+def test_collisions_are_log_sums_of_squared_probabilities_without_gradient(
+    rows, vocabulary, seed, with_bias, transform, trainable
+):
+    hidden, weight, bias, targets = made(rows, 6, vocabulary, seed=seed)
+    bias = bias if with_bias else None
+    leaves = [hidden.requires_grad_(), *([weight.requires_grad_()] if trainable else [])]
+    both = completion_logprobs(
+        hidden, weight, targets, bias=bias, transform=transform, collisions=True
+    )
+    assert both.shape == (2, rows)
+    p = naive_logits(hidden, weight, bias, transform).softmax(-1)
+    torch.testing.assert_close(both[1], p.square().sum(1).log(), rtol=1e-9, atol=1e-9)
+    alone = completion_logprobs(hidden, weight, targets, bias=bias, transform=transform)
+    assert torch.equal(both[0], alone)
+    factors = torch.linspace(-1, 2, rows, dtype=alone.dtype)
+    weighted = (both * factors).sum()  # the second row is there, and changes no gradient
+    for ours, theirs in zip(
+        torch.autograd.grad(weighted, leaves),
+        torch.autograd.grad(alone, leaves, factors),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_uniform_head_collides_once_in_a_vocabulary():
+    hidden, weight, _, targets = made(3, 4, 2500)
+    both = completion_logprobs(0 * hidden, weight, targets, collisions=True)
+    torch.testing.assert_close(both[1], -torch.full((3,), 2500.0).double().log())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 12),
+    vocabulary=st.sampled_from([7, WIDTH, WIDTH + 1, 2500]),
+    seed=st.integers(0, 99),
+    with_bias=st.booleans(),
+    scale=st.sampled_from([1.0, 0.0625]),
+)
+def test_exponentials_kept_for_backward_give_the_gradients_of_recomputed_ones(
+    rows, vocabulary, seed, with_bias, scale
+):
+    def found(kept_elements):
+        hidden, weight, bias, targets = made(rows, 5, vocabulary, seed=seed)
+        leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+        leaves += [bias.requires_grad_()] if with_bias else []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logprobs, "KEPT_ELEMENTS", kept_elements)
+            values = completion_logprobs(
+                hidden,
+                weight,
+                targets,
+                bias=bias if with_bias else None,
+                transform=LogitTransform(scale),
+            )
+            assert (values.grad_fn.kept is None) == (kept_elements == 0)
+            factors = torch.linspace(-1, 2, rows, dtype=values.dtype)
+            return [values.detach(), *torch.autograd.grad(values, leaves, factors)]
+
+    for kept, recomputed in zip(found(1 << 25), found(0), strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("elements", [7 * 2500 - 1, 7 * 2500])
+def test_no_more_is_kept_for_backward_than_the_buffer_holds(elements, monkeypatch):
+    monkeypatch.setattr(logprobs, "KEPT_ELEMENTS", elements)
+    hidden, weight, _, targets = made(7, 5, 2500)
+    found = completion_logprobs(hidden, weight.requires_grad_(), targets)
+    kept = found.grad_fn.kept
+    assert (kept is not None) == (elements == 7 * 2500)
+    assert sum(exponentials.numel() for exponentials, _ in kept or []) in (0, elements)
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the size of the largest tensor that any operation returns."""
 

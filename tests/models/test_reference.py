@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from peft import PeftModel
 
 from penchant.data.batch import Group
 from penchant.models.lora import add_lora
@@ -15,9 +16,10 @@ from penchant.models.reference import (
     AdapterReference,
     CachedReference,
     CopyReference,
+    effective_weights,
     frozen_copy,
 )
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
 PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
@@ -95,6 +97,98 @@ def test_a_copy_stays_behind_when_the_policy_moves_and_is_never_trained(
         assert not scorer.training
         assert not any(p.requires_grad for p in scorer.parameters())
     assert all(p.requires_grad for p in policy.parameters())
+
+
+def perturbed_lora(model, target_modules="all-linear"):
+    lora = add_lora(model, r=2, alpha=8, dropout=0.0, target_modules=target_modules)
+    torch.manual_seed(7)
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return lora
+
+
+def test_a_copy_of_a_policy_with_a_fresh_adapter_is_the_base_and_holds_no_adapter(
+    make_model, groups, expected
+):
+    lora = add_lora(make_model(), r=2, alpha=8, dropout=0.5, target_modules="all-linear")
+    policy = scorer_for(lora).train()
+    reference = frozen_copy(policy)
+    with reference.active() as scorer:
+        names = [name for name, _ in scorer.named_parameters()]
+        assert not isinstance(scorer.model, PeftModel)
+        assert sum(p.numel() for p in scorer.parameters()) == make_model().num_parameters()
+    assert not any("lora" in name or "base_layer" in name for name in names)
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    found = reference.sums(groups, policy.batch(groups))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    # and the policy still has its own
+    assert isinstance(policy.model, PeftModel)
+    assert any(p.requires_grad for p in policy.parameters())
+
+
+@pytest.mark.parametrize("target_modules", ["all-linear", "q_proj,lm_head"])
+def test_effective_weights_are_those_of_the_merged_model(make_model, target_modules):
+    lora = perturbed_lora(make_model(), target_modules)
+    found = {name: weight.clone() for name, weight in effective_weights(scorer_for(lora))}
+    before = {name: p.clone() for name, p in lora.named_parameters()}
+    assert all(torch.equal(p, before[name]) for name, p in lora.named_parameters())
+    merged = dict(lora.merge_and_unload().named_parameters())
+    assert found.keys() == merged.keys()
+    base = dict(make_model().named_parameters())
+    assert any(not torch.equal(weight, base[name]) for name, weight in merged.items())
+    for name, weight in merged.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("alpha", [0.25, 1.0])
+def test_a_reference_moves_towards_the_policy_by_a_share(make_model, groups, lora, alpha):
+    """TR-DPO: alpha * policy + (1 - alpha) * reference, weight by weight, twice."""
+    policy = scorer_for(perturbed_lora(make_model(seed=1)) if lora else make_model(seed=1))
+    reference = CopyReference(scorer_for(make_model()))
+    ours = {name: weight.clone() for name, weight in effective_weights(policy)}
+    wanted = {name: p.clone() for name, p in make_model().named_parameters()}
+    for _ in range(2):
+        reference.mix_in(policy, alpha)
+        wanted = {name: alpha * ours[name] + (1 - alpha) * w for name, w in wanted.items()}
+    found = reference.weights()
+    assert found.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+        assert not found[name].requires_grad
+    if alpha == 1:  # the policy itself
+        batch = policy.batch(groups)
+        with torch.no_grad():
+            sums = segment_sums(batch, policy(batch))
+        torch.testing.assert_close(reference.sums(groups, batch), sums, rtol=0, atol=1e-4)
+
+
+def test_weighted_sums_count_each_token_by_its_weight(make_model, groups, plain_logprobs):
+    policy = scorer_for(perturbed_lora(make_model()))
+    batch = policy.batch(groups)
+    weights = torch.linspace(0, 1, len(batch.targets))
+    with torch.no_grad():
+        tokens = plain_logprobs(make_model(), groups).float() * weights
+    lengths = batch.completion_lengths.tolist()
+    wanted = torch.stack([part.sum() for part in tokens.split(lengths)])
+    for reference in (AdapterReference(policy), CopyReference(scorer_for(make_model()))):
+        found = reference.sums(groups, batch, weights)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_a_cache_beside_an_adapter_still_has_a_reference_to_compare_with(
+    make_model, groups, tmp_path
+):
+    policy = scorer_for(perturbed_lora(make_model()))
+    live = AdapterReference(policy)
+    reference = CachedReference(tmp_path, policy.causal_model, "fp32", live)
+    with reference.active() as scorer:
+        assert scorer is policy
+        assert all(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
+    assert not any(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
 
 
 @pytest.mark.parametrize(("policy_plan", "plan"), [(PACKED, PADDED), (PADDED, PACKED)])

@@ -301,6 +301,61 @@ def test_sums_over_completions_are_those_of_their_tokens(make_model, groups):
     )
 
 
+@pytest.mark.parametrize("plan", [PACKED, PADDED, PLAIN], ids=["packed", "padded", "plain"])
+def test_prompts_get_the_logprobs_of_a_plain_forward_too(plan, make_model, groups, plain_logprobs):
+    model = make_model()
+    # A prompt is a completion behind its own first token.
+    as_completions = [Group(g.prompt[:1], (g.prompt[1:],)) for g in groups if len(g.prompt) > 1]
+    with torch.no_grad():
+        expected = [plain_logprobs(model, groups), plain_logprobs(model, as_completions)]
+        lengths = [len(g.prompt) - 1 for g in groups]
+        scorer = scorer_for(make_model(), plan)
+        batch = scorer.batch(groups, with_prompts=True)
+        found = scorer(batch)
+        sums = segment_sums(batch, found)
+    torch.testing.assert_close(found.double(), torch.cat(expected), rtol=0, atol=1e-5)
+    # 8 completions, then 4 prompts; that of a single token has nothing to predict
+    prompts = torch.stack([part.sum() for part in expected[1].split(lengths)])
+    assert lengths == batch.prompt_lengths.tolist() == [4, 0, 3, 2]
+    torch.testing.assert_close(sums[8:].double(), prompts, rtol=0, atol=1e-5)
+
+
+def test_gradients_of_scored_prompts_equal_those_of_full_logits(make_model, groups, plain_logprobs):
+    plain = make_model("gpt2", dtype="float64")  # fp64 throughout
+    as_completions = [Group(g.prompt[:1], (g.prompt[1:],)) for g in groups if len(g.prompt) > 1]
+    values = [plain_logprobs(plain, groups), plain_logprobs(plain, as_completions)]
+    expected = gradients(plain, torch.cat(values))
+    for plan in (PACKED, PADDED):
+        model = make_model("gpt2", dtype="float64")
+        scorer = scorer_for(model, plan)
+        found = gradients(model, scorer(scorer.batch(groups, with_prompts=True)))
+        assert_same_gradients(found, expected, 1e-10)
+
+
+@pytest.mark.parametrize("family", ["llama", "granite", "gemma2"])
+def test_collisions_are_of_the_models_own_distributions_in_every_layout(family, make_model, groups):
+    changes = {"attn_logit_softcapping": None, "sliding_window": 128} if family == "gemma2" else {}
+    model = make_model(family, **changes)
+    rows = []
+    with torch.no_grad():
+        for group in groups:
+            for completion in group.completions:
+                logits = model(input_ids=torch.tensor([[*group.prompt, *completion]])).logits[0]
+                p = logits[len(group.prompt) - 1 : -1].double().softmax(-1)
+                rows.append(p.square().sum(-1).log())
+    for plan in (PACKED, PADDED, PLAIN):
+        scorer = scorer_for(make_model(family, **changes), plan)
+        batch = scorer.batch(groups)
+        found = scorer(batch, collisions=True)
+        assert found.shape == (2, len(batch.targets))
+        torch.testing.assert_close(found[1].double(), torch.cat(rows), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[0], scorer(batch))
+        # only the log-probs carry gradients
+        (gradient,) = torch.autograd.grad(found.sum(), scorer.causal_model.lm_head.weight)
+        (expected,) = torch.autograd.grad(scorer(batch).sum(), scorer.causal_model.lm_head.weight)
+        torch.testing.assert_close(gradient, expected)
+
+
 def test_a_group_scores_the_same_alone_and_beside_others(make_model, groups):
     scorer = scorer_for(make_model(dtype="float64"))
     with torch.no_grad():

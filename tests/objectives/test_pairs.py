@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from penchant.data.batch import Group, pack
+from penchant.data.source import DatasetSource
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference, CachedReference, CopyReference
 from penchant.objectives.base import Parts
-from penchant.objectives.pairs import PairObjective, pair_inputs
+from penchant.objectives.pairs import PairObjective, pair_inputs, tail_weights
 
 DPO, IPO = METHODS["dpo"], METHODS["ipo"]
 
@@ -195,3 +198,196 @@ def test_pairs_without_a_reference_have_log_probs_alone(make_model, scorer_for, 
         for e in pairs
     ]
     torch.testing.assert_close(inputs.rejected.double(), torch.stack(expected), rtol=0, atol=1e-4)
+
+
+# Inputs of a step
+
+
+@pytest.fixture
+def objective_for(make_model, scorer_for):
+    """A method on a policy that is not its reference, in fp64 throughout."""
+
+    def make(method, layout="packed", gather=None, **options):
+        policy = scorer_for(make_model("gpt2", dtype="float64"), layout)
+        other = None
+        if METHODS[method].needs_reference:
+            other = CopyReference(scorer_for(make_model("gpt2", dtype="float64", seed=1), layout))
+        spec = METHODS[method]
+        parts = Parts(policy, other, spec, spec.options(**options))
+        return PairObjective(parts if gather is None else replace(parts, gather=gather))
+
+    return make
+
+
+def one_step(pairs, *, micro_batch_size, rank=0, world_size=1):
+    source = DatasetSource(
+        pairs,
+        micro_batch_size=micro_batch_size,
+        accumulation=math.ceil(len(pairs) / micro_batch_size / world_size),
+        num_epochs=1,
+        max_steps=None,
+        shuffle=False,
+        seed=0,
+        rank=rank,
+        world_size=world_size,
+    )
+    (step,) = source.steps()
+    return step
+
+
+def inputs_of(objective, step):
+    """The inputs of each micro-batch of a step."""
+    shared = objective.prepare(objective.parts.scorer, step)
+    return [
+        objective._inputs(objective.parts.scorer, micro_batch, shared)[0]
+        for micro_batch, _ in step.micro_batches
+    ]
+
+
+def test_tokens_behind_the_shorter_completions_end_count_less():
+    """Completions of 3 and 1 tokens, of 2 and 4, and both prompts, of 2 and 0 scored tokens."""
+    batch = pack([Group([1, 5, 6], ([7, 8, 9], [10])), Group([1], ([11, 12], [13, 14, 15, 16]))])
+    assert tail_weights(batch, 1.0) is None
+    one, less = [1.0], [0.25]
+    expected = [*one, *less * 2, *one, *one * 2, *one * 2, *less * 2]
+    assert tail_weights(batch, 0.25).tolist() == expected
+    with_prompts = pack(
+        [Group([1, 5, 6], ([7, 8, 9], [10])), Group([1], ([11, 12], [13, 14, 15, 16]))],
+        with_prompts=True,
+    )
+    assert tail_weights(with_prompts, 0.25).tolist() == [*expected, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_log_probs_with_a_lighter_tail_and_the_likelihood_without(
+    layout, objective_for, make_model, pairs
+):
+    models = [make_model("gpt2", dtype="float64", seed=seed) for seed in (0, 1)]
+    one = objective_for("dpo", layout, ld_alpha=0.4, rpo_alpha=1.0)
+    (inputs,) = inputs_of(one, one_step(pairs, micro_batch_size=5))
+    for i, pair in enumerate(pairs):
+        for side in ("chosen", "rejected"):
+            completion = getattr(pair, side)
+            shared = min(len(pair.chosen), len(pair.rejected))
+            weight = torch.ones(len(completion), dtype=torch.float64)
+            weight[shared:] = 0.4
+            for model, prefix in zip(models, ("", "ref_"), strict=True):
+                rows = logits_of(model, pair.prompt, completion)
+                tokens = rows[range(len(completion)), completion]
+                found = getattr(inputs, prefix + side)[i].item()
+                assert found == pytest.approx((weight * tokens).sum().item())
+                if side == "chosen" and not prefix:
+                    assert inputs.chosen_nll[i].item() == pytest.approx(-tokens.sum().item())
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_weights_say_how_probable_a_completion_is_beside_the_policys_own(
+    layout, objective_for, make_model, pairs
+):
+    """WPO Eq. 2: exp of the mean of log p(y) - log sum_v p(v)^2 over a completion."""
+    model = make_model("gpt2", dtype="float64")
+    one = objective_for("dpo", layout, use_weighting=True)
+    (inputs,) = inputs_of(one, one_step(pairs, micro_batch_size=5))
+    for i, pair in enumerate(pairs):
+        for side in ("chosen", "rejected"):
+            completion = getattr(pair, side)
+            rows = logits_of(model, pair.prompt, completion)
+            tokens = rows[range(len(completion)), completion]
+            expected = (tokens - (2 * rows).logsumexp(-1)).mean().exp().item()
+            found = getattr(inputs, f"{side}_weight")
+            assert not found.requires_grad
+            assert found[i].item() == pytest.approx(expected)
+            assert getattr(inputs, side)[i].item() == pytest.approx(tokens.sum().item())
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_prompts_are_scored_where_the_method_learns_them(layout, objective_for, make_model, pairs):
+    model = make_model("gpt2", dtype="float64")
+    (inputs,) = inputs_of(objective_for("orpo", layout), one_step(pairs, micro_batch_size=5))
+    assert inputs.ref_chosen is None
+    assert inputs.prompt_len.tolist() == [len(pair.prompt) - 1 for pair in pairs]
+    for i, pair in enumerate(pairs):
+        expected = 0.0
+        if len(pair.prompt) > 1:
+            rows = logits_of(model, pair.prompt[:1], pair.prompt[1:])
+            expected = rows[range(len(pair.prompt) - 1), pair.prompt[1:]].sum().item()
+        assert inputs.prompt[i].item() == pytest.approx(expected)
+    (without,) = inputs_of(
+        objective_for("orpo", layout, nll_scope="completion"), one_step(pairs, micro_batch_size=5)
+    )
+    assert without.prompt is None
+    torch.testing.assert_close(without.chosen, inputs.chosen)
+
+
+def test_averages_over_tokens_are_those_of_the_whole_step(objective_for, pairs):
+    (whole,) = inputs_of(objective_for("orpo"), one_step(pairs, micro_batch_size=5))
+    parts = inputs_of(objective_for("orpo"), one_step(pairs, micro_batch_size=2))
+    assert whole.mean_chosen_len == (4 + 2 + 3 + 1 + 4) / 5
+    assert whole.mean_prompt_len == (4 + 0 + 2 + 1 + 3) / 5
+    for part in parts:
+        assert part.mean_chosen_len == whole.mean_chosen_len
+        assert part.mean_prompt_len == whole.mean_prompt_len
+    nll = torch.cat([part.nll(with_prompt=True) for part in parts])
+    torch.testing.assert_close(nll, whole.nll(with_prompt=True))
+    # Its mean is that over all tokens of the step, as in supervised training.
+    tokens = 14 + 10
+    total = -(whole.chosen.sum() + whole.prompt.sum())
+    torch.testing.assert_close(nll.mean(), total / tokens)
+
+
+def test_whole_batch_is_at_hand_in_every_micro_batch_and_without_gradient(objective_for, pairs):
+    one = objective_for("aot")
+    step = one_step(pairs, micro_batch_size=2)
+    (whole,) = inputs_of(objective_for("aot"), one_step(pairs, micro_batch_size=5))
+    assert whole.batch is None  # these are the whole batch
+    for part in inputs_of(one, step):
+        for name in ("chosen", "rejected", "ref_chosen", "ref_rejected", "chosen_len"):
+            torch.testing.assert_close(getattr(part.batch, name), getattr(whole, name))
+            assert not getattr(part.batch, name).requires_grad
+        assert part.chosen.requires_grad
+    assert inputs_of(objective_for("dpo"), step)[0].batch is None  # costs a pass, and not asked for
+
+
+def test_processes_share_one_whole_batch(objective_for, pairs):
+    (whole,) = inputs_of(objective_for("aot"), one_step(pairs, micro_batch_size=5))
+    found = {}
+
+    def batch_of(rank, others):
+        def gather(own):
+            found[rank] = own
+            return [*own, *others]
+
+        one = objective_for("aot", gather=gather)
+        step = one_step(pairs, micro_batch_size=2, rank=rank, world_size=2)
+        return one.prepare(one.parts.scorer, step).batch
+
+    batch_of(0, [])
+    for batch in (batch_of(1, found[0]), batch_of(0, found[1])):
+        torch.testing.assert_close(batch.chosen.sort().values, whole.chosen.sort().values)
+        torch.testing.assert_close(batch.ref_rejected.sort().values,
+                                   whole.ref_rejected.sort().values)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("dpo", {"ld_alpha": 0.4, "rpo_alpha": 1.0}),
+        ("dpo", {"use_weighting": True}),
+        ("orpo", {}),
+        ("aot", {}),
+        ("simpo", {}),
+    ],
+    ids=str,
+)
+def test_evaluation_has_the_loss_that_training_has_on_one_batch(
+    method, options, objective_for, pairs, quietly
+):
+    one = objective_for(method, **options)
+    step = one_step(pairs, micro_batch_size=5)
+    with torch.no_grad():
+        output, _ = one(one.parts.scorer, pairs, one.prepare(one.parts.scorer, step))
+    for batch_size in (2, 5):
+        found = quietly(one, pairs, batch_size)
+        assert found.loss == pytest.approx(output.per_example.mean().item())
+        assert found.margin == pytest.approx(output.metrics["reward/margin"].mean().item())
+        assert (found.kl is None) == (one.parts.reference is None)

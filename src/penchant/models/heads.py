@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
-from penchant.models.scoring import Scorer
+from penchant.models.scoring import Scorer, effective_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +46,11 @@ class RewardScorer(Scorer):
         out = model.base_model(**self._model_inputs(batch), use_cache=False)
         hidden = out.last_hidden_state.flatten(0, 1)[batch.ends]
         dtype = _precise(hidden.dtype)
+        hidden, weight, bias = effective_head(hidden.to(dtype), model.score)
         # One row a completion costs nothing: it need not be rounded as the products are.
         with torch.autocast(hidden.device.type, enabled=False):
-            if hidden.dtype != dtype or model.score.weight.dtype == dtype:
-                hidden = hidden.to(dtype)
-            return model.score(hidden).squeeze(-1).to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            return torch.nn.functional.linear(hidden, weight.to(dtype), bias).squeeze(-1)
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:

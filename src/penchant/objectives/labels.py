@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,7 +97,8 @@ class LabelObjective:
         found: dict[int, Sequence[int]] = {}
         for i, example in enumerate(examples):
             before = (examples[(i - back) % len(examples)] for back in range(1, len(examples)))
-            other = next((e for e in [*before, *self.spare] if e.prompt != example.prompt), None)
+            nearest = chain(before, self.spare)
+            other = next((e for e in nearest if e.prompt != example.prompt), None)
             assert other is not None, "data of one prompt is refused before training"
             found[id(example)] = other.completion
         return found

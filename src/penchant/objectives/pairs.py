@@ -157,7 +157,7 @@ def pair_inputs(
         inputs = replace(inputs, prompt=plain[count:], prompt_len=batch.prompt_lengths)
     if collisions is not None:
         # WPO Eq. 2: how likely the policy finds each token beside its own draws, averaged.
-        alignment = segment_sums(batch, logprobs.detach() - collisions)[:count]
+        alignment = segment_sums(batch, (logprobs - collisions).detach())[:count]
         weight = (alignment / batch.completion_lengths).exp()
         inputs = replace(inputs, chosen_weight=weight[::2], rejected_weight=weight[1::2])
     return inputs

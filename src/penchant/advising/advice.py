@@ -1,0 +1,198 @@
+"""From data, model and machine to advice."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from penchant.advising.findings import FEW, Findings, find
+from penchant.advising.lengths import sample_lengths
+from penchant.advising.machine import (
+    Machine,
+    ModelSize,
+    find_machine,
+    measure_model,
+    parse_memory,
+)
+from penchant.advising.plan import Planner
+from penchant.advising.ranking import GOALS, Ranked, noise_text, obstacle, rank
+from penchant.advising.settings import Settings, choose_settings, make_command
+from penchant.config import RunConfig, load_config
+from penchant.data.read import OtherKindError, read_labels, read_pairs
+from penchant.data.records import LabelData, PairData, counted
+from penchant.errors import ConfigError
+from penchant.methods import METHODS, Method
+
+NUM_SHOWN = 3
+MANY_CUT = 0.02  # share of records
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A method that cannot train on these data, and why."""
+
+    method: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found, and what follows from it.
+
+    Attributes:
+        goal: as asked for.
+        findings, model, machine: of the data, of the model, and where it would run.
+        ranked: the methods that could be trained, best first; excluded: the others.
+        settings: for the first of them, each with its reason.
+        command: that runs it with these settings.
+        warnings: what to know before.
+    """
+
+    goal: str
+    findings: Findings
+    model: ModelSize
+    machine: Machine
+    ranked: list[Ranked]
+    excluded: list[Excluded]
+    settings: Settings
+    command: str
+    warnings: list[str]
+
+    @property
+    def best(self) -> Ranked:
+        """The method recommended."""
+        return self.ranked[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON; what follows from counts is there too."""
+        found = asdict(self)
+        found["findings"]["signal"] = self.findings.signal
+        if noise := self.findings.noise:
+            found["findings"]["noise"]["split_share"] = noise.split_share
+        if length := self.findings.length:
+            derived = {"longer_share": length.longer_share, "accuracy": length.accuracy}
+            found["findings"]["length"] |= {**derived, "biased": length.biased}
+        found["machine"]["usable_bytes"] = self.machine.usable_bytes
+        for entry, one in zip(found["ranked"], self.ranked, strict=True):
+            entry["plan"]["memory"]["total"] = one.plan.memory.total
+            entry["why_not"] = one.why_not
+        found["recommended"] = self.best.method
+        return found
+
+
+def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: str) -> Advice:
+    """`penchant.advise` with the keys of a configuration that the user gave."""
+    if goal not in GOALS:
+        raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r}; set goal")
+    memory_bytes = None if memory is None else parse_memory(memory)
+    config = load_config("dpo", keys)
+    source = _read(data)
+    findings, size, planner = _measure(source, config, keys, memory_bytes)
+    ranked, excluded = _ranked(planner, goal)
+    best = METHODS[ranked[0].method]
+    settings = choose_settings(best, findings, ranked[0].plan)
+    output = Path("runs") / best.name
+    command = make_command(best.name, {**keys, "output": output}, settings)
+    return Advice(
+        goal=goal,
+        findings=findings,
+        model=size,
+        machine=planner.machine,
+        ranked=ranked,
+        excluded=excluded,
+        settings=settings,
+        command=command,
+        warnings=[*_data_warnings(findings), *_fit_warnings(planner, best, ranked[0], config)],
+    )
+
+
+def _read(data: Any) -> PairData | LabelData:
+    try:
+        return read_pairs(data)
+    except OtherKindError:
+        return read_labels(data)
+
+
+def _measure(
+    source: PairData | LabelData,
+    config: RunConfig,
+    keys: dict[str, Any],
+    memory_bytes: int | None,
+) -> tuple[Findings, ModelSize, Planner]:
+    """Tokenise a sample and size the model."""
+    from penchant.models.load import load_tokenizer, resolve
+    from penchant.runtime import setup_logging
+
+    setup_logging()
+    base, trust = resolve(config.model), config.trust_remote_code
+    tokenizer = load_tokenizer(base, chat_template=config.chat_template, trust_remote_code=trust)
+    size = measure_model(base, trust_remote_code=trust)
+    records = source.pairs if isinstance(source, PairData) else source.labels
+    sample = sample_lengths(records, tokenizer)
+    given = (keys.get("max_length"), keys.get("max_prompt_length"))
+    findings = find(source, sample.lengths(size.context, *given))
+    return findings, size, Planner(size, sample, findings, find_machine(memory_bytes))
+
+
+def _ranked(planner: Planner, goal: str) -> tuple[list[Ranked], list[Excluded]]:
+    plans, excluded = {}, []
+    for name, method in METHODS.items():
+        why = obstacle(method, planner.findings, scores=planner.size.scores)
+        if why is None:
+            plans[name] = planner.plan(method)
+        else:
+            excluded.append(Excluded(name, why))
+    if not plans:
+        reasons = dict.fromkeys(f"{one.why} ({one.method})" for one in excluded)
+        raise ConfigError(f"no method can train on {planner.findings.source}: {'; '.join(reasons)}")
+    return rank(planner.findings, planner.machine, plans, goal), excluded
+
+
+def _data_warnings(findings: Findings) -> list[str]:
+    warnings = []
+    if findings.few:
+        found = counted(findings.num_records, findings.kind[:-1])
+        warnings.append(
+            f"only {found}: too few to learn from or to measure on; collect at least {FEW}, "
+            "better 1,000"
+        )
+    if findings.num_prompts == 1:
+        warnings.append("all records share one prompt: none can be held out; add eval_data")
+    if findings.num_contradicted:
+        warnings.append(f"contradictions: {noise_text(findings)}; remove those people disagree on")
+    if findings.num_refused:
+        warnings.append(f"{counted(findings.num_refused, 'row')} refused; training says why")
+    if findings.tokens.num_dropped:
+        dropped = counted(findings.tokens.num_dropped, "sampled record")
+        warnings.append(f"{dropped} cannot be tokenised and will be dropped")
+    cut = findings.tokens.cut
+    if cut.records > MANY_CUT:
+        warnings.append(
+            f"max_length {cut.max_length} and max_prompt_length {cut.max_prompt_length} cut "
+            f"{cut.records:.0%} of the records"
+        )
+    return warnings
+
+
+def _fit_warnings(planner: Planner, method: Method, best: Ranked, config: RunConfig) -> list[str]:
+    context, cut = planner.size.context, planner.findings.tokens.cut
+    warnings = []
+    if context and cut.max_length > context:
+        warnings.append(f"max_length {cut.max_length} is beyond the model's context of {context}")
+    if best.plan.fits:
+        return warnings
+    machine, memory = planner.machine, best.plan.memory
+    kind = f"LoRA of rank {best.plan.lora_r}" if best.plan.lora_r else "all weights"
+    text = (
+        f"nothing fits: the smallest way, {kind} with batches of {best.plan.micro_batch}, needs "
+        f"about {memory.total / 1e9:.2f} GB (weights {memory.weights / 1e9:.2f}, activations "
+        f"{memory.activations / 1e9:.2f}) of {machine.usable_bytes / 1e9:.2f} GB usable"
+    )
+    shorter = planner.half_length(method, best.plan)
+    if shorter.fits:
+        half = planner.findings.tokens.cut.max_length // 2
+        text += f"; max_length {half} would do with {shorter.memory.total / 1e9:.2f} GB"
+    else:
+        text += f"; a smaller model, or {memory.total / 0.85 / 1e9:.1f} GB of memory, would do"
+    return [*warnings, text]

@@ -1,0 +1,237 @@
+"""What preference data say about themselves: size, noise, bias of length, and what they lack."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from penchant.data.records import Label, LabelData, Pair, PairData, Text, is_chat, prompt_key
+
+if TYPE_CHECKING:
+    from penchant.advising.lengths import TokenLengths
+
+# Shares of pairs whose votes are not unanimous: from here on the signal is called so.
+STRONG, NOISY, COIN_TOSS = 0.05, 0.25, 0.5
+DETERMINISTIC = 0.02
+NUM_RATED = 30  # fewer say too little
+FEW = 100
+BIASED_ACCURACY, BIASED_Z = 0.6, 3.0
+
+Signal = Literal["unknown", "strong", "standard", "noisy", "coin toss"]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far people agree on the preferences, from the votes that stand beside them.
+
+    Attributes:
+        num_rated: pairs with votes.
+        num_split: those whose votes are not unanimous.
+        mean_agreement: mean share of votes that equal the preference.
+        votes: how many a pair has, as the shares suggest; 1 where they do not.
+        vote_error: estimated probability that one vote is not what people would say on the whole.
+        flip_probability: estimated probability that the majority, which is the label, is wrong.
+    """
+
+    num_rated: int
+    num_split: int
+    mean_agreement: float
+    votes: int
+    vote_error: float
+    flip_probability: float
+
+    @property
+    def split_share(self) -> float:
+        """Share of the rated pairs that is not unanimous."""
+        return self.num_split / self.num_rated
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """How often the longer completion, in characters, is the chosen one; counts of pairs."""
+
+    longer_chosen: int
+    shorter_chosen: int
+    equal: int
+
+    @property
+    def longer_share(self) -> float:
+        """Share of longer chosen completions among pairs of unequal length; one half for none."""
+        unequal = self.longer_chosen + self.shorter_chosen
+        return self.longer_chosen / unequal if unequal else 0.5
+
+    @property
+    def accuracy(self) -> float:
+        """Of the better of the rules "the longer one" and "the shorter one", tossing for ties."""
+        best = max(self.longer_chosen, self.shorter_chosen)
+        total = self.longer_chosen + self.shorter_chosen + self.equal
+        return (best + self.equal / 2) / total
+
+    @property
+    def biased(self) -> bool:
+        """Whether length tells the label well, and not by chance."""
+        unequal = self.longer_chosen + self.shorter_chosen
+        gap = abs(self.longer_chosen - self.shorter_chosen)
+        return self.accuracy >= BIASED_ACCURACY and gap >= BIASED_Z * math.sqrt(max(unequal, 1))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the data show.
+
+    Attributes:
+        kind: of the records.
+        source, layout: as read.
+        num_records, num_prompts: usable records, distinct prompts.
+        num_ties, num_refused: rows left out.
+        num_desirable: of labels; of pairs read as labels, one a pair.
+        num_possible_pairs: desirable with undesirable completions of a prompt, for labels.
+        num_contradicted: pairs that also occur the other way round.
+        num_margins: pairs that state by how much the chosen completion is better.
+        noise, length: None where the data cannot tell.
+        tokens: by the model's tokenizer.
+    """
+
+    kind: Literal["pairs", "labels"]
+    source: str
+    layout: str
+    num_records: int
+    num_prompts: int
+    num_ties: int
+    num_refused: int
+    num_desirable: int
+    num_possible_pairs: int
+    num_contradicted: int
+    num_margins: int
+    noise: Noise | None
+    length: LengthBias | None
+    tokens: TokenLengths
+
+    @property
+    def signal(self) -> Signal:
+        """How clear the preferences are, by their votes or by contradictions."""
+        contradicted = self.num_contradicted / self.num_records
+        rated = self.noise is not None and self.noise.num_rated >= NUM_RATED
+        share = max(self.noise.split_share if self.noise and rated else 0.0, contradicted)
+        if share >= COIN_TOSS:
+            return "coin toss"
+        if share >= NOISY:
+            return "noisy"
+        if not rated:
+            return "unknown"
+        return "strong" if share <= STRONG else "standard"
+
+    @property
+    def few(self) -> bool:
+        """Whether there is too little to hold a method against."""
+        return self.num_records < FEW
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether nearly every preference is unanimous."""
+        rated = self.noise is not None and self.noise.num_rated >= NUM_RATED
+        return bool(
+            rated
+            and self.noise
+            and self.noise.split_share <= DETERMINISTIC
+            and not self.num_contradicted
+        )
+
+
+def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
+    """Look at records; `tokens` are their lengths for the model."""
+    pairs = source.pairs if isinstance(source, PairData) else []
+    labels = source.labels if isinstance(source, LabelData) else []
+    records: Sequence[Any] = pairs or labels
+    return Findings(
+        kind="pairs" if pairs else "labels",
+        source=source.source,
+        layout=source.layout,
+        num_records=len(records),
+        num_prompts=len({prompt_key(record) for record in records}),
+        num_ties=source.ties,
+        num_refused=len(source.refused),
+        num_desirable=sum(label.desirable for label in labels) or len(pairs),
+        num_possible_pairs=_possible_pairs(labels),
+        num_contradicted=_contradicted(pairs),
+        num_margins=sum(pair.margin is not None for pair in pairs),
+        noise=measure_noise([p.agreement for p in pairs if p.agreement is not None]),
+        length=_length_bias(pairs) if pairs else None,
+        tokens=tokens,
+    )
+
+
+def measure_noise(agreements: Sequence[float]) -> Noise | None:
+    """From each rated pair's share of votes that equal its label; None without any.
+
+    A vote is taken to be wrong with one probability everywhere, and the label to be the majority.
+    """
+    if not agreements:
+        return None
+    mean = sum(agreements) / len(agreements)
+    votes = max(Fraction(share).limit_denominator(15).denominator for share in agreements)
+    error = _vote_error(1 - mean, votes)
+    return Noise(
+        num_rated=len(agreements),
+        num_split=sum(share < 1 for share in agreements),
+        mean_agreement=mean,
+        votes=votes,
+        vote_error=error,
+        flip_probability=_majority(error, votes)[1],
+    )
+
+
+def _vote_error(disagreement: float, votes: int) -> float:
+    """The error of single votes that makes so large a share of them disagree with the majority."""
+    low, high = 0.0, 0.5
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _majority(middle, votes)[0] < disagreement:
+            low = middle
+        else:
+            high = middle
+    return high if disagreement else 0.0
+
+
+def _majority(error: float, votes: int) -> tuple[float, float]:
+    """Share of votes against the majority, and probability that it is wrong; a coin breaks ties."""
+    if votes == 1:  # nobody to be outvoted by
+        return error, error
+    against = wrong = 0.0
+    for k in range(votes + 1):
+        chance = math.comb(votes, k) * error**k * (1 - error) ** (votes - k)
+        against += chance * min(k, votes - k) / votes
+        wrong += chance * (1.0 if 2 * k > votes else 0.5 if 2 * k == votes else 0.0)
+    return against, wrong
+
+
+def _length_bias(pairs: Sequence[Pair]) -> LengthBias:
+    gaps = [_characters(pair.chosen) - _characters(pair.rejected) for pair in pairs]
+    return LengthBias(
+        longer_chosen=sum(gap > 0 for gap in gaps),
+        shorter_chosen=sum(gap < 0 for gap in gaps),
+        equal=sum(gap == 0 for gap in gaps),
+    )
+
+
+def _characters(text: Text) -> int:
+    return sum(len(message["content"]) for message in text) if is_chat(text) else len(text)
+
+
+def _contradicted(pairs: Sequence[Pair]) -> int:
+    def key(*texts: Text) -> str:
+        return json.dumps(texts, sort_keys=True)
+
+    seen = {key(pair.prompt, pair.chosen, pair.rejected) for pair in pairs}
+    return sum(key(pair.prompt, pair.rejected, pair.chosen) in seen for pair in pairs)
+
+
+def _possible_pairs(labels: Sequence[Label]) -> int:
+    counts: dict[str, list[int]] = {}
+    for label in labels:
+        counts.setdefault(prompt_key(label), [0, 0])[label.desirable] += 1
+    return sum(good * bad for bad, good in counts.values())

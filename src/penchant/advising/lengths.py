@@ -1,0 +1,172 @@
+"""How long records are in tokens, and the lengths that cover them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penchant.data.records import Label
+from penchant.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_SAMPLED = 2000
+SEED = 0
+COVERED = 0.99
+STEP = 64
+UNCUT = 1 << 30  # tokens: longer than any text
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """Nearest-rank percentiles, in tokens."""
+
+    p50: int
+    p90: int
+    p99: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Shares of the sampled records that two lengths would cut."""
+
+    max_length: int
+    max_prompt_length: int
+    prompts: float
+    completions: float
+    records: float
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """Lengths for one tokenizer; `total` is a prompt with the longer of its completions.
+
+    Attributes:
+        num_sampled: records that were tokenised; num_dropped: those that cannot be.
+        cut: by the lengths that are recommended, and `cut_by_default` by the configuration's.
+    """
+
+    num_sampled: int
+    num_dropped: int
+    prompt: Percentiles
+    completion: Percentiles
+    total: Percentiles
+    cut: Cut
+    cut_by_default: Cut
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token counts: of each record its prompt and its completions."""
+
+    rows: list[tuple[int, tuple[int, ...]]]
+    num_dropped: int
+
+    def lengths(
+        self, context: int | None, max_length: int | None, max_prompt_length: int | None
+    ) -> TokenLengths:
+        """Percentiles, and what the lengths that suit them (or those given) would cut."""
+        length, prompt_length = choose_lengths(self, context, max_length, max_prompt_length)
+        return TokenLengths(
+            num_sampled=len(self.rows),
+            num_dropped=self.num_dropped,
+            prompt=_percentiles([prompt for prompt, _ in self.rows]),
+            completion=_percentiles([n for _, answers in self.rows for n in answers]),
+            total=_percentiles(self._totals()),
+            cut=self.cut(length, prompt_length),
+            cut_by_default=self.cut(1024, 512),
+        )
+
+    def cut(self, max_length: int, max_prompt_length: int) -> Cut:
+        """What training with these lengths would cut, as its tokeniser counts it."""
+        prompts = [prompt > max_prompt_length for prompt, _ in self.rows]
+        answers = [
+            min(prompt, max_prompt_length) + max(lengths) > max_length
+            for prompt, lengths in self.rows
+        ]
+        either = [a or b for a, b in zip(prompts, answers, strict=True)]
+        shares = (sum(flags) / len(flags) for flags in (prompts, answers, either))
+        return Cut(max_length, max_prompt_length, *shares)
+
+    def tokens(self, cut: Cut, num_records: int, answers: int) -> int:
+        """Of the longest micro-batch: prompts once, `answers` completions each."""
+        sizes = []
+        for prompt, lengths in self.rows:
+            kept = min(prompt, cut.max_prompt_length)
+            room = cut.max_length - kept
+            longest = sorted((min(n, room) for n in lengths), reverse=True)
+            missing = answers - len(longest)
+            sizes.append(kept + sum(longest[:answers]) + max(missing, 0) * longest[0])
+        return sum(sorted(sizes, reverse=True)[:num_records])
+
+    def _totals(self) -> list[int]:
+        return [prompt + max(answers) for prompt, answers in self.rows]
+
+
+def sample_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Tokenise at most `NUM_SAMPLED` records, always the same ones, without cutting.
+
+    Raises:
+        ConfigError: none of them can be tokenised.
+        ModelError: chat messages for a model without a template, or no EOS token.
+    """
+    from penchant.data.tokenise import TokenisedLabel, TokenisedPair, Tokeniser, TokenReport
+
+    chosen = range(len(records))
+    some = random.Random(SEED).sample(chosen, min(NUM_SAMPLED, len(records)))
+    sampled = [records[i] for i in sorted(some)]
+    tokeniser = Tokeniser(tokenizer, max_length=UNCUT, max_prompt_length=UNCUT - 1)
+    examples: Sequence[TokenisedPair | TokenisedLabel]
+    report: TokenReport
+    if isinstance(sampled[0], Label):
+        examples, report = tokeniser.labels(sampled)
+    else:
+        examples, report = tokeniser.pairs(sampled)
+    if not examples:
+        raise ConfigError(f"no record is left after tokenising ({report.summary()})")
+    groups = [example.group() for example in examples]
+    rows = [(len(g.prompt), tuple(len(ids) for ids in g.completions)) for g in groups]
+    return Sample(rows, sum(report.dropped.values()))
+
+
+def choose_lengths(
+    sample: Sample, context: int | None, max_length: int | None, max_prompt_length: int | None
+) -> tuple[int, int]:
+    """`max_length` and `max_prompt_length` that cover `COVERED` of the records.
+
+    Multiples of `STEP`, within the model's context. Where that is too short, completions get what
+    they need up to one half of it, and prompts the rest.
+
+    Args:
+        context: of the model, in tokens, where it has a limit.
+        max_length, max_prompt_length: given by the user, and then kept.
+    """
+    prompts = [prompt for prompt, _ in sample.rows]
+    answers = [n for _, lengths in sample.rows for n in lengths]
+    totals = [prompt + max(lengths) for prompt, lengths in sample.rows]
+    prompt_length = max_prompt_length or _rounded(percentile(prompts, COVERED))
+    length = max_length or max(_rounded(percentile(totals, COVERED)), prompt_length + STEP)
+    bound = max_length or max(2, min(length, context or length))
+    needed = percentile(totals, COVERED) > bound or prompt_length >= bound
+    if max_prompt_length is None and needed:
+        room = min(_rounded(percentile(answers, COVERED)), bound // 2)
+        prompt_length = min(prompt_length, max(1, bound - room))
+    return bound, prompt_length
+
+
+def percentile(values: Sequence[int], share: float) -> int:
+    """The smallest value that is at least as large as this share of all."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _percentiles(values: Sequence[int]) -> Percentiles:
+    return Percentiles(*(percentile(values, share) for share in (0.5, 0.9, 0.99, 1.0)))
+
+
+def _rounded(tokens: int) -> int:
+    return max(STEP, math.ceil(tokens / STEP) * STEP)

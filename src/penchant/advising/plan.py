@@ -1,0 +1,129 @@
+"""How a method would be run in the memory there is: LoRA or all weights, batches, reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from penchant.advising.findings import Findings
+from penchant.advising.lengths import Sample
+from penchant.advising.machine import Estimate, Load, Machine, ModelSize, estimate
+from penchant.methods import Method
+
+LORA_R = 16
+MANY = 10_000  # records from which training all weights pays
+MICRO_BATCHES = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to run a method.
+
+    Attributes:
+        lora_r: rank; 0 trains all weights.
+        micro_batch, accumulation: records a forward pass, passes a step.
+        checkpointing: activations are recomputed.
+        reference: kind, as the configuration names it.
+        dtype: of the weights.
+        memory: what that takes.
+        fits: whether the machine has it.
+        lora_bytes, full_bytes: what LoRA and all weights take at the same batch.
+        full_reference_bytes: of which a copy as the reference.
+    """
+
+    lora_r: int
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    reference: str
+    dtype: str
+    memory: Estimate
+    fits: bool
+    lora_bytes: float
+    full_bytes: float
+    full_reference_bytes: float
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one model, data set and machine."""
+
+    size: ModelSize
+    sample: Sample
+    findings: Findings
+    machine: Machine
+
+    def plan(self, method: Method) -> Plan:
+        """The first way that fits, from the quickest on; else the smallest."""
+        found = [self._made(method, *way) for way in self._ways(method)]
+        return next((plan for plan in found if plan.fits), found[-1])
+
+    def batch(self) -> int:
+        """Records a step: fewer where there would be too few steps."""
+        num_records = self.findings.num_records
+        return 8 if num_records < 300 else 16 if num_records < MANY else 32
+
+    def half_length(self, method: Method, plan: Plan) -> Plan:
+        """The same plan with half the lengths, for what does not fit."""
+        cut = self.findings.tokens.cut
+        shorter = replace(
+            cut,
+            max_length=max(2, cut.max_length // 2),
+            max_prompt_length=max(1, cut.max_prompt_length // 2),
+        )
+        tokens = replace(self.findings.tokens, cut=shorter)
+        other = replace(self, findings=replace(self.findings, tokens=tokens))
+        kind = (plan.lora_r, plan.dtype, plan.reference)
+        return other._made(method, *kind, plan.checkpointing, plan.micro_batch)
+
+    def _ways(self, method: Method) -> Iterator[tuple[int, str, str, bool, int]]:
+        """(rank, dtype, reference, checkpointing, micro-batch), the quickest first."""
+        needs = method.needs(method.options())
+        kinds = [(LORA_R, "auto", "auto")]
+        if self.machine.precision == "fp32":  # under bf16 a frozen base is that already
+            kinds.append((LORA_R, "bf16", "auto"))
+        if self.findings.num_records >= MANY:
+            cacheable = method.needs_reference and not needs.mismatches
+            cached = [(0, "auto", "cache")] if cacheable else []
+            kinds = [(0, "auto", "auto"), *cached, *kinds]
+        for lora_r, dtype, reference in kinds:
+            for checkpointing in (False, True):
+                for micro_batch in MICRO_BATCHES:
+                    yield lora_r, dtype, reference, checkpointing, micro_batch
+
+    def _made(
+        self,
+        method: Method,
+        lora_r: int,
+        dtype: str,
+        reference: str,
+        checkpointing: bool,
+        micro_batch: int,
+    ) -> Plan:
+        # A copy, where all weights change and no cache stands in for it.
+        copies = int(method.needs_reference)
+        mismatches = method.needs(method.options()).mismatches
+        answers = 2 if method.data == "pairs" or mismatches else 1
+        tokens = self.sample.tokens(self.findings.tokens.cut, micro_batch, answers)
+
+        def cost(rank: int, copies: int) -> Estimate:
+            frozen_half = rank > 0 and "bf16" in (dtype, self.machine.precision)
+            base = "bf16" if frozen_half else "fp32"
+            load = Load(rank, base, tokens, checkpointing, copies)
+            return estimate(self.size, load, self.machine.precision)
+
+        full, lora = cost(0, copies), cost(LORA_R, 0)
+        memory = lora if lora_r else cost(0, 0 if reference == "cache" else copies)
+        return Plan(
+            lora_r=lora_r,
+            micro_batch=micro_batch,
+            accumulation=max(1, self.batch() // micro_batch),
+            checkpointing=checkpointing,
+            reference=reference,
+            dtype=dtype,
+            memory=memory,
+            fits=memory.total <= self.machine.usable_bytes,
+            lora_bytes=lora.total,
+            full_bytes=full.total,
+            full_reference_bytes=full.reference,
+        )

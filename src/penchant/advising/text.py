@@ -1,0 +1,123 @@
+"""Advice on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from penchant.advising.advice import NUM_SHOWN, Advice
+from penchant.advising.findings import Findings
+from penchant.advising.lengths import Percentiles
+from penchant.advising.ranking import length_text, noise_text
+from penchant.data.records import counted
+
+
+def print_advice(advice: Advice) -> None:
+    """What was found, the methods, the settings, and the command as a line to copy."""
+    console = Console()
+    console.print(_findings(advice))
+    console.print(_methods(advice))
+    console.print(_others(advice))
+    console.print(_settings(advice))
+    for text in advice.warnings:
+        console.print(f"warning: {text}", markup=False, highlight=False)
+    # Not through rich, which would break lines within words that a shell reads.
+    print(f"\n{advice.command}")
+
+
+def _findings(advice: Advice) -> Table:
+    found, machine, size = advice.findings, advice.machine, advice.model
+    table = Table("Looked at", "Found", title="Data and machine", title_justify="left")
+    for name, text in _data_rows(found):
+        table.add_row(name, text)
+    table.add_row(
+        "model",
+        f"{size.num_parameters / 1e6:,.1f}M parameters, context {size.context or 'without limit'}",
+    )
+    kind = "given" if machine.given else "free now"
+    table.add_row(
+        "machine",
+        f"{machine.device}, {machine.precision}, {machine.memory_bytes / 1e9:.1f} GB {kind}, "
+        f"{machine.usable_bytes / 1e9:.1f} GB of it usable",
+    )
+    return table
+
+
+def _data_rows(found: Findings) -> list[tuple[str, str]]:
+    noun, tokens = found.kind[:-1], found.tokens
+    size = f"{counted(found.num_records, noun)}, {counted(found.num_prompts, 'distinct prompt')}"
+    rows = [
+        ("data", f"{found.source}, layout: {found.layout}"),
+        ("size", f"{size}; {counted(found.num_ties, 'tie')}, {found.num_refused} refused"),
+    ]
+    if found.kind == "labels":
+        bad = found.num_records - found.num_desirable
+        possible = counted(found.num_possible_pairs, "pair")
+        rows.append(
+            ("labels", f"{found.num_desirable} desirable, {bad} undesirable; {possible} possible")
+        )
+    else:
+        rows.append(("agreement", _agreement(found)))
+        rows.append(("length", length_text(found)))
+    some = f"{tokens.num_sampled} records"
+    rows += [
+        ("prompts", f"{_spread(tokens.prompt)} ({some})"),
+        ("completions", _spread(tokens.completion)),
+        ("together", _spread(tokens.total)),
+        ("cut", _cut(found)),
+    ]
+    return rows
+
+
+def _agreement(found: Findings) -> str:
+    text = f"{found.signal}: {noise_text(found)}"
+    if noise := found.noise:
+        text += f"; mean agreement {noise.mean_agreement:.1%}, {noise.flip_probability:.1%} of the "
+        text += "labels wrong by estimate"
+    return text
+
+
+def _spread(found: Percentiles) -> str:
+    return (
+        f"{found.p50} tokens at the median, {found.p90} at 90%, {found.p99} at 99%, "
+        f"at most {found.longest}"
+    )
+
+
+def _cut(found: Findings) -> str:
+    cuts = (found.tokens.cut, found.tokens.cut_by_default)
+    return "; ".join(
+        f"{cut.records:.1%} of the records at {cut.max_length}/{cut.max_prompt_length}"
+        for cut in cuts
+    )
+
+
+def _methods(advice: Advice) -> Table:
+    columns = ("", "Method", "Points", "Because", "Memory, GB")
+    table = Table(*columns, title=f"Methods, goal {advice.goal}", title_justify="left",
+                  show_lines=True)  # fmt: skip
+    for place, one in enumerate(advice.ranked[:NUM_SHOWN], start=1):
+        plan = one.plan
+        reasons = "\n".join(f"{reason.points:+g} {reason.text}" for reason in one.reasons)
+        memory = f"{plan.lora_bytes / 1e9:.2f} LoRA\n{plan.full_bytes / 1e9:.2f} all weights"
+        table.add_row(str(place), one.method, f"{one.points:g}", reasons, memory)
+    return table
+
+
+def _others(advice: Advice) -> Table:
+    table = Table("Method", "Points", "Why not", title="The rest", title_justify="left")
+    for one in advice.ranked[NUM_SHOWN:]:
+        table.add_row(one.method, f"{one.points:g}", one.why_not)
+    for other in advice.excluded:
+        table.add_row(other.method, "-", other.why)
+    return table
+
+
+def _settings(advice: Advice) -> Table:
+    title = f"Settings for {advice.best.method}"
+    table = Table("Setting", "Value", "Because", title=title, title_justify="left")
+    for name, setting in advice.settings.items():
+        value = setting.value
+        shown = f"{value:g}" if isinstance(value, float) else str(value).lower()
+        table.add_row(name, shown, setting.why)
+    return table
