@@ -106,6 +106,58 @@ def _write_pairs(path: Path, numbers: range) -> Path:
 
 
 @pytest.fixture(scope="session")
+def as_labels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Return a function that writes a file of pairs as one of labels, good and bad in turn."""
+
+    def convert(pairs: Path) -> Path:
+        rows = [
+            {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+            for row in map(json.loads, pairs.read_text(encoding="utf-8").splitlines())
+            for side in ("chosen", "rejected")
+        ]
+        path = tmp_path_factory.mktemp("labels") / pairs.name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def tokenised() -> Callable[[Path | str, Path | str], Any]:
+    """Return a function that gives the token ids of a file of pairs for a saved model."""
+
+    def tokenise(file: Path | str, model: Path | str) -> Any:
+        from penchant.data.read import read_pairs
+        from penchant.data.tokenise import Tokeniser
+        from penchant.models.load import load_tokenizer
+
+        tokeniser = Tokeniser(load_tokenizer(str(model)), max_length=64, max_prompt_length=32)
+        return tokeniser.pairs(read_pairs(file).pairs)[0]
+
+    return tokenise
+
+
+@pytest.fixture(scope="session")
+def load_saved() -> Callable[[Path], Any]:
+    """Return a function that loads a saved model or adapter as a user would, without Penchant."""
+
+    def load(folder: Path) -> Any:
+        import peft
+        import transformers
+
+        file = folder / "adapter_config.json"
+        if file.exists():
+            if json.loads(file.read_text())["task_type"] == "SEQ_CLS":
+                reward: Any = peft.AutoPeftModelForSequenceClassification
+                return reward.from_pretrained(folder, num_labels=1).eval()
+            return peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
+        architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+        return getattr(transformers, architecture).from_pretrained(folder).eval()
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def tiny_keys(tiny_model_dir: Path, training_file: Path) -> dict[str, Any]:
     """Return the keys of a run of 6 steps that takes a fraction of a second."""
     return {

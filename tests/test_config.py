@@ -93,15 +93,33 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("values", "told"), IMPOSSIBLE, ids=[str(v) for v, _ in IMPOSSIBLE])
+NO_REFERENCE = "has no reference; drop reference and reference_model"
+IMPOSSIBLE_FOR: list[tuple[str, dict[str, Any], str]] = [
+    *(("dpo", *case) for case in IMPOSSIBLE),
+    *((m, {"reference": "copy"}, NO_REFERENCE) for m in ("simpo", "orpo", "cpo", "reward")),
+    ("simpo", {"reference": "adapter"}, NO_REFERENCE),
+    ("simpo", {"reference_model": "other"}, NO_REFERENCE),
+    ("simpo", {"sync_ref_model": True}, "use a method that has one"),
+    ("dpo", {"sync_ref_model": True, "reference": "cache"}, "set reference to copy"),
+    ("dpo", {"ref_model_mixup_alpha": 0}, "ref_model_mixup_alpha"),
+    ("kto", {"reference": "none"}, "kto compares with a reference"),
+    ("kto", {"reference": "cache"}, "more than a cache holds"),
+    ("dpo", {"reference": "cache", "ld_alpha": 0.5}, "more than a cache holds"),
+    ("dpo", {"unpair": True}, "unpair is for methods that learn from labels, not dpo"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "told"), IMPOSSIBLE_FOR, ids=[f"{m} {v}" for m, v, _ in IMPOSSIBLE_FOR]
+)
 def test_impossible_value_is_refused_before_a_model_loads(
-    values: dict[str, Any], told: str, tmp_path: Path
+    method: str, values: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     from penchant import train
 
     output = tmp_path / "run"
     with pytest.raises(ConfigError) as caught:  # not ModelError or DataError: neither was tried
-        train("dpo", output=output, **{**REQUIRED, **values})
+        train(method, output=output, **{**REQUIRED, **values})
     assert told in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert not output.exists()
@@ -170,6 +188,13 @@ def test_malformed_file_is_named_with_what_is_wrong(
     with pytest.raises(ConfigError) as caught:
         load_config("dpo", REQUIRED, file=file)
     assert told in str(caught.value)
+
+
+def test_what_a_method_without_a_reference_says_by_default_is_no_contradiction() -> None:
+    for reference in ("auto", "none"):
+        assert load_config("simpo", {**REQUIRED, "reference": reference}).spec.name == "simpo"
+    no_estimate = {"loss_type": "apo_zero_unpaired", "reference": "cache"}
+    assert load_config("kto", {**REQUIRED, **no_estimate}).reference == "cache"
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import penchant
 from penchant.data.records import DataError
-from penchant.data.tokenise import TokenisedPair, Tokeniser
+from penchant.data.tokenise import TokenisedPair
 from penchant.errors import ConfigError, ModelError, TrainingError, UserError
 from penchant.models.load import load_tokenizer
 from penchant.result import TrainResult
@@ -39,13 +39,6 @@ def losses(result: TrainResult) -> list[float]:
     return [record["loss"] for record in steps(result)]
 
 
-def tokenised(file: Path | str, model: Path | str) -> list[TokenisedPair]:
-    from penchant.data.read import read_pairs
-
-    tokeniser = Tokeniser(load_tokenizer(str(model)), max_length=64, max_prompt_length=32)
-    return tokeniser.pairs(read_pairs(file).pairs)[0]
-
-
 @torch.no_grad()
 def plain_logprobs(model: Any, pairs: Sequence[TokenisedPair]) -> torch.Tensor:
     """`[pairs, 2]`, by transformers alone: one sequence at a time, full logits."""
@@ -57,16 +50,6 @@ def plain_logprobs(model: Any, pairs: Sequence[TokenisedPair]) -> torch.Tensor:
             picked = scores.gather(1, ids[0, 1:, None])[len(pair.prompt) - 1 :]
             rows.append(picked.sum())
     return torch.stack(rows).view(-1, 2)
-
-
-def load(folder: Path) -> Any:
-    """As a user would, without Penchant."""
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    adapter = (folder / "adapter_config.json").exists()
-    kind: Any = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
-    return kind.from_pretrained(folder).eval()
 
 
 def training_data(run: TrainResult) -> str:
@@ -123,7 +106,7 @@ def test_metrics_have_the_names_of_the_documentation_and_each_step_once(run: Tra
         assert ("eval/kl" in record) == ("eval/entropy" in record) == held
 
 
-def test_metrics_say_what_happened(run: TrainResult) -> None:
+def test_metrics_say_what_happened(run: TrainResult, tokenised: Callable[..., Any]) -> None:
     records = steps(run)
     for record in records:
         margin = record["reward/chosen"] - record["reward/rejected"]
@@ -161,9 +144,12 @@ def test_samples_hold_the_answers_before_and_after(run: TrainResult) -> None:
 
 
 def test_model_folder_loads_without_penchant_and_scores_as_the_run_ended(
-    run: TrainResult, held_out_file: Path
+    run: TrainResult,
+    held_out_file: Path,
+    tokenised: Callable[..., Any],
+    load_saved: Callable[..., Any],
 ) -> None:
-    found = plain_logprobs(load(run.model), tokenised(held_out_file, run.model)).mean(0)
+    found = plain_logprobs(load_saved(run.model), tokenised(held_out_file, run.model)).mean(0)
     assert run.after is not None
     assert found[0].item() == pytest.approx(run.after.logprob_chosen, abs=1e-4)
     assert found[1].item() == pytest.approx(run.after.logprob_rejected, abs=1e-4)
@@ -182,16 +168,28 @@ def test_nothing_half_written_is_left(run: TrainResult) -> None:
     assert not [path for path in run.output.rglob("*") if path.name.endswith(".partial")]
 
 
-def test_merged_model_equals_the_adapter(lora_run: TrainResult, held_out_file: Path) -> None:
+def test_merged_model_equals_the_adapter(
+    lora_run: TrainResult,
+    held_out_file: Path,
+    tokenised: Callable[..., Any],
+    load_saved: Callable[..., Any],
+) -> None:
     pairs = tokenised(held_out_file, lora_run.model)
     merged = lora_run.output / "merged"
     assert not (merged / "adapter_config.json").exists()
-    difference = plain_logprobs(load(merged), pairs) - plain_logprobs(load(lora_run.model), pairs)
+    difference = plain_logprobs(load_saved(merged), pairs) - plain_logprobs(
+        load_saved(lora_run.model), pairs
+    )
     assert difference.abs().max() < 1e-5 * 20  # summed over up to 14 tokens
 
 
 def test_merging_into_a_bf16_base_gives_the_model_that_was_trained(
-    tmp_path: Path, tiny_keys: dict[str, Any], tiny_model_dir: Path, held_out_file: Path
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    tiny_model_dir: Path,
+    held_out_file: Path,
+    tokenised: Callable[..., Any],
+    load_saved: Callable[..., Any],
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -204,7 +202,7 @@ def test_merging_into_a_bf16_base_gives_the_model_that_was_trained(
     untrained = plain_logprobs(base, pairs)
     expected = plain_logprobs(PeftModel.from_pretrained(base, result.model).eval(), pairs)
     assert (expected - untrained).abs().max() > 1e-3
-    merged = plain_logprobs(load(result.output / "merged"), pairs)
+    merged = plain_logprobs(load_saved(result.output / "merged"), pairs)
     torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
 
 
@@ -297,7 +295,13 @@ def other_model(tiny_model_dir: Path, folder: Path, vocabulary: int | None = Non
 
 @pytest.mark.parametrize("kind", ["copy", "cache"])
 def test_another_reference_model_is_the_one_compared_with(
-    tmp_path: Path, tiny_keys: dict[str, Any], tiny_model_dir: Path, training_file: Path, kind: str
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    tiny_model_dir: Path,
+    training_file: Path,
+    kind: str,
+    tokenised: Callable[..., Any],
+    load_saved: Callable[..., Any],
 ) -> None:
     other = other_model(tiny_model_dir, tmp_path / "other")
     keys = {**tiny_keys, "per_device_train_batch_size": 24, "max_steps": 1, "beta": 0.5}
@@ -305,7 +309,7 @@ def test_another_reference_model_is_the_one_compared_with(
         "dpo", output=tmp_path / "run", reference=kind, reference_model=str(other), **keys
     )
     pairs = tokenised(training_file, tiny_model_dir)
-    ours, theirs = (plain_logprobs(load(m), pairs) for m in (tiny_model_dir, other))
+    ours, theirs = (plain_logprobs(load_saved(m), pairs) for m in (tiny_model_dir, other))
     margins = 0.5 * ((ours - theirs)[:, 0] - (ours - theirs)[:, 1])
     expected = -torch.nn.functional.logsigmoid(margins).mean()
     assert losses(result)[0] == pytest.approx(expected.item(), abs=1e-5)
@@ -327,6 +331,8 @@ def test_training_goes_on_from_a_run_that_holds_an_adapter(
     held_out_file: Path,
     lora_run: TrainResult,
     lora_r: int,
+    tokenised: Callable[..., Any],
+    load_saved: Callable[..., Any],
 ) -> None:
     keys = {**tiny_keys, "model": str(lora_run.output), "eval_data": str(held_out_file)}
     keys["learning_rate"] = 1e-2 if lora_r else 1e-3
@@ -335,7 +341,7 @@ def test_training_goes_on_from_a_run_that_holds_an_adapter(
     assert result.after is not None
     assert lora_run.after is not None
     assert result.before.logprob_chosen == pytest.approx(lora_run.after.logprob_chosen, abs=1e-4)
-    found = plain_logprobs(load(result.model), tokenised(held_out_file, result.model)).mean(0)
+    found = plain_logprobs(load_saved(result.model), tokenised(held_out_file, result.model)).mean(0)
     assert found[0].item() == pytest.approx(result.after.logprob_chosen, abs=1e-4)
     assert abs(result.after.logprob_chosen - result.before.logprob_chosen) > 1e-2
 

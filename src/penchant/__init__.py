@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penchant.evaluation import Evaluation
     from penchant.methods import METHODS
     from penchant.result import TrainResult
-    from penchant.sweep import SweepResult, sweep
+    from penchant.sweeping import SweepResult, sweep
     from penchant.training import train
 
 # Huge pages for PyTorch's large tensors on Linux CPUs: less memory lost to fragmentation and
@@ -47,11 +47,11 @@ __all__ = [
 _HOMES = {
     "METHODS": "penchant.methods",
     "Evaluation": "penchant.evaluation",
-    "SweepResult": "penchant.sweep",
+    "SweepResult": "penchant.sweeping",
     "TrainResult": "penchant.result",
     "advise": "penchant.advising",
     "evaluate": "penchant.evaluating",
-    "sweep": "penchant.sweep",
+    "sweep": "penchant.sweeping",
     "train": "penchant.training",
 }
 

@@ -63,7 +63,7 @@ def _method(values: dict[str, Any]) -> str:
 
 def _sweep(values: dict[str, Any]) -> None:
     from penchant.show import print_sweep
-    from penchant.sweep import sweep
+    from penchant.sweeping import sweep
 
     method = _method(values)
     vary = {key: value.split(",") for key, value in values.items() if _is_list(method, key, value)}

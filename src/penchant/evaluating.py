@@ -31,7 +31,13 @@ from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.prepare import make_scorer
 from penchant.references import require_same_vocabulary
-from penchant.rundata import make_tokeniser, read_records, tokenise
+from penchant.rundata import (
+    make_tokeniser,
+    read_records,
+    require_margins,
+    require_mismatches,
+    tokenise,
+)
 from penchant.runtime import make_accelerator, resolve_precision, setup_logging, track
 
 logger = logging.getLogger("penchant")
@@ -75,6 +81,9 @@ def evaluate(
     )
     policy = _load(folder, config, accelerator, keep_adapter=True)
     examples, _ = tokenise(records, make_tokeniser(config, tokenizer, policy), "held-out")
+    require_mismatches(config, examples)
+    if config.spec.needs(config.options).margins:
+        require_margins(examples)
     scorer = make_scorer(config, tokenizer, policy)
     groups = [example.group() for example in examples[:2]]
     with accelerator.autocast():

@@ -97,7 +97,7 @@ def require_mismatches(config: RunConfig, examples: Sequence[Any]) -> None:
     if all(example.prompt == examples[0].prompt for example in examples):
         raise ConfigError(
             f"{config.method} estimates its KL term from completions of other prompts, but all "
-            "training records have the same prompt; add records with other prompts"
+            "records have the same prompt; add records with other prompts"
         )
 
 

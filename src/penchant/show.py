@@ -12,7 +12,7 @@ from penchant.methods import METHODS
 if TYPE_CHECKING:
     from penchant.evaluation import Evaluation
     from penchant.result import TrainResult
-    from penchant.sweep import SweepResult
+    from penchant.sweeping import SweepResult
 
 
 def print_methods() -> None:

@@ -106,3 +106,42 @@ def test_a_process_with_nothing_left_runs_a_stand_in_that_weighs_nothing():
     steps = [next(source(1, rank=rank, world_size=2).steps()) for rank in (0, 1)]
     assert steps[0].micro_batches == [([0], 1.0)]
     assert steps[1].micro_batches == [([0], 0.0)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_process_knows_all_examples_of_a_step_in_order(world_size):
+    alone = list(source(23, accumulation=2 * world_size, num_epochs=2).steps())
+    for rank in range(world_size):
+        steps = list(source(23, num_epochs=2, rank=rank, world_size=world_size).steps())
+        assert [step.examples for step in steps] == [step.examples for step in alone]
+        for step in steps:
+            assert step.num_examples == len(step.examples)
+            assert visited(step) == step.examples[rank::world_size]
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "max_steps"), [(1, None), (2.5, None), (0.5, None), (3, 2), (1, 6), (1, 7)]
+)
+def test_what_a_run_will_visit_is_known_before(num_epochs, max_steps):
+    made = source(22, num_epochs=num_epochs, max_steps=max_steps)
+    met = {e for step in made.steps() for e in visited(step)}
+    assert sorted(made.visited()) == sorted(met)
+
+
+BLOCKS = [[0, 4], [1], [2, 7], [3], [5, 6], [8], [9, 10]]
+
+
+def test_blocks_stay_together_when_the_order_is_shuffled():
+    steps = list(source(11, blocks=BLOCKS, num_epochs=3).steps())
+    orders = [[e for step in steps[i : i + 3] for e in visited(step)] for i in (0, 3, 6)]
+    for order in orders:
+        assert sorted(order) == list(range(11))
+        for block in BLOCKS:
+            first = order.index(block[0])
+            assert order[first : first + len(block)] == block
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_resuming_keeps_the_order_of_blocks():
+    whole = list(source(11, blocks=BLOCKS, num_epochs=3).steps())
+    assert list(source(11, blocks=BLOCKS, num_epochs=3).steps(4)) == whole[4:]

@@ -15,7 +15,9 @@ from penchant.errors import ModelError
 from penchant.models.load import (
     default_cache_dir,
     end_token_ids,
+    is_score_model,
     load_causal_model,
+    load_score_model,
     load_tokenizer,
     resolve,
     weights_fingerprint,
@@ -117,6 +119,74 @@ def test_a_reward_model_is_refused_for_what_it_is(tmp_path):
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="LlamaForSequenceClassification, which scores text"):
         load_causal_model(str(tmp_path), dtype=FP32)
+
+
+@pytest.fixture
+def reward_adapter_dir(tiny_model_dir, tmp_path):
+    """A trained adapter of the tiny model with a scalar head."""
+    torch.manual_seed(3)
+    model = add_lora(
+        load_score_model(str(tiny_model_dir), dtype=FP32),
+        r=2,
+        alpha=8,
+        dropout=0.0,
+        target_modules="all-linear",
+        task_type="SEQ_CLS",
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "reward-adapter")
+    return tmp_path / "reward-adapter"
+
+
+def test_a_language_model_gets_a_new_scalar_head_that_the_seed_decides(tiny_model_dir):
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = load_score_model(str(tiny_model_dir), dtype=FP32)
+        assert model.score.weight.shape == (1, 32)
+        heads.append(model.score.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    body = load_causal_model(str(tiny_model_dir), dtype=FP32).model
+    torch.testing.assert_close(model.model(IDS)[0], body(IDS)[0])
+
+
+def test_a_new_head_stands_on_what_an_adapter_has_learnt(adapter_dir):
+    model = load_score_model(str(adapter_dir), dtype=FP32)
+    body = load_causal_model(str(adapter_dir), dtype=FP32).model
+    assert model.config.num_labels == 1
+    torch.testing.assert_close(model.model(IDS)[0], body(IDS)[0])
+
+
+def test_a_reward_models_adapter_is_merged_or_left_switchable(reward_adapter_dir):
+    merged = load_score_model(str(reward_adapter_dir), dtype=FP32)
+    kept = load_score_model(str(reward_adapter_dir), dtype=FP32, keep_adapter=True).eval()
+    torch.testing.assert_close(merged(IDS).logits, kept(IDS).logits, rtol=1e-4, atol=1e-5)
+    assert not hasattr(merged, "disable_adapter")
+    with kept.disable_adapter():
+        assert (merged(IDS).logits - kept(IDS).logits).abs().max() > 1e-3
+
+
+def test_a_reward_models_adapter_is_refused_as_a_language_model(reward_adapter_dir):
+    with pytest.raises(ModelError, match="is a reward model; give a causal language model"):
+        load_causal_model(str(reward_adapter_dir), dtype=FP32)
+
+
+def test_a_classifier_with_several_labels_is_no_reward_model(make_score_model, tmp_path):
+    make_score_model(num_labels=3).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has 3 labels; a reward model has one, the score"):
+        load_score_model(str(tmp_path), dtype=FP32)
+
+
+def test_reward_models_are_known_by_their_folders(
+    tiny_model_dir, adapter_dir, reward_adapter_dir, make_score_model, tmp_path
+):
+    make_score_model().save_pretrained(tmp_path / "reward")
+    folders = (tmp_path / "reward", reward_adapter_dir, tiny_model_dir, adapter_dir)
+    assert [is_score_model(str(folder)) for folder in folders] == [True, True, False, False]
+    assert not is_score_model("owner/name")
 
 
 @pytest.mark.parametrize("content", ["{}", '{"model_type": "bert"}', '{"model_type": "nonsense"}'])

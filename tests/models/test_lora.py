@@ -128,3 +128,17 @@ def test_a_layer_name_that_does_not_exist_is_the_users_mistake(make_model):
     for names in ("nonsense", "q_proj, nonsense"):
         with pytest.raises(ModelError, match=r"lora_target_modules.*nonsense"):
             ours(make_model(), target_modules=names)
+
+
+def test_a_head_that_is_trained_whole_is_fp32_beside_a_half_precision_base(make_score_model):
+    """Its updates are too small for bf16, and the model must still run as transformers runs it."""
+    settings = {"r": 2, "alpha": 4, "dropout": 0.0, "target_modules": "q_proj"}
+    model = add_lora(make_score_model(dtype="bfloat16"), task_type="SEQ_CLS", **settings)
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
+    expected = make_score_model(dtype="bfloat16")(input_ids=IDS).logits
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = model(input_ids=IDS).logits
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0, atol=0.05)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from penchant.advising.findings import FEW, Findings, find
-from penchant.advising.lengths import sample_lengths
+from penchant.advising.lengths import UNCUT, sample_lengths
 from penchant.advising.machine import (
+    USABLE,
     Machine,
     ModelSize,
     find_machine,
@@ -86,14 +87,14 @@ def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: st
     if goal not in GOALS:
         raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r}; set goal")
     memory_bytes = None if memory is None else parse_memory(memory)
-    config = load_config("dpo", keys)
+    config = load_config("dpo", {"max_length": UNCUT, **keys})
     source = _read(data)
     findings, size, planner = _measure(source, config, keys, memory_bytes)
     ranked, excluded = _ranked(planner, goal)
     best = METHODS[ranked[0].method]
     settings = choose_settings(best, findings, ranked[0].plan)
-    output = Path("runs") / best.name
-    command = make_command(best.name, {**keys, "output": output}, settings)
+    keys = {**keys, "output": Path("runs") / best.name}
+    load_config(best.name, {**keys, **{name: one.value for name, one in settings.items()}})
     return Advice(
         goal=goal,
         findings=findings,
@@ -102,7 +103,7 @@ def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: st
         ranked=ranked,
         excluded=excluded,
         settings=settings,
-        command=command,
+        command=make_command(best.name, keys, settings),
         warnings=[*_data_warnings(findings), *_fit_warnings(planner, best, ranked[0], config)],
     )
 
@@ -194,5 +195,5 @@ def _fit_warnings(planner: Planner, method: Method, best: Ranked, config: RunCon
         half = planner.findings.tokens.cut.max_length // 2
         text += f"; max_length {half} would do with {shorter.memory.total / 1e9:.2f} GB"
     else:
-        text += f"; a smaller model, or {memory.total / 0.85 / 1e9:.1f} GB of memory, would do"
+        text += f"; a smaller model, or {memory.total / USABLE / 1e9:.1f} GB of memory, would do"
     return [*warnings, text]

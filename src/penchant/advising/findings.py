@@ -19,7 +19,8 @@ STRONG, NOISY, COIN_TOSS = 0.05, 0.25, 0.5
 DETERMINISTIC = 0.02
 NUM_RATED = 30  # fewer say too little
 FEW = 100
-BIASED_ACCURACY, BIASED_Z = 0.6, 3.0
+BIASED, STRONGLY_BIASED = 0.6, 0.75  # accuracy of the length alone
+BIASED_Z = 3.0
 
 Signal = Literal["unknown", "strong", "standard", "noisy", "coin toss"]
 
@@ -76,7 +77,12 @@ class LengthBias:
         """Whether length tells the label well, and not by chance."""
         unequal = self.longer_chosen + self.shorter_chosen
         gap = abs(self.longer_chosen - self.shorter_chosen)
-        return self.accuracy >= BIASED_ACCURACY and gap >= BIASED_Z * math.sqrt(max(unequal, 1))
+        return self.accuracy >= BIASED and gap >= BIASED_Z * math.sqrt(max(unequal, 1))
+
+    @property
+    def strongly_biased(self) -> bool:
+        """Whether length tells nearly as much as the preferences do."""
+        return self.biased and self.accuracy >= STRONGLY_BIASED
 
 
 @dataclass(frozen=True)

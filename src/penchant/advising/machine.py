@@ -95,7 +95,7 @@ class Estimate:
     gradients: float
     optimizer: float
     activations: float
-    overhead: float = OVERHEAD_BYTES
+    overhead: float
 
     @property
     def total(self) -> float:
@@ -116,6 +116,7 @@ def estimate(size: ModelSize, load: Load, precision: str) -> Estimate:
         gradients=trained,
         optimizer=2 * trained,
         activations=_activations(size, load, precision),
+        overhead=OVERHEAD_BYTES,
     )
 
 

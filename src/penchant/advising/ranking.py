@@ -25,6 +25,9 @@ GOALS = {
     "reward": "a reward model",
 }
 
+# What records of a kind can be read as: pairs also as labels (unpair).
+READ_AS = {"pairs": ("pairs", "labels"), "labels": ("labels",)}
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -56,22 +59,30 @@ RULES: dict[str, dict[str, Reason]] = {
         "robust": Reason(0.5, "DPO with the noise of the labels taken out"),
         "sigmoid_norm": Reason(0.5, "DPO on averages over tokens"),
     },
+    "agreed": {
+        "dpo": Reason(0.5, "clear enough for the baseline"),
+    },
     "noisy": {
         "robust": Reason(3.5, "it corrects for the share of flipped labels"),
         "ipo": Reason(2, "its margins have a finite target, so wrong labels pull less"),
     },
     "biased": {
-        "simpo": Reason(3, "it averages over tokens, so that length itself earns nothing"),
-        "sigmoid_norm": Reason(3, "it averages over tokens, so that length itself earns nothing"),
-        "ipo": Reason(1, "it averages log-ratios over tokens"),
-        "orpo": Reason(1, "it compares averages over tokens"),
+        "simpo": Reason(1, "it averages over tokens, so that length itself earns nothing"),
+        "sigmoid_norm": Reason(1, "it averages over tokens, so that length itself earns nothing"),
+        "ipo": Reason(0.5, "it averages log-ratios over tokens"),
+        "orpo": Reason(0.5, "it compares averages over tokens"),
+    },
+    "strongly biased": {
+        "simpo": Reason(2, "sums of log-probs would mostly learn length"),
+        "sigmoid_norm": Reason(2, "sums of log-probs would mostly learn length"),
+        "dpo": Reason(-1, "its rewards are sums, which mostly learn length"),
     },
     "few": {
         "ipo": Reason(3, "DPO over-fits few pairs, IPO stops at a finite margin"),
         "dpo": Reason(-0.5, "it over-fits few pairs"),
     },
     "deterministic": {
-        "ipo": Reason(2, "DPO's margins grow without end where nobody disagrees, IPO's do not"),
+        "ipo": Reason(2.5, "DPO's margins grow without end where nobody disagrees, IPO's do not"),
     },
     "goal memory": {
         "orpo": Reason(2, "made for doing without a reference model"),
@@ -103,10 +114,14 @@ RULES: dict[str, dict[str, Reason]] = {
 def situations(findings: Findings, goal: str) -> dict[str, str]:
     """Which of the situations in `RULES` hold, each with its evidence in the data's numbers."""
     held = {"always": ""}
+    if findings.signal in ("strong", "standard"):
+        held["agreed"] = noise_text(findings)
     if findings.signal in ("noisy", "coin toss"):
         held["noisy"] = noise_text(findings)
     if findings.length and findings.length.biased:
         held["biased"] = length_text(findings)
+        if findings.length.strongly_biased:
+            held["strongly biased"] = f"length alone tells {findings.length.accuracy:.0%}"
     if findings.few:
         held["few"] = f"only {counted(findings.num_records, findings.kind[:-1])}"
     if findings.deterministic:
@@ -154,10 +169,11 @@ def obstacle(method: Method, findings: Findings, *, scores: bool) -> str | None:
     """
     if scores and method.model == "language":
         return "the model scores text and writes none"
-    if method.data == "pairs" and findings.kind == "labels":
+    if method.data not in READ_AS[findings.kind]:
         made = findings.num_possible_pairs
-        how = f"{counted(made, 'pair')} could be made: penchant data convert --to pairs"
-        return f"needs pairs; {how if made else 'no prompt has both a good and a bad completion'}"
+        if method.data != "pairs" or not made:
+            return f"needs {method.data}, and these {findings.kind} cannot be read as such"
+        return f"needs pairs; {made} could be made: penchant data convert --to pairs"
     if findings.num_prompts == 1 and method.needs(method.options()).mismatches:
         return "its KL term needs completions of several prompts, and all records share one"
     return None
@@ -249,7 +265,7 @@ class Ranked:
     def why_not(self) -> str:
         """In one line, why others go before it: what costs it points, or what it has too little."""
         against = [reason.text for reason in self.reasons if reason.points < 0]
-        return "; ".join(against) or f"fewer points: {METHODS[self.method].facts.when}"
+        return "; ".join(against) or f"fewer points; it is for: {METHODS[self.method].facts.when}"
 
 
 def rank(

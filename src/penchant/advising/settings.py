@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penchant.advising.findings import Findings
-from penchant.advising.plan import Plan
+from penchant.advising.plan import MANY, Plan
 from penchant.advising.ranking import noise_text
 from penchant.data.records import counted
-from penchant.methods import METHODS, Method
+from penchant.methods import Method
 from penchant.methods.kto import BALANCE, weight_advice
 
 # How strongly to hold on to the reference, by how clear the preferences are.
@@ -40,7 +40,7 @@ Settings = dict[str, Setting]
 def choose_settings(method: Method, findings: Findings, plan: Plan) -> Settings:
     """Everything that the data, the machine or the method decide."""
     return {
-        **_training_settings(method, plan),
+        **_training_settings(method, findings, plan),
         **_beta(method, findings),
         **_smoothing(method, findings),
         **_label_settings(method, findings),
@@ -50,13 +50,14 @@ def choose_settings(method: Method, findings: Findings, plan: Plan) -> Settings:
     }
 
 
-def _training_settings(method: Method, plan: Plan) -> Settings:
+def _training_settings(method: Method, findings: Findings, plan: Plan) -> Settings:
     facts = method.facts
     rate = facts.learning_rate_lora if plan.lora_r else facts.learning_rate
     tuned = f"LoRA of rank {plan.lora_r}" if plan.lora_r else "all weights"
-    many = "enough records, and they fit" if not plan.lora_r else "it takes the least memory"
+    enough = findings.num_records >= MANY
+    lora = "all weights do not fit" if enough else f"all weights pay from {MANY:,} records on"
     return {
-        "lora_r": Setting(plan.lora_r, f"{tuned}: {many}"),
+        "lora_r": Setting(plan.lora_r, lora if plan.lora_r else "all weights: they fit"),
         "learning_rate": Setting(rate, f"{method.name}'s own for {tuned}"),
         "num_train_epochs": Setting(facts.num_train_epochs, "more passes over-fit preferences"),
     }
@@ -156,7 +157,7 @@ def _memory_settings(plan: Plan) -> Settings:
 
 
 def make_command(method: str, keys: Mapping[str, object], settings: Settings) -> str:
-    """The command line, for a POSIX shell.
+    """The command line, for a POSIX shell; one line.
 
     Args:
         method: its name.
@@ -165,7 +166,7 @@ def make_command(method: str, keys: Mapping[str, object], settings: Settings) ->
     """
     values = {**keys, **{name: setting.value for name, setting in settings.items()}}
     words = [f"--{name} {shlex.quote(_written(value))}" for name, value in values.items()]
-    return " \\\n  ".join([f"penchant train {METHODS[method].name}", *words])
+    return " ".join([f"penchant train {method}", *words])
 
 
 def _written(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +24,17 @@ def print_advice(advice: Advice) -> None:
     for text in advice.warnings:
         console.print(f"warning: {text}", markup=False, highlight=False)
     # Not through rich, which would break lines within words that a shell reads.
-    print(f"\n{advice.command}")
+    print(f"\n{_in_lines(advice.command)}")
+
+
+def _in_lines(command: str) -> str:
+    """A setting a line, each but the last with the shell's sign that the command goes on."""
+    lines: list[list[str]] = [[]]
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n  ".join(shlex.join(line) for line in lines)
 
 
 def _findings(advice: Advice) -> Table:

@@ -55,9 +55,18 @@ def add_lora(
     )
     config._register_custom_module({nn.Linear: FusedLoraLinear})  # PEFT's hook for own layers
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=True)
+        adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
+    for module in adapted.modules():
+        if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
+            # A head that is trained as a whole, which PEFT leaves as precise as the base.
+            module.to(torch.float32).register_forward_pre_hook(_to_weight_dtype)
+    return adapted
+
+
+def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(arg.to(module.weight.dtype) for arg in args)
 
 
 def _require_layers(model: PreTrainedModel, names: list[str]) -> None:

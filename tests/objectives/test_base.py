@@ -1,0 +1,84 @@
+"""What all objectives share: batches of like length, means, and scoring under two models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penchant.methods import METHODS
+from penchant.models.reference import CopyReference
+from penchant.objectives import LabelObjective, PairObjective, ScoreObjective, objective_of
+from penchant.objectives.base import Scored, TokenMeans, batches, mean, score_both
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 99])
+def test_batches_hold_every_example_once_and_like_lengths_together(pairs, batch_size):
+    described = []
+
+    def progress(items, description):
+        described.append(description)
+        return items
+
+    found = list(batches(pairs, batch_size, progress))
+    assert described == ["evaluating"]
+    assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
+    flat = [pair for batch in found for pair in batch]
+    assert sorted(pair.where for pair in flat) == [pair.where for pair in pairs]
+    lengths = [pair.group().num_tokens for pair in flat]
+    assert lengths == sorted(lengths)
+
+
+def test_means_leave_out_what_says_nothing():
+    assert mean(torch.tensor([1.0, float("nan"), 4.0])) == 2.5
+    assert mean(torch.tensor([[2.0, 4.0]])) == 3.0
+
+
+def test_token_means_weigh_batches_by_their_tokens():
+    """KL 1 over two tokens and 4 over one: 6 in 3 tokens."""
+    means = TokenMeans()
+    for kl in ([1.0, 1.0], [4.0]):
+        values = torch.tensor(kl)
+        means.add(Scored(torch.zeros(len(kl)), None, values, 2 * values))
+    assert means.means() == {"kl": 2.0, "entropy": 4.0}
+
+
+def test_token_means_of_nothing_compared_are_none():
+    means = TokenMeans()
+    means.add(Scored(torch.zeros(3), None, None, None))
+    assert means.means() == {}
+
+
+@pytest.mark.parametrize("policy_layout", ["packed", "padded", "plain"])
+@pytest.mark.parametrize("layout", ["packed", "padded", "plain"])
+def test_both_models_are_scored_right_in_every_mixture_of_layouts(
+    policy_layout, layout, make_model, scorer_for, groups, plain_logprobs
+):
+    """They are compared over the whole vocabulary where one walk of both heads can do it."""
+    policy = scorer_for(make_model(), policy_layout)
+    reference = CopyReference(scorer_for(make_model(seed=1), layout))
+    weights = torch.linspace(0, 1, 26)
+    with torch.no_grad():
+        ours, theirs = (plain_logprobs(make_model(seed=seed), groups).float() for seed in (0, 1))
+        scored = score_both(policy, reference, groups, policy.batch(groups), weights)
+    lengths = [len(c) for group in groups for c in group.completions]
+    sums = torch.stack([part.sum() for part in (theirs * weights).split(lengths)])
+    torch.testing.assert_close(scored.logprobs, ours, rtol=0, atol=1e-4)
+    torch.testing.assert_close(scored.ref_sums, sums, rtol=0, atol=1e-4)
+    exact = policy_layout == layout != "plain"
+    assert (scored.kl is not None) == (scored.entropy is not None) == exact
+
+
+def test_a_policy_without_a_reference_is_scored_alone(make_model, scorer_for, groups):
+    policy = scorer_for(make_model())
+    scored = score_both(policy, None, groups, policy.batch(groups))
+    assert scored.ref_sums is scored.kl is scored.entropy is None
+    assert len(scored.logprobs) == 26
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_every_method_gets_the_objective_of_its_data_and_model(method):
+    kind = objective_of(method)
+    if method.model == "score":
+        assert kind is ScoreObjective
+    else:
+        assert kind is {"pairs": PairObjective, "labels": LabelObjective}[method.data]
