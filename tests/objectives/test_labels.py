@@ -138,21 +138,43 @@ def test_micro_batches_add_up_to_one_batch(layout, micro_batch_size, objective, 
         torch.testing.assert_close(parts[3][name], gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_kl_is_an_estimate_without_gradient(objective, examples):
+def test_kl_is_an_estimate_without_gradient(objective, examples, make_model, plain_logprobs):
     """The gradient is that of the losses with the number that the estimate has."""
+    models = [make_model("gpt2", dtype="float64", seed=seed) for seed in (0, 1)]
+    _, kl = naive(*models, examples, plain_logprobs)
+    policy, reference = models
+    losses = []
+    for example in examples:
+        ours = plain_logprobs(policy, [example.group()]).sum()
+        theirs = plain_logprobs(reference, [example.group()]).sum().detach()
+        gain = ours - theirs - kl
+        losses.append(1 - (0.1 * (gain if example.desirable else -gain)).sigmoid())
+    torch.stack(losses).sum().backward()
+    for size in (2, 9):
+        *_, found = run_step(objective(), one_step(examples, micro_batch_size=size))
+        for name, parameter in policy.named_parameters():
+            gradient = found[f"model.{name}"]
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize(("micro_batch_size", "passes"), [(9, 1), (2, 5)])
+def test_reference_scores_right_and_wrong_completions_in_one_pass(
+    micro_batch_size, passes, objective, examples
+):
     one = objective()
-    step = one_step(examples, micro_batch_size=9)
-    *_, found = run_step(one, step)
-    shared = one.prepare(one.parts.scorer, step)
-    assert shared.kl is None  # it comes with the pass that scores everything else
-    many = objective()
-    kl = many.prepare(many.parts.scorer, one_step(examples, micro_batch_size=2)).kl
-    assert not kl.requires_grad
-    scorer = many.parts.scorer
-    output, _ = many(scorer, examples, replace(shared, kl=kl))
-    output.per_example.sum().backward()
-    for name, parameter in scorer.named_parameters():
-        torch.testing.assert_close(parameter.grad, found[name], rtol=1e-9, atol=1e-12)
+    calls = {"policy": 0, "reference": 0}
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    one.parts.scorer.register_forward_hook(count("policy"))
+    with one.parts.reference.active() as scorer:
+        scorer.register_forward_hook(count("reference"))
+    run_step(one, one_step(examples, micro_batch_size=micro_batch_size))
+    assert calls == {"policy": 2 * passes, "reference": passes}
 
 
 def test_negative_estimate_counts_as_none(objective, examples, make_model, scorer_for):

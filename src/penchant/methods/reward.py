@@ -79,7 +79,7 @@ REWARD = Method(
         when="a reward for PPO, best-of-n, or for judging answers",
         paper="https://arxiv.org/abs/2203.02155",
         learning_rate=1.5e-5,
-        learning_rate_lora=1e-4,
+        learning_rate_lora=3e-4,
         learning_rate_range=(1e-6, 5e-5),
     ),
 )

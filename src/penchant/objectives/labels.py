@@ -29,11 +29,11 @@ Item = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class Shared:
-    """Of a whole global batch: each example's mismatched completion, or the KL from all of them."""
+    """Of a whole global batch: the KL, and what the reference said on the way to it."""
 
-    mismatches: dict[int, Sequence[int]]
-    """By the example's identity."""
-    kl: Tensor | None
+    kl: Tensor
+    ref_sums: dict[int, Tensor]
+    """Scalars by the example's identity; empty where no KL was asked for."""
 
 
 class LabelObjective:
@@ -51,44 +51,41 @@ class LabelObjective:
         self.spare = _two_prompts(examples)
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedLabel]) -> Shared:
+        device = self.parts.scorer.causal_model.device
         if not self.needs.mismatches:
-            return Shared({}, torch.zeros((), device=self.parts.scorer.causal_model.device))
+            return Shared(torch.zeros((), device=device), {})
         mismatches = self._mismatches(step.examples)
-        if len(step.micro_batches) == 1 and len(step.micro_batches[0][0]) == len(step.examples):
-            return Shared(mismatches, None)  # one pass scores them with everything else
         own: list[float] = []
+        ref_sums: dict[int, Tensor] = {}
         for examples, weight in step.micro_batches:
             # Stand-ins too: a distributed wrapper waits for every process in every pass.
-            values = self._divergence(model, [(e.prompt, mismatches[id(e)]) for e in examples])
-            own += values.tolist() if weight else []
+            others = [mismatches[id(e)] for e in examples]
+            matched, differences = self._divergence(model, examples, others)
+            ref_sums.update(zip(map(id, examples), matched, strict=True))
+            own += differences.tolist() if weight else []
         everywhere = self.parts.gather(own)
-        device = self.parts.scorer.causal_model.device
         estimate = torch.tensor(everywhere, dtype=torch.float64, device=device)
-        return Shared(mismatches, estimate.mean().clamp(min=0))
+        return Shared(estimate.mean().clamp(min=0), ref_sums)
 
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[TokenisedLabel], shared: Shared
     ) -> tuple[LossOutput, int]:
         reference = self.parts.reference
         assert reference is not None
-        items: list[Item] = [(e.prompt, e.completion) for e in examples]
-        if shared.kl is None:
-            items += [(e.prompt, shared.mismatches[id(e)]) for e in examples]
-        groups, order = share_prompts(items)
+        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
         batch = self.parts.scorer.batch(groups)
         position = torch.tensor(order, device=batch.targets.device)
-        ref_sums = reference.sums(groups, batch)[position]
+        if shared.ref_sums:
+            ref_sums = torch.stack([shared.ref_sums[id(e)] for e in examples])
+        else:
+            ref_sums = reference.sums(groups, batch)[position]
         sums = segment_sums(batch, model(batch))[position]
-        lengths, count = batch.completion_lengths[position], len(examples)
-        kl = shared.kl
-        if kl is None:
-            kl = (sums[count:].detach() - ref_sums[count:]).mean().clamp(min=0)
         inputs = LabelInputs(
-            completion=sums[:count],
-            ref_completion=ref_sums[:count],
-            completion_len=lengths[:count],
+            completion=sums,
+            ref_completion=ref_sums,
+            completion_len=batch.completion_lengths[position],
             desirable=_desirable(examples, sums.device),
-            kl=kl,
+            kl=shared.kl,
         )
         return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
 
@@ -104,13 +101,29 @@ class LabelObjective:
         return found
 
     @torch.no_grad()
-    def _divergence(self, model: torch.nn.Module, items: Sequence[Item]) -> Tensor:
-        """log policy / reference of each completion, `[items]`."""
+    def _divergence(
+        self,
+        model: torch.nn.Module,
+        examples: Sequence[TokenisedLabel],
+        mismatches: Sequence[Sequence[int]],
+    ) -> tuple[Tensor, Tensor]:
+        """`[examples]` each: reference log-probs of the completions, and log policy / reference
+        of the mismatched ones.
+
+        The reference scores both in one pass, further segments on the same prompt. The policy
+        scores the mismatched ones alone: they carry no gradient, and would cost one.
+        """
         assert self.parts.reference is not None
-        groups, order = share_prompts(items)
-        batch = self.parts.scorer.batch(groups)
-        difference = segment_sums(batch, model(batch)) - self.parts.reference.sums(groups, batch)
-        return difference[torch.tensor(order, device=difference.device)]
+        scorer, count = self.parts.scorer, len(examples)
+        wrong: list[Item] = [(e.prompt, m) for e, m in zip(examples, mismatches, strict=True)]
+        groups, order = share_prompts([(e.prompt, e.completion) for e in examples] + wrong)
+        batch = scorer.batch(groups)
+        ref_sums = self.parts.reference.sums(groups, batch)
+        ref_sums = ref_sums[torch.tensor(order, device=ref_sums.device)]
+        groups, order = share_prompts(wrong)
+        batch = scorer.batch(groups)
+        sums = segment_sums(batch, model(batch))[torch.tensor(order, device=ref_sums.device)]
+        return ref_sums[:count], sums - ref_sums[count:]
 
     @torch.no_grad()
     def evaluate(
@@ -130,8 +143,8 @@ class LabelObjective:
             sums.append(own)
             ref_sums.append(theirs)
             if mismatches:
-                items = [(e.prompt, mismatches[id(e)]) for e in some]
-                estimates.append(self._divergence(scorer, items))
+                others = [mismatches[id(e)] for e in some]
+                estimates.append(self._divergence(scorer, some, others)[1])
         scorer.train(was_training)
         completion = torch.cat(sums)
         inputs = LabelInputs(
