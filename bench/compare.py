@@ -17,11 +17,15 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
+import torch
+
 import records
 import work
 from methods import COUNTERPARTS
 from settings import Outcome, Settings
 
+# Kernels compile and are chosen in the first steps on CUDA.
+SKIPPED = 3 if torch.cuda.is_available() else 0
 HERE = Path(__file__).resolve().parent
 TRAINERS = ("penchant", "trl")
 
@@ -81,7 +85,6 @@ def demo_model() -> str:
 
 def scored_model(name: str, folder: Path) -> str:
     """The same model with one random score head, so that both trainers start from it."""
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     target = folder / "scored"
@@ -96,7 +99,6 @@ def scored_model(name: str, folder: Path) -> str:
 
 
 def random_llama(size: str, tokenizer_of: str, folder: Path) -> str:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
@@ -124,6 +126,11 @@ def run(name: str, settings: Settings) -> Outcome:
     raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
 
 
+def timed(outcome: Outcome) -> float:
+    """Seconds of the steps that count."""
+    return sum(outcome.seconds[SKIPPED:])
+
+
 def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) -> None:
     source, rows = records.for_method(settings, None)
     print(
@@ -136,13 +143,15 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
     shares = dict.fromkeys(TRAINERS, "")
     if settings.method == "dpo":
         for name, flops in zip(
-            TRAINERS, work.step_flops(settings.model, rows, settings.mode), strict=True
+            TRAINERS,
+            work.step_flops(settings.model, rows[SKIPPED * settings.batch_size :], settings.mode),
+            strict=True,
         ):
-            best = min(sum(one.seconds) for one in outcomes[name])
+            best = min(timed(one) for one in outcomes[name])
             shares[name] = f", {flops / best / rate:.0%} of the matrix rate"
     for name in TRAINERS:
-        seconds = [sum(one.seconds) for one in outcomes[name]]
-        count = settings.steps * settings.batch_size
+        seconds = [timed(one) for one in outcomes[name]]
+        count = (settings.steps - SKIPPED) * settings.batch_size
         memory = max(one.memory_peak_bytes for one in outcomes[name])
         print(
             f"  {name:9} {count / statistics.median(seconds):.2f} examples/s "
@@ -150,7 +159,7 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
             f"peak memory {memory / 1e9:.2f} GB{shares[name]}"
         )
     both = list(zip(outcomes["penchant"], outcomes["trl"], strict=True))
-    ratios = [sum(b.seconds) / sum(a.seconds) for a, b in both]
+    ratios = [timed(b) / timed(a) for a, b in both]
     memory = max(b.memory_peak_bytes for _, b in both)
     memory_ratio = max(a.memory_peak_bytes for a, _ in both) / memory
     largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
