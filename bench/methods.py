@@ -24,8 +24,8 @@ COUNTERPARTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "aot": ("DPO", {"loss_type": "aot"}, {}),
     "apo_zero": ("DPO", {"loss_type": "apo_zero"}, {}),
     "apo_down": ("DPO", {"loss_type": "apo_down"}, {}),
-    "discopop": ("DPO", {"loss_type": "discopop"}, {}),
-    "sigmoid_norm": ("DPO", {"loss_type": "sigmoid_norm"}, {}),
+    "discopop": ("DPO", {"loss_type": "discopop"}, {"beta": 0.1}),
+    "sigmoid_norm": ("DPO", {"loss_type": "sigmoid_norm"}, {"beta": 0.1}),
     "kto": ("KTO", {"train_sampling_strategy": "sequential"}, {}),
     "orpo": ("ORPO", {}, {}),
     "simpo": (

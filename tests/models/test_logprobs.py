@@ -31,7 +31,7 @@ def naive_logits(hidden, weight, bias=None, transform=AS_IS):
     logits = logits * transform.scale
     if transform.softcap is not None:
         logits = transform.softcap * torch.tanh(logits / transform.softcap)
-    return logits
+    return logits / transform.temperature
 
 
 def naive(hidden, weight, targets, bias=None, transform=AS_IS):
@@ -52,6 +52,7 @@ TRANSFORMS = st.builds(
     LogitTransform,
     scale=st.sampled_from([1.0, 0.0625, 3.0]),
     softcap=st.sampled_from([None, 2.0, 30.0]),
+    temperature=st.sampled_from([1.0, 0.7]),
 )
 
 
@@ -136,19 +137,19 @@ def test_half_precision_heads_are_summed_in_single_precision():
     with_bias=st.booleans(),
     transform=TRANSFORMS,
     trainable=st.booleans(),
+    also=st.sampled_from(["collisions", "entropy"]),
 )
-def test_collisions_are_log_sums_of_squared_probabilities_without_gradient(
-    rows, vocabulary, seed, with_bias, transform, trainable
+def test_collisions_and_entropies_are_of_the_whole_distribution_without_gradient(
+    rows, vocabulary, seed, with_bias, transform, trainable, also
 ):
     hidden, weight, bias, targets = made(rows, 6, vocabulary, seed=seed)
     bias = bias if with_bias else None
     leaves = [hidden.requires_grad_(), *([weight.requires_grad_()] if trainable else [])]
-    both = completion_logprobs(
-        hidden, weight, targets, bias=bias, transform=transform, collisions=True
-    )
+    both = completion_logprobs(hidden, weight, targets, bias=bias, transform=transform, also=also)
     assert both.shape == (2, rows)
     p = naive_logits(hidden, weight, bias, transform).softmax(-1)
-    torch.testing.assert_close(both[1], p.square().sum(1).log(), rtol=1e-9, atol=1e-9)
+    expected = p.square().sum(1).log() if also == "collisions" else torch.special.entr(p).sum(1)
+    torch.testing.assert_close(both[1], expected, rtol=1e-9, atol=1e-9)
     alone = completion_logprobs(hidden, weight, targets, bias=bias, transform=transform)
     assert torch.equal(both[0], alone)
     factors = torch.linspace(-1, 2, rows, dtype=alone.dtype)
@@ -163,7 +164,7 @@ def test_collisions_are_log_sums_of_squared_probabilities_without_gradient(
 
 def test_a_uniform_head_collides_once_in_a_vocabulary():
     hidden, weight, _, targets = made(3, 4, 2500)
-    both = completion_logprobs(0 * hidden, weight, targets, collisions=True)
+    both = completion_logprobs(0 * hidden, weight, targets, also="collisions")
     torch.testing.assert_close(both[1], -torch.full((3,), 2500.0).double().log())
 
 

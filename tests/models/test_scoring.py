@@ -346,7 +346,7 @@ def test_collisions_are_of_the_models_own_distributions_in_every_layout(family, 
     for plan in (PACKED, PADDED, PLAIN):
         scorer = scorer_for(make_model(family, **changes), plan)
         batch = scorer.batch(groups)
-        found = scorer(batch, collisions=True)
+        found = scorer(batch, also="collisions")
         assert found.shape == (2, len(batch.targets))
         torch.testing.assert_close(found[1].double(), torch.cat(rows), rtol=0, atol=1e-5)
         torch.testing.assert_close(found[0], scorer(batch))

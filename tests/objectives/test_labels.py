@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penchant.data.batch import share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference, CopyReference
 from penchant.objectives.base import Parts
-from penchant.objectives.labels import LabelObjective, blocks_of, ranked_right, share_prompts
+from penchant.objectives.labels import LabelObjective, blocks_of, ranked_right
 
 KTO = METHODS["kto"]
 

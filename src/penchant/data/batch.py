@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Item = tuple[Sequence[int], Sequence[int]]
+"""Token ids of one completion behind one prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Token ids of one prompt and its completions; neither may be empty."""
@@ -140,6 +144,27 @@ def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         num_tokens=len(tokens),
         **_targets(groups, with_prompts),
     )
+
+
+def share_prompts(
+    items: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> tuple[list[Group], list[int]]:
+    """Group items by prompt, so that its tokens are laid out once.
+
+    Returns:
+        One group a prompt, and which of the groups' completions each item is.
+    """
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(items):
+        by_prompt.setdefault(tuple(prompt), []).append(i)
+    groups = [
+        Group(prompt, tuple(items[i][1] for i in members)) for prompt, members in by_prompt.items()
+    ]
+    laid_out = [i for members in by_prompt.values() for i in members]
+    order = [0] * len(items)
+    for number, i in enumerate(laid_out):
+        order[i] = number
+    return groups, order
 
 
 def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = False) -> TokenBatch:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
+from penchant.models.logprobs import Also
 from penchant.models.scoring import Scorer, effective_head
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ class RewardScorer(Scorer):
             end -= 1
         return completion[:end]
 
-    def forward(self, batch: TokenBatch, collisions: bool = False) -> Tensor:
+    def forward(self, batch: TokenBatch, also: Also = None) -> Tensor:
         """`[completions]`: the scores, in fp32 or better."""
-        assert not collisions, "a reward model has no probabilities"
+        assert also is None, "a reward model has no probabilities"
         if not self.plan.fused_head:
             logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
             return logits.squeeze(-1).to(_precise(logits.dtype))

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Also = Literal["collisions", "entropy"] | None
+"""Of a distribution, in nats: the log of the probability that two draws agree, log sum_v p(v)^2;
+or its entropy."""
 
 # Elements of one chunk of logits: 16 MiB in fp32, which stays in a server's last-level cache.
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -28,13 +32,14 @@ KEPT_ELEMENTS = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class LogitTransform:
-    """What some models do to logits: `softcap * tanh(scale * logits / softcap)`.
+    """What is done to logits: `softcap * tanh(scale * logits / softcap) / temperature`.
 
-    Gemma 2 caps, Cohere multiplies, Granite divides.
+    Gemma 2 caps, Cohere multiplies, Granite divides; the temperature is that of sampling.
     """
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, config: Any) -> LogitTransform:
@@ -46,14 +51,17 @@ class LogitTransform:
     def apply_(self, logits: Tensor) -> Tensor:
         """Transform in place, `[rows, chunk]`."""
         if self.softcap is None:
-            return logits if self.scale == 1.0 else logits.mul_(self.scale)
-        return logits.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+            factor = self.scale / self.temperature
+            return logits if factor == 1.0 else logits.mul_(factor)
+        capped = logits.mul_(self.scale / self.softcap).tanh_()
+        return capped.mul_(self.softcap / self.temperature)
 
     def derivative(self, transformed: Tensor) -> Tensor | float:
         """d transformed / d raw, from the transformed logits."""
+        factor = self.scale / self.temperature
         if self.softcap is None:
-            return self.scale
-        return self.scale * (1 - (transformed / self.softcap) ** 2)
+            return factor
+        return factor * (1 - (transformed * (self.temperature / self.softcap)) ** 2)
 
 
 def completion_logprobs(
@@ -63,7 +71,7 @@ def completion_logprobs(
     *,
     bias: Tensor | None = None,
     transform: LogitTransform = LogitTransform(),
-    collisions: bool = False,
+    also: Also = None,
 ) -> Tensor:
     """log p(target) for every row.
 
@@ -72,16 +80,16 @@ def completion_logprobs(
         weight: `[V, H]`, the language-model head; bias: `[V]`.
         targets: `[N]`, token ids.
         transform: what the model does to its logits.
-        collisions: also the log of the probability that two draws agree, log sum_v p(v)^2.
+        also: what else of each row's distribution.
 
     Returns:
-        `[N]` in fp32 (fp64 for fp64 weights), in nats; with `collisions` `[2, N]`, whose second
-        row has no gradient.
+        `[N]` in fp32 (fp64 for fp64 weights), in nats; with `also` `[2, N]`, whose second row has
+        no gradient.
     """
     trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
     function = _TrainableHead if trainable else _FrozenHead
-    logprobs, collision = function.apply(hidden, weight, bias, targets, transform, collisions)
-    return torch.stack([logprobs, collision]) if collisions else logprobs
+    logprobs, second = function.apply(hidden, weight, bias, targets, transform, also)
+    return torch.stack([logprobs, second]) if also else logprobs
 
 
 class _Head:
@@ -136,7 +144,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _Walk:
     """One pass over the vocabulary for some rows: online softmax.
 
-    With `direction` also the gradient of the log-probs, with `collisions` log sum_v p(v)^2. `kept`
+    With `direction` also the gradient of the log-probs. `second` is what `also` asks for. `kept`
     receives each chunk of exponentials and the maximum `[rows]` they are relative to.
     """
 
@@ -147,7 +155,7 @@ class _Walk:
         targets: Tensor,
         *,
         direction: bool = False,
-        collisions: bool = False,
+        also: Also = None,
         kept: list[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         def fill(value: float) -> Tensor:
@@ -155,7 +163,7 @@ class _Walk:
 
         hidden = hidden.to(head.dtype)
         maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)
-        squares = fill(0.0)
+        squares, spread = fill(0.0), fill(0.0)
         mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None
         for first, chunk in head.chunks():
             logits = head.logits(hidden, first, chunk)  # [rows, chunk]
@@ -166,9 +174,14 @@ class _Walk:
             slope = head.transform.derivative(logits)
             new_maximum = torch.maximum(maximum, logits.amax(1))
             correction = (maximum - new_maximum).exp_()
-            weights = logits.sub_(new_maximum.unsqueeze(1)).exp_()
+            below = logits.sub_(new_maximum.unsqueeze(1))
+            weights = below.exp() if also == "entropy" else below.exp_()
+            if also == "entropy":  # sum of weight * (logit - maximum), moved to the new maximum
+                drop = torch.where(total > 0, maximum - new_maximum, 0.0)
+                spread = correction * (spread + total * drop)
+                spread += torch.linalg.vecdot(weights, below)
             total = total * correction + weights.sum(1)
-            if collisions:
+            if also == "collisions":
                 squares = squares * correction**2 + weights.square().sum(1)
             maximum = new_maximum
             if kept is not None:
@@ -180,7 +193,10 @@ class _Walk:
                 add_product(mean, weights.to(head.dtype), chunk)
         self.logsumexp = maximum + total.log()
         self.logprobs = target_logit - self.logsumexp
-        self.collisions = squares.log() - 2 * total.log()  # -inf unless asked for
+        if also == "entropy":
+            self.second = total.log() - spread / total
+        else:
+            self.second = squares.log() - 2 * total.log()  # -inf unless asked for
         if mean is not None:
             # d log p(target) / d hidden = slope(target) W[target] - sum_v p(v) slope(v) W[v]
             slope = head.transform.derivative(target_logit)
@@ -208,11 +224,11 @@ class _FrozenHead(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         transform: LogitTransform,
-        collisions: bool,
+        also: Also,
     ) -> tuple[Tensor, Tensor]:
         head = _Head(hidden, weight, bias, transform)
         logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
-        collision = torch.empty_like(logprobs)
+        second = torch.empty_like(logprobs)
         directions = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _row_chunks(len(hidden)):
             walk = _Walk(
@@ -220,14 +236,14 @@ class _FrozenHead(torch.autograd.Function):
                 hidden[rows],
                 targets[rows],
                 direction=directions is not None,
-                collisions=collisions,
+                also=also,
             )
-            logprobs[rows], collision[rows] = walk.logprobs, walk.collisions
+            logprobs[rows], second[rows] = walk.logprobs, walk.second
             if directions is not None:
                 directions[rows] = walk.direction
         ctx.save_for_backward(directions)
-        ctx.mark_non_differentiable(collision)
-        return logprobs, collision
+        ctx.mark_non_differentiable(second)
+        return logprobs, second
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -246,21 +262,21 @@ class _TrainableHead(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         transform: LogitTransform,
-        collisions: bool,
+        also: Also,
     ) -> tuple[Tensor, Tensor]:
         head = _Head(hidden, weight, bias, transform)
         logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
-        logsumexp, collision = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        logsumexp, second = torch.empty_like(logprobs), torch.empty_like(logprobs)
         keeps = transform.softcap is None and len(hidden) * len(weight) <= KEPT_ELEMENTS
         kept: list[tuple[Tensor, Tensor]] | None = [] if keeps else None
         for rows in _row_chunks(len(hidden)):
-            walk = _Walk(head, hidden[rows], targets[rows], collisions=collisions, kept=kept)
+            walk = _Walk(head, hidden[rows], targets[rows], also=also, kept=kept)
             logprobs[rows], logsumexp[rows] = walk.logprobs, walk.logsumexp
-            collision[rows] = walk.collisions
+            second[rows] = walk.second
         ctx.head, ctx.has_bias, ctx.kept = head, bias is not None, kept
         ctx.save_for_backward(hidden, targets, logsumexp)
-        ctx.mark_non_differentiable(collision)
-        return logprobs, collision
+        ctx.mark_non_differentiable(second)
+        return logprobs, second
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -279,7 +295,7 @@ class _TrainableHead(torch.autograd.Function):
                     d_logits = logits.sub_(logsumexp[rows].unsqueeze(1)).exp_().mul_(-g)
                 else:
                     exponentials, maximum = next(kept)
-                    slope = head.transform.scale
+                    slope = head.transform.scale / head.transform.temperature
                     factor = (maximum - logsumexp[rows]).exp().unsqueeze(1) * -g
                     d_logits = exponentials * factor
                 local = targets[rows] - first

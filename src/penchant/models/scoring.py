@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
-from penchant.models.logprobs import LogitTransform, completion_logprobs
+from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,7 @@ class Scorer(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
+        self.temperature = 1.0
         self._plain_attention = self.causal_model.config._attn_implementation
 
     @property
@@ -87,13 +88,13 @@ class Scorer(nn.Module):
             batch = pad(groups, self.pad_token_id, with_prompts=with_prompts)
         return batch.to(self.causal_model.device)
 
-    def forward(self, batch: TokenBatch, collisions: bool = False) -> Tensor:
+    def forward(self, batch: TokenBatch, also: Also = None) -> Tensor:
         """`[N]`: log p of every scored token, in the order of `batch.targets`.
 
-        With `collisions` `[2, N]`: below it log sum_v p(v)^2 at each position, without gradient.
+        With `also` `[2, N]`: below it what it names, of each position, without gradient.
         """
         if not self.plan.fused_head:
-            return self._from_full_logits(batch, collisions)
+            return self._from_full_logits(batch, also)
         hidden, weight, bias = self.head_inputs(batch)
         return completion_logprobs(
             hidden,
@@ -101,20 +102,25 @@ class Scorer(nn.Module):
             batch.targets,
             bias=bias,
             transform=self.transform,
-            collisions=collisions,
+            also=also,
         )
 
     @property
     def transform(self) -> LogitTransform:
-        """What the model does to its logits."""
-        return LogitTransform.of(self.causal_model.config.get_text_config())
+        """What the model does to its logits, and the temperature."""
+        own = LogitTransform.of(self.causal_model.config.get_text_config())
+        return replace(own, temperature=self.temperature)
 
     def head_inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[N, H]` hidden states that predict completion tokens, and the head they meet."""
-        model = self.causal_model
-        out = model.base_model(**self._model_inputs(batch), use_cache=False)
-        hidden = out.last_hidden_state.flatten(0, 1)[batch.predictors]
-        return effective_head(hidden, model.get_output_embeddings())
+        return effective_head(
+            self.hidden_states(batch)[batch.predictors], self.causal_model.get_output_embeddings()
+        )
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """`[rows * T, H]`: the last layer's, at every position."""
+        out: Any = self.causal_model.base_model(**self._model_inputs(batch), use_cache=False)
+        return out.last_hidden_state.flatten(0, 1)
 
     def _model_inputs(self, batch: TokenBatch) -> dict[str, Any]:
         inputs: dict[str, Any] = {
@@ -126,15 +132,19 @@ class Scorer(nn.Module):
             inputs["segments"] = attention.SegmentTable(batch.segments, self.plan.kernel)
         return inputs
 
-    def _from_full_logits(self, batch: TokenBatch, collisions: bool) -> Tensor:
+    def _from_full_logits(self, batch: TokenBatch, also: Also) -> Tensor:
         logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
         rows = logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        every = rows.to(accumulate).log_softmax(-1)
+        every = (rows.to(accumulate) / self.temperature).log_softmax(-1)
         logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
-        if not collisions:
+        if also is None:
             return logprobs
-        return torch.stack([logprobs, (2 * every.detach()).logsumexp(-1)])
+        found = every.detach()
+        second = (
+            (2 * found).logsumexp(-1) if also == "collisions" else -(found.exp() * found).sum(-1)
+        )
+        return torch.stack([logprobs, second])
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

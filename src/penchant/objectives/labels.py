@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from penchant.data.batch import Group
+from penchant.data.batch import Item, share_prompts
 from penchant.evaluation import Evaluation
 from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedLabel
-
-# One completion behind one prompt.
-Item = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -178,21 +175,6 @@ class LabelObjective:
         assert scored.ref_sums is not None
         position = torch.tensor(order, device=batch.targets.device)
         return scored, segment_sums(batch, scored.logprobs)[position], scored.ref_sums[position]
-
-
-def share_prompts(items: Sequence[Item]) -> tuple[list[Group], list[int]]:
-    """One group a prompt, and which of the groups' completions each item is."""
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for i, (prompt, _) in enumerate(items):
-        by_prompt.setdefault(tuple(prompt), []).append(i)
-    groups = [
-        Group(prompt, tuple(items[i][1] for i in members)) for prompt, members in by_prompt.items()
-    ]
-    laid_out = [i for members in by_prompt.values() for i in members]
-    order = [0] * len(items)
-    for number, i in enumerate(laid_out):
-        order[i] = number
-    return groups, order
 
 
 def blocks_of(examples: Sequence[TokenisedLabel]) -> list[list[int]]:

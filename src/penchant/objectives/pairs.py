@@ -72,7 +72,7 @@ class PairObjective:
         weights = tail_weights(batch, self.needs.tail_weight)
         reference = self.parts.reference
         ref_sums = None if reference is None else reference.sums(groups, batch, weights)
-        scores = model(batch, collisions=True) if self.needs.weights else model(batch)
+        scores = model(batch, also="collisions") if self.needs.weights else model(batch)
         inputs = pair_inputs(scores, batch, ref_sums, weights)
         return replace(inputs, **vars(shared)), batch.num_tokens
 
@@ -116,7 +116,7 @@ class PairObjective:
         """Prompts' log-probs and weights, which comparing two models leaves out."""
         groups = [example.group() for example in examples]
         batch = self.parts.scorer.batch(groups, with_prompts=self.needs.prompt)
-        more = pair_inputs(self.parts.scorer(batch, collisions=True), batch, None, None)
+        more = pair_inputs(self.parts.scorer(batch, also="collisions"), batch, None, None)
         return replace(
             inputs,
             prompt=more.prompt,
