@@ -23,17 +23,19 @@ Item = tuple[str, object] | Refusal
 
 FIELDS = frozenset((*formats.FIELDS, *labels.FIELDS, *margins.FIELDS))
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+TEXT_SUFFIX = ".txt"
 MESSAGES_CELL = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 # The largest value that csv accepts where a C long has 32 bits.
 CSV_FIELD_LIMIT = 2**31 - 1
 
 
-def open_file(path: Path, split: str) -> Iterable[Item]:
+def open_file(path: Path, split: str, *, prompts: bool = False) -> Iterable[Item]:
     """Read the rows of a file in the format that its name says.
 
     Args:
         path: an existing file.
         split: the key of the rows in a JSON object that has several.
+        prompts: keep every column of a table, and take a .txt file as one prompt a line.
 
     Returns:
         Every row or refused line, with its line or number.
@@ -42,25 +44,29 @@ def open_file(path: Path, split: str) -> Iterable[Item]:
         DataError: the name says no format, the file is empty or not in its format; in part only
             once the rows are read.
     """
-    suffix = data_suffix(path)
+    suffix = data_suffix(path, prompts=prompts)
     if not suffix:
+        known = (*SUFFIXES, TEXT_SUFFIX) if prompts else SUFFIXES
         raise DataError(
             f"cannot tell the format of {path} from its name; expected a name that ends in "
-            f"{', '.join(SUFFIXES)}, or one of these with .gz"
+            f"{', '.join(known)}, or one of these with .gz"
         )
     if not path.stat().st_size:
         raise _empty(path)
     if suffix == ".json":
         return _json_rows(path, split)
-    return {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[suffix](path)
+    if suffix == ".parquet":
+        return _parquet_rows(path, every=prompts)
+    return {".jsonl": _jsonl_rows, ".csv": _csv_rows, TEXT_SUFFIX: _text_rows}[suffix](path)
 
 
-def data_suffix(path: Path) -> str:
+def data_suffix(path: Path, *, prompts: bool = False) -> str:
     """Which of the known suffixes a name ends in, but for .gz; empty when none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [".gz"]:
         suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else ""
+    known = (*SUFFIXES, TEXT_SUFFIX) if prompts else SUFFIXES
+    return suffixes[-1] if suffixes and suffixes[-1] in known else ""
 
 
 def numbered(name: str, rows: Iterable[object]) -> Iterator[Item]:
@@ -112,13 +118,35 @@ def _jsonl_item(where: str, line: bytes) -> Item:
     try:
         return where, json.loads(line.decode())
     except UnicodeDecodeError as error:
-        detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}; save it as UTF-8"
-        return Refusal(where, "invalid UTF-8", detail)
+        return _not_utf8(where, line, error)
     except json.JSONDecodeError as error:
         return Refusal(where, "malformed JSON", f"{error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or nesting beyond any message.
         return Refusal(where, "malformed JSON", str(error))
+
+
+def _not_utf8(where: str, line: bytes, error: UnicodeDecodeError) -> Refusal:
+    detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}; save it as UTF-8"
+    return Refusal(where, "invalid UTF-8", detail)
+
+
+def _text_rows(path: Path) -> Iterator[Item]:
+    """Each line a row with a `prompt`; blank lines separate nothing and are passed over."""
+    number = 0
+    try:
+        for number, line in enumerate(_lines(path), start=1):
+            if line.strip():
+                yield _text_item(f"{path.name}:{number}", line)
+    except EOFError:
+        yield _cut_off(path, number + 1)
+
+
+def _text_item(where: str, line: bytes) -> Item:
+    try:
+        return where, {"prompt": line.decode().rstrip("\r\n")}
+    except UnicodeDecodeError as error:
+        return _not_utf8(where, line, error)
 
 
 def _json_rows(path: Path, split: str) -> Iterator[Item]:
@@ -212,7 +240,7 @@ def _csv_number(cell: str) -> float | str | None:
         return cell
 
 
-def _parquet_rows(path: Path) -> Iterator[Item]:
+def _parquet_rows(path: Path, *, every: bool) -> Iterator[Item]:
     import pyarrow
     import pyarrow.parquet
 
@@ -220,7 +248,7 @@ def _parquet_rows(path: Path) -> Iterator[Item]:
     try:
         with pyarrow.parquet.ParquetFile(io.BytesIO(_content(path)) if packed else path) as file:
             names = file.schema_arrow.names
-            known = [name for name in names if name in FIELDS]
+            known = [name for name in names if every or name in FIELDS]
             batches = file.iter_batches(batch_size=1024, columns=known or None)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from numbered(path.name, rows)

@@ -95,6 +95,16 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
     return Pair(prompt, chosen, rejected, where, read_margin(row), agreement)
 
 
+def prompt_of(row: Row, layout: Layout) -> Text:
+    """The prompt of a row in one of `LAYOUTS`, whichever completion is preferred.
+
+    Raises:
+        RowError: when its parts are not what they should be.
+    """
+    labelled = layout in (LABELLED_TEXT, LABELLED_CHAT)
+    return _texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0]
+
+
 def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
     """Split two whole chats into their shared prompt and what follows it.
 

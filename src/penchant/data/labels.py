@@ -87,6 +87,16 @@ def to_label(row: object, layout: Layout | None, where: str) -> Label:
     return Label(prompt, completion, desirable, where)
 
 
+def prompt_of(row: Row, layout: Layout) -> Text:
+    """The prompt of a row in one of `LAYOUTS`, whatever its label says.
+
+    Raises:
+        RowError: when its parts are not what they should be.
+    """
+    field = "messages" if layout is WHOLE_CHAT else _name(row, "completion") or ""
+    return _texts(row, layout, field)[0]
+
+
 def split_last_turn(chat: Messages) -> tuple[Messages, Messages]:
     """Split a whole chat into what precedes the assistant's last turn, and that turn.
 

@@ -26,12 +26,13 @@ class MissingDataError(DataError, FileNotFoundError):
     """Nothing is at the path that was given."""
 
 
-def open_source(source: object, split: str) -> tuple[str, Iterable[Item]]:
+def open_source(source: object, split: str, *, prompts: bool = False) -> tuple[str, Iterable[Item]]:
     """Open a source; its rows are read as they are asked for.
 
     Args:
         source: one of `Source`.
         split: which split to take, where the source has several.
+        prompts: keep every column, and take a .txt file as one prompt a line.
 
     Returns:
         How to call the source, and its rows with their places.
@@ -42,7 +43,7 @@ def open_source(source: object, split: str) -> tuple[str, Iterable[Item]]:
         TypeError: it is of another type.
     """
     if isinstance(source, str | Path):
-        return _open_path(source, split)
+        return _open_path(source, split, prompts)
     if isinstance(source, list | tuple):
         return "the list", numbered("list", source)
     # A source can only be a dataset if its maker has imported the library, which is slow.
@@ -50,22 +51,23 @@ def open_source(source: object, split: str) -> tuple[str, Iterable[Item]]:
         if isinstance(source, library.DatasetDict):
             source = _take_split(source, split, "the dataset")
         if isinstance(source, library.Dataset):
-            return "the dataset", _dataset_rows("dataset", source)
+            return "the dataset", _dataset_rows("dataset", source, prompts)
     raise TypeError(
         "data must be a path, a hub id, a datasets.Dataset or a list of dicts, "
         f"got {type(source).__name__}"
     )
 
 
-def _open_path(source: str | Path, split: str) -> tuple[str, Iterable[Item]]:
+def _open_path(source: str | Path, split: str, prompts: bool) -> tuple[str, Iterable[Item]]:
     path = Path(source).expanduser()
     if path.is_dir():
-        return str(source), _dataset_rows(path.name, _load_folder(path, split))
+        return str(source), _dataset_rows(path.name, _load_folder(path, split), prompts)
     if path.exists():
-        return str(source), open_file(path, split)
+        return str(source), open_file(path, split, prompts=prompts)
     # Path("a/b") is a path by its type: only a string can be meant as a hub id.
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and not data_suffix(path):
-        return source, _dataset_rows(source, _load_hub(source, path, split))
+    named = isinstance(source, str) and HUB_ID.fullmatch(source)
+    if named and not data_suffix(path, prompts=prompts):
+        return str(source), _dataset_rows(str(source), _load_hub(str(source), path, split), prompts)
     raise MissingDataError(_no_such_file(path))
 
 
@@ -83,9 +85,13 @@ def _no_such_file(path: Path) -> str:
 # Datasets
 
 
-def _dataset_rows(label: str, dataset: datasets.Dataset) -> Iterator[Item]:
+def _dataset_rows(label: str, dataset: datasets.Dataset, every: bool) -> Iterator[Item]:
     # Other columns may be images or audio, which would be decoded for nothing.
-    known = [column for column in dataset.column_names if column in FIELDS]
+    known = [
+        column
+        for column, feature in dataset.features.items()
+        if column in FIELDS or (every and not hasattr(feature, "decode_example"))
+    ]
     plain = dataset.with_format(None)
     yield from numbered(label, plain.select_columns(known) if known else plain)
 

@@ -20,6 +20,7 @@ from penchant.data.records import (
     LabelData,
     Pair,
     PairData,
+    Record,
     Refusal,
     counted,
     describe_refusals,
@@ -30,7 +31,7 @@ from penchant.data.rows import Layout, RowError
 if TYPE_CHECKING:
     from penchant.data.opening import Source
 
-R = TypeVar("R", bound=Pair | Label)
+R = TypeVar("R", bound=Record)
 
 
 class OtherKindError(DataError):
@@ -56,7 +57,7 @@ def read_pairs(source: Source, *, strict: bool = False, split: str = "train") ->
         MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
         TypeError: when the source is of another type.
     """
-    found = _read(source, split, _PAIRS, other=labels.recognise_label)
+    found = read_rows(source, split, _PAIRS, other=labels.recognise_label)
     if found.other:
         raise OtherKindError(
             f"{found.name} holds labels of single completions (layout: {found.other.name}), not "
@@ -64,7 +65,7 @@ def read_pairs(source: Source, *, strict: bool = False, split: str = "train") ->
             f"completions of each prompt: penchant data convert {_as_argument(source)} "
             "--to pairs --output pairs.jsonl"
         )
-    layout, pairs = _require_usable(found, _PAIRS, strict), found.records
+    layout, pairs = require_usable(found, _PAIRS, strict), found.records
     return PairData(pairs, found.refused, found.ties, layout, found.name, fingerprint(pairs))
 
 
@@ -90,14 +91,14 @@ def read_labels(
         TypeError: when the source is of another type.
     """
     kind = _EITHER if unpair else _LABELS
-    found = _read(source, split, kind, other=formats.recognise)
+    found = read_rows(source, split, kind, other=formats.recognise)
     if found.other:
         raise OtherKindError(
             f"{found.name} holds pairs (layout: {found.other.name}), not labels of single "
             "completions; set unpair to read each pair as two labels, or write them to a file: "
             f"penchant data convert {_as_argument(source)} --to labels --output labels.jsonl"
         )
-    layout = _require_usable(found, kind, strict)
+    layout = require_usable(found, kind, strict)
     judged = [one for r in found.records for one in ([r] if isinstance(r, Label) else r.labels())]
     _require_both_classes(judged, found.name)
     return LabelData(judged, found.refused, layout, found.name, fingerprint(judged), found.ties)
@@ -107,7 +108,7 @@ def read_labels(
 
 
 @dataclass(frozen=True)
-class _Kind(Generic[R]):
+class Kind(Generic[R]):
     """What rows are read as.
 
     Args:
@@ -125,7 +126,7 @@ class _Kind(Generic[R]):
 
 
 @dataclass
-class _Found(Generic[R]):
+class Found(Generic[R]):
     """What a source turned out to hold; `other` where that is only the other kind of record."""
 
     name: str
@@ -146,11 +147,11 @@ def _to_either(row: object, layout: Layout | None, where: str) -> Pair | Label |
     return labels.to_label(row, layout, where)
 
 
-_PAIRS: _Kind[Pair] = _Kind("preference pair", formats.LAYOUTS, formats.recognise, formats.to_pair)
-_LABELS: _Kind[Pair | Label] = _Kind(
+_PAIRS: Kind[Pair] = Kind("preference pair", formats.LAYOUTS, formats.recognise, formats.to_pair)
+_LABELS: Kind[Pair | Label] = Kind(
     "labelled completion", labels.LAYOUTS, labels.recognise_label, labels.to_label
 )
-_EITHER: _Kind[Pair | Label] = _Kind(
+_EITHER: Kind[Pair | Label] = Kind(
     "labelled completion or preference pair",
     labels.LAYOUTS + formats.LAYOUTS,
     _recognise_either,
@@ -158,19 +159,31 @@ _EITHER: _Kind[Pair | Label] = _Kind(
 )
 
 
-def _read(
-    source: object, split: str, kind: _Kind[R], *, other: Callable[[object], Layout | None]
-) -> _Found[R]:
-    """Turn rows into records; the first row that fits a layout decides it for the rest."""
-    name, items = open_source(source, split)
-    found = _Found[R](name)
+def read_rows(
+    source: object,
+    split: str,
+    kind: Kind[R],
+    *,
+    other: Callable[[object], Layout | None] | None = None,
+    prompts: bool = False,
+) -> Found[R]:
+    """Turn rows into records; the first row that fits a layout decides it for the rest.
+
+    Args:
+        source, split: as for `read_pairs`.
+        kind: what rows are read as.
+        other: recognises the layouts of another kind of record, for a hint where all rows are.
+        prompts: open the source for its prompts, as `open_source` does.
+    """
+    name, items = open_source(source, split, prompts=prompts)
+    found = Found[R](name)
     for item in items:
         if isinstance(item, Refusal):
             found.refused.append(item)
             continue
         where, row = item
         found.layout = found.layout or kind.recognise(row)
-        if not found.layout:
+        if other and not found.layout:
             found.other = found.other or other(row)
         try:
             record = kind.convert(row, found.layout, where)
@@ -186,7 +199,7 @@ def _read(
     return found
 
 
-def _require_usable(found: _Found[R], kind: _Kind[R], strict: bool) -> str:
+def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> str:
     """Return the layout's name; refuse a source without a record, or when strict with a refusal."""
     if not found.records or found.layout is None:
         raise _nothing_usable(found, kind)
@@ -200,13 +213,14 @@ def _require_usable(found: _Found[R], kind: _Kind[R], strict: bool) -> str:
     return found.layout.name
 
 
-def _nothing_usable(found: _Found[R], kind: _Kind[R]) -> DataError:
+def _nothing_usable(found: Found[R], kind: Kind[R]) -> DataError:
     if not found.refused and not found.ties:
         return DataError(f"{found.name} holds no rows; give data with at least one {kind.name}")
     layouts = "\n".join(f"  {layout.name}" for layout in kind.layouts)
+    ties = f", {counted(found.ties, 'tie')}" if found.ties else ""
     return DataError(
-        f"no row of {found.name} is a {kind.name}: {len(found.refused)} refused, "
-        f"{counted(found.ties, 'tie')}\n{describe_refusals(found.refused)}\n"
+        f"no row of {found.name} is a {kind.name}: {len(found.refused)} refused{ties}\n"
+        f"{describe_refusals(found.refused)}\n"
         f"recognised layouts:\n{layouts}"
     )
 

@@ -1,4 +1,4 @@
-"""Pairs and labels to token ids: one chat template, one end token, counted cuts."""
+"""Pairs, labels and prompts to token ids: one chat template, one end token, counted cuts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2.exceptions import TemplateError
 
 from penchant.data.batch import Group
+from penchant.data.prompts import Prompt
 from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
 from penchant.errors import ModelError
 
@@ -49,8 +50,21 @@ class TokenisedLabel:
         return Group(self.prompt, (self.completion,))
 
 
-R = TypeVar("R", Pair, Label)
-T = TypeVar("T", TokenisedPair, TokenisedLabel)
+@dataclass(frozen=True, slots=True)
+class TokenisedPrompt:
+    """Token ids of one prompt, with the record they come from; `where` names its row."""
+
+    prompt: list[int]
+    record: Prompt
+    where: str
+
+    def group(self, completions: Sequence[Sequence[int]] = ()) -> Group:
+        """For the batch: the prompt with completions sampled behind it."""
+        return Group(self.prompt, tuple(completions))
+
+
+R = TypeVar("R", Pair, Label, Prompt)
+T = TypeVar("T", TokenisedPair, TokenisedLabel, TokenisedPrompt)
 
 
 @dataclass
@@ -68,9 +82,10 @@ class TokenReport:
 
     def summary(self) -> str:
         """One line, naming only what happened."""
+        completions = f", longest completion {self.longest_completion}"
         parts = [
-            f"{self.num_examples} {self.noun} tokenised; longest prompt {self.longest_prompt}, "
-            f"longest completion {self.longest_completion} tokens"
+            f"{self.num_examples} {self.noun} tokenised; longest prompt {self.longest_prompt}"
+            f"{completions if self.longest_completion else ''} tokens"
         ]
         counted = {
             "prompts cut on the left (max_prompt_length)": self.prompts_cut,
@@ -86,7 +101,7 @@ class _Dropped(Exception):  # noqa: N818
 
 
 class Tokeniser:
-    """Turns pairs and labels into token ids for one model.
+    """Turns pairs, labels and prompts into token ids for one model.
 
     Args:
         tokenizer: with an EOS token.
@@ -127,6 +142,10 @@ class Tokeniser:
         """Tokenise, cut and count."""
         return _each(labels, self._label, TokenReport("examples"))
 
+    def prompts(self, prompts: Iterable[Prompt]) -> tuple[list[TokenisedPrompt], TokenReport]:
+        """Tokenise, cut on the left to max_prompt_length, and count."""
+        return _each(prompts, self._prompt, TokenReport("prompts"))
+
     def prompt_ids(self, prompt: Text) -> list[int]:
         """The tokens that the model answers, as in training; not cut."""
         ids = self._encode(self._prompt_text(prompt), special=not is_chat(prompt))
@@ -144,6 +163,9 @@ class Tokeniser:
     def _label(self, label: Label, report: TokenReport) -> TokenisedLabel:
         prompt, (completion,) = self._fitted(label.prompt, (label.completion,), report)
         return TokenisedLabel(prompt, completion, label.desirable, label.where)
+
+    def _prompt(self, prompt: Prompt, report: TokenReport) -> TokenisedPrompt:
+        return TokenisedPrompt(self._fitted(prompt.prompt, (), report)[0], prompt, prompt.where)
 
     def _fitted(
         self, prompt: Text, completions: Sequence[Text], report: TokenReport
@@ -167,6 +189,8 @@ class Tokeniser:
         self, prompt: Text, completions: Sequence[Text], report: TokenReport
     ) -> tuple[list[int], list[list[int]]]:
         prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
+        if not completions:
+            return prompt_ids, []
         texts, together = zip(
             *(self._completion_text(prompt, before, one) for one in completions), strict=True
         )

@@ -1,0 +1,203 @@
+"""Read prompts for a model to answer, with whatever else their rows say.
+
+Anything that other training data may be is taken: its prompts are read and its completions left
+among the fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penchant.data import formats, labels
+from penchant.data.messages import check_prompt, read_messages, read_text
+from penchant.data.read import Kind, read_rows, require_usable
+from penchant.data.records import (
+    Refusal,
+    Text,
+    counted,
+    describe_refusals,
+    fingerprint,
+    prompt_key,
+)
+from penchant.data.rows import (
+    Layout,
+    Row,
+    RowError,
+    fit,
+    is_given,
+    kind,
+    missing_field,
+    needs_text_or_messages,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from penchant.data.opening import Source
+
+TEXT = Layout("prompt (text)", ("prompt",))
+CHAT = Layout("prompt (chat)", ("prompt",))
+QUESTION = Layout("question", ("question",))
+INSTRUCTION = Layout("instruction, with or without input", ("instruction",))
+QUERY = Layout("query", ("query",))
+WHOLE_CHAT = Layout("messages (chat)", ("messages",))
+PLAIN = (QUESTION, INSTRUCTION, QUERY)
+LAYOUTS = (TEXT, CHAT, *PLAIN, WHOLE_CHAT, *formats.LAYOUTS, *labels.LAYOUTS)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt to answer.
+
+    Args:
+        prompt: a string, or messages that end with the user's.
+        fields: the other columns of its row, as they were read.
+        where: the file and 1-based line or row, such as `prompts.jsonl:17`.
+    """
+
+    prompt: Text
+    fields: Mapping[str, Any]
+    where: str
+
+    def content(self) -> list[object]:
+        """What makes the prompt what it is, as JSON: all but `where`."""
+        return [self.prompt, json.dumps(dict(self.fields), sort_keys=True, default=str)]
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """The prompts of one source, with everything that was left out of them.
+
+    Args:
+        prompts: the usable prompts, in the order of the source.
+        refused: one entry for each row that was not usable.
+        repeated: rows of pairs or labels whose prompt an earlier row has given.
+        layout: the name of the layout that the rows are in.
+        source: what was read, as the user named it.
+        fingerprint: hex digest of the prompts' content and order, not of their `where`.
+    """
+
+    prompts: list[Prompt]
+    refused: list[Refusal]
+    repeated: int
+    layout: str
+    source: str
+    fingerprint: str
+
+    def summary(self) -> str:
+        """Say in a few lines what was read and what was left out, and why."""
+        text = f"read {counted(len(self.prompts), 'prompt')} from {self.source}"
+        text += f", layout: {self.layout}"
+        if self.repeated:
+            text += f"; {counted(self.repeated, 'row')} with a prompt read before left out"
+        if not self.refused:
+            return text
+        refused = counted(len(self.refused), "row")
+        return f"{text}; {refused} refused\n{describe_refusals(self.refused)}"
+
+
+def read_prompts(source: Source, *, strict: bool = False, split: str = "train") -> PromptData:
+    """Read the prompts of a source, in any recognised layout.
+
+    A row gives its prompt as `prompt` (a string or messages), `question`, `instruction` (a
+    non-empty `input` follows it after a blank line), `query`, or `messages`, where an answer at
+    the end is left off. Pairs and labels give theirs, each distinct prompt once.
+
+    Args:
+        source: anything that `read_pairs` takes, or a `.txt` file with one prompt a line.
+        strict: raise when any row is refused, instead of counting it.
+        split: which split to take, where the source has several.
+
+    Returns:
+        The prompts, with every row that was left out.
+
+    Raises:
+        DataError: when nothing can be read, no row is usable, or `strict` and a row is refused.
+        MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
+        TypeError: when the source is of another type.
+    """
+    found = read_rows(source, split, _PROMPTS, prompts=True)
+    layout, prompts = require_usable(found, _PROMPTS, strict), found.records
+    if found.layout in (*formats.LAYOUTS, *labels.LAYOUTS):
+        prompts = _distinct(prompts)
+    repeated = len(found.records) - len(prompts)
+    return PromptData(prompts, found.refused, repeated, layout, found.name, fingerprint(prompts))
+
+
+def recognise_prompt(row: object) -> Layout | None:
+    """Return the layout that a row's fields and their types fit, or None."""
+    if not isinstance(row, Mapping):
+        return None
+    if judged := formats.recognise(row) or labels.recognise_label(row):
+        return judged
+    if is_given(row, "prompt"):
+        return {"text": TEXT, "messages": CHAT}.get(kind(row["prompt"]) or "")
+    for layout in PLAIN:
+        if is_given(row, layout.fields[0]):
+            return layout if kind(row[layout.fields[0]]) == "text" else None
+    return WHOLE_CHAT if kind(row.get("messages")) == "messages" else None
+
+
+def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
+    """Turn a row into a prompt.
+
+    Args:
+        row: the fields by name; those that are not the prompt are kept.
+        layout: the layout of the rows before, or None when no row has fitted one yet.
+        where: the file and line, kept in the prompt.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        RowError: when the row is in no layout, in another one than `layout`, or its prompt is
+            empty or not the user's.
+    """
+    row, found = fit(row, layout, recognise_prompt, _misfit)
+    prompt = _prompt(row, found)
+    check_prompt(prompt)
+    used = {"prompt", "input"} if found is INSTRUCTION else {"prompt"}
+    used |= {found.fields[0]} if found in PLAIN else set()
+    return Prompt(prompt, {str(k): v for k, v in row.items() if k not in used}, where)
+
+
+_PROMPTS: Kind[Prompt] = Kind("prompt", LAYOUTS, recognise_prompt, to_prompt)
+
+
+def _distinct(prompts: list[Prompt]) -> list[Prompt]:
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt_key(prompt), prompt)
+    return list(first.values())
+
+
+def _prompt(row: Row, layout: Layout) -> Text:
+    if layout in formats.LAYOUTS:
+        return formats.prompt_of(row, layout)
+    if layout in labels.LAYOUTS:
+        return labels.prompt_of(row, layout)
+    field = layout.fields[0]
+    if layout is CHAT:
+        return read_messages(row[field], field)
+    if layout is WHOLE_CHAT:
+        chat = read_messages(row[field], field)
+        return labels.split_last_turn(chat)[0] if chat[-1]["role"] == "assistant" else chat
+    text = read_text(row[field], field)
+    if layout is INSTRUCTION and is_given(row, "input"):
+        context = read_text(row["input"], "input")
+        return f"{text}\n\n{context}" if context.strip() else text
+    return text
+
+
+def _misfit(row: Row, layout: Layout | None) -> RowError:
+    """Say why a row fits no layout."""
+    names = ("prompt", *(one.fields[0] for one in (*PLAIN, WHOLE_CHAT)))
+    field = next((name for name in names if is_given(row, name)), None)
+    if field is None:
+        return missing_field(row, names if layout is None else layout.fields, layout or TEXT)
+    if field == "prompt":
+        return RowError("wrong type", needs_text_or_messages(field, row[field]))
+    wanted = "a list of messages" if field == "messages" else "a string"
+    return RowError("wrong type", f"'{field}' must be {wanted}, got {shown(row[field])}")
