@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ logger = logging.getLogger("penchant")
 
 MANIFEST = "manifest.json"
 FILES = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
+SOURCE = "source.safetensors"  # only of sources that have something to keep
 
 
 @dataclass
@@ -33,6 +34,8 @@ class TrainingState:
     random: dict[str, torch.Tensor]
     extra: dict[str, Any]
     """JSON: the scheduler, the gradient scaler, the best evaluation so far, seconds spent."""
+    source: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Of the source of batches."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> Path:
@@ -49,6 +52,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         save_file(state.weights, partial / "weights.safetensors")
         save_file(state.optimizer, partial / "optimizer.safetensors")
         save_file(state.random, partial / "random.safetensors")
+        if state.source:
+            save_file(state.source, partial / SOURCE)
         (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
         digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(digests))
@@ -78,7 +83,7 @@ def load_checkpoint(folder: Path, step: int) -> TrainingState:
     source = folder / f"step-{step}"
     try:
         digests = json.loads((source / MANIFEST).read_text())
-        if set(digests) != FILES:
+        if set(digests) - {SOURCE} != FILES:
             raise TrainingError(f"checkpoint {source} is corrupt: {MANIFEST} names other files")
         for name, digest in digests.items():
             if _digest(source / name) != digest:
@@ -92,6 +97,7 @@ def load_checkpoint(folder: Path, step: int) -> TrainingState:
         optimizer=load_file(source / "optimizer.safetensors"),
         random=load_file(source / "random.safetensors"),
         extra=extra,
+        source=load_file(source / SOURCE) if SOURCE in digests else {},
     )
 
 

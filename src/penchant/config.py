@@ -184,7 +184,10 @@ class RunConfig(
     @property
     def prompt_budget(self) -> int:
         """Longest prompt in tokens."""
-        return self.max_prompt_length or self.max_length // 2
+        if self.max_prompt_length:
+            return self.max_prompt_length
+        longest = getattr(self.options, "max_completion_length", None)
+        return self.max_length - longest if longest else self.max_length // 2
 
     @property
     def peak_learning_rate(self) -> float:
@@ -212,6 +215,7 @@ class RunConfig(
                 f"max_length ({self.max_length}); lower it or raise max_length"
             )
         self._check_reference()
+        self._check_sampling()
         if not self.lora_r and self.dtype not in ("auto", "fp32"):
             raise ValueError(
                 f"dtype {self.dtype} with lora_r 0 would train half-precision weights, whose small "
@@ -229,8 +233,34 @@ class RunConfig(
             raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self
 
+    def _check_sampling(self) -> None:
+        if not self.spec.samples:
+            return
+        options: Any = self.options
+        mini_batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if options.batch_size % mini_batch:
+            raise ValueError(
+                f"batch_size ({options.batch_size} sampled answers) must be a multiple of the "
+                f"mini-batch ({mini_batch}: per_device_train_batch_size x "
+                "gradient_accumulation_steps); change one of them"
+            )
+        if options.max_completion_length + (self.max_prompt_length or 1) > self.max_length:
+            raise ValueError(
+                f"max_completion_length ({options.max_completion_length}) and max_prompt_length "
+                f"({self.max_prompt_length or 'at least 1'}) do not fit in max_length "
+                f"({self.max_length}); raise it or lower one of them"
+            )
+
     def _check_reference(self) -> None:
         needed = self.spec.needs_reference
+        needs = self.spec.needs(self.options)
+        if needed and not needs.reference and self.reference == "none":
+            return
+        if self.spec.samples and self.reference == "cache":
+            raise ValueError(
+                f"{self.method} samples its answers: a cache cannot know them; set reference to "
+                "adapter or copy"
+            )
         if needed and self.reference == "none":
             raise ValueError(f"{self.method} compares with a reference; set reference to auto")
         if not needed and (self.reference not in ("auto", "none") or self.reference_model):
@@ -240,7 +270,6 @@ class RunConfig(
                 "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
                 "set reference to copy or cache"
             )
-        needs = self.spec.needs(self.options)
         if self.reference == "cache" and (needs.mismatches or needs.tail_weight != 1.0):
             raise ValueError(
                 f"{self.method} with these options asks the reference for more than a cache holds; "

@@ -19,11 +19,19 @@ from penchant.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from penchant.data.source import DatasetSource, StepBatch
+from penchant.data.source import Source, StepBatch
 from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.metrics import StepMetrics
 from penchant.models.scoring import Scorer
+from penchant.optimization import (
+    load_optimizer,
+    make_optimizer,
+    make_scheduler,
+    optimizer_tensors,
+    random_state,
+    set_random_state,
+)
 from penchant.progress import TrainingProgress
 from penchant.rundir import RunDirectory
 from penchant.runtime import memory_peak_bytes
@@ -47,7 +55,7 @@ class Progress:
     tokens: int = 0
     best_step: int | None = None
     best: tuple[float, float] | None = None
-    """Held-out accuracy, then margin."""
+    """The rank of that evaluation."""
 
 
 @dataclass
@@ -64,17 +72,19 @@ class Engine:
         run: the run directory.
         after_step: called with the number of each step that was taken.
         extra_weights: what else training changes, saved with every checkpoint.
+        veto: tells from a step's mean metrics whether its gradient is thrown away.
     """
 
     config: RunConfig
     accelerator: Accelerator
     scorer: Scorer
-    source: DatasetSource[Any]
+    source: Source
     objective: Objective
     evaluate: Callable[[], Evaluation] | None
     run: RunDirectory
     after_step: Callable[[int], None] | None = None
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    veto: Callable[[Mapping[str, float]], bool] | None = None
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -91,7 +101,7 @@ class Engine:
             logger.info("no checkpoint in %s: starting from the first step", self.run.path)
             return
         self._load_weights(state)
-        _load_optimizer(self.optimizer.optimizer, self.parameters, state.optimizer)
+        load_optimizer(self.optimizer.optimizer, self.parameters, state.optimizer)
         self.scheduler.load_state_dict(state.extra["scheduler"])
         # The scheduler remembers its rates, but hands them to the optimizer only when it steps.
         groups = self.optimizer.optimizer.param_groups
@@ -99,7 +109,8 @@ class Engine:
             group["lr"] = rate
         if self.accelerator.scaler is not None and state.extra["scaler"]:
             self.accelerator.scaler.load_state_dict(state.extra["scaler"])
-        _set_random_state(state.random)
+        set_random_state(state.random)
+        self.source.load_state(state.source, state.extra.get("source", {}))
         saved = dict(state.extra["progress"])
         saved["best"] = tuple(saved["best"]) if saved["best"] else None
         self.progress = Progress(**saved)
@@ -118,6 +129,7 @@ class Engine:
             started = time.perf_counter()
             for batch in self.source.steps(progress.step):
                 metrics = self._step(batch)
+                self.source.observe(metrics)
                 if self.after_step is not None:
                     self.after_step(batch.step)
                 seconds = time.perf_counter() - started
@@ -154,10 +166,15 @@ class Engine:
                 self.accelerator.backward(loss)
             sums.add({"loss": output.per_example, **output.metrics}, weight)
             sums.count("tokens", num_tokens * weight)
-        grad_norm = self._update(batch)
         means = sums.means(self.accelerator)
+        if self.veto is not None and self.veto(means):
+            for parameter in self.parameters.values():
+                if parameter.grad is not None:
+                    parameter.grad.zero_()
+            means["skipped"] = 1.0
+        grad_norm = self._update(batch)
         learning_rate = self._last_learning_rate
-        return {**means, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        return {**batch.metrics, **means, "grad_norm": grad_norm, "learning_rate": learning_rate}
 
     def _update(self, batch: StepBatch[Any]) -> float:
         """Clip and step; returns the norm of the gradient before clipping."""
@@ -218,7 +235,7 @@ class Engine:
 
     def judge(self, found: Evaluation) -> bool:
         """Tell whether an evaluation of this step is the best so far."""
-        step, score = self.progress.step, (found.accuracy, found.margin)
+        step, score = self.progress.step, found.rank
         if step == 0 or (self.progress.best is not None and score <= self.progress.best):
             return False
         self.progress.best, self.progress.best_step = score, step
@@ -230,15 +247,18 @@ class Engine:
             return
         scaler = self.accelerator.scaler
         optimizer = self.optimizer.optimizer
+        source, source_record = self.source.state()
         state = TrainingState(
             step=self.progress.step,
             weights={n: p.detach().cpu().contiguous() for n, p in self._saved_weights().items()},
-            optimizer=_optimizer_tensors(optimizer, self.parameters),
-            random=_random_state(),
+            optimizer=optimizer_tensors(optimizer, self.parameters),
+            random=random_state(),
+            source=source,
             extra={
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "progress": vars(self.progress),
+                "source": source_record,
             },
         )
         save_checkpoint(self.run.checkpoints, state)
@@ -277,73 +297,7 @@ class Engine:
             parameter.copy_(state.weights[name])
 
 
-def make_optimizer(
-    parameters: dict[str, torch.nn.Parameter], config: RunConfig
-) -> torch.optim.Optimizer:
-    """AdamW, fused where the device has it; vectors (norms, biases) do not decay."""
-    matrices = [p for p in parameters.values() if p.ndim > 1]
-    vectors = [p for p in parameters.values() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    device = next(iter(parameters.values())).device.type
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.peak_learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        fused=device in ("cpu", "cuda"),
-    )
-
-
-def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig, num_steps: int) -> Any:
-    """One of transformers' schedules over the whole run."""
-    from transformers import get_scheduler
-
-    return get_scheduler(
-        config.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=math.ceil(num_steps * config.warmup_ratio),
-        num_training_steps=num_steps,
-    )
-
-
 def _maybe_no_sync(accelerator: Accelerator, model: torch.nn.Module, *, sync: bool) -> Any:
     from contextlib import nullcontext
 
     return nullcontext() if sync else accelerator.no_sync(model)
-
-
-def _optimizer_tensors(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, torch.nn.Parameter],
-    tensors: dict[str, torch.Tensor],
-) -> None:
-    for path, value in tensors.items():
-        name, _, key = path.rpartition("/")
-        # AdamW keeps its step counter where the fused kernel wants it: with the parameter.
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random_state(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

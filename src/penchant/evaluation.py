@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 METRICS = {
@@ -12,6 +13,11 @@ METRICS = {
     "logprob_accuracy": "logprob/accuracy",
     "logprob_chosen": "logprob/chosen",
     "logprob_rejected": "logprob/rejected",
+    "reward": "reward/mean",
+    "reward_std": "reward/std",
+    "kl_sequence": "kl/sequence",
+    "completion_length": "completion/length",
+    "completion_ended": "completion/ended",
 }
 
 
@@ -38,14 +44,19 @@ class Evaluation:
         calibration_error: expected difference between the preference probability that a reward
             model states and the share of pairs it ranks right (10 bins).
         score_mean, score_std: of a reward model's scores.
+        reward, reward_std: of answers that the policy sampled to held-out prompts, as the rewards
+            give it, before normalising.
+        kl_sequence: of these answers from the reference, in nats an answer, estimated by their
+            log-ratios; `kl` is the same a token.
+        completion_length, completion_ended: their mean tokens, and the share that ended itself.
     """
 
     num_examples: int
-    loss: float
-    accuracy: float
-    margin: float
-    reward_chosen: float
-    reward_rejected: float
+    loss: float | None = None
+    accuracy: float | None = None
+    margin: float | None = None
+    reward_chosen: float | None = None
+    reward_rejected: float | None = None
     logprob_accuracy: float | None = None
     logprob_chosen: float | None = None
     logprob_rejected: float | None = None
@@ -54,6 +65,26 @@ class Evaluation:
     calibration_error: float | None = None
     score_mean: float | None = None
     score_std: float | None = None
+    reward: float | None = None
+    reward_std: float | None = None
+    kl_sequence: float | None = None
+    completion_length: float | None = None
+    completion_ended: float | None = None
+
+    @property
+    def quality(self) -> tuple[str, float, float]:
+        """What a model is chosen by: its name, value and standard error."""
+        if self.accuracy is not None:
+            variance = self.accuracy * (1 - self.accuracy)
+            return "accuracy", self.accuracy, math.sqrt(max(variance, 0.0) / self.num_examples)
+        if self.reward is None:
+            return "reward", -math.inf, 0.0
+        return "reward", self.reward, (self.reward_std or 0.0) / math.sqrt(self.num_examples)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The larger the better: the quality, then the margin."""
+        return self.quality[1], self.margin or 0.0
 
     def metrics(self) -> dict[str, float]:
         """By the metric names used everywhere; what is None is left out."""

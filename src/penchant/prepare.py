@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.data.source import DatasetSource
+from penchant.data.source import DatasetSource, Source
 from penchant.data.tokenise import TokenReport
 from penchant.memory import enable_checkpointing, training_bytes, usable_bytes
 from penchant.models.heads import RewardScorer
@@ -28,6 +28,17 @@ from penchant.models.selfcheck import plan_scoring
 from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective, blocks_of
+from penchant.objectives.rollouts import RolloutObjective
+from penchant.online import (
+    load_critic,
+    make_collector,
+    make_policy,
+    make_source,
+    memory_parts,
+    print_memory,
+    probe_groups,
+    require_one_process,
+)
 from penchant.references import ReferenceCost, ReferenceMaker, measure_cost
 from penchant.rundata import (
     Record,
@@ -45,7 +56,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config import RunConfig
+    from penchant.data.batch import Group
     from penchant.objectives import Objective
+    from penchant.rl.rollout import Collector
+
+Append = Callable[[str, Mapping[str, Any]], None]
 
 logger = logging.getLogger("penchant")
 
@@ -67,6 +82,7 @@ class Setup:
         reference: None for methods without one; reference_cost: its memory and error.
         checkpointing: whether activations are recomputed.
         warnings: of the method, about this data.
+        collector: answers and judges prompts, for methods that sample.
     """
 
     base: str
@@ -82,13 +98,20 @@ class Setup:
     reference_cost: ReferenceCost | None = None
     checkpointing: bool = False
     warnings: list[str] = field(default_factory=list)
+    collector: Collector | None = None
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
 
-    def source(self, config: RunConfig, accelerator: Accelerator) -> DatasetSource[Any]:
-        """The batches of a run on this data."""
+    def source(self, config: RunConfig, accelerator: Accelerator, append: Append) -> Source:
+        """The batches of a run; `append` writes a record to one of its files."""
+        if config.spec.samples:
+            return make_source(config, self, append)
+        return self.dataset_source(config, accelerator)
+
+    def dataset_source(self, config: RunConfig, accelerator: Accelerator) -> DatasetSource[Any]:
+        """The batches of a run on data that are there."""
         return DatasetSource(
             self.train_set,
             micro_batch_size=config.per_device_train_batch_size,
@@ -108,6 +131,8 @@ class Setup:
         parts = Parts(
             self.scorer, self.reference, config.spec, config.options, _gather(accelerator)
         )
+        if self.collector is not None:
+            return RolloutObjective(parts, self.collector)
         kind = objective_of(config.spec)
         return kind(parts, self.train_set) if kind is LabelObjective else kind(parts)
 
@@ -121,6 +146,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase | None = None,
     reference: Any = None,
     keep_reference: bool = False,
+    rewards: Sequence[Any] | None = None,
 ) -> Setup:
     """Load, tokenise, plan, and make the reference.
 
@@ -130,6 +156,7 @@ def prepare(
         model, tokenizer: in place of what `config.model` names.
         reference: likewise of `config.reference_model`, which must be set.
         keep_reference: with a cache, keep the reference in memory too, to compare with exactly.
+        rewards: functions or names, in place of what the method's `reward` names.
 
     Raises:
         UserError: something named in the configuration cannot serve.
@@ -140,13 +167,14 @@ def prepare(
         base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
     policy = load_policy(config, precision, base, model)
-    setup = _tokenised(config, base, tokenizer, policy, run_data)
+    critic = load_critic(config, accelerator, base) if config.spec.samples else None
+    setup = _tokenised(config, base, tokenizer, policy, run_data, critic)
     setup.warnings = config.spec.warnings(setup.train_set, config.options)
     for text in setup.warnings:
         logger.warning("%s", text)
-    policy.to(accelerator.device)
+    setup.scorer.to(accelerator.device)
     with accelerator.autocast():
-        groups = [example.group() for example in setup.train_set]
+        groups = _groups(config, setup.train_set)
         setup.plan = plan_scoring(
             setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
         ).describe()
@@ -162,14 +190,28 @@ def prepare(
     )
     if setup.checkpointing:
         enable_checkpointing(setup.scorer.causal_model)
-    scored = [*setup.source(config, accelerator).visited(), *setup.eval_set]
-    setup.reference = maker.make(kind, [example.group() for example in scored])
+    if kind == "cache":
+        groups = _groups(config, [*setup.dataset_source(config, accelerator).visited(),
+                                  *setup.eval_set])  # fmt: skip
+    setup.reference = maker.make(kind, groups)
     if setup.reference is not None:
         with accelerator.autocast():
             sample = groups[:NUM_COMPARED] if not config.reference_model else []
             setup.reference_cost = measure_cost(setup.reference, setup.scorer, sample)
         logger.info("reference: %s%s", setup.reference.kind, setup.reference_cost.describe())
+    if config.spec.samples:
+        require_one_process(accelerator)
+        setup.collector = make_collector(config, accelerator, setup, rewards)
+        setup.warnings += setup.collector.rewards.findings
+        print_memory(memory_parts(setup))
     return setup
+
+
+def _groups(config: RunConfig, examples: Sequence[Any]) -> list[Group]:
+    """What is laid out for the examples; answers that are not sampled yet at their longest."""
+    if config.spec.samples:
+        return probe_groups(examples, config.options.max_completion_length)  # type: ignore[attr-defined]
+    return [example.group() for example in examples]
 
 
 def _tokenised(
@@ -178,6 +220,7 @@ def _tokenised(
     tokenizer: PreTrainedTokenizerBase,
     policy: Any,
     run_data: RunData,
+    critic: Any,
 ) -> Setup:
     tokeniser = make_tokeniser(config, tokenizer, policy)
     train_set, train_report = tokenise(run_data.train, tokeniser, "training")
@@ -196,14 +239,18 @@ def _tokenised(
         eval_set=eval_set,
         eval_records=run_data.evaluation,
         reports=reports,
-        scorer=make_scorer(config, tokenizer, policy),
+        scorer=make_scorer(config, tokenizer, policy, critic),
     )
 
 
-def make_scorer(config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Scorer:
-    """The scorer of a method's kind of model."""
+def make_scorer(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any, critic: Any = None
+) -> Scorer:
+    """The scorer of a method's kind of model; `critic`: under a value head of its own."""
     assert tokenizer.pad_token_id is not None  # load_tokenizer falls back to EOS
     pad_token_id = int(tokenizer.pad_token_id)
+    if config.spec.samples:
+        return make_policy(config, model, pad_token_id, critic)
     if config.spec.model == "language":
         return Scorer(model, pad_token_id)
     model.config.pad_token_id = pad_token_id  # transformers finds the last token by it

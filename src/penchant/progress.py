@@ -21,6 +21,8 @@ SHOWN = {
     "loss": "loss {:.4f}",
     "reward/margin": "margin {:.3f}",
     "reward/accuracy": "accuracy {:.2f}",
+    "reward/mean": "reward {:.3f}",
+    "kl/sequence": "KL {:.2f}",
     "tokens_per_second": "{:,.0f} tokens/s",
 }
 

@@ -61,7 +61,7 @@ class ReferenceMaker:
             spare_bytes: what training leaves free, for a copy.
         """
         config = self.config
-        if not config.spec.needs_reference:
+        if not config.spec.needs_reference or config.reference == "none":
             return "none"
         if config.reference != "auto":
             return config.reference
@@ -70,7 +70,8 @@ class ReferenceMaker:
         if config.lora_r and not config.reference_model:
             return "adapter"
         needs = config.spec.needs(config.options)
-        cacheable = not needs.mismatches and needs.tail_weight == 1.0
+        fixed = not config.spec.samples
+        cacheable = fixed and not needs.mismatches and needs.tail_weight == 1.0
         again = config.num_train_epochs > 1 or self.copy_bytes() > spare_bytes
         return "cache" if again and cacheable else "copy"
 

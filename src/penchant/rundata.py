@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penchant.data.prompts import Prompt, PromptData, read_prompts
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.records import Label, LabelData, Pair, PairData
 from penchant.data.split import shared_prompts, split_by_prompt
-from penchant.data.tokenise import TokenisedLabel, TokenisedPair, Tokeniser, TokenReport
+from penchant.data.tokenise import (
+    TokenisedLabel,
+    TokenisedPair,
+    TokenisedPrompt,
+    Tokeniser,
+    TokenReport,
+)
 from penchant.errors import ConfigError
 from penchant.models.load import end_token_ids
 from penchant.runtime import track
@@ -22,8 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-Record = Pair | Label
-Example = TokenisedPair | TokenisedLabel
+Record = Pair | Label | Prompt
+RecordData = PairData | LabelData | PromptData
+Example = TokenisedPair | TokenisedLabel | TokenisedPrompt
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class RunData:
 
     train: Sequence[Record]
     evaluation: Sequence[Record]
-    sources: list[PairData | LabelData]
+    sources: list[RecordData]
     shared_prompts: int
 
 
@@ -60,9 +68,11 @@ def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
     return _records(_read(config, data))
 
 
-def _read(config: RunConfig, data: Any) -> PairData | LabelData:
-    source: PairData | LabelData
-    if config.spec.data == "labels":
+def _read(config: RunConfig, data: Any) -> RecordData:
+    source: RecordData
+    if config.spec.samples:
+        source = read_prompts(data, strict=config.strict)
+    elif config.spec.data == "labels":
         source = read_labels(data, strict=config.strict, unpair=config.unpair)
     else:
         source = read_pairs(data, strict=config.strict)
@@ -70,7 +80,9 @@ def _read(config: RunConfig, data: Any) -> PairData | LabelData:
     return source
 
 
-def _records(source: PairData | LabelData) -> Sequence[Record]:
+def _records(source: RecordData) -> Sequence[Record]:
+    if isinstance(source, PromptData):
+        return source.prompts
     return source.pairs if isinstance(source, PairData) else source.labels
 
 
@@ -123,6 +135,8 @@ def tokenise(
     examples: Sequence[Example]
     if isinstance(records[0], Label):
         examples, report = tokeniser.labels(shown)  # type: ignore[arg-type]
+    elif isinstance(records[0], Prompt):
+        examples, report = tokeniser.prompts(shown)  # type: ignore[arg-type]
     else:
         examples, report = tokeniser.pairs(shown)  # type: ignore[arg-type]
     logger.info("%s: %s", name, report.summary())

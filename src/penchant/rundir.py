@@ -90,7 +90,7 @@ class RunDirectory:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, which will be done again."""
-        for file in ("metrics.jsonl", "samples.jsonl", "findings.jsonl"):
+        for file in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl"):
             kept = [record for record in self.read(file) if record.get("step", 0) <= step]
             if (self.path / file).exists():
                 lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)

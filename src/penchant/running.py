@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from penchant.atomic import write_atomically
 from penchant.checkpoint import is_disk_full
@@ -18,11 +19,13 @@ from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.generate import answer_prompts
 from penchant.models.load import is_adapter
+from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
 from penchant.prepare import Setup
 from penchant.result import TrainResult
+from penchant.rl.source import RolloutSource
 from penchant.rundata import RunData
 from penchant.rundir import RunDirectory
 from penchant.runtime import memory_peak_bytes, track, versions
@@ -93,11 +96,12 @@ class _Run:
             config=config,
             accelerator=accelerator,
             scorer=setup.scorer,
-            source=setup.source(config, accelerator),
+            source=setup.source(config, accelerator, directory.append),
             objective=self.objective,
             evaluate=self.evaluate if setup.eval_set else None,
             run=directory,
             after_step=self._sync_reference if config.sync_ref_model else None,
+            veto=lambda metrics: config.spec.veto(metrics, config.options),
             extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
         )
 
@@ -210,6 +214,9 @@ class _Run:
                 save_model(
                     setup.scorer.model, setup.tokenizer, self.directory.path / "merged", merged=True
                 )
+        if isinstance(setup.scorer, PolicyScorer) and setup.scorer.value_head is not None:
+            weights = {n: p.detach().cpu() for n, p in setup.scorer.value_head.named_parameters()}
+            save_file(weights, self.directory.model / VALUE_HEAD)
         if isinstance(self.objective, ScoreObjective):
             with self.accelerator.autocast():
                 statistics = score_statistics(self.objective, setup.train_set, self.config)
@@ -217,7 +224,9 @@ class _Run:
 
     def _record(self) -> dict[str, Any]:
         setup = self.setup
+        source = self.engine.source
         return {
+            **({"sampling": source.summary()} if isinstance(source, RolloutSource) else {}),
             "method": self.config.method,
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,

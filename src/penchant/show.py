@@ -46,7 +46,9 @@ def print_evaluations(found: dict[str, Evaluation]) -> None:
 def print_sweep(result: SweepResult) -> None:
     """A sweep for a person: one row a point, the recommended one marked."""
     keys = list(result.points[0].values)
-    table = Table("", *keys, "accuracy", "margin", "loss", "KL, nats a token", "train seconds")
+    table = Table(
+        "", *keys, _quality(result), "margin", "loss", "KL, nats a token", "train seconds"
+    )
     for i, point in enumerate(result.points):
         cells = [str(point.values[key]) for key in keys]
         found = point.after
@@ -54,7 +56,8 @@ def print_sweep(result: SweepResult) -> None:
             table.add_row("", *cells, f"failed: {point.error}")
             continue
         kl = "-" if found.kl is None else f"{found.kl:.4f}"
-        numbers = (f"{v:.4g}" for v in (found.accuracy, found.margin, found.loss))
+        values = (found.quality[1], found.margin, found.loss)
+        numbers = ("-" if v is None else f"{v:.4g}" for v in values)
         mark = "*" if i == result.recommended else ""
         table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
     Console().print(table)
@@ -66,13 +69,17 @@ def print_sweep(result: SweepResult) -> None:
     print(f"sweep: {result.output} (sweep.json, sweep.png)")
 
 
+def _quality(result: SweepResult) -> str:
+    return next((p.after.quality[0] for p in result.points if p.after is not None), "accuracy")
+
+
 def print_result(result: TrainResult) -> None:
     """The end of a run, for a person."""
     if result.before and result.after:
         print_evaluations({"before": result.before, "after": result.after})
     print(
         f"{result.steps} steps in {result.train_seconds:.0f} s, "
-        f"{result.examples_per_second:.2f} pairs/s, {result.tokens_per_second:,.0f} tokens/s, "
+        f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "
         f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
     )
     print(f"model: {result.model}")

@@ -155,7 +155,8 @@ def _name(values: Mapping[str, Any]) -> str:
 def _heavy(config: RunConfig) -> dict[str, Any]:
     """The keys that decide what is loaded."""
     options = config.spec.options.model_fields
-    light = LIGHT_KEYS | set(options)
+    # What samples is made with its options; what reads pairs or labels is not.
+    light = LIGHT_KEYS if config.spec.samples else LIGHT_KEYS | set(options)
     values = {key: value for key, value in config.flat().items() if key not in light}
     # Some options change what the reference is asked for.
     return {**values, "needs": config.spec.needs(config.options)}
@@ -229,21 +230,20 @@ def _with_kl(config: RunConfig, setup: Setup, result: TrainResult) -> Evaluation
 
 
 def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
-    """The point to take: the least KL among those as accurate as the best, within chance.
+    """The point to take: the least KL among those as good as the best, within chance.
 
-    Within chance means within one standard error of the best point's accuracy.
+    Within chance means within one standard error of the best point's accuracy or reward.
     """
     sound = [(i, p.after) for i, p in enumerate(points) if p.after is not None]
     if not sound:
         return None, "every point failed"
-    _, best = max(sound, key=lambda one: (one[1].accuracy, one[1].margin))
-    error = math.sqrt(max(best.accuracy * (1 - best.accuracy), 0.0) / best.num_examples)
-    close = [(i, after) for i, after in sound if after.accuracy >= best.accuracy - error]
+    name, best, error = max(sound, key=lambda one: one[1].rank)[1].quality
+    close = [(i, after) for i, after in sound if after.quality[1] >= best - error]
     chosen, after = min(
-        close, key=lambda one: (math.inf if one[1].kl is None else one[1].kl, -one[1].margin)
+        close, key=lambda one: (math.inf if one[1].kl is None else one[1].kl, -one[1].rank[1])
     )
     reason = (
-        f"accuracy {after.accuracy:.3f}; the best is {best.accuracy:.3f}, and {len(close)} of "
+        f"{name} {after.quality[1]:.3f}; the best is {best:.3f}, and {len(close)} of "
         f"{len(sound)} points are within its standard error ({error:.3f})"
     )
     if after.kl is not None:
@@ -267,9 +267,10 @@ def plot(result: SweepResult, file: Path) -> None:
     if not points:
         return
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "margin"), strict=True):
+    names = (points[0][2].quality[0], "margin")
+    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
         for i, point, after in points:
-            x, y = after.kl if after.kl is not None else float(i), getattr(after, name)
+            x, y = after.kl if after.kl is not None else float(i), getattr(after, name) or 0.0
             axes.plot(x, y, "o", color="C1" if i == result.recommended else "C0")
             axes.annotate(_name(point.values), (x, y), textcoords="offset points", xytext=(4, 4))
         known = points[0][2].kl is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
         method: a name in `penchant.METHODS`.
         config: a YAML file of flat keys; the arguments here win over it.
         keys: any key of the configuration: `model`, `data`, `output`, `beta`, ...; `data` and
-            `eval_data` may also be a `datasets.Dataset` or a list of rows.
+            `eval_data` may also be a `datasets.Dataset` or a list of rows, and `reward` a function
+            or a list of functions and names.
 
     Raises:
         UserError: a wrong key, bad data, a model that cannot serve, an output folder that is
@@ -40,15 +42,36 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
     }
     texts = {name: f"<{type(value).__name__}>" for name, value in objects.items()}
     paths = {k: str(keys[k]) for k in ("data", "eval_data") if isinstance(keys.get(k), Path)}
+    rewards = _listed(keys.get("reward"))
+    named = {"reward": [_name(one) for one in rewards]} if rewards else {}
     checked = load_config(
-        method, {**keys, **paths, **texts}, file=None if config is None else Path(config)
+        method, {**keys, **paths, **texts, **named}, file=None if config is None else Path(config)
     )
     data = objects.get("data", checked.data)
-    return run(checked, data, objects.get("eval_data", checked.eval_data))
+    return run(checked, data, objects.get("eval_data", checked.eval_data), rewards=rewards)
+
+
+def _listed(reward: Any) -> list[Any]:
+    if reward is None:
+        return []
+    return list(reward) if isinstance(reward, list | tuple) else [reward]
+
+
+def _name(reward: Any) -> str:
+    """What `config.yaml` calls a reward."""
+    if not callable(reward):
+        return str(reward)
+    return f"{reward.__module__}:{getattr(reward, '__qualname__', type(reward).__name__)}"
 
 
 def run(
-    config: RunConfig, data: Any, eval_data: Any, *, model: Any = None, tokenizer: Any = None
+    config: RunConfig,
+    data: Any,
+    eval_data: Any,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    rewards: Sequence[Any] | None = None,
 ) -> TrainResult:
     """Carry out a validated configuration.
 
@@ -56,6 +79,7 @@ def run(
         config: the keys.
         data, eval_data: paths, ids or rows.
         model, tokenizer: objects in place of what `config.model` names.
+        rewards: functions or names, in place of what the method's `reward` names.
     """
     accelerator = make_accelerator(
         config.precision, trackers=config.trackers, folder=config.output / "trackers"
@@ -68,5 +92,7 @@ def run(
     if (summary := directory.summary()) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
-    setup = prepare(config, accelerator, run_data, model=model, tokenizer=tokenizer)
+    setup = prepare(
+        config, accelerator, run_data, model=model, tokenizer=tokenizer, rewards=rewards
+    )
     return run_on(config, accelerator, directory, setup)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Example = TypeVar("Example")
 
@@ -21,17 +24,39 @@ class StepBatch(Generic[Example]):
         micro_batches: this process's share, one list a forward pass, each with its weight: 0 for
             a stand-in where a process has nothing left but must take part.
         examples: of all processes together, in order; losses are divided by their number.
+        metrics: what the source knows of them, logged with the step.
     """
 
     step: int
     epoch: float
     micro_batches: list[tuple[list[Example], float]]
     examples: list[Example]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_examples(self) -> int:
         """Of all processes together."""
         return len(self.examples)
+
+
+class Source(Protocol):
+    """Where the loop's batches come from."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run."""
+
+    def steps(self, done: int = 0) -> Iterator[StepBatch[Any]]:
+        """The steps after the first `done`."""
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Learn what the last step found."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a resumed run needs beside the step's number: tensors, and what is JSON."""
+
+    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
 
 
 class DatasetSource(Generic[Example]):
@@ -90,6 +115,16 @@ class DatasetSource(Generic[Example]):
             return list(self.examples)
         return [self.examples[i] for i in self._order(0)[: self.num_steps * self.step_size]]
 
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Nothing depends on it."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Empty: the step number is all."""
+        return {}, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """There is none."""
+
     def _share(self, chosen: Sequence[int]) -> list[tuple[list[Example], float]]:
         """This process's micro-batches; every process runs the same number, as collectives need."""
         own = chosen[self.rank :: self.world_size]
@@ -105,7 +140,14 @@ class DatasetSource(Generic[Example]):
         return micro_batches + [([self.examples[chosen[0]]], 0.0)] * stand_ins
 
     def _order(self, epoch: int) -> list[int]:
-        blocks = list(self.blocks)
-        if self.shuffle:
-            random.Random(f"{self.seed} epoch {epoch}").shuffle(blocks)
-        return [i for block in blocks for i in block]
+        return visiting_order(self.blocks, epoch, self.shuffle, self.seed)
+
+
+def visiting_order(
+    blocks: Sequence[Sequence[int]], epoch: int, shuffle: bool, seed: int
+) -> list[int]:
+    """Indices in the order of one epoch; those of a block stay together."""
+    blocks = list(blocks)
+    if shuffle:
+        random.Random(f"{seed} epoch {epoch}").shuffle(blocks)
+    return [i for block in blocks for i in block]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from penchant.rl.experience import Estimate, Experience
 
 
 class MethodOptions(BaseModel):
@@ -108,6 +110,49 @@ class ScoreInputs:
     margin: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class RolloutInputs:
+    """Sampled answers of N tokens together, B answers; tokens of answer 0 first.
+
+    Attributes:
+        logprobs: `[N]`, of the sampled tokens under the policy, differentiable.
+        old_logprobs: `[N]`, under the policy that sampled them.
+        advantages: `[N]`.
+        index: `[N]`, the answer that each token belongs to.
+        lengths: `[B]`, tokens of each answer.
+        mean_len: mean length over the whole global batch, so that averages over its tokens do not
+            depend on how it is divided; default: over this batch.
+        entropy: `[N]`; differentiable only where an entropy bonus is trained.
+        ref_logprobs: `[N]`, under the reference; None without one.
+        values: `[N]`, of the value head, differentiable; old_values and returns: as they were
+            when the answers were sampled. None for methods without a value head.
+    """
+
+    logprobs: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    index: Tensor
+    lengths: Tensor
+    entropy: Tensor
+    mean_len: float | None = None
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    old_values: Tensor | None = None
+    returns: Tensor | None = None
+
+    def sums(self, values: Tensor) -> Tensor:
+        """`[B]`: sums of `[N]` over each answer."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.index, values)
+
+    def means(self, values: Tensor) -> Tensor:
+        """`[B]`: means of `[N]` over each answer."""
+        return self.sums(values) / self.lengths
+
+    def token_means(self, values: Tensor) -> Tensor:
+        """`[B]` whose mean over the global batch is the mean of `[N]` over all its tokens."""
+        return self.sums(values) / (self.mean_len or float(self.lengths.double().mean()))
+
+
 class LossOutput(NamedTuple):
     """What a loss returns: nothing in it is reduced."""
 
@@ -130,6 +175,10 @@ class Needs:
         weights: `chosen_weight` and `rejected_weight`.
         margins: `ScoreInputs.margin`: every record must state one.
         tail_weight: of the tokens by which a completion is longer than its partner (LD-DPO).
+        values: a value head.
+        full_kl: the exact divergence from the reference at every sampled token.
+        entropy_gradient: entropies that can be trained.
+        reference: a reference at all; without it, one that is at hand still tells the divergence.
     """
 
     whole_batch: bool = False
@@ -138,6 +187,10 @@ class Needs:
     weights: bool = False
     margins: bool = False
     tail_weight: float = 1.0
+    values: bool = False
+    full_kl: bool = False
+    entropy_gradient: bool = False
+    reference: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,17 +219,19 @@ class Method:
     """One entry of `METHODS`.
 
     Attributes:
-        data: the records it reads.
+        data: the records it reads; with `prompts` it samples the answers itself.
         model: `language` trains log-probabilities, `score` a scalar head.
         needs_reference: whether a reference is loaded at all.
         loss: (inputs, options) to `LossOutput`.
         needs: what else the inputs must hold under some options.
         warnings: (tokenised training examples, options) to what a user should know before a run.
+        advantages: methods that sample: (experience, KL coefficient, options) to an estimate.
+        veto: (mean metrics of a step, options) to whether its gradient is thrown away.
     """
 
     name: str
     title: str
-    data: Literal["pairs", "labels"]
+    data: Literal["pairs", "labels", "prompts"]
     needs_reference: bool
     options: type[MethodOptions]
     loss: Callable[[Any, Any], LossOutput]
@@ -184,6 +239,13 @@ class Method:
     model: Literal["language", "score"] = "language"
     needs: Callable[[Any], Needs] = lambda _: Needs()
     warnings: Callable[[Sequence[Any], Any], list[str]] = lambda _, __: []
+    advantages: Callable[[Experience, float, Any], Estimate] | None = None
+    veto: Callable[[Mapping[str, float], Any], bool] = lambda _, __: False
+
+    @property
+    def samples(self) -> bool:
+        """Whether the method samples its own answers."""
+        return self.data == "prompts"
 
 
 def pair_metrics(

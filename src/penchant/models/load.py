@@ -125,7 +125,7 @@ def load_causal_model(
                 f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
             )
         return _with_adapter(base, name, keep=keep_adapter)
-    if architecture := _scoring_architecture(name, trust_remote_code):
+    if architecture := scoring_architecture(name, trust_remote_code):
         raise ModelError(
             f"{name} is a {architecture}, which scores text; give a causal language model"
         )
@@ -157,7 +157,7 @@ def load_score_model(
             _adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
         )
         return _with_adapter(base, name, keep=keep_adapter)
-    if _scoring_architecture(name, trust_remote_code):
+    if scoring_architecture(name, trust_remote_code):
         model = _from_pretrained(AutoModelForSequenceClassification, name, dtype, trust_remote_code)
         if model.config.num_labels != 1:
             raise ModelError(
@@ -254,7 +254,7 @@ def is_score_model(name: str) -> bool:
         return _adapter_settings(name).get("task_type") == "SEQ_CLS"
     if not (Path(name) / "config.json").exists():
         return False
-    return _scoring_architecture(name, trust_remote_code=False) is not None
+    return scoring_architecture(name, trust_remote_code=False) is not None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -262,7 +262,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").exists()
 
 
-def _scoring_architecture(name: str, trust_remote_code: bool) -> str | None:
+def scoring_architecture(name: str, trust_remote_code: bool) -> str | None:
     """The architecture's name, where it is a classifier's."""
     from transformers import AutoConfig
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
+from penchant.models.distribution import filtered, whole_distribution
 from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
 
 if TYPE_CHECKING:
@@ -54,13 +55,17 @@ class Scorer(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
-        self.temperature = 1.0
+        self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0
         self._plain_attention = self.causal_model.config._attn_implementation
 
     @property
     def causal_model(self) -> PreTrainedModel:
         """The transformers model under a possible adapter."""
         return causal_model(self.model)
+
+    def sample_from(self, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> None:
+        """Score as the distribution that answers are sampled from, from now on."""
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def use(self, plan: ScoringPlan) -> None:
         """Score as `plan` says from now on."""
@@ -95,7 +100,11 @@ class Scorer(nn.Module):
         """
         if not self.plan.fused_head:
             return self._from_full_logits(batch, also)
-        hidden, weight, bias = self.head_inputs(batch)
+        head = self.head_inputs(batch)
+        if self.top_k or self.top_p < 1:
+            logprobs, entropy = self.whole_distribution(head, batch)
+            return logprobs if also is None else torch.stack([logprobs, entropy.detach()])
+        hidden, weight, bias = head
         return completion_logprobs(
             hidden,
             weight,
@@ -103,6 +112,21 @@ class Scorer(nn.Module):
             bias=bias,
             transform=self.transform,
             also=also,
+        )
+
+    def whole_distribution(
+        self, head: tuple[Tensor, Tensor, Tensor | None], batch: TokenBatch
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies `[N]` under temperature and filters, both differentiable."""
+        hidden, weight, bias = head
+        return whole_distribution(
+            hidden,
+            weight,
+            batch.targets,
+            bias=bias,
+            transform=self.transform,
+            top_k=self.top_k,
+            top_p=self.top_p,
         )
 
     @property
@@ -136,7 +160,8 @@ class Scorer(nn.Module):
         logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
         rows = logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        every = (rows.to(accumulate) / self.temperature).log_softmax(-1)
+        logits = rows.to(accumulate) / self.temperature
+        every = filtered(logits, self.top_k, self.top_p, kept=batch.targets).log_softmax(-1)
         logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
         if also is None:
             return logprobs

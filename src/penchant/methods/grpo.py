@@ -1,0 +1,127 @@
+"""GRPO: advantages relative to the other answers of the same prompt; no value head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from penchant.methods.base import Facts, LossOutput, Method, Needs, RolloutInputs
+from penchant.methods.online import GroupOptions, clipped, kept_groups, policy_metrics, ratio_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.rl.experience import Estimate, Experience
+
+
+class GRPOOptions(GroupOptions):
+    """Options of GRPO."""
+
+    beta: float = Field(0.04, ge=0, description="Weight of the divergence from the reference.")
+    kl_in_reward: bool = Field(
+        False, description="Charge the divergence to the reward, not to the loss."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="Whose deviation advantages are divided by (none: Dr. GRPO)."
+    )
+    loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
+        "dapo", description="Mean over the tokens of each answer (grpo), of the whole batch (dapo), "
+        "or divided by max_completion_length (dr_grpo)."
+    )  # fmt: skip
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="Ratios of tokens, or of whole answers (GSPO)."
+    )
+
+
+def grpo_advantages(experience: Experience, kl_coef: float, options: GRPOOptions) -> Estimate:
+    """Rewards minus the group's mean, divided by its deviation; the same for all tokens.
+
+    Shao et al. 2024 (https://arxiv.org/abs/2402.03300), 4.1; without the division Liu et al. 2025
+    (https://arxiv.org/abs/2503.20783).
+
+    Args:
+        experience: of whole groups.
+        kl_coef: not read: GRPO's weight is `beta`.
+        options: `scale_rewards`, `kl_in_reward`, `beta`, `skip_zero_variance`.
+    """
+    from penchant.rl.advantages import group_means, group_stds
+    from penchant.rl.experience import Estimate
+
+    kept, metrics = kept_groups(experience, options.skip_zero_variance)
+    scores = experience.scores
+    if options.kl_in_reward and options.beta:
+        assert experience.ref_logprobs is not None
+        divergence = experience.sums(experience.logprobs - experience.ref_logprobs)
+        scores = scores - options.beta * divergence
+    advantages = scores - group_means(scores, experience.group)
+    if options.scale_rewards == "group":
+        advantages = advantages / (group_stds(scores, experience.group) + 1e-4)
+    elif options.scale_rewards == "batch" and len(scores) > 1:
+        advantages = advantages / (scores.std() + 1e-4)
+    return Estimate(advantages[experience.index], kept=kept, metrics=metrics)
+
+
+def grpo_loss(inputs: RolloutInputs, options: GRPOOptions) -> LossOutput:
+    """Clipped surrogate with the divergence in the loss, [B].
+
+    Args:
+        inputs: advantages equal over each answer's tokens.
+        options: `loss_type`, `epsilon`, `epsilon_high`, `beta`, `importance_sampling_level`,
+            `entropy_coef`.
+
+    Source:
+        Shao et al. 2024, Eq. 3, with Schulman's k3 estimate of the divergence; token means as in
+        DAPO (Yu et al. 2025, https://arxiv.org/abs/2503.14476, Eq. 8), ratios of answers as in
+        GSPO (Zheng et al. 2025, https://arxiv.org/abs/2507.18071, Eq. 5 and 7).
+    """
+    log_ratio = inputs.logprobs - inputs.old_logprobs
+    if options.importance_sampling_level == "sequence":
+        log_ratio = inputs.means(log_ratio)[inputs.index]
+    surrogate, bites = clipped(ratio_of(log_ratio), inputs.advantages, *options.clip)
+    metrics = policy_metrics(inputs, inputs.token_means(bites))
+    each = surrogate
+    if options.beta and not options.kl_in_reward:
+        assert inputs.ref_logprobs is not None
+        behind = inputs.ref_logprobs - inputs.logprobs
+        divergence = ratio_of(behind) - behind - 1
+        each = each + options.beta * divergence
+        metrics["loss/kl"] = inputs.token_means(divergence.detach())
+    loss = _reduced(inputs, each, options)
+    if options.entropy_coef:
+        loss = loss - options.entropy_coef * inputs.token_means(inputs.entropy)
+    metrics["loss/policy"] = _reduced(inputs, surrogate.detach(), options)
+    return LossOutput(loss, metrics)
+
+
+def _reduced(inputs: RolloutInputs, each: Tensor, options: GRPOOptions) -> Tensor:
+    if options.loss_type == "grpo":
+        return inputs.means(each)
+    if options.loss_type == "dr_grpo":
+        return inputs.sums(each) / options.max_completion_length
+    return inputs.token_means(each)
+
+
+GRPO = Method(
+    name="grpo",
+    title="Group relative policy optimisation",
+    data="prompts",
+    needs_reference=True,
+    options=GRPOOptions,
+    loss=grpo_loss,
+    advantages=grpo_advantages,
+    needs=lambda options: Needs(
+        entropy_gradient=options.entropy_coef > 0, reference=options.beta > 0
+    ),
+    facts=Facts(
+        data="prompts and a reward (a model or a function)",
+        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
+        stability="steadier than PPO; no value head to fit",
+        when="rewards that can be checked, such as exact answers",
+        paper="https://arxiv.org/abs/2402.03300",
+        learning_rate=1e-6,
+        learning_rate_lora=1e-5,
+        learning_rate_range=(1e-7, 1e-5),
+        beta="0 to 0.04",
+    ),
+)

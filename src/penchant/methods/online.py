@@ -1,0 +1,198 @@
+"""What methods that sample their own answers have in common: options, clipping, metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
+
+from penchant.methods.base import MethodOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.methods.base import RolloutInputs
+    from penchant.rl.experience import Experience
+
+
+# e^30 times any advantage is far outside every clip range, and far from overflow.
+LARGEST_LOG_RATIO = 30.0
+
+
+class OnlineOptions(MethodOptions):
+    """Options of sampling, rewards and their shape."""
+
+    reward: tuple[str, ...] = Field(
+        description="What judges an answer; repeat for several. A reward model (folder, run, hub "
+        "id), module:function, file.py:function, or gsm8k, regex:P, length:N, sentiment, format."
+    )
+    reward_weights: tuple[float, ...] | None = Field(
+        None, description="One weight a reward, comma-separated; default 1 each."
+    )
+    reward_normalization: Literal["auto", "saved", "running", "none"] = Field(
+        "auto", description="Rewards to mean 0 and deviation 1: by what the reward model saved, "
+        "else by those seen so far."
+    )  # fmt: skip
+    score_clip: float | None = Field(
+        None, gt=0, description="Normalised rewards stay within plus and minus this."
+    )
+    length_penalty: float = Field(
+        0.0, ge=0, description="Taken off for each token beyond length_budget."
+    )
+    length_budget: int | None = Field(None, ge=1, description="Tokens that cost nothing.")
+    overlong_buffer: int = Field(
+        0, ge=0, description="DAPO's form: the last so many tokens before max_completion_length "
+        "cost linearly up to overlong_penalty."
+    )  # fmt: skip
+    overlong_penalty: float = Field(1.0, ge=0, description="Of the longest answers (DAPO).")
+    missing_eos_penalty: float = Field(
+        0.0, ge=0, description="Taken off where the model did not end its answer."
+    )
+    ngram_repetition_penalty: float = Field(
+        0.0, ge=0, description="Times the share of repeated 3-grams is taken off."
+    )
+    on_reward_error: Literal["raise", "drop"] = Field(
+        "raise", description="A reward that fails or is not a number: stop, or drop the answer."
+    )
+    reward_timeout: float | None = Field(
+        None, gt=0, description="Seconds a reward may take for a batch of answers."
+    )
+    reward_ensemble: Literal["mean", "min", "mean_minus_std"] = Field(
+        "mean", description="How the members of an ensemble become one reward."
+    )
+    reward_ensemble_k: float = Field(
+        1.0, ge=0, description="Deviations that mean_minus_std takes off."
+    )
+    batch_size: int = Field(
+        64, ge=1, description="Answers sampled before the weights are updated on them."
+    )
+    max_completion_length: int = Field(128, ge=1, description="Tokens of a sampled answer.")
+    temperature: float = Field(1.0, gt=0, description="Of sampling, and of every log-prob.")
+    top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
+    generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")
+    generation: Literal["auto", "cached", "continuous", "vllm"] = Field(
+        "auto", description="What draws the answers: a key-value cache here, transformers' "
+        "continuous batching (CUDA), or vLLM."
+    )  # fmt: skip
+    total_episodes: int | None = Field(
+        None, ge=1, description="Answers to sample in all; default: num_train_epochs passes over "
+        "the prompts, or max_steps."
+    )  # fmt: skip
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
+    log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("reward_weights", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rewards_agree(self) -> Self:
+        if not self.reward:
+            raise ValueError("reward names nothing; give a reward model or a function")
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward):
+            raise ValueError(
+                f"reward_weights has {len(self.reward_weights)} numbers for "
+                f"{len(self.reward)} rewards; give one each"
+            )
+        if self.length_penalty and self.length_budget is None:
+            raise ValueError("length_penalty needs length_budget: tokens that cost nothing")
+        if self.overlong_buffer and self.overlong_buffer >= self.max_completion_length:
+            raise ValueError(
+                f"overlong_buffer ({self.overlong_buffer}) must be shorter than "
+                f"max_completion_length ({self.max_completion_length})"
+            )
+        return self
+
+    @property
+    def generations(self) -> int:
+        """Answers to each prompt."""
+        return 1
+
+    @property
+    def epochs(self) -> int:
+        """Training passes over each batch of answers."""
+        return 1
+
+
+class GroupOptions(OnlineOptions):
+    """Of methods that compare the answers of one prompt."""
+
+    num_generations: int = Field(8, ge=2, description="Answers to each prompt, which are compared.")
+    num_iterations: int = Field(1, ge=1, description="Training passes over each batch of answers.")
+    epsilon: float = Field(0.2, gt=0, description="The ratio is clipped below 1 - epsilon.")
+    epsilon_high: float | None = Field(
+        None, gt=0, description="And above 1 + epsilon_high (DAPO's clip-higher); default epsilon."
+    )
+    skip_zero_variance: bool = Field(
+        True,
+        description="Leave out groups whose answers all got the same reward; they are counted.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.batch_size % self.num_generations:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of num_generations "
+                f"({self.num_generations}): answers are compared within a prompt"
+            )
+        return self
+
+    @property
+    def generations(self) -> int:
+        return self.num_generations
+
+    @property
+    def epochs(self) -> int:
+        return self.num_iterations
+
+    @property
+    def clip(self) -> tuple[float, float]:
+        """Smallest and largest ratio."""
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return 1 - self.epsilon, 1 + high
+
+
+def ratio_of(log_ratio: Tensor) -> Tensor:
+    """exp, bounded so that an answer far from its sampler cannot make gradients infinite."""
+    return log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+
+
+def clipped(ratio: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate loss and whether clipping bites, in the shape of `ratio`.
+
+    Schulman et al. 2017 (https://arxiv.org/abs/1707.06347), Eq. 7, negated.
+    """
+    import torch
+
+    free, bounded = -advantages * ratio, -advantages * ratio.clamp(low, high)
+    return torch.maximum(free, bounded), (bounded > free).detach().to(ratio.dtype)
+
+
+def policy_metrics(inputs: RolloutInputs, clipfrac: Tensor) -> dict[str, Tensor]:
+    """What every method that samples reports of a training pass, `[B]` each."""
+    log_ratio = (inputs.logprobs - inputs.old_logprobs).detach()
+    return {
+        "policy/entropy": inputs.token_means(inputs.entropy.detach()),
+        "policy/approxkl": inputs.token_means(0.5 * log_ratio.square()),
+        "policy/policykl": inputs.token_means(-log_ratio),
+        "policy/ratio": inputs.token_means(ratio_of(log_ratio)),
+        "policy/clipfrac": clipfrac,
+    }
+
+
+def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict[str, float]]:
+    """Answers whose group has more than one reward, `[B]`, and the share of groups without."""
+    from penchant.rl.advantages import group_stds
+
+    varied = group_stds(experience.scores, experience.group) > 1e-8
+    flat = {int(g) for g in experience.group[~varied]}
+    metrics = {"reward/zero_variance": len(flat) / len(set(experience.group.tolist()))}
+    return (varied if skip else None), metrics

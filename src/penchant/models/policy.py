@@ -1,0 +1,104 @@
+"""A policy with a value head: log-probs, values and entropies of one pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from penchant.models.logprobs import completion_logprobs
+from penchant.models.scoring import Scorer, effective_head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.data.batch import TokenBatch
+    from penchant.models.logprobs import Also
+    from penchant.models.scoring import ScoringPlan
+
+
+# Beside the policy's own files, which other tools read without it.
+VALUE_HEAD = "value_head.safetensors"
+
+
+class PolicyOutput(NamedTuple):
+    """Of every completion token, `[N]` each."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    """In nats; differentiable only where the policy was told so."""
+    values: Tensor | None
+    """Of the state before the token: the value head where the token is predicted."""
+
+
+class PolicyScorer(Scorer):
+    """A scorer that is sampled from and may have a value head.
+
+    Args:
+        model, pad_token_id: as for `Scorer`.
+        value_head: from the last hidden state to one number; None for methods without values.
+        critic: a model of its own under the value head; None: the policy's.
+        entropy_gradient: an entropy bonus is trained, so that entropies need a gradient.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pad_token_id: int,
+        *,
+        value_head: nn.Linear | None = None,
+        critic: Scorer | None = None,
+        entropy_gradient: bool = False,
+    ) -> None:
+        super().__init__(model, pad_token_id)
+        self.value_head = value_head
+        self.critic = critic
+        self.entropy_gradient = entropy_gradient
+
+    def use(self, plan: ScoringPlan) -> None:
+        super().use(plan)
+        if self.critic is not None:
+            self.critic.use(plan)
+
+    def forward(self, batch: TokenBatch, also: Also = None, policy: bool = False) -> Any:
+        """Log-probs as `Scorer` gives them, or with `policy` a `PolicyOutput`."""
+        if not policy:
+            return super().forward(batch, also)
+        if not self.plan.fused_head:
+            logprobs, entropy = self._from_full_logits(batch, "entropy").unbind(0)
+            states = self.hidden_states(batch) if self._reads_own_states else None
+            return PolicyOutput(logprobs, entropy, self._values(batch, states))
+        states = self.hidden_states(batch)
+        head = effective_head(states[batch.predictors], self.causal_model.get_output_embeddings())
+        if self.entropy_gradient or self.top_k or self.top_p < 1:
+            logprobs, entropy = self.whole_distribution(head, batch)
+        else:
+            hidden, weight, bias = head
+            logprobs, entropy = completion_logprobs(
+                hidden, weight, batch.targets, bias=bias, transform=self.transform, also="entropy"
+            ).unbind(0)
+        return PolicyOutput(logprobs, entropy, self._values(batch, states))
+
+    @property
+    def _reads_own_states(self) -> bool:
+        return self.value_head is not None and self.critic is None
+
+    def _values(self, batch: TokenBatch, states: Tensor | None) -> Tensor | None:
+        if self.value_head is None:
+            return None
+        if self.critic is not None:
+            states = self.critic.hidden_states(batch)
+        assert states is not None
+        weight = self.value_head.weight
+        # One number a token costs nothing: it need not be rounded as the products are.
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.value_head(states[batch.predictors].to(weight.dtype)).squeeze(-1)
+
+
+def make_value_head(model: Any, device: torch.device | None = None) -> nn.Linear:
+    """A value head that says 0 of every state, in fp32."""
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

@@ -1,0 +1,307 @@
+"""Rollouts: prompts answered, scored by the rewards, and held against the reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.data.batch import Group, share_prompts
+from penchant.models.logprobs import compare_heads
+from penchant.rl.experience import Estimate, Experience
+from penchant.rl.samples import Sample
+from penchant.runtime import track
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.models.policy import PolicyScorer
+    from penchant.models.reference import Reference
+    from penchant.rl.judging import Rewards, Scores
+    from penchant.rl.sampling import Completion, Sampler, Sampling
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One answer and what a training pass needs of it; tensors are `[T]`, on the CPU.
+
+    Attributes:
+        prompt, completion: token ids.
+        where: names the prompt's row; number: of the prompt within its batch.
+        logprobs: under the policy that sampled it; ref_logprobs: under the reference.
+        values: of the value head at that time; returns: what it should have said.
+        advantages: of each token.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    where: str
+    number: int
+    logprobs: Tensor
+    advantages: Tensor
+    ref_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
+
+    def group(self) -> Group:
+        """For the batch: a prompt with one completion."""
+        return Group(self.prompt, (self.completion,))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer before it is judged."""
+
+    prompt: TokenisedPrompt
+    number: int
+    """Of the prompt, within the batch."""
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers that have a reward, with everything that is known of them."""
+
+    answers: list[Answer]
+    texts: list[str]
+    scores: Scores
+    experience: Experience
+    metrics: dict[str, float]
+
+
+@dataclass
+class Collector:
+    """Makes experience from prompts.
+
+    Attributes:
+        policy: scores and, through `sampler`, answers.
+        reference: None where a method compares with none.
+        sampler, sampling: how answers are drawn.
+        rewards: what judges them.
+        tokenizer: of the policy.
+        num_generations: answers a prompt.
+        full_kl: also the exact divergence of every token.
+        batch_size: answers a scoring pass.
+        autocast: of the run's precision.
+    """
+
+    policy: PolicyScorer
+    reference: Reference | None
+    sampler: Sampler
+    sampling: Sampling
+    rewards: Rewards
+    tokenizer: PreTrainedTokenizerBase
+    num_generations: int = 1
+    full_kl: bool = False
+    batch_size: int = 8
+    autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
+
+    def __post_init__(self) -> None:
+        self._at_first = self.rewards.state_dict()
+
+    def reset(self) -> None:
+        """Forget the running statistics of the rewards."""
+        self.rewards.load_state_dict(self._at_first)
+
+    def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:
+        """Answer, judge and score; what the rewards dropped is left out."""
+        clock = _Clock()
+        self.sampler.sync()
+        with self.autocast():
+            drawn = self.sampler.sample(
+                [p.prompt for p in prompts], n=self.num_generations, sampling=self.sampling,
+                seed=seed,
+            )  # fmt: skip
+        answers = [
+            Answer(prompt, number, completion)
+            for number, (prompt, completions) in enumerate(zip(prompts, drawn, strict=True))
+            for completion in completions
+        ]
+        clock.lap("generation")
+        samples = [self._sample(answer) for answer in answers]
+        scores = self.rewards.score(samples)
+        clock.lap("reward")
+        kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
+        answers = [answers[i] for i in kept]
+        experience = self._experience(answers, [scores.rewards[i] for i in kept])
+        clock.lap("scoring")
+        metrics = {**_described(answers, scores), **clock.seconds}
+        if answers:
+            metrics |= _compared(answers, experience)
+        texts = [samples[i].completion for i in kept]
+        return Judged(answers, texts, scores, experience, metrics)
+
+    def peek(self, prompts: Sequence[TokenisedPrompt], seed: int) -> dict[str, float]:
+        """Metrics of answers to held-out prompts; running statistics stay as they are."""
+        before = self.rewards.state_dict()
+        metrics = self.collect(prompts, seed).metrics
+        self.rewards.load_state_dict(before)
+        return metrics
+
+    def _sample(self, answer: Answer) -> Sample:
+        ids = answer.completion.ids
+        return Sample(
+            prompt=answer.prompt.record.prompt,
+            completion=str(self.tokenizer.decode(ids, skip_special_tokens=True)),
+            prompt_ids=answer.prompt.prompt,
+            completion_ids=ids,
+            ended=answer.completion.ended,
+            fields=answer.prompt.record.fields,
+            where=answer.prompt.where,
+        )
+
+    @torch.no_grad()
+    def _experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:
+        """Everything the models say of the answers, on the CPU, in their order."""
+        was_training = self.policy.training
+        self.policy.eval()
+        columns: dict[int, dict[str, Tensor]] = {}
+        ordered = _side_by_side(answers)
+        with self.autocast():
+            for start in track(range(0, len(ordered), self.batch_size), "scoring"):
+                some = ordered[start : start + self.batch_size]
+                scored = self._scored([answers[i] for i in some])
+                columns.update(zip(some, scored, strict=True))
+        self.policy.train(was_training)
+        laid = {
+            name: torch.cat([columns[i][name] for i in range(len(answers))])
+            for name in (columns[0] if columns else {})
+        }
+        empty = torch.zeros(0)
+        return Experience(
+            lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
+            group=torch.tensor([a.number for a in answers], dtype=torch.long),
+            scores=torch.tensor(scores, dtype=torch.float32),
+            logprobs=laid.get("logprobs", empty),
+            ref_logprobs=laid.get("ref_logprobs"),
+            full_kl=laid.get("full_kl"),
+            values=laid.get("values"),
+            entropy=laid.get("entropy"),
+        )
+
+    def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
+        """Of each answer, `[T]` by name."""
+        groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
+        batch = self.policy.batch(groups)
+        out = self.policy(batch, policy=True)
+        found: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
+        if out.values is not None:
+            found["values"] = out.values
+        if self.reference is not None:
+            with self.reference.active() as other:
+                assert other is not None, "a cache cannot know what will be sampled"
+                own = batch if other.plan.packed == self.policy.plan.packed else other.batch(groups)
+                found["ref_logprobs"] = other(own)
+        if self.full_kl:
+            found["full_kl"] = self._divergence(batch)
+        lengths = batch.completion_lengths.tolist()
+        pieces = {name: values.float().cpu().split(lengths) for name, values in found.items()}
+        return [{name: pieces[name][i] for name in pieces} for i in order]
+
+    def _divergence(self, batch: Any) -> Tensor:
+        assert self.reference is not None
+        own = self.policy.head_inputs(batch)
+        with self.reference.active() as other:
+            assert other is not None
+            theirs, transform = other.head_inputs(batch), other.transform
+        both = compare_heads(
+            own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
+        )
+        return both.kl
+
+
+def make_rollouts(judged: Judged, estimate: Estimate) -> list[Rollout]:
+    """What a training pass sees: one rollout an answer, those left out that teach nothing."""
+    experience = judged.experience
+    lengths = experience.lengths.tolist()
+    columns = {
+        "logprobs": experience.logprobs,
+        "advantages": estimate.advantages,
+        "ref_logprobs": experience.ref_logprobs,
+        "values": experience.values,
+        "returns": estimate.returns,
+    }
+    pieces = {name: c.split(lengths) for name, c in columns.items() if c is not None}
+    kept = [True] * len(lengths) if estimate.kept is None else estimate.kept.tolist()
+    return [
+        Rollout(
+            prompt=answer.prompt.prompt,
+            completion=answer.completion.ids,
+            where=answer.prompt.where,
+            number=answer.number,
+            **{name: piece[i] for name, piece in pieces.items()},
+        )
+        for i, answer in enumerate(judged.answers)
+        if kept[i]
+    ]
+
+
+class _Clock:
+    """Seconds of each part of a collection."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds/{name}"] = now - self._last
+        self._last = now
+
+
+def _side_by_side(answers: Sequence[Answer]) -> list[int]:
+    """Answers of one prompt together, so that it is laid out once; the longest first."""
+    size: dict[int, int] = {}
+    for answer in answers:
+        size[answer.number] = max(
+            size.get(answer.number, 0), len(answer.prompt.prompt) + len(answer.completion.ids)
+        )
+    return sorted(
+        range(len(answers)), key=lambda i: (-size[answers[i].number], answers[i].number, i)
+    )
+
+
+def _described(answers: Sequence[Answer], scores: Scores) -> dict[str, float]:
+    """What can be said of a batch of answers without a model."""
+    metrics = {"rollouts": float(len(answers)), "reward/dropped": float(scores.dropped)}
+    for name, values in {"reward": scores.raw, "reward/normalized": scores.rewards}.items():
+        known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+        if len(known):
+            metrics[f"{name}/mean"] = float(known.mean())
+            metrics[f"{name}/std"] = float(known.std(correction=0))
+    for name, values in scores.by_name.items():
+        known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+        if len(scores.by_name) > 1 and len(known):
+            metrics[f"reward/{name}"] = float(known.mean())
+    if scores.disagreement:
+        told = torch.tensor(scores.disagreement, dtype=torch.float64)
+        metrics["reward/disagreement"] = float(told.nanmean())
+    if answers:
+        lengths = [len(a.completion.ids) for a in answers]
+        metrics["completion/length"] = sum(lengths) / len(lengths)
+        metrics["completion/ended"] = sum(a.completion.ended for a in answers) / len(answers)
+    return metrics
+
+
+def _compared(answers: Sequence[Answer], experience: Experience) -> dict[str, float]:
+    """Divergence from the reference, entropy, and how far sampling and scoring disagree."""
+    metrics = {}
+    if experience.entropy is not None:
+        metrics["entropy"] = float(experience.entropy.mean())
+    if experience.ref_logprobs is not None:
+        log_ratio = experience.sums(experience.logprobs - experience.ref_logprobs)
+        metrics["kl"] = float(log_ratio.sum() / len(experience.logprobs))
+        metrics["kl/sequence"] = float(log_ratio.mean())
+        if len(log_ratio) > 1:
+            metrics["kl/sequence_error"] = float(log_ratio.std() / len(log_ratio) ** 0.5)
+    sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
+    if len(sampled) == len(experience.logprobs):
+        difference = (sampled - experience.logprobs).abs()
+        metrics["logprob/sampling_difference"] = float(difference.mean())
+        metrics["logprob/sampling_difference_max"] = float(difference.max())
+    return metrics

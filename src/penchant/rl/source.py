@@ -1,0 +1,223 @@
+"""A source of batches that samples its own: rollouts, and the training passes over them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from penchant.data.source import StepBatch, visiting_order
+from penchant.errors import TrainingError
+from penchant.rl.findings import look_at
+from penchant.rl.rollout import Rollout, make_rollouts
+from penchant.rl.saving import pack_rollouts, unpack_rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.rl.experience import Estimate, Experience
+    from penchant.rl.kl import KLController
+    from penchant.rl.rollout import Collector, Judged
+
+# Batches without anything to learn from, one behind the other, after which a run gives up.
+FRUITLESS = 10
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many answers are sampled and how they are trained on.
+
+    Attributes:
+        batch_size: answers sampled at a time; a multiple of the mini-batch.
+        num_generations: answers a prompt.
+        epochs: training passes over them.
+        micro_batch_size: answers a forward pass; accumulation: passes a step.
+        num_steps: optimizer steps of the run.
+        shuffle, seed: of the prompts and of the mini-batches.
+        early_stopping_kl: sample anew once the policy has moved so far, nats a token.
+        log_completions: answers of each batch that are written down.
+    """
+
+    batch_size: int
+    num_generations: int
+    epochs: int
+    micro_batch_size: int
+    accumulation: int
+    num_steps: int
+    shuffle: bool
+    seed: int
+    early_stopping_kl: float | None = None
+    log_completions: int = 0
+
+
+@dataclass
+class RolloutSource:
+    """Steps over rollouts that are sampled as they are needed.
+
+    Args:
+        prompts: at least one.
+        collector: answers them.
+        estimate: (experience, KL coefficient) to advantages.
+        controller: of the KL coefficient.
+        schedule: sizes and numbers.
+        append: writes a record to a file of the run.
+    """
+
+    prompts: Sequence[TokenisedPrompt]
+    collector: Collector
+    estimate: Callable[[Experience, float], Estimate]
+    controller: KLController
+    schedule: Schedule
+    append: Callable[[str, Mapping[str, Any]], None]
+    rollouts: list[Rollout] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, float] = field(
+        default_factory=lambda: {"episodes": 0.0, "generation_seconds": 0.0}
+    )
+    iteration: int = 0
+    """Batches sampled so far."""
+    position: int = 0
+    """Mini-batches of the present rollouts that are done."""
+    noted: set[str] = field(default_factory=set)
+    _order: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.schedule.num_steps
+
+    def steps(self, done: int = 0) -> Iterator[StepBatch[Rollout]]:
+        """The steps after the first `done`; those go on from the state that was loaded."""
+        for step in range(done + 1, self.num_steps + 1):
+            fruitless = 0
+            while self.position >= self._num_mini_batches:
+                self._collect(step)
+                fruitless += not self.rollouts
+                self._require_signal(fruitless)
+            chosen = self._mini_batch(self.position)
+            self.position += 1
+            size = self.schedule.micro_batch_size
+            yield StepBatch(
+                step=step,
+                epoch=self._num_sampled / len(self.prompts),
+                micro_batches=[(chosen[i : i + size], 1.0) for i in range(0, len(chosen), size)],
+                examples=chosen,
+                metrics=self.metrics,
+            )
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """What the last step found: too far from the sampling policy, and it samples anew."""
+        limit = self.schedule.early_stopping_kl
+        if limit is not None and metrics.get("policy/policykl", 0.0) > 1.5 * limit:
+            self.position = self._num_mini_batches
+
+    @property
+    def _num_sampled(self) -> int:
+        """Prompts that were answered."""
+        return self.iteration * (self.schedule.batch_size // self.schedule.num_generations)
+
+    @property
+    def _step_size(self) -> int:
+        return self.schedule.micro_batch_size * self.schedule.accumulation
+
+    @property
+    def _num_mini_batches(self) -> int:
+        return -(-len(self.rollouts) // self._step_size) * self.schedule.epochs
+
+    def _mini_batch(self, position: int) -> list[Rollout]:
+        """Answers of one prompt stay side by side, so that it is laid out once."""
+        a_pass = self._num_mini_batches // self.schedule.epochs
+        epoch, within = divmod(position, a_pass)
+        blocks: dict[int, list[Rollout]] = {}
+        for rollout in self.rollouts:
+            blocks.setdefault(rollout.number, []).append(rollout)
+        order = list(blocks)
+        random.Random(f"{self.schedule.seed} rollout {self.iteration} epoch {epoch}").shuffle(order)
+        ordered = [rollout for number in order for rollout in blocks[number]]
+        return ordered[within * self._step_size : (within + 1) * self._step_size]
+
+    def _collect(self, step: int) -> None:
+        prompts = self._next_prompts()
+        judged = self.collector.collect(prompts, seed=self.schedule.seed + self.iteration)
+        self.iteration += 1
+        self.position, self.rollouts = 0, []
+        self.totals["episodes"] += len(prompts) * self.schedule.num_generations
+        self.totals["generation_seconds"] += judged.metrics["seconds/generation"]
+        self.metrics = {"iteration": float(self.iteration), **judged.metrics}
+        if judged.answers:
+            estimate = self.estimate(judged.experience, self.controller.value)
+            self.metrics |= estimate.metrics
+            divergence = estimate.metrics.get("objective/kl")
+            if divergence is not None:
+                self.controller.update(divergence, len(judged.answers))
+            self.rollouts = make_rollouts(judged, estimate)
+        self._record(step, judged)
+
+    def _record(self, step: int, judged: Judged) -> None:
+        for found in look_at(judged, self.metrics):
+            if found["id"] not in self.noted:
+                self.noted.add(found["id"])
+                self.append("findings.jsonl", {"step": step, **found})
+        shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
+        for text, answer, reward in list(shown)[: self.schedule.log_completions]:
+            record = {
+                "step": step,
+                "iteration": self.iteration,
+                "prompt": answer.prompt.record.prompt,
+                "completion": text,
+                "reward": reward,
+                "num_tokens": len(answer.completion.ids),
+                "ended": answer.completion.ended,
+            }
+            self.append("rollouts.jsonl", record)
+
+    def _require_signal(self, fruitless: int) -> None:
+        if fruitless >= FRUITLESS:
+            raise TrainingError(
+                f"{fruitless} batches of answers in a row gave nothing to learn from: the rewards "
+                "within each group were all the same, or every answer was dropped (see "
+                "findings.jsonl and rollouts.jsonl); use a reward that tells answers apart, harder "
+                "or easier prompts, or a higher temperature"
+            )
+
+    def _next_prompts(self) -> list[TokenisedPrompt]:
+        count = self.schedule.batch_size // self.schedule.num_generations
+        first = self._num_sampled
+        return [self.prompts[self._index(i)] for i in range(first, first + count)]
+
+    def _index(self, visited: int) -> int:
+        epoch, within = divmod(visited, len(self.prompts))
+        if self._order[0] != epoch:
+            blocks = [[i] for i in range(len(self.prompts))]
+            schedule = self.schedule
+            self._order = epoch, visiting_order(blocks, epoch, schedule.shuffle, schedule.seed)
+        return self._order[1][within]
+
+    def summary(self) -> dict[str, float]:
+        """What was sampled, and how long that took."""
+        return {"iterations": float(self.iteration), **self.totals}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that goes on: tensors, and what is JSON."""
+        tensors, record = pack_rollouts(self.rollouts)
+        return tensors, {
+            "rollouts": record,
+            "metrics": self.metrics,
+            "totals": self.totals,
+            "iteration": self.iteration,
+            "position": self.position,
+            "kl_coef": self.controller.value,
+            "rewards": self.collector.rewards.state_dict(),
+            "noted": sorted(self.noted),
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.rollouts = unpack_rollouts(tensors, state["rollouts"])
+        self.metrics, self.totals = dict(state["metrics"]), dict(state["totals"])
+        self.iteration, self.position = state["iteration"], state["position"]
+        self.controller.value = state["kl_coef"]
+        self.collector.rewards.load_state_dict(state["rewards"])
+        self.noted = set(state["noted"])
