@@ -17,3 +17,7 @@ class ModelError(UserError):
 
 class TrainingError(UserError):
     """The run cannot go on: numbers that are not finite, an output folder that is taken."""
+
+
+class RewardError(UserError):
+    """A reward cannot be called as it is, or failed on a sample, which the message names."""

@@ -1,0 +1,1 @@
+"""Learning from sampled answers: rollouts, rewards, KL penalties and advantages."""
