@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from penchant.config import SECTIONS
+from penchant.data.arguments import add_build, add_convert, add_split
 from penchant.errors import ConfigError
 from penchant.methods import METHODS
 
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
-    _add_data(commands.add_parser("data", help="convert preference data"))
+    _add_data(commands.add_parser("data", help="build, convert and split preference data"))
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
@@ -150,15 +151,6 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     tools = parser.add_subparsers(required=True, metavar="TOOL")
-    convert = tools.add_parser(
-        "convert",
-        help="turn pairs into labels, or labels into pairs",
-        description="Write pairs as labels (two each), or labels as pairs (within a prompt).",
-    )
-    convert.set_defaults(command="data convert")
-    add = convert.add_argument
-    add("source", metavar="FILE", help="what to read, in any form that training takes")
-    add("--to", required=True, choices=("labels", "pairs"), help="what to write")
-    add("--output", required=True, type=Path, metavar="OUT", help="a new .jsonl file")
-    add("--split", default="train", help="of a source that has several (default: train)")
-    add("--strict", action="store_true", help="any refused row is an error")
+    add_build(tools)
+    add_convert(tools)
+    add_split(tools)

@@ -103,6 +103,18 @@ def _advise(values: dict[str, Any]) -> None:
     print_advice(advice)
 
 
+def _build(values: dict[str, Any]) -> None:
+    from penchant.data.building import build
+
+    print(build(**values).summary())
+
+
+def _split(values: dict[str, Any]) -> None:
+    from penchant.data.splitting import split_file
+
+    print(split_file(**values).summary())
+
+
 def _convert(values: dict[str, Any]) -> None:
     from penchant.data.convert import convert
 
@@ -127,6 +139,8 @@ COMMANDS = {
     "evaluate": _evaluate,
     "advise": _advise,
     "methods": _methods,
+    "data build": _build,
     "data convert": _convert,
+    "data split": _split,
     "demo": _demo,
 }

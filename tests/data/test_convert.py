@@ -154,13 +154,14 @@ def test_output_that_cannot_be_is_named_before_anything_is_read(tmp_path, output
 
 
 def test_full_disk_names_the_output_and_leaves_none(tmp_path, monkeypatch):
-    def fail(path, text):
+    def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penchant.data.convert.write_atomically", fail)
+    monkeypatch.setattr("penchant.data.writing.flush_to_disk", fail)
     source, output = jsonl(tmp_path / "p.jsonl", PAIRS), tmp_path / "out.jsonl"
     with pytest.raises(DataError, match=r"cannot write .*out\.jsonl: No space left on device"):
         convert(source, "labels", output)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
 
 
 @pytest.mark.parametrize(("rows", "to"), [(PAIRS, "pairs"), (LABELS, "labels")])

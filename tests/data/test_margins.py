@@ -102,3 +102,11 @@ def test_agreement_is_the_share_of_votes_equal_to_the_label(votes, agreement):
 
 def test_votes_without_a_label_agree_with_nothing():
     assert convert({**PAIR, "votes": ["a", "a"]}).agreement is None
+
+
+@pytest.mark.parametrize(
+    ("value", "agreement"),
+    [(0.75, 0.75), (1, 1.0), (None, None), ("high", None), (0, None), (1.5, None), (True, None)],
+)
+def test_an_agreement_column_beside_any_pair_is_the_agreement(value, agreement):
+    assert convert({**PAIR, "agreement": value}).agreement == agreement

@@ -1,19 +1,22 @@
-"""Turn pairs into labels and labels into pairs, in memory or from file to file."""
+"""Convert preference data: between kinds, between strings and chat, between projects' layouts."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from penchant.atomic import write_atomically
-from penchant.data.messages import contents
-from penchant.data.read import OtherKindError, read_labels, read_pairs
+from penchant.data import layouts
+from penchant.data.converting import KINDS, Run, joined, partners
+from penchant.data.opening import open_source
 from penchant.data.records import DataError, Label, Pair, counted, prompt_key
+from penchant.data.templates import ChatTemplate
+from penchant.data.textform import TextForm
+from penchant.data.writing import new_file, require_new
+
+TARGETS = (*KINDS, *layouts.PROJECTS)
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,17 @@ class Conversion:
     """What `convert` did.
 
     Args:
-        read: what was read and refused, in the words of `summary()` of the data.
+        read: what was read and refused, in words.
         written: how many records of which kind.
         alone: labels that are in no pair.
+        lost: rows by what the target could not hold of them.
         output: the file that was written.
     """
 
     read: str
     written: str
     alone: int
+    lost: Mapping[str, int]
     output: Path
 
     def summary(self) -> str:
@@ -38,7 +43,9 @@ class Conversion:
             f"; {counted(self.alone, 'label')} left out, without a partner: a completion of the "
             "other class for the same prompt"
         )
-        return f"{self.read}\nwrote {self.written} to {self.output}{left_out if self.alone else ''}"
+        first = f"{self.read}\nwrote {self.written} to {self.output}{left_out * bool(self.alone)}"
+        lost = [f"  not kept: {what} ({counted(n, 'row')})" for what, n in self.lost.items()]
+        return "\n".join([first, *lost])
 
 
 def pairs_to_labels(pairs: Iterable[Pair]) -> list[Label]:
@@ -69,88 +76,66 @@ def labels_to_pairs(labels: Iterable[Label]) -> tuple[list[Pair], int]:
     pairs: list[Pair] = []
     alone = 0
     for group in by_prompt.values():
-        desirable = [label for label in group if label.desirable]
-        undesirable = [label for label in group if not label.desirable]
-        matches = [
-            (good, bad)
-            for good, bad in product(desirable, undesirable)
-            if contents(good.completion) != contents(bad.completion)
-        ]
-        pairs += [_pair(good, bad) for good, bad in matches]
-        alone += len(group) - len({id(label) for match in matches for label in match})
+        matches = partners(group)
+        pairs += [joined(group[good], group[bad]) for good, bad in matches]
+        alone += len(group) - len({number for match in matches for number in match})
     return pairs, alone
 
 
 def convert(
     source: str | Path,
-    to: Literal["labels", "pairs"],
-    output: Path,
+    to: str | None,
+    output: str | Path,
     *,
+    origin: str | None = None,
+    text: Literal["chat", "strings"] | None = None,
+    template: str | Path | None = None,
     split: str = "train",
     strict: bool = False,
 ) -> Conversion:
-    """Read one kind of records and write the other, as JSON Lines in the canonical layout.
+    """Write preference data of one form in another; only what one row needs is in memory.
 
     Args:
         source: a file, a folder written by `Dataset.save_to_disk`, or an id on the hub.
-        to: what to write; the source holds the other.
-        output: a new `.jsonl` file; it is there whole or not at all.
+        to: `labels`, `pairs` or `prompts`, in the canonical layout; or a project whose layout
+            to write: `trl`, `axolotl`, `llama-factory` or `openai`. None keeps the kind.
+        output: a new `.jsonl`, `.jsonl.gz` or `.parquet` file; there whole or not at all.
+        origin: the project whose layout the source is in, where its columns fit several.
+        text: write all texts as chat messages, or all as strings.
+        template: how strings stand for chats: a Jinja file, the folder of a tokenizer, `chatml`
+            or `human_assistant`. Without one a string is a single message.
         split: which split to take, where the source has several.
         strict: raise when any row is refused, instead of counting it.
 
     Returns:
-        What was read, written and left out.
+        What was read, written and left out, and what the target could not hold.
 
     Raises:
-        DataError: `output` exists or cannot be written, the source cannot be read, holds what
-            was asked for already, or has no two labels that make a pair.
+        DataError: `output` exists or cannot be written, the source cannot be read, its columns
+            fit several layouts or none, nothing would change, or no row can be written.
     """
-    _require_new(output)
-    try:
-        if to == "labels":
-            found = read_pairs(source, strict=strict, split=split)
-            rows, alone = [_label_row(label) for label in pairs_to_labels(found.pairs)], 0
-            read = found.summary()
-        else:
-            judged = read_labels(source, strict=strict, split=split)
-            pairs, alone = labels_to_pairs(judged.labels)
-            rows, read = [_pair_row(pair) for pair in pairs], judged.summary()
-    except OtherKindError as error:
-        raise DataError(f"{source} holds {to} already; there is nothing to convert") from error
-    if not rows:
-        raise DataError(
-            f"no prompt of {source} has both a desirable and an undesirable completion, so no "
-            "pair can be made; train on the labels with method kto"
-        )
-    _write(output, rows)
-    return Conversion(read, counted(len(rows), to.removesuffix("s")), alone, output)
+    target = Path(output)
+    _check(to, origin, text, template)
+    require_new(target)
+    change = TextForm(text, ChatTemplate.load(template) if template else None)
+    name, items = open_source(source, split, prompts=True)
+    run = Run(name, to, origin, change)
+    with new_file(target) as writer:
+        for row in run.rows(items):
+            writer.write(row)
+        run.check(writer.count, strict)
+    noun = run.kind_written.removesuffix("s")
+    return Conversion(run.read(), counted(writer.count, noun), run.alone, run.lost, target)
 
 
-def _pair(good: Label, bad: Label) -> Pair:
-    where = good.where if good.where == bad.where else f"{good.where} and {bad.where}"
-    return Pair(good.prompt, good.completion, bad.completion, where)
-
-
-def _label_row(label: Label) -> dict[str, object]:
-    return {"prompt": label.prompt, "completion": label.completion, "label": label.desirable}
-
-
-def _pair_row(pair: Pair) -> dict[str, object]:
-    return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-
-
-def _require_new(output: Path) -> None:
-    if output.suffix != ".jsonl":
-        raise DataError(f"{output} is written as JSON Lines; give output a name in .jsonl")
-    if output.exists():
-        raise DataError(f"{output} exists and is not overwritten; give output another name")
-    if not output.parent.is_dir():
-        raise DataError(f"the folder {output.parent} does not exist; create it, or set output")
-
-
-def _write(output: Path, rows: Sequence[dict[str, object]]) -> None:
-    try:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(output, text)
-    except OSError as error:
-        raise DataError(f"cannot write {output}: {error.strerror}; set output") from error
+def _check(to: str | None, origin: str | None, text: str | None, template: object) -> None:
+    if to is None and text is None:
+        raise DataError("nothing to convert to; give to, or text as chat or strings")
+    if to is not None and to not in TARGETS:
+        raise DataError(f"to must be one of {', '.join(TARGETS)}, got {to!r}")
+    if origin is not None and origin not in layouts.PROJECTS:
+        raise DataError(f"from must be one of {', '.join(layouts.PROJECTS)}, got {origin!r}")
+    if text not in (None, "chat", "strings"):
+        raise DataError(f"text must be chat or strings, got {text!r}")
+    if template and not text:
+        raise DataError("template says how text is converted; give text as chat or strings too")

@@ -83,16 +83,15 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
             cannot be trained on.
     """
     row, found = fit(row, layout, recognise, _misfit)
-    fields, agreement = PAIR_FIELDS, None
+    fields, label = PAIR_FIELDS, None
     if found in (LABELLED_TEXT, LABELLED_CHAT):
         label = _label(row)
         if label == "tie":
             return None
         fields = LABELLED_FIELDS if label == "a" else ("completion_b", "completion_a")
-        agreement = read_agreement(row, label)
     prompt, chosen, rejected = _texts(row, found, fields)
     _check(prompt, chosen, rejected, fields)
-    return Pair(prompt, chosen, rejected, where, read_margin(row), agreement)
+    return Pair(prompt, chosen, rejected, where, read_margin(row), read_agreement(row, label))
 
 
 def prompt_of(row: Row, layout: Layout) -> Text:

@@ -7,7 +7,7 @@ import math
 from penchant.data.rows import Row, RowError, is_given, shown
 
 RATINGS = (("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating"))
-NUMBER_FIELDS = ("margin", *(field for ratings in RATINGS for field in ratings))
+NUMBER_FIELDS = ("margin", "agreement", *(field for ratings in RATINGS for field in ratings))
 FIELDS = (*NUMBER_FIELDS, "votes")
 SIDES = ("a", "b", "tie")
 
@@ -38,10 +38,18 @@ def read_margin(row: Row) -> float | None:
     return None
 
 
-def read_agreement(row: Row, label: str) -> float | None:
-    """Tell which share of a row's `votes` equals its label; None where it has no such list."""
+def read_agreement(row: Row, label: str | None = None) -> float | None:
+    """Tell which share of several votes agrees with a row's preference, where it says.
+
+    Args:
+        row: an `agreement` above 0 and at most 1, or else a list of `votes`.
+        label: the side that is preferred, where votes name sides.
+    """
+    share = row.get("agreement")
+    if isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1:
+        return float(share)
     votes = row.get("votes")
-    if not isinstance(votes, list | tuple) or not votes:
+    if label is None or not isinstance(votes, list | tuple) or not votes:
         return None
     sides = [read_side(vote) for vote in votes]
     return None if None in sides else sides.count(label) / len(sides)

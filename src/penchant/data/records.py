@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
@@ -204,16 +204,37 @@ def is_chat(text: Text) -> TypeIs[Messages]:
 
 def describe_refusals(refused: Iterable[Refusal]) -> str:
     """Count refusals by reason, most frequent first, with a few examples of each."""
-    by_reason: dict[str, list[Refusal]] = defaultdict(list)
+    tally = Tally()
     for refusal in refused:
-        by_reason[refusal.reason].append(refusal)
-    lines = []
-    for reason, group in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        lines.append(f"  {len(group)} refused: {reason}")
-        lines += [f"    {one.where}: {one.detail}" for one in group[:NUM_EXAMPLES]]
-        if len(group) > NUM_EXAMPLES:
-            lines.append(f"    and {len(group) - NUM_EXAMPLES} more")
-    return "\n".join(lines)
+        tally.add(refusal)
+    return tally.describe()
+
+
+class Tally:
+    """Refusals counted by reason, with the first few of each: its size does not grow with them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[Refusal]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def add(self, refusal: Refusal) -> None:
+        """Count one more."""
+        self.counts[refusal.reason] += 1
+        if self.counts[refusal.reason] <= NUM_EXAMPLES:
+            self.examples[refusal.reason].append(refusal)
+
+    def describe(self) -> str:
+        """Each reason with its count, most frequent first, and a few examples."""
+        lines = []
+        for reason, number in self.counts.most_common():
+            lines.append(f"  {number} refused: {reason}")
+            lines += [f"    {one.where}: {one.detail}" for one in self.examples[reason]]
+            if number > NUM_EXAMPLES:
+                lines.append(f"    and {number - NUM_EXAMPLES} more")
+        return "\n".join(lines)
 
 
 def prompt_key(record: Record) -> str:

@@ -1,0 +1,121 @@
+"""The arguments of `penchant data build`, `convert` and `split`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+# As the modules that read them have them: help must not import those.
+FORMS = "label, votes, ratings, ranking, thumbs or chats"
+PROJECTS = "trl, axolotl, llama-factory or openai"
+
+
+def add_build(tools: Any) -> None:
+    """`penchant data build`."""
+    build = tools.add_parser(
+        "build",
+        help="make preference data of labels, votes, ratings, rankings, thumbs, chats or samples",
+        description="Make pairs or labels of judgements, or of sampled and scored answers.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    build.set_defaults(command="data build")
+    _add_files(build, "a new .jsonl, .jsonl.gz or .parquet")
+    add = build.add_argument
+    add("--form", metavar="FORM", help=f"{FORMS}; needed where columns fit several")
+    add("--columns", type=_mapping, metavar="NAME=OWN,...",
+        help="your name of a column, as completion_a=response1")  # fmt: skip
+    add("--votes", type=_words, metavar="COLUMN,...", help="columns with one vote each")
+    add("--codes", type=_mapping, metavar="CODE=SIDE,...",
+        help="what votes mean: 1=a,2=b,0=tie (also both_bad)")  # fmt: skip
+    add("--agreement", type=_agreement, metavar="A",
+        help="majority (default), unanimity, or the least share of votes, as 0.66")  # fmt: skip
+    add("--pairs", metavar="WHICH", help="best_worst (default), best_random or all")
+    add("--min_gap", type=float, metavar="X", help="least gap of ratings or ranks (default: 0)")
+    add("--rating_range", type=_range, metavar="LOW,HIGH", help="ratings outside are left out")
+    add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
+
+
+def add_convert(tools: Any) -> None:
+    """`penchant data convert`."""
+    convert = tools.add_parser(
+        "convert",
+        help="between pairs and labels, strings and chat, projects' layouts",
+        description="Write preference data in another form: another kind, text or layout.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    convert.set_defaults(command="data convert", to=None)
+    _add_files(convert, "a new .jsonl, .jsonl.gz or .parquet")
+    add = convert.add_argument
+    add("--to", metavar="WHAT", help=f"labels, pairs or prompts; {PROJECTS} for its layout")
+    add("--from", dest="origin", metavar="PROJECT", help=f"{PROJECTS}, where columns fit several")
+    add("--text", metavar="chat|strings", help="write all texts as chat, or all as strings")
+    add("--template", metavar="T",
+        help="a Jinja file, a tokenizer's folder, chatml or human_assistant")  # fmt: skip
+
+
+def add_split(tools: Any) -> None:
+    """`penchant data split`."""
+    split = tools.add_parser(
+        "split",
+        help="divide a file by prompt into training and evaluation parts",
+        description="Divide rows by prompt, near-duplicates together, alike in source and length.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    split.set_defaults(command="data split")
+    _add_files(split, "a folder; each part becomes a file in it")
+    add = split.add_argument
+    add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
+    add("--by", metavar="COLUMN", help="whose values stand alike in all parts (default: source)")
+    add("--similarity", type=float, metavar="X",
+        help="of prompts that stay together, above 0 to 1 (default: 0.7)")  # fmt: skip
+    add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
+    add("--seed", type=int, metavar="N", help="the same seed, the same parts (default: 0)")
+
+
+def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
+    add = parser.add_argument
+    add("source", metavar="FILE", help="what to read, in any form that training takes")
+    add("--output", required=True, type=Path, metavar="OUT", help=output)
+    add("--split", help="of a source that has several (default: train)")
+    add("--strict", action="store_true", help="any refused row is an error")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _mapping(text: str) -> dict[str, str]:
+    found = dict.fromkeys(_words(text), "")
+    for word in list(found):
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"must be NAME=VALUE,..., got {text!r}")
+        del found[word]
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in _mapping(text).items()}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be NAME=SHARE,..., got {text!r}") from error
+
+
+def _agreement(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, got {text!r}") from error
+    return low, high

@@ -1,0 +1,259 @@
+"""Build preference data from judgements: labels, votes, ratings, rankings, thumbs, chat logs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from penchant.data.building.logs import CHATS, THUMBS
+from penchant.data.building.rated import RANKED, RATED
+from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
+from penchant.data.building.votes import LABELS, VOTES
+from penchant.data.files import Item
+from penchant.data.grouping import grouped
+from penchant.data.opening import open_source
+from penchant.data.records import DataError, Refusal, Tally, counted
+from penchant.data.rows import Row, RowError, is_given
+from penchant.data.writing import new_file, require_new
+
+if TYPE_CHECKING:
+    from penchant.data.opening import Source
+
+FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, THUMBS, CHATS)}
+# What a prompt may be called; an `input` follows an instruction after a blank line.
+PROMPTS = ("prompt", "instruction", "question", "query")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `build` made.
+
+    Args:
+        form: what the source was read as.
+        units: rows, or groups of rows that belong together, that were looked at.
+        written: how many records.
+        left_out: what was counted on the way, by what it was.
+        refused: rows that could not be used.
+        source: what was read, as the user named it.
+        output: the file that was written; None where the rows are in `rows`.
+        rows: the records, where no output was named.
+    """
+
+    form: str
+    units: int
+    written: int
+    left_out: Mapping[str, int]
+    refused: Tally
+    source: str
+    output: Path | None
+    rows: Sequence[dict[str, object]]
+
+    def summary(self) -> str:
+        """Say in a few lines what was read, made and left out, and why."""
+        noun = "label" if self.form == THUMBS.name else "pair"
+        to = f" to {self.output}" if self.output else ""
+        lines = [
+            f"read {counted(self.units, 'judgement')} from {self.source}, form: {self.form}",
+            f"made {counted(self.written, noun)}{to}",
+            *(f"  {number} {what}" for what, number in self.left_out.items()),
+        ]
+        if self.refused:
+            lines += [f"{counted(len(self.refused), 'row')} refused", self.refused.describe()]
+        return "\n".join(lines)
+
+
+def build(
+    source: Source,
+    output: str | Path | None = None,
+    *,
+    form: str | None = None,
+    agreement: Literal["majority", "unanimity"] | float = "majority",
+    pairs: Choice = "best_worst",
+    min_gap: float = 0.0,
+    rating_range: tuple[float, float] | None = None,
+    columns: Mapping[str, str] | None = None,
+    votes: Sequence[str] = (),
+    codes: Mapping[str, str] | None = None,
+    seed: int = 0,
+    split: str = "train",
+    strict: bool = False,
+) -> Built:
+    """Build pairs or labels from judgements.
+
+    Args:
+        source: anything that `read_pairs` takes, with rows in one of `FORMS`.
+        output: a new `.jsonl`, `.jsonl.gz` or `.parquet` file; None returns the rows.
+        form: a name in `FORMS`; needed where the columns fit several.
+        agreement: what votes must reach: the most (majority), all (unanimity), or a share.
+        pairs: of rated or ranked completions: best against worst, best against a random other,
+            or all.
+        min_gap: the least difference of ratings or ranks in a pair.
+        rating_range: ratings outside are left out.
+        columns: the source's name of a column, by the name used here.
+        votes: columns that hold one vote each.
+        codes: what votes mean (a, b, tie or both_bad), such as `{"1": "a", "2": "b"}`.
+        seed: of the random choice.
+        split: which split to take, where the source has several.
+        strict: raise when any row is refused, instead of counting it.
+
+    Returns:
+        What was made and left out. Each row names its `source`, its `rows` there and the `rule`.
+
+    Raises:
+        DataError: the form cannot be told, nothing can be made, the output exists or cannot be
+            written, a setting is impossible, or `strict` and a row is refused.
+    """
+    least = {"majority": None, "unanimity": 1.0}.get(str(agreement), agreement)
+    if isinstance(least, str):
+        raise DataError(f"agreement must be majority, unanimity or a share, got {agreement!r}")
+    rules = Rules(
+        least, pairs, min_gap, rating_range, codes or {}, votes, columns or {}, seed
+    )  # fmt: skip
+    target = None if output is None else Path(output)
+    if target:
+        require_new(target)
+    name, items = open_source(source, split, prompts=True)
+    run = _Run(name, rules, form)
+    rows: list[dict[str, object]] = []
+    with new_file(target) if target else nullcontext(_Kept(rows)) as writer:
+        for row in run.records(items):
+            writer.write(row)
+        run.check(strict)
+    written, kept = run.written, {what: n for what, n in run.counts.items() if n}
+    return Built(run.form.name, run.units, written, kept, run.refused, name, target, rows)
+
+
+class _Writer(Protocol):
+    def write(self, row: Mapping[str, object]) -> None: ...
+
+
+class _Kept:
+    """Keeps rows in memory."""
+
+    def __init__(self, rows: list[dict[str, object]]) -> None:
+        self.rows = rows
+
+    def write(self, row: Mapping[str, object]) -> None:
+        self.rows.append(dict(row))
+
+
+class _Run:
+    """One pass over a source: tells its form, groups its rows, makes the records, counts."""
+
+    def __init__(self, name: str, rules: Rules, form: str | None) -> None:
+        if form is not None and form not in FORMS:
+            raise DataError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        self.name, self.rules = name, rules
+        self._form = FORMS[form] if form else None
+        self.counts: Counts = Counter()
+        self.refused = Tally()
+        self.units = self.written = 0
+
+    @property
+    def form(self) -> Form:
+        assert self._form, "no record was read"
+        return self._form
+
+    def records(self, items: Iterable[Item]) -> Iterator[dict[str, object]]:
+        """The records of all rows, with their provenance."""
+        placed = self._placed(iter(items))
+        first = next(placed, None)
+        if first is None:
+            return
+        self._form = self._form or _tell(first, self.rules, self.name)
+        for unit in self._units(chain([first], placed)):
+            self.units += 1
+            try:
+                for record in self.form.make(unit, self.rules, self.counts):
+                    self.written += 1
+                    yield {**record, **_provenance(unit)}
+            except RowError as error:
+                self.refused.add(Refusal(unit[0].where, error.reason, error.detail))
+
+    def check(self, strict: bool) -> None:
+        """Refuse a result without a record, or when strict with a refusal."""
+        if strict and self.refused:
+            number = counted(len(self.refused), "refused row")
+            raise DataError(
+                f"strict allows no refusal, and {self.name} has {number}; correct or remove what "
+                f"is refused\n{self.refused.describe()}"
+            )
+        if not self.written:
+            left = "".join(f"\n  {n} {what}" for what, n in self.counts.items() if n)
+            why = f"{left}\n{self.refused.describe()}".rstrip()
+            rows = counted(self.units, "judgement")
+            raise DataError(f"nothing can be made of {self.name}: {rows} read{why}")
+
+    def _placed(self, items: Iterator[Item]) -> Iterator[Placed]:
+        for item in items:
+            if isinstance(item, Refusal):
+                self.refused.add(item)
+                continue
+            where, row = item
+            if isinstance(row, Mapping):
+                yield Placed(where, _named(row, self.rules))
+            else:
+                self.refused.add(Refusal(where, "wrong type", "a row must be an object"))
+
+    def _units(self, placed: Iterator[Placed]) -> Iterator[list[Placed]]:
+        if self.form.key is None:
+            return ([one] for one in placed)
+        groups = grouped(self._keyed(placed))
+        return ([Placed(*one) for one in group] for group in groups)  # type: ignore[misc]
+
+    def _keyed(self, placed: Iterator[Placed]) -> Iterator[tuple[object, object]]:
+        assert self.form.key
+        for one in placed:
+            try:
+                key = self.form.key(one.row, self.rules)
+            except RowError as error:
+                self.refused.add(Refusal(one.where, error.reason, error.detail))
+                continue
+            # Rows that stand alone share a key with none.
+            yield (one.where if key is None else key), list(one)
+
+
+def _named(row: Row, rules: Rules) -> dict[str, object]:
+    """The row under the names used here, its prompt put together."""
+    own = {**row, **{name: row[own] for name, own in rules.columns.items() if own in row}}
+    if is_given(own, "prompt"):
+        return own
+    name = next((name for name in PROMPTS if is_given(own, name)), None)
+    if name is None:
+        return own
+    prompt, context = own[name], own.get("input")
+    if isinstance(prompt, str) and isinstance(context, str) and context.strip():
+        prompt = f"{prompt}\n\n{context}"
+    return {**own, "prompt": prompt}
+
+
+def _tell(first: Placed, rules: Rules, name: str) -> Form:
+    """The form of a source, from its first row."""
+    found = [form for form in FORMS.values() if form.matches(first.row, rules)]
+    if len(found) == 1:
+        return found[0]
+    fits = "\n".join(f"  {form.name}: {form.columns}" for form in found or FORMS.values())
+    if found:
+        names = " or ".join(form.name for form in found)
+        raise DataError(
+            f"the columns of {first.where} fit several forms; say which with form ({names}):\n"
+            f"{fits}"
+        )
+    has = ", ".join(map(str, first.row)) or "no columns"
+    raise DataError(
+        f"the columns of {first.where} fit no form of feedback (it has: {has}); name them with "
+        f"columns, such as completion_a=response1, or votes. The forms:\n{fits}"
+    )
+
+
+def _provenance(unit: Sequence[Placed]) -> dict[str, object]:
+    """Where a record comes from: the row's own source if it names one, else the file."""
+    places = [one.where.rpartition(":") for one in unit]
+    source = unit[0].row.get("source")
+    own = source if isinstance(source, str) else places[0][0]
+    return {"source": own, "rows": [int(number) for _, _, number in places]}

@@ -1,0 +1,105 @@
+"""Labels from thumbs up and down, and pairs from chats in which answers were regenerated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from penchant.data import labels
+from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, pair
+from penchant.data.messages import plain, read_messages
+from penchant.data.records import Message
+from penchant.data.rows import Row, RowError, is_given, kind, missing_field
+
+# Where a message lists the answers that it replaced.
+REPLACED = ("alternatives", "regenerated")
+
+
+def _is_thumbs(row: Row, rules: Rules) -> bool:
+    sides = is_given(row, "completion_a") or is_given(row, "completions")
+    return labels.recognise_label(row) is not None and not sides
+
+
+def _from_thumbs(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
+    where, row = unit[0]
+    for name in labels.ALIASES["completion"]:
+        if is_given(row, name):
+            answer(row[name], rules.name(name))
+    label = labels.to_label(row, None, where)
+    yield {
+        "prompt": plain(label.prompt),
+        "completion": plain(label.completion),
+        "label": label.desirable,
+        "rule": "thumbs",
+    }
+
+
+def _is_chat(row: Row, rules: Rules) -> bool:
+    return kind(row.get("messages")) == "messages" and not any(
+        is_given(row, name) for name in labels.ALIASES["label"]
+    )
+
+
+def _from_chat(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
+    """The answer that stayed is preferred to each that it replaced, after what was said before.
+
+    Answers were replaced where a message lists them (`alternatives` or `regenerated`), and where
+    answers follow each other with nothing said between: the last one stayed.
+    """
+    where, row = unit[0]
+    turns = row.get("messages")
+    if not isinstance(turns, list | tuple):
+        raise missing_field(row, [rules.name("messages")], labels.WHOLE_CHAT)
+    history: tuple[Message, ...] = ()
+    found = 0
+    for is_answer, run in groupby(turns, key=_is_answer):
+        messages = list(run)
+        if not is_answer:
+            history += read_messages(messages, "messages")
+            continue
+        read = read_messages(messages, "messages")
+        kept = read[-1:]
+        replaced: list[object] = [plain((one,)) for one in read[:-1]]
+        replaced += [one for message in messages for one in _replaced(message)]
+        for other in replaced:
+            found += 1
+            if _says(other) == kept[0]["content"]:
+                counts["pairs left out: regenerated word for word"] += 1
+                continue
+            made = pair(plain(history), plain(kept), _as_turn(other), where)
+            yield {**made, "turn": len(history) + 1, "rule": "regenerated"}
+        history += kept
+    counts["chats without a regenerated answer"] += not found
+
+
+def _is_answer(message: object) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "assistant"
+
+
+def _replaced(message: object) -> list[object]:
+    """The answers that a message says it replaced."""
+    assert isinstance(message, Mapping)
+    found: list[object] = []
+    for name in REPLACED:
+        listed = message.get(name)
+        if listed is None:
+            continue
+        if not isinstance(listed, list | tuple):
+            raise RowError("wrong type", f"'{name}' of a message must be a list of answers")
+        found += [answer(_says(one), name) for one in listed]
+    return found
+
+
+def _says(one: object) -> object:
+    """The text of an answer: a string, a message, or a list of one message."""
+    if isinstance(one, list | tuple) and len(one) == 1:
+        one = one[0]
+    return one.get("content") if isinstance(one, Mapping) else one
+
+
+def _as_turn(one: object) -> object:
+    return [{"role": "assistant", "content": one}] if isinstance(one, str) else one
+
+
+THUMBS = Form("thumbs", "prompt, completion, label (or messages, label)", _is_thumbs, _from_thumbs)
+CHATS = Form("chats", "messages, with replaced answers as alternatives", _is_chat, _from_chat)

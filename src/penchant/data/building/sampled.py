@@ -1,0 +1,144 @@
+"""Pairs of sampled answers: several for each prompt, scored, and the best against others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from penchant.atomic import write_atomically
+from penchant.data.building import Built, build
+from penchant.data.building.rules import Choice, Rules
+from penchant.data.messages import plain
+from penchant.data.prompts import Prompt, read_prompts
+from penchant.data.records import DataError
+from penchant.data.writing import encoded, require_new
+from penchant.runtime import track
+
+if TYPE_CHECKING:
+    from penchant.data.opening import Source
+
+
+class Sample(Protocol):
+    """Draws answers."""
+
+    def __call__(self, prompts: Sequence[Prompt], n: int, seed: int) -> Sequence[Sequence[str]]:
+        """`n` answers to each prompt; the seed decides alone."""
+
+
+# Scores one answer to each prompt; more is better.
+Score = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+
+
+def build_from_samples(
+    source: Source,
+    output: str | Path,
+    *,
+    sample: Sample,
+    score: Score,
+    n: int = 4,
+    pairs: Choice = "best_worst",
+    min_gap: float = 0.0,
+    batch_size: int = 8,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    split: str = "train",
+    strict: bool = False,
+) -> Built:
+    """Sample answers to prompts, score them, and pair them up; called again, it goes on.
+
+    The answers and their scores stay beside the output, in `OUTPUT.samples.jsonl`, as rows that
+    `build` reads as ratings; `OUTPUT.samples.json` says how they were made.
+
+    Args:
+        source: anything that `read_prompts` takes.
+        output: a new `.jsonl`, `.jsonl.gz` or `.parquet` file.
+        sample: draws the answers.
+        score: scores them.
+        n: answers to each prompt, at least 2.
+        pairs, min_gap, strict: as for `build`.
+        batch_size: prompts that are sampled together, and written at once.
+        seed: of the samples, and of the random choice.
+        about: what else decides the answers and scores, such as the model's name; a run that
+            goes on must have the same.
+        split: which split to take, where the source has several.
+
+    Raises:
+        DataError: the prompts cannot be read, `output` exists, samples of another setting are
+            there, or no pair can be made.
+    """
+    target = Path(output)
+    require_new(target)
+    if n < 2:
+        raise DataError(f"n must be at least 2 to make a pair, got {n}")
+    Rules(choice=pairs, min_gap=min_gap)  # what is impossible is said before anything is sampled
+    found = read_prompts(source, split=split, strict=strict)
+    samples = target.with_name(f"{target.name}.samples.jsonl")
+    settings = {
+        **(about or {}), "prompts": found.fingerprint, "n": n, "batch_size": batch_size,
+        "seed": seed,
+    }  # fmt: skip
+    done = _resume(samples, settings, batch_size, len(found.prompts))
+    starts = range(done, len(found.prompts), batch_size)
+    with samples.open("ab") as stream:
+        for start in track(starts, "sampling and scoring"):
+            batch = found.prompts[start : start + batch_size]
+            stream.write(b"".join(map(encoded, _rows(batch, n, seed + start, sample, score))))
+            stream.flush()
+            os.fsync(stream.fileno())
+    return build(
+        samples, target, form="ratings", pairs=pairs, min_gap=min_gap, seed=seed, strict=strict
+    )
+
+
+def _rows(
+    batch: Sequence[Prompt], n: int, seed: int, sample: Sample, score: Score
+) -> list[dict[str, object]]:
+    """Each prompt with its answers and their scores."""
+    answers = sample(batch, n, seed)
+    assert [len(one) for one in answers] == [n] * len(batch), "a sampler gives what it is asked for"
+    repeated = [prompt for prompt in batch for _ in range(n)]
+    scores = list(score(repeated, [text for texts in answers for text in texts]))
+    assert len(scores) == len(repeated), "a score for each answer"
+    return [
+        {
+            "prompt": plain(prompt.prompt),
+            "completions": list(texts),
+            "ratings": [float(one) for one in scores[n * i : n * (i + 1)]],
+            "where": prompt.where,
+        }
+        for i, (prompt, texts) in enumerate(zip(batch, answers, strict=True))
+    ]
+
+
+def _resume(samples: Path, settings: Mapping[str, Any], batch_size: int, total: int) -> int:
+    """How many prompts are done; what a kill left of a batch is cut off."""
+    header = samples.with_suffix(".json")
+    if not header.exists():
+        if samples.exists():
+            raise DataError(f"{samples} has no {header.name} beside it; move it away")
+        write_atomically(header, json.dumps(settings, indent=2) + "\n")
+        return 0
+    before = json.loads(header.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(settings))
+    for name in wanted.keys() | before.keys():
+        if before.get(name) != wanted.get(name):
+            raise DataError(
+                f"{samples} was made with {name} {before.get(name)}, not {wanted.get(name)}; "
+                "go on with the same settings, or set output to another file"
+            )
+    if not samples.exists():
+        return 0
+    done = kept = position = 0
+    with samples.open("rb+") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
+            position += len(line)
+            # A batch is drawn as a whole: half of one could not be continued alike.
+            if number % batch_size == 0 or number == total:
+                done, kept = number, position
+        stream.truncate(kept)
+    return done
