@@ -104,9 +104,9 @@ def _advise(values: dict[str, Any]) -> None:
 
 
 def _build(values: dict[str, Any]) -> None:
-    from penchant.data.building import build
+    from penchant.data.arguments import run_build
 
-    print(build(**values).summary())
+    run_build(values)
 
 
 def _split(values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from penchant.cli import main
 from penchant.data import build_from_samples
 from penchant.data.records import DataError
 
@@ -74,3 +75,32 @@ def test_samples_of_other_settings_are_not_mixed(tmp_path, options, told):
 def test_one_answer_makes_no_pair(tmp_path):
     with pytest.raises(DataError, match="n must be at least 2"):
         run(tmp_path, Drawing(), n=1)
+
+
+def test_command_samples_a_model_and_scores_with_a_reward(tmp_path, tiny_model_dir, capsys):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "o.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS[:3]))
+    reward = tmp_path / "reward.py"
+    reward.write_text(
+        "def zs(completions, **_):\n    return [sum(map(ord, c)) for c in completions]\n"
+    )
+    words = [str(prompts), "--sample", str(tiny_model_dir), "--n", "3", "--reward", f"{reward}:zs"]
+    words += ["--max-completion-length", "12", "--output", str(output)]
+    assert main(["data", "build", *words]) == 0
+    assert "form: ratings" in capsys.readouterr().out
+    samples = (tmp_path / "o.jsonl.samples.jsonl").read_text().splitlines()
+    assert [len(json.loads(line)["ratings"]) for line in samples] == [3, 3, 3]
+    assert all(json.loads(line)["margin"] > 0 for line in output.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--sample", "m"], "--sample needs --reward"),
+        (["--n", "3"], "--n goes only with --sample"),
+        (["--sample", "m", "--form", "votes"], "--form goes only without --sample"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(tmp_path, capsys, words, told):
+    assert main(["data", "build", "p.jsonl", "--output", str(tmp_path / "o.jsonl"), *words]) == 1
+    assert told in capsys.readouterr().err

@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from penchant.errors import ConfigError
+
 # As the modules that read them have them: help must not import those.
+JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range")
+DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
+    "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
 FORMS = "label, votes, ratings, ranking, thumbs or chats"
 PROJECTS = "trl, axolotl, llama-factory or openai"
 
@@ -35,6 +40,21 @@ def add_build(tools: Any) -> None:
     add("--min_gap", type=float, metavar="X", help="least gap of ratings or ranks (default: 0)")
     add("--rating_range", type=_range, metavar="LOW,HIGH", help="ratings outside are left out")
     add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
+    drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
+    drawn(
+        "--sample", dest="model", metavar="MODEL", help="a run, a model folder, a hub id, a .gguf"
+    )
+    drawn("--reward", action="append", metavar="R",
+        help="a reward model, module:function, file.py:function or a ready one")  # fmt: skip
+    drawn("--n", type=int, metavar="N", help="answers to each prompt (default: 4)")
+    drawn("--temperature", type=float, metavar="X", help="of sampling (default: 1)")
+    drawn("--top_p", type=float, metavar="X", help="of sampling (default: 1)")
+    drawn("--top_k", type=int, metavar="N", help="of sampling (default: 0, all)")
+    drawn("--max_completion_length", type=int, metavar="N", help="tokens (default: 512)")
+    drawn("--max_prompt_length", type=int, metavar="N", help="tokens (default: 1024)")
+    drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
+    drawn("--chat_template", metavar="FILE", help="a Jinja file in place of the model's")
+    drawn("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
 def add_convert(tools: Any) -> None:
@@ -119,3 +139,22 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be LOW,HIGH, got {text!r}") from error
     return low, high
+
+
+def run_build(values: dict[str, Any]) -> None:
+    """Build from judgements, or from samples where a model is given."""
+    drawn = "model" in values
+    unfit = sorted(values.keys() & set(JUDGED if drawn else DRAWN))
+    if unfit:
+        without = "without" if drawn else "with"
+        raise ConfigError(f"--{unfit[0]} goes only {without} --sample MODEL; leave it out")
+    if drawn and "reward" not in values:
+        raise ConfigError("--sample needs --reward, which scores the answers")
+    if drawn:
+        from penchant.data.building.drawing import build_with_model
+
+        print(build_with_model(**values).summary())
+        return
+    from penchant.data.building import build
+
+    print(build(**values).summary())

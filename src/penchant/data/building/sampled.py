@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -106,11 +107,16 @@ def _rows(
         {
             "prompt": plain(prompt.prompt),
             "completions": list(texts),
-            "ratings": [float(one) for one in scores[n * i : n * (i + 1)]],
+            "ratings": [_finite(one) for one in scores[n * i : n * (i + 1)]],
             "where": prompt.where,
         }
         for i, (prompt, texts) in enumerate(zip(batch, answers, strict=True))
     ]
+
+
+def _finite(score: float) -> float | None:
+    """A score as JSON holds it; none where a reward gave none."""
+    return float(score) if math.isfinite(score) else None
 
 
 def _resume(samples: Path, settings: Mapping[str, Any], batch_size: int, total: int) -> int:
