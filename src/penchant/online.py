@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penchant.config import RunConfig
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.prepare import Setup
+    from penchant.rl.judging import Rewards
 
 
 def require_one_process(accelerator: Accelerator) -> None:
@@ -126,36 +127,49 @@ def make_collector(
         sampling=Sampling(
             options.max_completion_length, options.temperature, options.top_k, options.top_p
         ),
-        rewards=make_rewards(
-            list(rewards or options.reward),
-            weights=options.reward_weights,
-            normalization=options.reward_normalization,
-            score_clip=options.score_clip,
-            length_penalty=options.length_penalty,
-            length_budget=options.length_budget,
-            overlong_buffer=options.overlong_buffer,
-            overlong_penalty=options.overlong_penalty,
-            missing_eos_penalty=options.missing_eos_penalty,
-            ngram_repetition_penalty=options.ngram_repetition_penalty,
-            max_completion_length=options.max_completion_length,
-            tokenizer=setup.tokenizer,
-            policy=policy.model if isinstance(policy.model, PeftModel) else None,
-            base=setup.base,
-            device=accelerator.device,
-            autocast=accelerator.autocast,
-            on_error=options.on_reward_error,
-            timeout=options.reward_timeout,
-            ensemble=options.reward_ensemble,
-            ensemble_k=options.reward_ensemble_k,
-            batch_size=config.per_device_eval_batch_size,
-            trust_remote_code=config.trust_remote_code,
-        ),
+        rewards=_rewards(config, accelerator, setup, rewards),
         tokenizer=setup.tokenizer,
         num_generations=options.generations,
         full_kl=config.spec.needs(options).full_kl,
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
     )
+
+
+def _rewards(
+    config: RunConfig, accelerator: Accelerator, setup: Setup, rewards: Sequence[Any] | None
+) -> Rewards:
+    options: Any = config.options
+    policy = setup.scorer
+    found = make_rewards(
+        list(rewards or options.reward),
+        weights=options.reward_weights,
+        normalization=options.reward_normalization,
+        score_clip=options.score_clip,
+        length_penalty=options.length_penalty,
+        length_budget=options.length_budget,
+        overlong_buffer=options.overlong_buffer,
+        overlong_penalty=options.overlong_penalty,
+        missing_eos_penalty=options.missing_eos_penalty,
+        ngram_repetition_penalty=options.ngram_repetition_penalty,
+        max_completion_length=options.max_completion_length,
+        tokenizer=setup.tokenizer,
+        policy=policy.model if isinstance(policy.model, PeftModel) else None,
+        base=setup.base,
+        device=accelerator.device,
+        autocast=accelerator.autocast,
+        on_error=options.on_reward_error,
+        timeout=options.reward_timeout,
+        ensemble=options.reward_ensemble,
+        ensemble_k=options.reward_ensemble_k,
+        batch_size=config.per_device_eval_batch_size,
+        max_length=config.max_length,
+        dtype=policy.causal_model.dtype,
+        trust_remote_code=config.trust_remote_code,
+    )
+    every = [set(example.record.fields) for example in setup.train_set]
+    found.check(set.intersection(*every))
+    return found
 
 
 def make_source(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,9 @@ def save_model(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     saved = _merged(model) if merged else model
-    saved.save_pretrained(partial)
+    # Adapters of reward models may stand on the same weights.
+    own = {"selected_adapters": saved.active_adapters} if isinstance(saved, PeftModel) else {}
+    saved.save_pretrained(partial, **own)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
