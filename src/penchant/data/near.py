@@ -56,7 +56,8 @@ class NearGroups:
         parents = list(range(count))
         if self.similarity < 1 and count:
             self._sign()
-            for one, other in near_pairs(np.concatenate(self._signed), self.similarity):
+            self._signed = [np.concatenate(self._signed)]
+            for one, other in near_pairs(self._signed[0], self.similarity):
                 _unite(parents, one, other)
         return [_root(parents, number) for number in range(count)]
 
