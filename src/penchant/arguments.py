@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from penchant.config import SECTIONS
+from penchant.data.audit.arguments import add_commands as add_audit
 from penchant.data.arguments import add_build, add_convert, add_split
 from penchant.errors import ConfigError
 from penchant.methods import METHODS
@@ -65,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
-    _add_data(commands.add_parser("data", help="build, convert and split preference data"))
+    _add_data(
+        commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
+    )
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
@@ -154,3 +157,4 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add_build(tools)
     add_convert(tools)
     add_split(tools)
+    add_audit(tools)

@@ -121,6 +121,18 @@ def _convert(values: dict[str, Any]) -> None:
     print(convert(**values).summary())
 
 
+def _inspect(values: dict[str, Any]) -> None:
+    from penchant.data.audit.arguments import run_inspect
+
+    run_inspect(values)
+
+
+def _clean(values: dict[str, Any]) -> None:
+    from penchant.data.audit.arguments import run_clean
+
+    run_clean(values)
+
+
 def _demo(values: dict[str, Any]) -> None:
     from penchant.demo import demo
 
@@ -142,5 +154,7 @@ COMMANDS = {
     "data build": _build,
     "data convert": _convert,
     "data split": _split,
+    "data inspect": _inspect,
+    "data clean": _clean,
     "demo": _demo,
 }

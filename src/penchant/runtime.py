@@ -8,26 +8,23 @@ import platform
 import resource
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import track as rich_track
 
 from penchant.errors import ConfigError
+from penchant.screen import console as console
+from penchant.screen import track as track
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Item = TypeVar("Item")
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
-
-console = Console(stderr=True, soft_wrap=True)
 
 
 def setup_logging() -> None:
@@ -45,15 +42,6 @@ def setup_logging() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-
-
-def track(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    return iter(
-        rich_track(
-            items, description, console=console, transient=True, disable=not console.is_terminal
-        )
-    )
 
 
 def memory_peak_bytes(device: torch.device) -> int:

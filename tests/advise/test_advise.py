@@ -12,13 +12,14 @@ import pytest
 
 import penchant
 from penchant.advising.advice import Advice
-from penchant.advising.findings import BIASED, FEW, NOISY, STRONG, STRONGLY_BIASED
+from penchant.advising.findings import FEW, NOISY, STRONG
 from penchant.advising.machine import Load, estimate, measure_model, parse_memory
 from penchant.advising.ranking import GOALS, RULES
 from penchant.advising.settings import class_weight
 from penchant.arguments import build_parser
 from penchant.cli import main
 from penchant.config import RunConfig, load_config
+from penchant.data.quality import BIASED, STRONGLY_BIASED
 from penchant.errors import ConfigError, ModelError, UserError
 from penchant.methods import METHODS
 from penchant.methods.kto import weight_advice

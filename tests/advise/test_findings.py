@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from penchant.advising.advice import Advice
-from penchant.advising.findings import Findings, LengthBias, find, measure_noise
-from penchant.advising.lengths import Cut, Percentiles, Sample, TokenLengths, choose_lengths
+from penchant.advising.findings import Findings, find
+from penchant.data.lengths import Cut, Percentiles, Sample, TokenLengths, choose_lengths
+from penchant.data.quality import LengthBias, measure_noise
 from penchant.data.read import read_labels, read_pairs
 
 NONE = Percentiles(1, 1, 1, 1)

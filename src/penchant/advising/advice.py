@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from penchant.advising.findings import FEW, Findings, find
-from penchant.advising.lengths import UNCUT, sample_lengths
 from penchant.advising.machine import (
     USABLE,
     Machine,
@@ -20,6 +19,7 @@ from penchant.advising.plan import Planner
 from penchant.advising.ranking import GOALS, Ranked, noise_text, obstacle, rank
 from penchant.advising.settings import Settings, choose_settings, make_command
 from penchant.config import RunConfig, load_config
+from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import LabelData, PairData, counted
 from penchant.errors import ConfigError

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from penchant.advising.findings import Findings
-from penchant.advising.lengths import Sample
 from penchant.advising.machine import Estimate, Load, Machine, ModelSize, estimate
+from penchant.data.lengths import Sample
 from penchant.methods import Method
 
 LORA_R = 16

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from penchant.advising.advice import NUM_SHOWN, Advice
 from penchant.advising.findings import Findings
-from penchant.advising.lengths import Percentiles
 from penchant.advising.ranking import length_text, noise_text
+from penchant.data.lengths import Percentiles
 from penchant.data.records import counted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penchant.data.records import Label
@@ -62,10 +62,17 @@ class TokenLengths:
 
 @dataclass(frozen=True)
 class Sample:
-    """Token counts: of each record its prompt and its completions."""
+    """Token counts: of each record its prompt and its completions.
+
+    Attributes:
+        rows: the counts.
+        num_dropped: records that cannot be tokenised.
+        places: where each of the others is.
+    """
 
     rows: list[tuple[int, tuple[int, ...]]]
     num_dropped: int
+    places: list[str] = field(default_factory=list)
 
     def lengths(
         self, context: int | None, max_length: int | None, max_prompt_length: int | None
@@ -84,14 +91,19 @@ class Sample:
 
     def cut(self, max_length: int, max_prompt_length: int) -> Cut:
         """What training with these lengths would cut, as its tokeniser counts it."""
+        prompts, answers = self.cut_rows(max_length, max_prompt_length)
+        either = [a or b for a, b in zip(prompts, answers, strict=True)]
+        shares = (sum(flags) / len(flags) for flags in (prompts, answers, either))
+        return Cut(max_length, max_prompt_length, *shares)
+
+    def cut_rows(self, max_length: int, max_prompt_length: int) -> tuple[list[bool], list[bool]]:
+        """Of each record, whether its prompt would be cut, and whether a completion would."""
         prompts = [prompt > max_prompt_length for prompt, _ in self.rows]
         answers = [
             min(prompt, max_prompt_length) + max(lengths) > max_length
             for prompt, lengths in self.rows
         ]
-        either = [a or b for a, b in zip(prompts, answers, strict=True)]
-        shares = (sum(flags) / len(flags) for flags in (prompts, answers, either))
-        return Cut(max_length, max_prompt_length, *shares)
+        return prompts, answers
 
     def tokens(self, cut: Cut, num_records: int, answers: int) -> int:
         """Of the longest micro-batch: prompts once, `answers` completions each."""
@@ -109,7 +121,14 @@ class Sample:
 
 
 def sample_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Sample:
-    """Tokenise at most `NUM_SAMPLED` records, always the same ones, without cutting.
+    """Tokenise at most `NUM_SAMPLED` records, always the same ones, as `measure_lengths` does."""
+    chosen = range(len(records))
+    some = random.Random(SEED).sample(chosen, min(NUM_SAMPLED, len(records)))
+    return measure_lengths([records[i] for i in sorted(some)], tokenizer)
+
+
+def measure_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Sample:
+    """Tokenise records, without cutting.
 
     Raises:
         ConfigError: none of them can be tokenised.
@@ -117,21 +136,18 @@ def sample_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -
     """
     from penchant.data.tokenise import TokenisedLabel, TokenisedPair, Tokeniser, TokenReport
 
-    chosen = range(len(records))
-    some = random.Random(SEED).sample(chosen, min(NUM_SAMPLED, len(records)))
-    sampled = [records[i] for i in sorted(some)]
     tokeniser = Tokeniser(tokenizer, max_length=UNCUT, max_prompt_length=UNCUT - 1)
     examples: Sequence[TokenisedPair | TokenisedLabel]
     report: TokenReport
-    if isinstance(sampled[0], Label):
-        examples, report = tokeniser.labels(sampled)
+    if isinstance(records[0], Label):
+        examples, report = tokeniser.labels(records)
     else:
-        examples, report = tokeniser.pairs(sampled)
+        examples, report = tokeniser.pairs(records)
     if not examples:
         raise ConfigError(f"no record is left after tokenising ({report.summary()})")
     groups = [example.group() for example in examples]
     rows = [(len(g.prompt), tuple(len(ids) for ids in g.completions)) for g in groups]
-    return Sample(rows, sum(report.dropped.values()))
+    return Sample(rows, sum(report.dropped.values()), [example.where for example in examples])
 
 
 def choose_lengths(

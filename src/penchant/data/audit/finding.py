@@ -1,0 +1,83 @@
+"""What a rule finds: an id, how bad it is, which rows, the numbers, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+Indices: TypeAlias = NDArray[np.int64]
+
+NO_ROWS: Indices = np.empty(0, np.int64)
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def combined(*columns: NDArray[Any]) -> NDArray[np.uint64]:
+    """One 64-bit hash a row of several columns of unsigned integers."""
+    key = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        key = (key ^ column.astype(np.uint64)) * MULTIPLIER
+        key ^= key >> np.uint64(29)
+    return key
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault or fact of a data set.
+
+    Attributes:
+        id: a stable name, by which `clean` is told to drop the rows.
+        severity: error where training on it is wrong, warning where it costs, info where it is
+            only worth knowing.
+        title: one sentence with the count.
+        rows: the rows that the remedy drops, as indices, ascending.
+        evidence: the numbers behind it.
+        remedy: what to do.
+        sampled: only a sample of the rows was looked at, so `rows` are not all of them.
+    """
+
+    id: str
+    severity: Severity
+    title: str
+    rows: Indices
+    evidence: Mapping[str, Any]
+    remedy: str
+    sampled: bool = False
+
+    @property
+    def droppable(self) -> bool:
+        """Whether `clean` can apply it."""
+        return bool(self.rows.size) and not self.sampled
+
+
+@dataclass
+class Places(Sequence[str]):
+    """Where rows are, as `file:line`, made when asked for."""
+
+    names: list[str]
+    files: NDArray[np.uint16]
+    numbers: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Places: ...
+    def __getitem__(self, index: int | slice) -> str | Places:
+        if isinstance(index, slice):
+            return self.at(np.arange(len(self))[index])
+        return f"{self.names[self.files[index]]}:{self.numbers[index]}"
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def at(self, rows: Indices) -> Places:
+        """The places of some rows."""
+        return Places(self.names, self.files[rows], self.numbers[rows])
