@@ -140,7 +140,8 @@ def scored(models, examples, needs):
     batch = scorers[0].batch(groups)
     weights = tail_weights(batch, needs.tail_weight)
     ref_sums = CopyReference(scorers[1]).sums(groups, batch, weights)
-    return pair_inputs(scorers[0](batch, needs.weights), batch, ref_sums, weights)
+    also = "collisions" if needs.weights else None
+    return pair_inputs(scorers[0](batch, also), batch, ref_sums, weights)
 
 
 @pytest.mark.parametrize(("method", "options", "trl_options"), CASES)

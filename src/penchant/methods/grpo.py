@@ -1,4 +1,4 @@
-"""GRPO: advantages relative to the other answers of the same prompt; no value head."""
+"""Group Relative Policy Optimization (Shao et al. 2024, https://arxiv.org/abs/2402.03300)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from penchant.methods.base import Facts, LossOutput, Method, Needs, RolloutInputs
-from penchant.methods.online import GroupOptions, clipped, kept_groups, policy_metrics, ratio_of
+from penchant.methods.online import (
+    LARGEST_LOG_RATIO,
+    GroupOptions,
+    clipped,
+    kept_groups,
+    policy_metrics,
+    ratio_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,12 +29,15 @@ class GRPOOptions(GroupOptions):
     kl_in_reward: bool = Field(
         False, description="Charge the divergence to the reward, not to the loss."
     )
+    use_bias_correction_kl: bool = Field(
+        True, description="Weight the loss's divergence with the ratio: its true gradient."
+    )
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group", description="Whose deviation advantages are divided by (none: Dr. GRPO)."
     )
     loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
-        "dapo", description="Mean over the tokens of each answer (grpo), of the whole batch (dapo), "
-        "or divided by max_completion_length (dr_grpo)."
+        "dapo", description="Mean over the tokens of each answer (grpo) or of the mini-batch "
+        "(dapo), or their sum divided by max_completion_length (dr_grpo)."
     )  # fmt: skip
     importance_sampling_level: Literal["token", "sequence"] = Field(
         "token", description="Ratios of tokens, or of whole answers (GSPO)."
@@ -67,24 +77,30 @@ def grpo_loss(inputs: RolloutInputs, options: GRPOOptions) -> LossOutput:
 
     Args:
         inputs: advantages equal over each answer's tokens.
-        options: `loss_type`, `epsilon`, `epsilon_high`, `beta`, `importance_sampling_level`,
-            `entropy_coef`.
+        options: `loss_type`, `epsilon`, `epsilon_high`, `beta`, `use_bias_correction_kl`,
+            `importance_sampling_level`, `entropy_coef`.
 
     Source:
         Shao et al. 2024, Eq. 3, with Schulman's k3 estimate of the divergence; token means as in
         DAPO (Yu et al. 2025, https://arxiv.org/abs/2503.14476, Eq. 8), ratios of answers as in
-        GSPO (Zheng et al. 2025, https://arxiv.org/abs/2507.18071, Eq. 5 and 7).
+        GSPO (Zheng et al. 2025, https://arxiv.org/abs/2507.18071, Eq. 5 and 7); the divergence
+        weighted as in DeepSeek-V3.2 (https://arxiv.org/abs/2512.02556).
     """
     log_ratio = inputs.logprobs - inputs.old_logprobs
     if options.importance_sampling_level == "sequence":
         log_ratio = inputs.means(log_ratio)[inputs.index]
-    surrogate, bites = clipped(ratio_of(log_ratio), inputs.advantages, *options.clip)
+    ratio = ratio_of(log_ratio)
+    surrogate, bites = clipped(ratio, inputs.advantages, *options.clip)
     metrics = policy_metrics(inputs, inputs.token_means(bites))
     each = surrogate
     if options.beta and not options.kl_in_reward:
         assert inputs.ref_logprobs is not None
-        behind = inputs.ref_logprobs - inputs.logprobs
-        divergence = ratio_of(behind) - behind - 1
+        # Bounded in both terms: the linear one alone would push away from the reference.
+        behind = (inputs.ref_logprobs - inputs.logprobs).clamp(max=LARGEST_LOG_RATIO)
+        divergence = behind.exp() - behind - 1
+        if options.use_bias_correction_kl:
+            # Without it the mean gradient is that of KL(reference || policy).
+            divergence = divergence * ratio
         each = each + options.beta * divergence
         metrics["loss/kl"] = inputs.token_means(divergence.detach())
     loss = _reduced(inputs, each, options)
@@ -104,7 +120,7 @@ def _reduced(inputs: RolloutInputs, each: Tensor, options: GRPOOptions) -> Tenso
 
 GRPO = Method(
     name="grpo",
-    title="Group relative policy optimisation",
+    title="Group Relative Policy Optimization",
     data="prompts",
     needs_reference=True,
     options=GRPOOptions,

@@ -1,4 +1,4 @@
-"""PPO: proximal policy optimisation with a value head and a penalty on leaving the reference."""
+"""Proximal Policy Optimization (Schulman et al. 2017, https://arxiv.org/abs/1707.06347)."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def too_far(metrics: Mapping[str, float], options: PPOOptions) -> bool:
 
 PPO = Method(
     name="ppo",
-    title="Proximal policy optimisation",
+    title="Proximal Policy Optimization",
     data="prompts",
     needs_reference=True,
     options=PPOOptions,

@@ -1,4 +1,4 @@
-"""RLOO: REINFORCE with the other answers of the same prompt as the baseline."""
+"""REINFORCE leave-one-out (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740)."""
 
 from __future__ import annotations
 

@@ -55,14 +55,14 @@ def gae(
 def group_means(scores: Tensor, group: Tensor) -> Tensor:
     """`[B]`: the mean score of each answer's group."""
     total, count = _totals(scores, group)
-    return (total / count)[group]
+    return (total / count)[group].to(scores)
 
 
 def group_stds(scores: Tensor, group: Tensor) -> Tensor:
     """`[B]`: the unbiased deviation of each answer's group; 0 where it is alone."""
     centred = scores - group_means(scores, group)
     squares, count = _totals(centred.square(), group)
-    return (squares / (count - 1).clamp(min=1)).sqrt()[group]
+    return (squares / (count - 1).clamp(min=1)).sqrt()[group].to(scores)
 
 
 def leave_one_out(scores: Tensor, group: Tensor) -> Tensor:
@@ -72,12 +72,13 @@ def leave_one_out(scores: Tensor, group: Tensor) -> Tensor:
     """
     total, count = (each[group] for each in _totals(scores, group))
     others = (total - scores) / (count - 1).clamp(min=1)
-    return torch.where(count > 1, scores - others, 0.0)
+    return torch.where(count > 1, scores - others, 0.0).to(scores)
 
 
 def _totals(scores: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    zeros = scores.new_zeros(int(group.max()) + 1)
-    return zeros.index_add(0, group, scores), zeros.index_add(0, group, torch.ones_like(scores))
+    exact = scores.double()  # equal scores must have exactly their own mean
+    zeros = exact.new_zeros(int(group.max()) + 1)
+    return zeros.index_add(0, group, exact), zeros.index_add(0, group, torch.ones_like(exact))
 
 
 def _positions(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,207 @@
+"""Advantages, losses and gradients equal to those of TRL's trainers, on the same rollouts."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from penchant.data.prompts import Prompt
+from penchant.data.tokenise import Tokeniser
+from penchant.methods import METHODS
+from penchant.models.load import load_causal_model, load_tokenizer
+from penchant.models.policy import PolicyScorer
+from penchant.models.reference import CopyReference
+from penchant.models.scoring import Scorer, ScoringPlan
+from penchant.objectives.base import Parts
+from penchant.objectives.rollouts import RolloutObjective
+from penchant.rl.judging import Scores
+from penchant.rl.rollout import Collector, make_rollouts
+from penchant.rl.sampling import Completion, Sampling
+
+PROMPTS = ["What is 2 + 2?\n", "Say hi", "Q"]
+ANSWERS = [
+    ["It is 4.", "4", "Well, that depends, maybe 5?", "No."],
+    [": hi!", ": no", " hi hi hi hi hi hi", "?"],
+    [": a long answer that goes on for a while", ": b", ": c", "."],
+]
+SCORES = [1.0, 0.75, -0.5, 0.0, 2.0, -1.0, 0.25, 0.25, 3.0, 3.0, 3.0, 3.0]
+GROUP = 4
+MAX_LENGTH = 48
+TOKEN = {"loss_type": "grpo", "importance_sampling_level": "token", "beta": 0.04}
+CASES = [
+    *(
+        ("grpo", {"loss_type": loss_type, "importance_sampling_level": level, "beta": beta})
+        for loss_type in ("grpo", "dapo", "dr_grpo")
+        for level in ("token", "sequence")
+        for beta in (0.0, 0.04)
+    ),
+    ("grpo", {**TOKEN, "use_bias_correction_kl": False}),
+    ("grpo", {**TOKEN, "epsilon_high": 0.4}),
+    ("grpo", {**TOKEN, "epsilon": 0.05, "importance_sampling_level": "sequence"}),
+    ("grpo", {**TOKEN, "scale_rewards": "batch"}),
+    ("grpo", {**TOKEN, "scale_rewards": "none", "loss_type": "dr_grpo"}),
+    ("grpo", {**TOKEN, "entropy_coef": 0.1}),
+    ("grpo", {**TOKEN, "entropy_coef": 0.1, "loss_type": "dapo"}),
+    ("grpo", {**TOKEN, "temperature": 0.7}),
+    *(
+        ("rloo", {"beta": beta, "normalize_advantages": normalised})
+        for beta in (0.0, 0.05)
+        for normalised in (False, True)
+    ),
+    ("rloo", {"beta": 0.05, "epsilon": 0.1, "epsilon_high": 0.4}),
+    ("rloo", {"beta": 0.5, "temperature": 0.7}),
+]
+
+
+class Replay:
+    """Gives the answers and their scores, to either side."""
+
+    def __init__(self, tokenizer):
+        end = tokenizer.eos_token_id
+        self.ids = [[[*tokenizer.encode(a), end] for a in answers] for answers in ANSWERS]
+
+    def sync(self):
+        pass
+
+    def sample(self, prompts, *, n, sampling, seed):
+        return [[Completion(ids, [], ended=True) for ids in answers] for answers in self.ids]
+
+    def score(self, samples):
+        return Scores(rewards=SCORES, raw=SCORES, by_name={}, dropped=0, disagreement=None)
+
+    def state_dict(self):
+        return {}
+
+
+def moved(model, amount, seed):
+    """The model with other weights."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += amount * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return load_tokenizer(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model_dir):
+    return load_causal_model(str(tiny_model_dir), dtype=torch.float32)
+
+
+@pytest.fixture
+def theirs(reference, tokenizer, tmp_path):
+    """Return a function that gives TRL's advantages, its loss, and the model with its gradients."""
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+
+    def compute(method, options):
+        trainer_class, config_class = {
+            "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+            "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
+        }[method]
+        rows = [{"prompt": prompt} for prompt in PROMPTS for _ in range(GROUP)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = trainer_class(
+                model=moved(copy.deepcopy(reference), 0.05, seed=0),
+                reward_funcs=lambda completions, **_: SCORES,
+                args=config_class(
+                    output_dir=str(tmp_path),
+                    per_device_train_batch_size=len(rows),
+                    num_generations=GROUP,
+                    num_iterations=2,  # else log-probs of the sampler are not kept
+                    max_completion_length=MAX_LENGTH,
+                    report_to="none",
+                    use_cpu=True,
+                    bf16=False,
+                    gradient_checkpointing=False,
+                    **options,
+                ),
+                train_dataset=datasets.Dataset.from_list(rows),
+                processing_class=tokenizer,
+            )
+        if trainer.ref_model is not None:
+            trainer.ref_model.load_state_dict(reference.state_dict())
+        replay = Replay(tokenizer)
+        flat = [ids for answers in replay.ids for ids in answers]
+        prompts = [tokenizer.encode(row["prompt"]) for row in rows]
+        texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
+        trainer._generate = lambda _: (
+            (prompts, flat, None, texts, None, {}, None, [])
+            if method == "grpo"
+            else (prompts, flat, texts)
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        inputs = trainer._generate_and_score_completions(rows)
+        moved(trainer.model, 0.03, seed=1)
+        loss = trainer._compute_loss(trainer.model, inputs)
+        loss.backward()
+        return inputs["advantages"], loss.item(), trainer.model
+
+    return compute
+
+
+def ours(method, options, reference, tokenizer, micro_batch_size):
+    """Our advantages, loss, model with its gradients, and share of clipped tokens."""
+    spec = METHODS[method]
+    chosen = spec.options(
+        reward="r", num_generations=GROUP, max_completion_length=MAX_LENGTH,
+        skip_zero_variance=False, **options,
+    )  # fmt: skip
+    model = moved(copy.deepcopy(reference), 0.05, seed=0)
+    needs = spec.needs(chosen)
+    scorer = PolicyScorer(model, 0, entropy_gradient=needs.entropy_gradient)
+    other = Scorer(copy.deepcopy(reference), 0)
+    for one in (scorer, other):
+        one.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+        one.sample_from(temperature=chosen.temperature)
+    replay = Replay(tokenizer)
+    collector = Collector(
+        scorer, CopyReference(other) if needs.reference else None, replay, Sampling(MAX_LENGTH),
+        replay, tokenizer, num_generations=GROUP, batch_size=5,
+    )  # fmt: skip
+    records = [Prompt(prompt, {}, f"rows:{i}") for i, prompt in enumerate(PROMPTS)]
+    tokeniser = Tokeniser(tokenizer, max_length=256, max_prompt_length=128)
+    judged = collector.collect(tokeniser.prompts(records)[0], seed=0)
+    estimate = spec.advantages(judged.experience, 0.0, chosen)
+    rollouts = make_rollouts(judged, estimate)
+    advantages = torch.stack([rollout.advantages[0] for rollout in rollouts])
+
+    moved(model, 0.03, seed=1)
+    objective = RolloutObjective(Parts(scorer, collector.reference, spec, chosen), collector)
+    shared = objective.prepare(scorer, SimpleNamespace(examples=rollouts))
+    losses, bites = [], []
+    for start in range(0, len(rollouts), micro_batch_size):
+        output, _ = objective(scorer, rollouts[start : start + micro_batch_size], shared)
+        losses.append(output.per_example)
+        bites.append(output.metrics["policy/clipfrac"])
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    return advantages, loss.item(), model, float(torch.cat(bites).mean())
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    CASES,
+    ids=["-".join([m, *(f"{k}={v}" for k, v in o.items())]) for m, o in CASES],
+)
+def test_advantages_loss_and_gradients_equal_trls(method, options, theirs, reference, tokenizer):
+    their_advantages, their_loss, their_model = theirs(method, options)
+    advantages, loss, model, clipped = ours(method, options, reference, tokenizer, 5)
+    assert 0.05 < clipped < 0.95  # else every clip range would agree
+    torch.testing.assert_close(advantages, their_advantages, rtol=1e-4, atol=1e-4)
+    assert loss == pytest.approx(their_loss, abs=1e-4, rel=1e-4)
+    expected = dict(their_model.named_parameters())
+    largest = max(p.grad.norm() for p in expected.values())
+    for name, parameter in model.named_parameters():
+        error = (parameter.grad - expected[name].grad).norm()
+        assert error <= 1e-3 * expected[name].grad.norm() + 1e-4 * largest, name
