@@ -73,6 +73,7 @@ class Engine:
         after_step: called with the number of each step that was taken.
         extra_weights: what else training changes, saved with every checkpoint.
         veto: tells from a step's mean metrics whether its gradient is thrown away.
+        optimization: optimizer and schedule, in place of what `config` says of them.
     """
 
     config: RunConfig
@@ -85,12 +86,16 @@ class Engine:
     after_step: Callable[[int], None] | None = None
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     veto: Callable[[Mapping[str, float]], bool] | None = None
+    optimization: tuple[torch.optim.Optimizer, Any] | None = None
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         self.parameters = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
-        optimizer = make_optimizer(self.parameters, self.config)
-        self.scheduler = make_scheduler(optimizer, self.config, self.source.num_steps)
+        if self.optimization is None:
+            optimizer = make_optimizer(self.parameters, self.config)
+            schedule = make_scheduler(optimizer, self.config, self.source.num_steps)
+            self.optimization = optimizer, schedule
+        optimizer, self.scheduler = self.optimization
         self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, optimizer)
 
     def restore(self) -> None:
@@ -128,7 +133,7 @@ class Engine:
         with TrainingProgress(total, progress.step, shown=main) as bar:
             started = time.perf_counter()
             for batch in self.source.steps(progress.step):
-                metrics = self._step(batch)
+                metrics = self.take(batch)
                 self.source.observe(metrics)
                 if self.after_step is not None:
                     self.after_step(batch.step)
@@ -146,8 +151,12 @@ class Engine:
                 self._between_steps(last=batch.step == total)
                 started = time.perf_counter()
 
-    def _step(self, batch: StepBatch[Any]) -> dict[str, float]:
-        """One optimizer step: forward and backward passes, clipping, update."""
+    def take(self, batch: StepBatch[Any]) -> dict[str, float]:
+        """One optimizer step: forward and backward passes, clipping, update.
+
+        Returns:
+            Means over the batch's examples, with `grad_norm` before clipping and `learning_rate`.
+        """
         self.wrapped.train()
         sums = StepMetrics()
         count, world = batch.num_examples, self.accelerator.num_processes

@@ -1,4 +1,4 @@
-"""TRL's preference trainers on Penchant's engine: change the import line, keep the script.
+"""TRL's trainers on Penchant's engine: change the import line, keep the script.
 
 An argument that is accepted has its effect; one that cannot have it is refused by name.
 
@@ -17,6 +17,9 @@ from penchant.compat.trl.configs import (
     ORPOConfig,
     RewardConfig,
 )
+from penchant.compat.trl.ppo.config import PPOConfig
+from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
+from penchant.compat.trl.ppo.trainer import PPOTrainer
 from penchant.compat.trl.trainers import (
     CPOTrainer,
     DPOTrainer,
@@ -26,6 +29,7 @@ from penchant.compat.trl.trainers import (
 )
 
 __all__ = [
+    "AutoModelForCausalLMWithValueHead",
     "CPOConfig",
     "CPOTrainer",
     "DPOConfig",
@@ -34,6 +38,8 @@ __all__ = [
     "KTOTrainer",
     "ORPOConfig",
     "ORPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "RewardConfig",
     "RewardTrainer",
 ]

@@ -87,7 +87,7 @@ class TrainingConfig(BaseModel):
         try:
             super().__init__(**plain)
         except ValidationError as error:
-            raise ConfigError("\n".join(map(_explain, error.errors()))) from None
+            raise ConfigError("\n".join(map(explain, error.errors()))) from None
         check(self)
 
     def chosen(self) -> Chosen:
@@ -275,6 +275,7 @@ class CPOConfig(TrainingConfig):
         return self._options_of("cpo", loss_type=self.loss_type)
 
 
-def _explain(problem: Any) -> str:
+def explain(problem: Any) -> str:
+    """One line on a value that pydantic refused."""
     name = ".".join(str(part) for part in problem["loc"][:1])
     return f"{name} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}; set {name}"

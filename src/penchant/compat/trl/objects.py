@@ -171,12 +171,12 @@ def padded(tokenizer: Any) -> PreTrainedTokenizerBase | None:
     return tokenizer
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Switch the model's own dropout off; LoRA's stays."""
+def disable_dropout(model: nn.Module, *, lora: bool = False) -> None:
+    """Switch the model's own dropout off; LoRA's stays unless `lora` says otherwise."""
     from torch import nn
 
     for name, module in model.named_modules():
-        if ".lora_dropout" in name:
+        if ".lora_dropout" in name and not lora:
             continue
         if isinstance(module, nn.Dropout):
             module.p = 0.0
