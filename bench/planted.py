@@ -168,7 +168,6 @@ def scores(report: Report, name: str, truth: set[int]) -> tuple[float, float]:
 
 def measure_faults(num_pairs: int, seed: int, folder: Path) -> None:
     planted = plant(num_pairs, seed)
-    # What is nearly a leak or a repeat of a planted row is no false alarm of another rule.
     report = inspect(
         write(planted.rows, folder / "planted.jsonl"),
         eval_data=write(planted.held_out, folder / "held-out.jsonl"),

@@ -118,15 +118,16 @@ def noise_from_probe(found: Scan) -> tuple[Probe | None, list[Finding]]:
     interval = f"{probe.low:.1%} to {probe.high:.1%}"
     known = probe.high - probe.low <= 2 * NOISY
     title = f"{probe.flip_rate:.1%} of the labels flipped by a probe's estimate ({interval})"
+    remedy = "drop those that are likelier wrong than right; or train with robust or IPO"
     if not known:
         title = f"the probe cannot tell how many labels are flipped: {interval}"
+        remedy = "have two people judge a hundred rows again, and compare"
     finding = Finding(
         "label-noise", _noise_severity(probe.flip_rate if known else 0.0), title,
-        rows[probe.right < 0.5],
+        rows[probe.right < 0.5] if known else NO_ROWS,
         {"estimate": probe.flip_rate, "low": probe.low, "high": probe.high, "from": "probe",
          "probe's held-out accuracy": probe.accuracy, "pairs": len(pairs)},
-        "drop those that are likelier wrong than right; or train with robust or IPO",
-        sampled=not found.sampled_all,
+        remedy, sampled=not found.sampled_all,
     )  # fmt: skip
     return probe, [finding]
 
