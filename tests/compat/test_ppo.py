@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penchant.compat.trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
@@ -279,6 +280,23 @@ def test_the_copy_that_is_made_stays_as_it_was(make: Any, batch: dict[str, Any])
     assert abs(second["objective/kl"]) > 1e-3
 
 
+def test_a_reference_that_is_passed_is_used_beside_an_adapter_too(
+    make: Any, batch: dict[str, Any], tiny_model_dir: Path
+) -> None:
+    torch.manual_seed(1)
+    other = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    other.lm_head.weight.data += torch.randn_like(other.lm_head.weight) / 10
+    for reference in (other, Model(other)):
+        trainer = make(LORA, ref_model=reference)
+        stats = step(trainer, batch)
+        assert trainer.ref_model is other
+        expected = [
+            log_probs(Model(other), q.tolist(), r.tolist())[0]
+            for q, r in zip(batch["queries"], batch["responses"], strict=True)
+        ]
+        assert list(stats["objective/ref_logprobs"].sum(1)) == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_reference_of_other_tokens_is_refused(
     make: Any, make_model: Any, tiny_model_dir: Path
 ) -> None:
@@ -372,7 +390,7 @@ def test_lengths_can_be_drawn(make: Any) -> None:
 # The configuration
 
 
-def test_the_two_targets(make: Any) -> None:
+def test_the_two_targets() -> None:
     assert PPOConfig().adaptive_target == 6.0
     assert PPOConfig(target_kl=3.0).adaptive_target == 3.0
     both = PPOConfig(target=4.0, target_kl=0.1, early_stopping=True)
@@ -494,6 +512,40 @@ def test_what_is_saved_is_read_back(
         torch.testing.assert_close(load_saved(tmp_path / "saved")(ids).logits, logits,
                                    rtol=1e-4, atol=1e-5)  # fmt: skip
     AutoTokenizer.from_pretrained(tmp_path / "saved")
+
+
+def test_the_value_head_of_a_model_that_trl_saved_is_read(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = Model.from_pretrained(tiny_model_dir)
+    model.pretrained_model.save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "model.safetensors"
+    head = {f"v_head.{n}": w.detach() for n, w in model.v_head.named_parameters()}
+    save_file({**load_file(file), **head}, file, {"format": "pt"})
+    again = Model.from_pretrained(tmp_path / "saved")
+    assert again.v_head.summary.weight.equal(model.v_head.summary.weight)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "cohere"])
+def test_models_that_the_fast_path_cannot_serve_give_their_own_log_probs(
+    make_model: Any, tokenizer: Any, batch: dict[str, Any], family: str
+) -> None:
+    base = make_model(family)
+    config = PPOConfig(batch_size=4, mini_batch_size=2, ppo_epochs=1, kl_penalty="full")
+    trainer = PPOTrainer(config, Model(base), tokenizer=tokenizer)
+    expected = [
+        log_probs(trainer.model, q.tolist(), r.tolist())[0]
+        for q, r in zip(batch["queries"], batch["responses"], strict=True)
+    ]
+    stats = step(trainer, batch)
+    assert list(stats["objective/logprobs"].sum(1)) == pytest.approx(expected, abs=1e-3)
+    assert stats["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_fp16_needs_a_gpu(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"torch_dtype=torch\.bfloat16"):
+        make(dtype=torch.float16)
 
 
 def test_an_adapter_is_merged_below_a_fresh_one(

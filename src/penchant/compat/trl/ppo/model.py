@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,6 +21,8 @@ from penchant.models.policy import VALUE_HEAD
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Of a value head's weights among a model's.
+WITHIN = "v_head.summary."
 LOAD_FIRST = "load the model with AutoModelForCausalLM and pass the object in place of its name"
 MODEL_STANDING: Standing = {
     "summary_dropout_prob": (
@@ -167,8 +170,8 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         if peft_config is not None:
             model = _with_lora(model, peft_config)
         wrapped = cls(model, **arguments)
-        if folder is not None and (folder / VALUE_HEAD).exists():
-            wrapped.v_head.summary.load_state_dict(load_file(folder / VALUE_HEAD))
+        if folder is not None and (saved := _saved_head(folder)):
+            wrapped.v_head.summary.load_state_dict(saved)
         return wrapped
 
     @property
@@ -230,6 +233,17 @@ def _dtype(wanted: torch.dtype | str | None) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ConfigError(f"torch_dtype={wanted!r}: name one, such as torch.bfloat16")
     return found
+
+
+def _saved_head(folder: Path) -> dict[str, Tensor]:
+    """The value head that lies beside a model, or within its weights, where TRL put it."""
+    if (folder / VALUE_HEAD).exists():
+        return load_file(folder / VALUE_HEAD)
+    if not (folder / "model.safetensors").exists():
+        return {}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.startswith(WITHIN)]  # noqa: SIM118
+        return {name.removeprefix(WITHIN): file.get_tensor(name) for name in names}
 
 
 def _require_lora(peft_config: Any) -> None:
