@@ -33,19 +33,27 @@ PROMPTS = [{"prompt": f"Once upon a time there was a {k} {h}"} for h in HEROES f
 LENGTH = 48
 # Of a whole answer, in nats.
 HEALTHY = (0.5, 10.0)
+COMMON = {
+    "reward": "sentiment",
+    "batch_size": 32,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "max_completion_length": LENGTH,
+    "max_length": 96,
+    "lr_scheduler_type": "constant",
+    "save_steps": 10_000,
+    "log_completions": 2,
+}
+GROUPED = {"num_generations": 8, "log_completions": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {
-        "init_kl_coef": 0.1, "target_kl": 6.0, "horizon": 500, "ppo_epochs": 4,
-        "learning_rate": 1e-3, "max_steps": 320,
+        "init_kl_coef": 0.3, "target_kl": 6.0, "horizon": 100, "ppo_epochs": 4, "lam": 1.0,
+        "cliprange": 0.1, "learning_rate": 5e-4, "max_steps": 320,
     },
     "grpo": {
-        "num_generations": 8, "num_iterations": 2, "beta": 0.02, "learning_rate": 1e-3,
-        "max_steps": 160,
+        **GROUPED, "num_iterations": 2, "beta": 0.15, "learning_rate": 5e-4, "max_steps": 120,
     },
-    "rloo": {
-        "num_generations": 8, "num_iterations": 1, "beta": 0.05, "learning_rate": 1e-3,
-        "max_steps": 120,
-    },
+    "rloo": {**GROUPED, "beta": 0.12, "learning_rate": 1e-3, "max_steps": 70},
 }  # fmt: skip
 
 
@@ -61,6 +69,8 @@ def main() -> None:
     shared = records.shared_folder()
     model = options.model or str(shared / "models" / "stories260k")
     keys = dict(one.split("=", 1) for one in options.set)
+    starts = best_of(model, [1])[0][1]
+    print(f"the model's own mean reward: {starts:.3f}")
     table = Table("method", "reward before", "after", "KL, nats an answer", "length", "seconds")
     for method in filter(None, options.methods.split(",")):
         found = [one(method, model, int(s), keys, options.output) for s in options.seeds.split(",")]
@@ -81,12 +91,8 @@ def one(method: str, model: str, seed: int, keys: dict[str, str], output: Path) 
         / f"{method}-seed-{seed}"
         / ("-".join(f"{k}={v}" for k, v in keys.items()) or "as-is")
     )
-    penchant.train(
-        method, model=model, data=PROMPTS, reward="sentiment", output=run, seed=seed,
-        batch_size=32, per_device_train_batch_size=8, gradient_accumulation_steps=1,
-        max_completion_length=LENGTH, max_length=96, lr_scheduler_type="constant",
-        save_steps=10_000, log_completions=2, **{**SETTINGS[method], **keys},
-    )  # fmt: skip
+    settings = {**COMMON, **SETTINGS[method], **keys}
+    penchant.train(method, model=model, data=PROMPTS, output=run, seed=seed, **settings)
     batches: dict[float, dict[str, float]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)

@@ -248,3 +248,25 @@ def test_more_than_one_process_is_refused(tiny_model_dir):
 
     with pytest.raises(ConfigError, match="one process"):
         require_one_process(SimpleNamespace(num_processes=2))
+
+
+def test_a_sampled_policy_is_held_against_pairs_too(tiny_model_dir, tmp_path):
+    train("ppo", tiny_model_dir, tmp_path / "run", max_steps=2)
+    pairs = [{"prompt": "say a", "chosen": "aaa", "rejected": "zzz"}] * 2
+    found = penchant.evaluate(model=tmp_path / "run", data=pairs)
+    assert found.accuracy in (0.0, 1.0)
+    assert found.kl >= 0
+
+
+def test_a_sweep_loads_rewards_anew_for_each_point(tiny_model_dir, tmp_path):
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    found = penchant.sweep(
+        "ppo", {"init_kl_coef": [0.05, 0.5]}, model=str(tiny_model_dir), data=str(data),
+        reward="length:3", output=tmp_path / "sweep", train_fraction=0.7,
+        **{**KEYS, "max_steps": 2, "eval_on_start": True},
+    )  # fmt: skip
+    assert [point.error for point in found.points] == [None, None]
+    assert found.points[0].after.reward is not None
+    assert found.recommended is not None
+    assert "reward" in found.reason

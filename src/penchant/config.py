@@ -190,6 +190,12 @@ class RunConfig(
         return self.max_length - longest if longest else self.max_length // 2
 
     @property
+    def cacheable(self) -> bool:
+        """Whether sums over completions that are known beforehand are all the reference is for."""
+        needs = self.spec.needs(self.options)
+        return not self.spec.samples and not needs.mismatches and needs.tail_weight == 1.0
+
+    @property
     def peak_learning_rate(self) -> float:
         """The schedule's highest: as configured, or the method's default."""
         facts = self.spec.facts
@@ -270,7 +276,7 @@ class RunConfig(
                 "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
                 "set reference to copy or cache"
             )
-        if self.reference == "cache" and (needs.mismatches or needs.tail_weight != 1.0):
+        if self.reference == "cache" and not self.cacheable:
             raise ValueError(
                 f"{self.method} with these options asks the reference for more than a cache holds; "
                 "set reference to adapter or copy"

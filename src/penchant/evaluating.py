@@ -148,6 +148,9 @@ def _config(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
     given = {k: v for k, v in keys.items() if v is not None}
     guess = "reward" if is_score_model(folder) else "dpo"
     method = given.pop("method", None) or settings.get("method", guess)
+    if method in METHODS and METHODS[method].samples:
+        method = guess  # what a policy that was sampled from makes of pairs: its implicit rewards
+        settings = {key: value for key, value in settings.items() if key != "beta"}
     options = METHODS[method].options.model_fields if method in METHODS else {}
     own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
     unpair = {"unpair": True} if method in METHODS and METHODS[method].data == "labels" else {}

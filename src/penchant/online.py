@@ -154,7 +154,9 @@ def _rewards(
         ngram_repetition_penalty=options.ngram_repetition_penalty,
         max_completion_length=options.max_completion_length,
         tokenizer=setup.tokenizer,
-        policy=policy.model if isinstance(policy.model, PeftModel) else None,
+        policy=policy.model
+        if options.share_reward_adapter and isinstance(policy.model, PeftModel)
+        else None,
         base=setup.base,
         device=accelerator.device,
         autocast=accelerator.autocast,

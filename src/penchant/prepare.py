@@ -82,7 +82,8 @@ class Setup:
         reference: None for methods without one; reference_cost: its memory and error.
         checkpointing: whether activations are recomputed.
         warnings: of the method, about this data.
-        collector: answers and judges prompts, for methods that sample.
+        collector: answers and judges prompts, for methods that sample; memory_held: bytes of what
+            these keep in memory, by part.
     """
 
     base: str
@@ -99,6 +100,7 @@ class Setup:
     checkpointing: bool = False
     warnings: list[str] = field(default_factory=list)
     collector: Collector | None = None
+    memory_held: dict[str, int] = field(default_factory=dict)
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -203,7 +205,8 @@ def prepare(
         require_one_process(accelerator)
         setup.collector = make_collector(config, accelerator, setup, rewards)
         setup.warnings += setup.collector.rewards.findings
-        print_memory(memory_parts(setup))
+        setup.memory_held = memory_parts(setup)
+        print_memory(setup.memory_held)
     return setup
 
 

@@ -69,11 +69,8 @@ class ReferenceMaker:
             return "copy"
         if config.lora_r and not config.reference_model:
             return "adapter"
-        needs = config.spec.needs(config.options)
-        fixed = not config.spec.samples
-        cacheable = fixed and not needs.mismatches and needs.tail_weight == 1.0
         again = config.num_train_epochs > 1 or self.copy_bytes() > spare_bytes
-        return "cache" if again and cacheable else "copy"
+        return "cache" if again and config.cacheable else "copy"
 
     def copy_bytes(self) -> int:
         """What a frozen copy of the policy takes."""

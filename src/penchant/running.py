@@ -226,7 +226,11 @@ class _Run:
         setup = self.setup
         source = self.engine.source
         return {
-            **({"sampling": source.summary()} if isinstance(source, RolloutSource) else {}),
+            **(
+                {"sampling": source.summary(), "memory_held": setup.memory_held}
+                if isinstance(source, RolloutSource)
+                else {}
+            ),
             "method": self.config.method,
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,

@@ -141,9 +141,8 @@ def _defaults(method: str, keys: dict[str, Any]) -> dict[str, Any]:
     """A sweep's own defaults: the reference scored once, evaluation behind training only."""
     own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "resume": True}
     config = load_config(method, {**keys, **own})
-    needs = config.spec.needs(config.options)
-    cacheable = not needs.mismatches and needs.tail_weight == 1.0 and not config.sync_ref_model
-    if config.spec.needs_reference and config.reference == "auto" and cacheable:
+    automatic = config.reference == "auto" and not config.sync_ref_model
+    if config.spec.needs_reference and automatic and config.cacheable:
         own["reference"] = "cache"
     return {**own, **keys, "resume": True}
 

@@ -64,6 +64,10 @@ class OnlineOptions(MethodOptions):
     reward_ensemble_k: float = Field(
         1.0, ge=0, description="Deviations that mean_minus_std takes off."
     )
+    share_reward_adapter: bool = Field(
+        True, description="Score a reward model that is a LoRA adapter of the same base on the "
+        "policy's own weights."
+    )  # fmt: skip
     batch_size: int = Field(
         64, ge=1, description="Answers sampled before the weights are updated on them."
     )
