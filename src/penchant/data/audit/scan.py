@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from itertools import chain, islice
 from typing import IO, Any, Literal
 
 import numpy as np
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 from numpy.typing import NDArray
 
 from penchant.data import formats, labels
@@ -227,7 +226,7 @@ def _blocks(jobs: Iterator[Job], processes: int | None) -> Iterator[Block]:
     rest = next(jobs, None)
     if rest is None:
         return
-    workers = processes or len(os.sched_getaffinity(0))
+    workers = processes or cpu_count()
     if workers == 1:
         yield from map(look, chain([rest], jobs))
         return
