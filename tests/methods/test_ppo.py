@@ -76,9 +76,16 @@ def test_the_policys_clip_range_by_hand():
 
 def test_the_values_clip_range_by_hand():
     """At 1 nothing is clipped: half of 1 + 0.25 and of 1."""
+    near(loss(cliprange=0.6).metrics["loss/value"], [0.6466667, 0.3333333])
     found = loss(cliprange_value=1.0)
     near(found.metrics["loss/value"], [0.4166667, 0.3333333])
     near(found.metrics["value/clipfrac"], [0.0, 0.0])
+
+
+def test_values_are_clipped_below_too():
+    """From 0.5 to 0 is clipped to 0.3: half of max(1, 1.69), as above, for a return of -1."""
+    low = replace(INPUTS, values=torch.tensor([0.0, 0.5, 2.0]), returns=torch.tensor([-1.0, 0, 1]))
+    near(loss(low, cliprange=0.6).metrics["loss/value"], [0.6466667, 0.3333333])
 
 
 def test_weights_of_values_and_entropy_by_hand():
@@ -137,6 +144,13 @@ def test_penalties_by_hand(kind, returns, divergence):
     assert found.metrics["objective/non_score_reward"] == pytest.approx(-0.2 * divergence)
     assert found.metrics["objective/kl_coef"] == 0.2
     assert PPO.needs(PPOOptions(reward="r", kl_penalty=kind)).full_kl == (kind == "full")
+
+
+def test_the_coefficient_of_the_moment_is_charged():
+    """0.4 instead of 0.2: rewards -0.2, 1.4, 2."""
+    found = ppo_advantages(EXPERIENCE, 0.4, PPOOptions(reward="r", lam=1.0))
+    near(found.returns, [1.2, 1.4, 2.0])
+    assert found.metrics["objective/kl_coef"] == 0.4
 
 
 def test_discounts_by_hand():
