@@ -39,16 +39,16 @@ def main() -> None:
         "model": model, "batch_size": 16, "mini_batch_size": 4, "ppo_epochs": 4,
         "max_completion_length": 64, "batches": options.batches, "learning_rate": 1e-5,
         "end_token": AutoTokenizer.from_pretrained(model).eos_token,
-        "prompts": prompts(model, 16 * options.batches), "separate": False, "reward": options.reward,
+        "prompts": prompts(model, 16 * options.batches), "separate": False,
+        "reward": options.reward,
     }  # fmt: skip
+    own, old = ("ppo_penchant.py", sys.executable), ("ppo_trl.py", str(options.trl_python))
     if options.backbones:
-        rivals = {"one": ("ppo_penchant.py", sys.executable, settings),
-                  "four": ("ppo_penchant.py", sys.executable, {**settings, "separate": True})}  # fmt: skip
+        rivals = {"one": (*own, settings), "four": (*own, {**settings, "separate": True})}
+    elif options.trl_python is None:
+        raise SystemExit("--trl_python names the Python of an environment with TRL 0.11.4")
     else:
-        if options.trl_python is None:
-            raise SystemExit("--trl_python names the Python of an environment with TRL 0.11.4")
-        rivals = {"penchant": ("ppo_penchant.py", sys.executable, settings),
-                  "trl": ("ppo_trl.py", str(options.trl_python), settings)}  # fmt: skip
+        rivals = {"penchant": (*own, settings), "trl": (*old, settings)}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in rivals}
     for _ in range(options.rounds):
         for name, (script, python, given) in rivals.items():

@@ -33,8 +33,10 @@ def main() -> None:
             "output": str(run),
             "batch_size": settings["batch_size"],
             "ppo_epochs": settings["ppo_epochs"],
-            "per_device_train_batch_size": settings["mini_batch_size"],
-            "gradient_accumulation_steps": 1,
+            # The same mini-batch in two passes: half the activations, the same update.
+            "per_device_train_batch_size": settings["mini_batch_size"] // 2,
+            "gradient_accumulation_steps": 2,
+            "per_device_eval_batch_size": 4,
             "max_completion_length": settings["max_completion_length"],
             "max_length": 256,
             "max_steps": settings["batches"] * mini_batches * settings["ppo_epochs"],

@@ -124,7 +124,7 @@ DIVISIONS = {"1x32": (32, 1, 1, 32), "8x4": (32, 1, 8, 4), "5 at a time": (30, 1
     [
         *((method, {}, divided) for method in ("dpo", "ipo", "kto", "reward", "aot")
           for divided in ("1x32", "8x4")),
-        *((method, {}, "5 at a time") for method in METHODS),
+        *((name, {}, "5 at a time") for name, method in METHODS.items() if not method.samples),
         *((*demand, "5 at a time") for demand in DEMANDS),
     ],
     ids=str,

@@ -270,3 +270,16 @@ def test_a_sweep_loads_rewards_anew_for_each_point(tiny_model_dir, tmp_path):
     assert found.points[0].after.reward is not None
     assert found.recommended is not None
     assert "reward" in found.reason
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mini_batch_is_the_same_however_it_is_divided(method, tiny_model_dir, tmp_path):
+    divisions = {"whole": (4, 1), "halves": (2, 2), "singles": (1, 4)}
+    for name, (size, passes) in divisions.items():
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": passes}
+        train(method, tiny_model_dir, tmp_path / name, max_steps=3, **sizes)
+    whole = weights(tmp_path / "whole")
+    for name in ("halves", "singles"):
+        divided = weights(tmp_path / name)
+        for key, value in whole.items():
+            torch.testing.assert_close(divided[key], value, rtol=1e-3, atol=2e-5)

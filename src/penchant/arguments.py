@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from penchant.config import SECTIONS
-from penchant.data.audit.arguments import add_commands as add_audit
 from penchant.data.arguments import add_build, add_convert, add_split
+from penchant.data.audit.arguments import add_commands as add_audit
 from penchant.errors import ConfigError
 from penchant.methods import METHODS
 
@@ -69,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(
         commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
     )
+    _add_label(commands)
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
@@ -99,6 +100,8 @@ def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel
         # Values stay text here: the configuration checks them and says what is wrong.
         if field.annotation is bool:
             shape: dict[str, Any] = {"nargs": "?", "const": "true", "metavar": "true|false"}
+        elif field.annotation == tuple[str, ...]:
+            shape = {"metavar": "TEXT", "action": "append"}
         else:
             shape = {"metavar": metavar(field)}
         group.add_argument(f"--{name}", help=help_text, **shape)
@@ -150,6 +153,26 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
     add("--json", action="store_true", help="the whole advice as JSON, on standard output")
+
+
+def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
+    label = commands.add_parser(
+        "label",
+        help="a local page to compare two completions",
+        description="Serve a page on this machine to compare pairs; or export its answers.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    label.set_defaults(command="label")
+    add = label.add_argument
+    add("file", metavar="FILE", help="pairs, in any form that training takes, or without a label")
+    add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
+    add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
+    add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
+    add("--port", type=int, metavar="N", help="of the address (default: any free one)")
+    add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
+    add("--split", help="of a source that has several (default: train)")
+    add("--strict", action="store_true", help="any refused row is an error")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

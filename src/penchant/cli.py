@@ -133,6 +133,23 @@ def _clean(values: dict[str, Any]) -> None:
     run_clean(values)
 
 
+def _label(values: dict[str, Any]) -> None:
+    if "export" in values:
+        from penchant.label.export import export_answers
+
+        if extra := values.keys() & {"annotators", "overlap", "port", "seed"}:
+            raise ConfigError(
+                f"--export only writes answers; leave out --{' --'.join(sorted(extra))}"
+            )
+        print(export_answers(values.pop("file"), values.pop("export"), **values).summary())
+        return
+    from penchant.label.serving import label
+
+    if "annotators" in values:
+        values["annotators"] = values["annotators"].split(",")
+    label(**values)
+
+
 def _demo(values: dict[str, Any]) -> None:
     from penchant.demo import demo
 
@@ -156,5 +173,6 @@ COMMANDS = {
     "data split": _split,
     "data inspect": _inspect,
     "data clean": _clean,
+    "label": _label,
     "demo": _demo,
 }

@@ -75,6 +75,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def set_random_state(states: dict[str, torch.Tensor]) -> None:
+    """The inverse of `random_state`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

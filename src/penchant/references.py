@@ -65,6 +65,8 @@ class ReferenceMaker:
             return "none"
         if config.reference != "auto":
             return config.reference
+        if not config.spec.needs(config.options).reference and not config.lora_r:
+            return "none"  # it would cost a copy, only to tell how far the policy is
         if config.sync_ref_model:
             return "copy"
         if config.lora_r and not config.reference_model:

@@ -68,8 +68,7 @@ def whole_distribution(
         logits = torch.nn.functional.linear(h, weight.to(h.dtype), bias).to(accumulate)
         logits = _transformed(logits, transform)
         every = filtered(logits, top_k, top_p, kept=y).log_softmax(-1)
-        finite = every.masked_fill(every == -torch.inf, 0.0)
-        return every.gather(1, y.unsqueeze(1)).squeeze(1), -(every.exp() * finite).sum(-1)
+        return every.gather(1, y.unsqueeze(1)).squeeze(1), entropies(every)
 
     size = max(1, ELEMENTS_AT_ONCE // len(weight))
     parts = [
@@ -78,6 +77,11 @@ def whole_distribution(
     ]
     logprobs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
     return logprobs, entropy
+
+
+def entropies(every: Tensor) -> Tensor:
+    """`[rows]`, in nats, of log-probs `[rows, V]` some of which may be -inf."""
+    return -(every.exp() * every.masked_fill(every == -torch.inf, 0.0)).sum(-1)
 
 
 def _transformed(logits: Tensor, transform: LogitTransform) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from penchant.models.distribution import entropies
 from penchant.models.logprobs import completion_logprobs
 from penchant.models.scoring import Scorer, effective_head
 
@@ -66,7 +67,9 @@ class PolicyScorer(Scorer):
         if not policy:
             return super().forward(batch, also)
         if not self.plan.fused_head:
-            logprobs, entropy = self._from_full_logits(batch, "entropy").unbind(0)
+            every = self._distributions(batch)
+            logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+            entropy = entropies(every if self.entropy_gradient else every.detach())
             states = self.hidden_states(batch) if self._reads_own_states else None
             return PolicyOutput(logprobs, entropy, self._values(batch, states))
         states = self.hidden_states(batch)

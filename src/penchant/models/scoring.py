@@ -15,7 +15,7 @@ from torch import nn
 
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
-from penchant.models.distribution import filtered, whole_distribution
+from penchant.models.distribution import entropies, filtered, whole_distribution
 from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
 
 if TYPE_CHECKING:
@@ -157,19 +157,21 @@ class Scorer(nn.Module):
         return inputs
 
     def _from_full_logits(self, batch: TokenBatch, also: Also) -> Tensor:
-        logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
-        rows = logits.flatten(0, 1)[batch.predictors]
-        accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        logits = rows.to(accumulate) / self.temperature
-        every = filtered(logits, self.top_k, self.top_p, kept=batch.targets).log_softmax(-1)
+        every = self._distributions(batch)
         logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
         if also is None:
             return logprobs
         found = every.detach()
-        second = (
-            (2 * found).logsumexp(-1) if also == "collisions" else -(found.exp() * found).sum(-1)
-        )
+        second = (2 * found).logsumexp(-1) if also == "collisions" else entropies(found)
         return torch.stack([logprobs, second])
+
+    def _distributions(self, batch: TokenBatch) -> Tensor:
+        """`[N, V]`: log-probs of every token where a scored one is predicted."""
+        logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
+        rows = logits.flatten(0, 1)[batch.predictors]
+        accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        logits = rows.to(accumulate) / self.temperature
+        return filtered(logits, self.top_k, self.top_p, kept=batch.targets).log_softmax(-1)
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -67,10 +67,10 @@ def _negative(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
         yield _finding(
             "kl-negative", "error",
             f"the mean divergence from the reference is {metrics['kl/sequence']:.2f} nats an "
-            f"answer (standard error {error:.2f}), which samples of the policy cannot give: the answers "
-            "were not drawn from the distribution that scores them. Causes: sampling with another "
-            "temperature or filter than is scored, a forced or forbidden token (min_new_tokens, "
-            "suppressed tokens), dropout, or a generation engine with old weights",
+            f"answer (standard error {error:.2f}), which samples of the policy cannot give: the "
+            "answers were not drawn from the distribution that scores them. Causes: sampling "
+            "with another temperature or filter than is scored, a forced or forbidden token "
+            "(min_new_tokens, suppressed tokens), dropout, or an engine with old weights",
         )  # fmt: skip
 
 

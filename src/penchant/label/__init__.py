@@ -1,0 +1,1 @@
+"""The labelling page: two completions side by side, answers in SQLite next to the file."""

@@ -1,0 +1,55 @@
+"""Read what is to be compared: pairs in any layout, without what is known of their preference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from penchant.data import formats, labels
+from penchant.data.read import Kind, OtherKindError, read_rows, require_usable
+from penchant.data.records import Pair, PairData, fingerprint
+from penchant.data.rows import Layout
+
+
+def read_comparisons(source: Path, *, split: str = "train", strict: bool = False) -> PairData:
+    """Read pairs of completions; rows labelled a tie and rows without a label are pairs as well.
+
+    Args:
+        source: any file or folder that `read_pairs` takes.
+        split: which split to take, where the source has several.
+        strict: raise when any row is refused, instead of counting it.
+
+    Returns:
+        The pairs; `chosen` is completion a and `rejected` completion b, whichever is preferred.
+
+    Raises:
+        DataError: as `read_pairs` does.
+    """
+    found = read_rows(source, split, _COMPARISONS, other=labels.recognise_label)
+    if found.other:
+        raise OtherKindError(
+            f"{found.name} holds single completions (layout: {found.other.name}); to compare, a "
+            "row needs two: prompt, completion_a, completion_b"
+        )
+    layout, pairs = require_usable(found, _COMPARISONS, strict), found.records
+    name = layout.replace(", label", "")
+    return PairData(pairs, found.refused, 0, name, found.name, fingerprint(pairs))
+
+
+def _unjudged(row: object) -> object:
+    """A row with its texts alone, under a label that leaves completion a and b in their places."""
+    if not isinstance(row, Mapping):
+        return row
+    texts = {field: row[field] for field in formats.FIELDS if field in row}
+    return {**texts, "label": "a"}
+
+
+def _recognise(row: object) -> Layout | None:
+    return formats.recognise(_unjudged(row))
+
+
+def _to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
+    return formats.to_pair(_unjudged(row), layout, where)
+
+
+_COMPARISONS: Kind[Pair] = Kind("pair of completions", formats.LAYOUTS, _recognise, _to_pair)

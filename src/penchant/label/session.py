@@ -1,0 +1,126 @@
+"""What is labelled and by whom: the pairs of a file, the answers to them, and who may give some."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from penchant.data.records import PairData
+from penchant.errors import ConfigError
+from penchant.label.agreement import Agreement, measure_agreement
+from penchant.label.reading import read_comparisons
+from penchant.label.store import Answer, Store, Task
+
+MAX_NAME = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one annotator has done.
+
+    Args:
+        annotator: by name.
+        labels: how often each label was given.
+        left: among the decided answers, the share that chose the left one; None without any.
+    """
+
+    annotator: str
+    labels: Counter[str]
+    left: float | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A file that is being labelled.
+
+    Args:
+        data: its pairs; `chosen` is shown as completion a and `rejected` as b.
+        store: the answers.
+        annotators: the names that may answer; any when empty.
+        overlap: how many annotators answer an item.
+        seed: of the left and right order.
+    """
+
+    data: PairData
+    store: Store
+    annotators: tuple[str, ...] = ()
+    overlap: int = 1
+    seed: int = 0
+
+    def next_task(self, annotator: str) -> Task | None:
+        """What to show an annotator, or None when nothing is left for them."""
+
+        def swap(item: int) -> bool:
+            return random.Random(f"{self.seed}/{item}/{annotator}").random() < 0.5
+
+        return self.store.next_task(annotator, len(self.data.pairs), self.overlap, swap)
+
+    def agreement(self) -> Agreement:
+        """How far the annotators agree; skips are no answers."""
+        given = (one for one in self.store.answers() if one.label != "skip")
+        return measure_agreement(
+            [one.label for one in group] for _, group in groupby(given, key=lambda one: one.item)
+        )
+
+    def work(self) -> list[Work]:
+        """What each annotator has done, by name."""
+        answers = sorted(self.store.answers(), key=lambda one: one.annotator)
+        by_name = groupby(answers, key=lambda one: one.annotator)
+        return [_work(name, list(group)) for name, group in by_name]
+
+
+def _work(annotator: str, answers: Sequence[Answer]) -> Work:
+    left = [(one.label == "b") == one.swapped for one in answers if one.label in ("a", "b")]
+    share = sum(left) / len(left) if left else None
+    return Work(annotator, Counter(one.label for one in answers), share)
+
+
+def open_session(
+    file: str | Path,
+    *,
+    annotators: Sequence[str] = (),
+    overlap: int = 1,
+    seed: int = 0,
+    split: str = "train",
+    strict: bool = False,
+) -> Session:
+    """Read a file and open the answers next to it, in FILE.labels.sqlite.
+
+    Raises:
+        ConfigError: a name or the overlap is impossible.
+        DataError: the file cannot be read, or it has changed since it was labelled.
+    """
+    names = tuple(check_name(name) for name in annotators)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"annotators must differ, got {', '.join(names)}; set annotators")
+    if overlap < 1 or (names and overlap > len(names)):
+        most = f" and at most {len(names)}, the number of annotators" if names else ""
+        raise ConfigError(f"overlap must be at least 1{most}, got {overlap}; set overlap")
+    path = Path(file).expanduser()
+    data = read_comparisons(path, split=split, strict=strict)
+    return Session(data, Store(database_path(path), data.fingerprint), names, overlap, seed)
+
+
+def database_path(file: Path) -> Path:
+    """Where the answers to a file are."""
+    file = file.resolve()
+    return file.with_name(f"{file.name}.labels.sqlite")
+
+
+def check_name(name: str) -> str:
+    """Return an annotator's name without spaces around it.
+
+    Raises:
+        ConfigError: it is empty, long, or has characters that cannot be seen.
+    """
+    stripped = name.strip()
+    if not stripped or len(stripped) > MAX_NAME or not stripped.isprintable():
+        raise ConfigError(
+            f"an annotator's name must have 1 to {MAX_NAME} printable characters, "
+            f"got {name[: MAX_NAME + 1]!r}"
+        )
+    return stripped

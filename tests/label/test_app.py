@@ -1,0 +1,286 @@
+"""The page over HTTP: who gets in, what is shown, what is committed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from html import unescape
+
+import pytest
+
+from .conftest import TOKEN, write_pairs
+
+SIDES = ("left", "right", "tie", "both_bad", "skip")
+
+
+def labels(site) -> list[tuple[int, str, str]]:
+    return [(one.item, one.annotator, one.label) for one in site.session.store.answers()]
+
+
+# Who gets in
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/compare?annotator=ann",
+        "/static/label.js",
+        "/wrong/",
+        f"/{TOKEN}x/",
+        f"/{TOKEN[:-1]}/compare?annotator=ann",
+        f"//{TOKEN}/",
+        "/%2e/",
+        "/é/",
+    ],
+)
+def test_nothing_is_served_without_the_token(page, path):
+    site = page()
+    found = site.client.get("http://127.0.0.1" + path)
+    assert found.status_code == 403
+    assert "open that address" in found.text
+    assert "prompt 0" not in found.text
+
+
+@pytest.mark.parametrize("action", ["answer", "undo"])
+def test_nothing_is_taken_without_the_token(page, action):
+    site = page()
+    site.item()
+    found = site.client.post(
+        f"http://127.0.0.1/{action}", data={"annotator": "ann", "item": 0, "side": "left"}
+    )
+    assert found.status_code == 403
+    assert labels(site) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", "localhost.evil", ""]
+)
+def test_name_that_was_bound_to_this_machine_is_refused(page, host):
+    site = page()
+    found = site.client.get("compare?annotator=ann", headers={"host": host})
+    assert found.status_code == 400
+    assert "prompt 0" not in found.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5000", "localhost:5000", "127.0.0.1"])
+def test_this_machine_is_served_under_its_own_names(page, host):
+    assert page().client.get("compare?annotator=ann", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["", "compare?annotator=ann", "progress", "static/label.js", "none", "/wrong/"]
+)
+def test_every_response_forbids_foreign_content(page, path):
+    headers = page().client.get(path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert "img-src" not in policy and "connect-src" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_pages_are_not_kept_by_the_browser_and_hold_no_script(page):
+    site = page()
+    site.answer("left")
+    for path in ("", "compare?annotator=ann", "progress"):
+        found = site.client.get(path)
+        assert found.headers["cache-control"] == "no-store"
+        assert re.findall(r"<script[^>]*>", found.text) == ['<script src="static/label.js" defer>']
+        assert " style=" not in found.text and " on" not in "".join(
+            re.findall(r"<[^>]+>", found.text)
+        )
+
+
+def test_no_other_file_is_served(page):
+    site = page()
+    for path in ("static/../app.py", "static/%2e%2e/app.py", "static//etc/passwd", "static/"):
+        assert site.client.get(path).status_code == 404
+
+
+# What is shown
+
+
+def test_pair_is_shown_blind(page, tmp_path):
+    site = page()
+    shown = site.show()
+    assert all(text in shown for text in ("prompt 0", "first 0", "second 0"))
+    assert not any(word in shown for word in ("completion_a", "chosen", "rejected"))
+
+
+def test_sides_on_the_page_are_those_of_the_answer(page, tmp_path):
+    site = page(write_pairs(tmp_path / "f.jsonl", 30))
+    expected = []
+    while (item := site.item()) is not None:
+        left = unescape(re.search(r'id="left".*?</section>', site.show(), re.DOTALL)[0])
+        assert (f"first {item}" in left) != (f"second {item}" in left)
+        expected.append((item, "ann", "a" if f"first {item}" in left else "b"))
+        site.answer("left")
+    assert labels(site) == expected
+    assert {label for _, _, label in expected} == {"a", "b"}
+
+
+def test_chat_is_shown_by_role(page, tmp_path):
+    file = tmp_path / "f.jsonl"
+    prompt = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
+    file.write_text(json.dumps({"prompt": prompt, "chosen": "x", "rejected": "y"}))
+    shown = page(file).show()
+    assert re.findall(r'class="role">(\w+)', shown) == ["system", "user"]
+
+
+def test_plain_text_stays_on_with_the_next_pair(page, tmp_path):
+    site = page(write_pairs(tmp_path / "f.jsonl", completion_a="**x**"))
+    assert "<strong>x</strong>" in site.show()
+    assert "**x**" in site.show(plain="1")
+    assert "plain=1" in site.answer("tie", plain="1").headers["location"]
+
+
+def test_hostile_names_are_text(page):
+    site = page()
+    site.answer("left", '"><img src=x>')
+    for path in ("", "progress", "compare?annotator=%22%3E%3Cimg+src%3Dx%3E"):
+        found = site.client.get(path)
+        assert found.status_code == 200
+        assert "<img" not in found.text and "&lt;img" in found.text
+
+
+# What is committed
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_answer_is_committed_before_it_is_acknowledged(page, side):
+    site = page()
+    found = site.answer(side)
+    assert (found.status_code, found.headers["location"]) == (303, "compare?annotator=ann")
+    with sqlite3.connect(site.session.store.path) as other:
+        assert other.execute("SELECT count(*) FROM tasks WHERE label IS NOT NULL").fetchone() == (
+            1,
+        )
+    other.close()
+    assert "1 answered" in site.show()
+
+
+def test_reason_and_strength_are_kept(page):
+    site = page()
+    site.answer("left", strength="2", reason="  why & how <b> é  ")
+    (one,) = site.session.store.answers()
+    assert (one.strength, one.reason) == (2, "why & how <b> é")
+
+
+def test_undo_shows_the_pair_again_with_what_was_said(page):
+    site = page()
+    site.answer("left", strength="2", reason='"quoted"')
+    site.answer("right")
+    assert site.item() == 2
+    site.post("undo")
+    assert site.item() == 1
+    site.post("undo")
+    assert site.item() == 0
+    assert 'value="&#34;quoted&#34;"' in site.show()
+    assert re.search(r'value="2" data-key="2"\s+checked', site.show())
+    assert labels(site) == []
+    assert "notice=nothing" in site.post("undo").headers["location"]
+
+
+def test_same_pair_answered_from_two_tabs_counts_once_and_is_said(page):
+    site = page()
+    item = site.item()
+    assert site.item() == item, "both tabs show the same"
+    site.post("answer", side="tie", item=item)
+    second = site.post("answer", side="both_bad", item=item)
+    assert labels(site) == [(item, "ann", "tie")]
+    shown = site.client.get(second.headers["location"]).text
+    assert "answered already, in another tab" in shown
+
+
+def test_two_annotators_in_two_tabs_answer_under_their_own_names(page):
+    site = page(overlap=2)
+    for _ in range(3):
+        site.answer("tie", "ann")
+        site.answer("both_bad", "bob")
+    assert labels(site) == [
+        (n, *one) for n in range(3) for one in (("ann", "tie"), ("bob", "both_bad"))
+    ]
+    assert site.item("cyd") is None
+    assert "Nothing is left for cyd" in site.show("cyd")
+
+
+def test_progress_tells_agreement_and_who_did_what(page):
+    site = page(overlap=2)
+    for name, sides in (("ann", ("tie", "both_bad", "left")), ("bob", ("tie", "tie", "skip"))):
+        for side in sides:
+            site.answer(side, name)
+    text = site.client.get("progress").text
+    assert "50% equal on 2 items" in text
+    assert "2 of 3 pairs have 2" in text
+    cells = re.findall(r"<t[hd]>([^<]*)</t[hd]>", text.partition("<tbody>")[2])
+    assert cells[:5] == ["ann", "1", "1", "1", "0"]
+    assert cells[6:] == ["bob", "0", "2", "0", "1", "–"]
+
+
+def test_only_named_annotators_may_answer(page):
+    site = page(annotators=["ann", "bob"])
+    assert site.client.get("compare?annotator=eve").status_code == 403
+    assert site.post("answer", "eve", side="left", item=0).status_code == 403
+    assert site.post("undo", "eve").status_code == 403
+    welcome = site.client.get("").text
+    assert "annotator=ann" in welcome and "annotator=bob" in welcome and "<input" not in welcome
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": "up"}, "side must be one of left, right"),
+        ({"side": None}, "side must be one of left, right"),
+        ({"item": "3"}, "item must be the number of a pair"),
+        ({"item": "-1"}, "item must be the number of a pair"),
+        ({"item": "x"}, "item must be the number of a pair"),
+        ({"item": "²"}, "item must be the number of a pair"),
+        ({"strength": "4"}, "strength must be 1, 2 or 3"),
+        ({"reason": "x" * 2001}, "at most 2000 characters"),
+        ({"annotator": " "}, "1 to 40 printable characters"),
+        ({"annotator": "a\x00b"}, "1 to 40 printable characters"),
+    ],
+)
+def test_what_the_page_does_not_send_is_refused_by_name(page, values, message):
+    site = page()
+    given = {"annotator": "ann", "side": "left", "item": site.item(), **values}
+    found = site.client.post("answer", data={k: v for k, v in given.items() if v is not None})
+    assert found.status_code == 400
+    assert message in unescape(found.text)
+    assert labels(site) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status"), [(b"\xff\xfe", 400), (b"a=1&" * 50, 400), (b"x" * 10**6, 413)]
+)
+def test_bodies_that_are_no_form_are_refused(page, body, status):
+    assert page().client.post("answer", content=body).status_code == status
+
+
+@pytest.mark.parametrize("action", ["answer", "undo"])
+def test_looking_changes_no_answer(page, action):
+    assert page().client.get(f"{action}?annotator=ann&item=0&side=left").status_code == 405
+
+
+def test_longest_reason_in_any_script_is_taken(page):
+    site = page()
+    assert site.answer("left", reason="\U0001f600" * 2000).status_code == 303
+
+
+def test_failing_disk_is_said_and_nothing_acknowledged(page):
+    site = page()
+    item = site.item()
+    site.session.store._database.execute("PRAGMA query_only = 1")
+    found = site.post("answer", side="left", item=item)
+    assert found.status_code == 500
+    assert "Nothing was saved" in found.text
+    site.session.store._database.execute("PRAGMA query_only = 0")
+    assert labels(site) == []
+    assert site.answer("left").status_code == 303
