@@ -9,7 +9,10 @@ import time
 import pytest
 
 LIMIT_SECONDS = 1.5
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "pyarrow", "pandas", "numpy")
+HEAVY = (
+    *("torch", "transformers", "peft", "accelerate", "datasets", "pyarrow", "pandas", "numpy"),
+    *("starlette", "uvicorn", "markdown_it"),
+)
 REPORT = f"\nimport sys; print('heavy:', [m for m in {HEAVY} if m in sys.modules])"
 HELP = (
     "from penchant.cli import main\n"
