@@ -466,7 +466,7 @@ def test_failure_behind_the_last_step_loses_nothing(
     assert 6 in checkpoint_steps(run / "checkpoints")
     assert not (run / "summary.json").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_step", lambda *_: pytest.fail("a step was taken again"))
+        patch.setattr(Engine, "take", lambda *_: pytest.fail("a step was taken again"))
         result = penchant.train("dpo", output=run, resume=True, **ending_keys)
     assert_same_run(run, ended)
     expected = TrainResult.from_summary(json.loads((ended / "summary.json").read_text()))

@@ -245,7 +245,7 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
     passes: list[int] = []
     loaded: list[str] = []
     references: list[Any] = []
-    call, step, objective = Scorer.__call__, Engine._step, prepare.Setup.objective
+    call, step, objective = Scorer.__call__, Engine.take, prepare.Setup.objective
 
     def counted(scorer: Scorer, *given: Any, **named: Any) -> Any:
         forwards.append(1)
@@ -269,7 +269,7 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
         return note
 
     monkeypatch.setattr(Scorer, "__call__", counted)
-    monkeypatch.setattr(Engine, "_step", counting)
+    monkeypatch.setattr(Engine, "take", counting)
     monkeypatch.setattr(prepare.Setup, "objective", noted)
     for name in ("load_causal_model", "load_score_model"):
         monkeypatch.setattr(prepare, name, noting(getattr(prepare, name)))

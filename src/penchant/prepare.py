@@ -133,9 +133,10 @@ class Setup:
         parts = Parts(
             self.scorer, self.reference, config.spec, config.options, _gather(accelerator)
         )
-        if self.collector is not None:
-            return RolloutObjective(parts, self.collector)
         kind = objective_of(config.spec)
+        if kind is RolloutObjective:
+            assert self.collector is not None
+            return RolloutObjective(parts, self.collector)
         return kind(parts, self.train_set) if kind is LabelObjective else kind(parts)
 
 

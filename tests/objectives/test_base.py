@@ -7,7 +7,13 @@ import torch
 
 from penchant.methods import METHODS
 from penchant.models.reference import CopyReference
-from penchant.objectives import LabelObjective, PairObjective, ScoreObjective, objective_of
+from penchant.objectives import (
+    LabelObjective,
+    PairObjective,
+    RolloutObjective,
+    ScoreObjective,
+    objective_of,
+)
 from penchant.objectives.base import Scored, TokenMeans, batches, mean, score_both
 
 
@@ -81,4 +87,5 @@ def test_every_method_gets_the_objective_of_its_data_and_model(method):
     if method.model == "score":
         assert kind is ScoreObjective
     else:
-        assert kind is {"pairs": PairObjective, "labels": LabelObjective}[method.data]
+        kinds = {"pairs": PairObjective, "labels": LabelObjective, "prompts": RolloutObjective}
+        assert kind is kinds[method.data]

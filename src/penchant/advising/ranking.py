@@ -169,6 +169,8 @@ def obstacle(method: Method, findings: Findings, *, scores: bool) -> str | None:
     """
     if scores and method.model == "language":
         return "the model scores text and writes none"
+    if method.samples:
+        return "samples its own answers: needs prompts and a reward, not judged answers"
     if method.data not in READ_AS[findings.kind]:
         made = findings.num_possible_pairs
         if method.data != "pairs" or not made:

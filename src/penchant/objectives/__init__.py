@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from penchant.objectives.base import Objective
 from penchant.objectives.labels import LabelObjective
 from penchant.objectives.pairs import PairObjective
+from penchant.objectives.rollouts import RolloutObjective
 from penchant.objectives.scores import ScoreObjective
 
 if TYPE_CHECKING:
@@ -17,7 +18,15 @@ def objective_of(method: Method) -> type[Any]:
     """The objective that gives a method its inputs."""
     if method.model == "score":
         return ScoreObjective
-    return {"pairs": PairObjective, "labels": LabelObjective}[method.data]
+    kinds = {"pairs": PairObjective, "labels": LabelObjective, "prompts": RolloutObjective}
+    return kinds[method.data]
 
 
-__all__ = ["LabelObjective", "Objective", "PairObjective", "ScoreObjective", "objective_of"]
+__all__ = [
+    "LabelObjective",
+    "Objective",
+    "PairObjective",
+    "RolloutObjective",
+    "ScoreObjective",
+    "objective_of",
+]
