@@ -47,8 +47,9 @@ COMMON = {
 GROUPED = {"num_generations": 8, "log_completions": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {
-        "init_kl_coef": 0.3, "target_kl": 6.0, "horizon": 100, "ppo_epochs": 4, "lam": 1.0,
-        "cliprange": 0.1, "learning_rate": 5e-4, "max_steps": 320,
+        "init_kl_coef": 0.05, "target_kl": 6.0, "horizon": 100, "ppo_epochs": 2, "vf_coef": 0.5,
+        "cliprange_value": 5.0, "learning_rate": 3e-4, "max_steps": 400,
+        "batch_size": 64, "per_device_train_batch_size": 16,
     },
     "grpo": {
         **GROUPED, "num_iterations": 2, "beta": 0.15, "learning_rate": 5e-4, "max_steps": 120,

@@ -104,3 +104,18 @@ def test_every_prompt_gets_its_answers(policy, lengths, n, batch_size):
     for prompt, completions in zip(prompts, greedy, strict=True):
         (expected,) = alone.sample([prompt], n=1, sampling=Sampling(4, temperature=0), seed=0)[0]
         assert [c.ids for c in completions] == [expected.ids] * n
+
+
+def test_prompts_of_unlike_length_are_read_apart_and_go_on_together(policy):
+    from penchant.rl.prefill import read_prompts
+
+    prompts = sorted(PROMPTS, key=len)
+    with torch.no_grad(), policy.plain_attention():
+        together = read_prompts(policy.model, prompts, 0)
+        for i, prompt in enumerate(prompts):
+            alone = policy.model(torch.tensor([prompt])).logits[0, -1]
+            torch.testing.assert_close(together.logits[i], alone, rtol=1e-4, atol=1e-4)
+            assert together.mask[i].sum() == len(prompt)
+    width = max(map(len, prompts))
+    assert together.mask.shape == (4, width)
+    assert together.cache.layers[0].keys.shape[::2] == (4, width)

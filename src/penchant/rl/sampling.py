@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from penchant.models.distribution import filtered
+from penchant.rl.prefill import read_prompts
 from penchant.runtime import track
 
 if TYPE_CHECKING:
@@ -148,23 +149,13 @@ class _Rows:
         self.model: Any = scorer.causal_model
         self.ends, self.sampling = ends, sampling
         device = self.model.device
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), scorer.pad_token_id, device=device)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(prompts):  # answers continue on the right: pad on the left
-            ids[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
-            mask[i, width - len(prompt) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
-        self.cache = out.past_key_values
+        read = read_prompts(self.model, prompts, scorer.pad_token_id)
+        self.cache = read.cache
         repeated = torch.arange(len(prompts), device=device).repeat_interleave(counts.to(device))
         if len(repeated) > len(prompts):
             self.cache.batch_select_indices(repeated)
-        self.mask, self.positions = mask[repeated], positions[repeated, -1:]
-        self.logits = out.logits[repeated, -1]
+        self.mask, self.logits = read.mask[repeated], read.logits[repeated]
+        self.positions = self.mask.sum(1, keepdim=True) - 1
         self.rows = [_Row() for _ in range(len(repeated))]
         self.alive = list(range(len(repeated)))
         """Rows that are still in the batch, in its order."""
