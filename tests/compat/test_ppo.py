@@ -119,7 +119,9 @@ def test_step_is_the_golden_one(shared: Path, tokenizer: Any, number: int) -> No
     for name in case["updates"][0]:
         expected[f"ppo/{name}"] = sum(one[name] for one in case["updates"]) / 4
     for name, value in expected.items():
-        assert stats[name] == pytest.approx(float(value), abs=1e-4), name
+        # Of 66 tokens one may stand on the edge of its clip range, in one of four epochs.
+        tolerance = 1.01 / 66 / 4 if "clipfrac" in name else 1e-4
+        assert stats[name] == pytest.approx(float(value), abs=tolerance), name
     assert trainer.kl_ctl.value == pytest.approx(case["kl_coef_after"], abs=1e-7)
     after = [log_probs(model, q, r) for q, r in zip(trace["queries"], trace["responses"],
                                                      strict=True)]  # fmt: skip

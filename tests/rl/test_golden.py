@@ -156,7 +156,9 @@ def test_the_classic_step_is_the_golden_one(shared, number, plan):
     }  # fmt: skip
     for ours, theirs in zip(updates, case["updates"], strict=True):
         for their_name, our_name in names.items():
-            assert ours[our_name] == pytest.approx(theirs[their_name], abs=1e-3), their_name
+            # Of 66 tokens one may stand on the edge of its clip range.
+            tolerance = 1.01 / 66 if "clipfrac" in their_name else 1e-3
+            assert ours[our_name] == pytest.approx(theirs[their_name], abs=tolerance), their_name
     with torch.no_grad():
         after = source.collector._experience(
             [
