@@ -186,13 +186,16 @@ def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path)
     assert "reward-constant" in {f["id"] for f in read(tmp_path / "ppo", "findings.jsonl")}
 
 
-def test_large_rewards_without_normalisation_are_found(tiny_model_dir, tmp_path):
+def test_large_rewards_without_normalisation_are_found(tiny_model_dir, tmp_path, capfd):
     def large(completions, **_):
         return [100.0 * v for v in share_of_letters(completions)]
 
     train("ppo", tiny_model_dir, tmp_path / "run", reward=large, reward_normalization="none")
     found = {f["id"]: f["what"] for f in read(tmp_path / "run", "findings.jsonl")}
     assert "reward-scale" in found
+    said = " ".join(capfd.readouterr().err.split())  # on the screen too, whatever its width
+    assert "rewards enter with a deviation" in said
+    assert "reward_normalization is none" in said
     assert any("normal" in what for what in found.values())
 
 

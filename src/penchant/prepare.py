@@ -205,7 +205,9 @@ def prepare(
     if config.spec.samples:
         require_one_process(accelerator)
         setup.collector = make_collector(config, accelerator, setup, rewards)
-        setup.warnings += setup.collector.rewards.findings
+        for text in setup.collector.rewards.findings:
+            logger.warning("%s", text)
+            setup.warnings.append(text)
         setup.memory_held = memory_parts(setup)
         print_memory(setup.memory_held)
     return setup

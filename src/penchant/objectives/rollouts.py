@@ -44,7 +44,7 @@ class RolloutObjective:
         self, model: torch.nn.Module, examples: Sequence[Rollout], shared: float
     ) -> tuple[LossOutput, int]:
         groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
-        laid_out = [examples[order.index(i)] for i in range(len(examples))]
+        laid_out = [examples[i] for i in sorted(range(len(examples)), key=order.__getitem__)]
         batch = self.parts.scorer.batch(groups)
         device = batch.targets.device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from penchant.rl.experience import Estimate, Experience
     from penchant.rl.kl import KLController
     from penchant.rl.rollout import Collector, Judged
+
+logger = logging.getLogger("penchant")
 
 # Batches without anything to learn from, one behind the other, after which a run gives up.
 FRUITLESS = 10
@@ -159,6 +162,7 @@ class RolloutSource:
         for found in look_at(judged, self.metrics):
             if found["id"] not in self.noted:
                 self.noted.add(found["id"])
+                logger.warning("%s", found["what"])
                 self.append("findings.jsonl", {"step": step, **found})
         shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
         for text, answer, reward in list(shown)[: self.schedule.log_completions]:

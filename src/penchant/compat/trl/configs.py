@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -90,9 +91,9 @@ class TrainingConfig(BaseModel):
             raise ConfigError("\n".join(map(explain, error.errors()))) from None
         check(self)
 
+    @abstractmethod
     def chosen(self) -> Chosen:
         """The method, and its options."""
-        raise NotImplementedError
 
     def _options_of(self, method: str, **changes: Any) -> Chosen:
         """Loss arguments by name; one that the method lacks is passed over at its default."""
