@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +15,6 @@ from penchant.data.records import DataError
 Signatures = npt.NDArray[np.uint32]
 
 NUM_HASHES = 128
-# Hashes a band: at a similarity of 0.7, one of 32 bands of 4 is equal with a chance above 0.999.
-BAND = 4
 BATCH = 2048
 # Words beyond tell no two texts apart that those before do not.
 MAX_CHARACTERS = 20_000
@@ -53,13 +51,14 @@ class NearGroups:
     def groups(self) -> list[int]:
         """For each number that `add` gave, the least number in its group."""
         count = len(self._numbers)
-        parents = list(range(count))
-        if self.similarity < 1 and count:
-            self._sign()
-            self._signed = [np.concatenate(self._signed)]
-            for one, other in near_pairs(self._signed[0], self.similarity):
-                _unite(parents, one, other)
-        return [_root(parents, number) for number in range(count)]
+        if self.similarity == 1 or not count:
+            return list(range(count))
+        from penchant.data.audit.neighbours import near_duplicates
+
+        self._sign()
+        self._signed = [np.concatenate(self._signed)]
+        parts = [(self._signed[0], self.similarity)]
+        return near_duplicates(parts, np.arange(count)).tolist()
 
     def _sign(self) -> None:
         if self._waiting:
@@ -85,37 +84,6 @@ def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
     return np.array(matrix.to_rows(), np.uint32)
 
 
-def near_pairs(signed: Signatures, similarity: float) -> Iterator[tuple[int, int]]:
-    """Pairs of rows that are near, enough to connect all near ones; some more than once.
-
-    Args:
-        signed: `[texts, NUM_HASHES]`.
-        similarity: the least share of equal hashes.
-    """
-    for start in range(0, signed.shape[1], BAND):
-        band = np.ascontiguousarray(signed[:, start : start + BAND])
-        keys = band.view(np.dtype((np.void, band.dtype.itemsize * band.shape[1]))).ravel()
-        order = np.argsort(keys, kind="stable")
-        same = keys[order[1:]] == keys[order[:-1]]
-        # Neighbours in a run of equal bands; the first of the run stands for it as well.
-        heads = np.maximum.accumulate(np.where(np.r_[True, ~same], np.arange(len(order)), 0))
-        for left in (order[:-1][same], order[heads[1:][same]]):
-            right = order[1:][same]
-            near = (signed[left] == signed[right]).mean(1) >= similarity
-            yield from zip(left[near].tolist(), right[near].tolist(), strict=True)
-
-
 def _tokens(text: str) -> list[str]:
     words = WORD.findall(text.lower())
     return [*words, *(f"{one} {other}" for one, other in pairwise(words))] or [text]
-
-
-def _root(parents: list[int], number: int) -> int:
-    while parents[number] != number:
-        parents[number] = number = parents[parents[number]]
-    return number
-
-
-def _unite(parents: list[int], one: int, other: int) -> None:
-    first, second = sorted((_root(parents, one), _root(parents, other)))
-    parents[second] = first

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from penchant.data.audit.facts import NUM_HASHES, Signatures
+from penchant.data.audit.facts import Signatures
 from penchant.data.audit.finding import Indices, combined
 
 # Texts of Jaccard similarity s share a band with probability 1 - (1 - s**4)**16: 99.8% at 0.75.
@@ -52,7 +52,7 @@ def similarity(left: Signatures, right: Signatures) -> NDArray[np.float64]:
 
 def _bands(signatures: Sequence[Signatures], rows: Indices) -> Iterator[NDArray[np.uint64]]:
     """A key a row for each band; equal bands have equal keys."""
-    for start in range(0, NUM_HASHES, ROWS_A_BAND):
+    for start in range(0, signatures[0].shape[1], ROWS_A_BAND):
         keys = np.empty(len(rows), np.uint64)
         for at in range(0, len(rows), READ_ROWS):
             chosen = rows[at : at + READ_ROWS]
