@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from penchant.cli import main
-from penchant.config import SECTIONS
 from penchant.methods import METHODS
+from penchant.sections import SECTIONS
 
 
 def words(*positional: str, **keys: Any) -> list[str]:

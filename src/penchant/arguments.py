@@ -7,11 +7,11 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
 
-from penchant.config import SECTIONS
 from penchant.data.arguments import add_build, add_convert, add_split
 from penchant.data.audit.arguments import add_commands as add_audit
 from penchant.errors import ConfigError
 from penchant.methods import METHODS
+from penchant.sections import SECTIONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -1,0 +1,1 @@
+"""Mistakes caught before, during and after a run: checks, monitors, and what is done about them."""

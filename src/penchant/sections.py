@@ -1,0 +1,195 @@
+"""The keys of the configuration that every method has, by section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ReferenceKind = Literal["auto", "adapter", "copy", "copy-8bit", "copy-4bit", "cache", "none"]
+
+
+class Section(BaseModel):
+    """A group of flat keys; its docstring is what `--help` calls it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class RunSection(Section):
+    """Run"""
+
+    output: Path = Field(Path("run"), description="Folder that receives everything the run writes.")
+    resume: bool = Field(False, description="Go on from the newest sound checkpoint in output.")
+    seed: int = Field(0, ge=0, description="Seed of the split, the order, LoRA and dropout.")
+    report_to: str = Field(
+        "none", description="Trackers, comma-separated: tensorboard, wandb, trackio, mlflow."
+    )
+
+
+class DataSection(Section):
+    """Data"""
+
+    data: str = Field(
+        description="Training data: .jsonl .json .csv .parquet (each also .gz), a datasets folder "
+        "or a hub id."
+    )
+    eval_data: str | None = Field(None, description="Held-out data, in any of the same forms.")
+    train_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Hold out the rest of data, whole prompts at a time; not with eval_data.",
+    )
+    strict: bool = Field(False, description="Any refused row is an error.")
+    max_length: int = Field(1024, ge=2, description="Tokens of prompt and completion together.")
+    max_prompt_length: int | None = Field(
+        None, ge=1, description="Tokens of the prompt, cut on the left; default max_length // 2."
+    )
+    chat_template: str | None = Field(
+        None, description="A Jinja file to use in place of the model's chat template."
+    )
+    unpair: bool = Field(
+        False, description="Methods for labels: turn each pair into a good and a bad completion."
+    )
+    shuffle: bool = Field(True, description="Visit the pairs in a new random order every epoch.")
+
+
+class ModelSection(Section):
+    """Model"""
+
+    model: str = Field(description="Folder, hub id or .gguf file of the model to tune.")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of the weights; auto: fp32, or bf16 for a frozen base under bf16."
+    )
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+    attention: Literal["auto", "sdpa", "flex", "plain"] = Field(
+        "auto",
+        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA), or plain: "
+        "pad instead of packing.",
+    )
+    reference: ReferenceKind = Field(
+        "auto",
+        description="Where reference log-probs come from: the switched-off adapter, a frozen copy "
+        "(also quantised), or a disk cache filled once; none: the method has no reference.",
+    )
+    reference_model: str | None = Field(None, description="Another model as the reference.")
+    sync_ref_model: bool = Field(
+        False, description="Let the reference follow the policy (TR-DPO); keeps a copy."
+    )
+    ref_model_mixup_alpha: float = Field(
+        0.6, gt=0, le=1, description="Share of the policy that a synchronisation mixes in."
+    )
+    ref_model_sync_steps: int = Field(512, ge=1, description="Synchronise every so many steps.")
+    cache_dir: Path | None = Field(
+        None, description="Of reference log-probs; default ~/.cache/penchant (PENCHANT_CACHE)."
+    )
+
+
+class LoraSection(Section):
+    """LoRA"""
+
+    lora_r: int = Field(16, ge=0, description="Rank; 0 trains all weights.")
+    lora_alpha: float = Field(32, gt=0, description="Updates are scaled by lora_alpha / lora_r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
+    lora_target_modules: str = Field(
+        "all-linear", description="Layer names, comma-separated, or all-linear (without the head)."
+    )
+    merge: bool = Field(False, description="Also save the model with the adapter merged in.")
+
+
+class OptimizerSection(Section):
+    """Optimization"""
+
+    learning_rate: float | None = Field(
+        None, gt=0, description="Default: the method's own, for LoRA or for all weights."
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
+    per_device_train_batch_size: int = Field(4, ge=1, description="Pairs a forward pass.")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes a step.")
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+    ] = Field("linear", description="A schedule of transformers.")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps for warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Of the arithmetic; auto: bf16 on CUDA that has it, else fp32."
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Recompute activations; auto: only when memory asks for it."
+    )
+
+
+class EvaluationSection(Section):
+    """Evaluation and checkpoints"""
+
+    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs a forward pass.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Evaluate every so many steps as well as before and after."
+    )
+    eval_on_start: bool = Field(True, description="Evaluate and sample before the first step too.")
+    eval_samples: int = Field(
+        3, ge=0, description="Held-out prompts that the model answers before and after."
+    )
+    max_new_tokens: int = Field(128, ge=1, description="Longest sampled answer.")
+    logging_steps: int = Field(1, ge=1, description="Write metrics every so many steps.")
+    save_steps: int = Field(500, ge=1, description="Checkpoint every so many steps.")
+    load_best_model_at_end: bool = Field(
+        False, description="Save the weights of the best evaluation, not of the last step."
+    )
+    save_total_limit: int = Field(2, ge=1, description="Newest checkpoints kept, beside the best.")
+
+
+class GuardSection(Section):
+    """Guards"""
+
+    silence: str = Field(
+        "", description="Ids of findings that are known and not to be reported, comma-separated."
+    )
+    on_finding: str = Field(
+        "warn",
+        description="What a finding during the run does: warn, adapt, rollback or stop; also by "
+        "id, comma-separated: reward-hacking=adapt,collapse=rollback.",
+    )
+    monitor_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Let the policy answer held-out prompts every so many steps; default: about "
+        "ten times a run, less often where that would cost more than monitor_share.",
+    )
+    monitor_share: float = Field(
+        0.1, gt=0, le=1, description="Largest share of the run's time that monitors may take."
+    )
+    monitor_prompts: int = Field(
+        16, ge=0, description="Held-out prompts that are answered each time; 0: no monitors."
+    )
+    monitor_length: int = Field(64, ge=1, description="Longest answer while monitoring, in tokens.")
+    monitor_reward: str | None = Field(
+        None,
+        description="A reward that is not trained on, by which monitored answers are judged too: a "
+        "reward model or package.module:function.",
+    )
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    DataSection,
+    ModelSection,
+    LoraSection,
+    OptimizerSection,
+    EvaluationSection,
+    GuardSection,
+    RunSection,
+)
