@@ -1,0 +1,83 @@
+"""The metrics of a run so far, by name: what detectors read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
+
+
+@dataclass
+class Series:
+    """One metric: the steps it was logged at, and its values, which are finite."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def first(self) -> float:
+        """The earliest value; there must be one."""
+        return self.values[0]
+
+    @property
+    def last(self) -> float:
+        """The latest value; there must be one."""
+        return self.values[-1]
+
+    def early(self, count: int) -> float:
+        """Mean of the first `count` values."""
+        return fmean(self.values[:count])
+
+    def late(self, count: int) -> float:
+        """Mean of the last `count` values."""
+        return fmean(self.values[-count:])
+
+    def late_median(self, count: int) -> float:
+        """Median of the last `count` values: one odd batch does not move it."""
+        return median(self.values[-count:])
+
+
+EMPTY = Series()
+
+
+class History:
+    """Records as `metrics.jsonl` holds them, by metric.
+
+    What is not a finite number is left out. A batch of sampled answers is trained on several
+    times, and its metrics are logged every time: they enter once.
+    """
+
+    def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.step = 0
+        self._series: dict[str, Series] = {}
+        self._iteration: float | None = None
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in one record; it has a `step`."""
+        self.step = max(self.step, int(record["step"]))
+        iteration = record.get("iteration")
+        again = iteration is not None and iteration == self._iteration
+        if iteration is not None:
+            self._iteration = iteration
+        for name, value in record.items():
+            if name == "step" or not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            series = self._series.setdefault(name, Series())
+            if again and series.values and series.last == value:
+                continue
+            series.steps.append(int(record["step"]))
+            series.values.append(float(value))
+
+    def __getitem__(self, name: str) -> Series:
+        """A metric's series; empty where it was never logged."""
+        return self._series.get(name, EMPTY)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._series
