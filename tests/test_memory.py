@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,16 @@ def test_activations_measured_on_one_pair_foretell_those_of_a_batch(scorer: Scor
     fixed, per_token = activation_bytes(scorer, PAIRS[0].group())
     tokens = sum(pair.group().num_tokens for pair in PAIRS)
     assert saved_bytes(scorer, PAIRS) == pytest.approx(fixed + per_token * tokens, rel=0.15)
+
+
+def test_measuring_activations_leaves_none_of_them_behind(scorer: Scorer) -> None:
+    def num_tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+    before = num_tensors()
+    activation_bytes(scorer, PAIRS[0].group())
+    assert num_tensors() == before
 
 
 def test_activations_are_measured_without_changing_the_model(scorer: Scorer) -> None:

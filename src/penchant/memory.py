@@ -31,7 +31,8 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: an output that its own node holds is a cycle nobody collects.
+        return tensor.detach()
 
     was_training = scorer.training
     scorer.eval()

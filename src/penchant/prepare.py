@@ -48,7 +48,7 @@ from penchant.rundata import (
     require_mismatches,
     tokenise,
 )
-from penchant.runtime import resolve_precision
+from penchant.runtime import map_large_blocks, release_memory, resolve_precision
 
 if TYPE_CHECKING:
     import torch
@@ -164,6 +164,8 @@ def prepare(
     Raises:
         UserError: something named in the configuration cannot serve.
     """
+    if config.spec.samples:
+        map_large_blocks()
     precision = resolve_precision(config.precision, accelerator.device)
     base = config.model if model is not None else resolve(config.model, config.cache_dir)
     tokenizer = tokenizer or load_tokenizer(
@@ -183,6 +185,7 @@ def prepare(
         ).describe()
         logger.info("%s", setup.plan)
         needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
+    release_memory()
     spare = usable_bytes(setup.scorer) - needed
     maker = ReferenceMaker(
         config, setup.scorer, accelerator, precision, base, keep=keep_reference, loaded=reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import platform
@@ -23,6 +24,11 @@ from penchant.screen import track as track
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# Large enough that mapping costs little beside what is computed on it, small enough for a layer's
+# activations of a few hundred tokens.
+MAPPED_BYTES = 1_500_000
+_M_MMAP_THRESHOLD = -3
 
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -57,6 +63,28 @@ def memory_available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def map_large_blocks() -> None:
+    """Let every block above `MAPPED_BYTES` be a mapping of its own, which freeing hands back.
+
+    Otherwise the C library raises that bound by itself and keeps what was freed, in holes that the
+    next phase's tensors do not fit in: sampling, scoring and training have different shapes.
+    """
+    _c_library("mallopt", _M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system, between phases of a run."""
+    _c_library("malloc_trim", 0)
+
+
+def _c_library(function: str, *arguments: int) -> None:
+    """Call a function that only glibc has."""
+    if sys.platform == "linux":
+        found = getattr(ctypes.CDLL(None), function, None)
+        if found is not None:
+            found(*arguments)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:

@@ -13,7 +13,7 @@ from penchant.data.batch import Group, share_prompts
 from penchant.models.logprobs import compare_heads
 from penchant.rl.experience import Estimate, Experience
 from penchant.rl.samples import Sample
-from penchant.runtime import track
+from penchant.runtime import release_memory, track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +122,7 @@ class Collector:
             for number, (prompt, completions) in enumerate(zip(prompts, drawn, strict=True))
             for completion in completions
         ]
+        release_memory()  # of the key-value cache
         clock.lap("generation")
         samples = [self._sample(answer) for answer in answers]
         scores = self.rewards.score(samples)
@@ -129,6 +130,7 @@ class Collector:
         kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
         answers = [answers[i] for i in kept]
         experience = self._experience(answers, [scores.rewards[i] for i in kept])
+        release_memory()
         clock.lap("scoring")
         metrics = {**_described(answers, scores), **clock.seconds}
         if answers:
