@@ -210,6 +210,8 @@ class Facts:
     """Sane values for all weights."""
     beta: str = ""
     """Typical values of `beta`, where the method has one."""
+    beta_range: tuple[float, float] | None = None
+    """Sane values of `beta`."""
     num_train_epochs: float = 1.0
     """Default number of passes over the data."""
 

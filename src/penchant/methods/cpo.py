@@ -84,5 +84,6 @@ CPO = Method(
         learning_rate_lora=5e-5,
         learning_rate_range=(5e-7, 5e-6),
         beta="0.1 usual; 0.1 to 0.5",
+        beta_range=(0.01, 0.5),
     ),
 )

@@ -139,5 +139,6 @@ GRPO = Method(
         learning_rate_lora=1e-5,
         learning_rate_range=(1e-7, 1e-5),
         beta="0 to 0.04",
+        beta_range=(0.0, 0.2),
     ),
 )

@@ -101,5 +101,6 @@ ORPO = Method(
         learning_rate_lora=5e-5,
         learning_rate_range=(1e-6, 2e-5),
         beta="0.1 usual; 0.1 to 1",
+        beta_range=(0.05, 1.0),
     ),
 )

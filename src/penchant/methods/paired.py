@@ -134,6 +134,7 @@ def reference_facts(
     when: str,
     paper: str,
     beta: str = "0.1 usual; 0.05 for strong signals, 0.3 for noisy ones, 0.5 for little change",
+    beta_range: tuple[float, float] = (0.01, 0.5),
 ) -> Facts:
     """Facts of a method of the family: they differ in little."""
     return Facts(
@@ -146,4 +147,5 @@ def reference_facts(
         learning_rate_lora=5e-5,
         learning_rate_range=(5e-7, 5e-6),
         beta=beta,
+        beta_range=beta_range,
     )

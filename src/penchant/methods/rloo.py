@@ -90,5 +90,6 @@ RLOO = Method(
         learning_rate_lora=1e-5,
         learning_rate_range=(1e-7, 1e-5),
         beta="0.03 to 0.1",
+        beta_range=(0.0, 0.3),
     ),
 )

@@ -51,5 +51,6 @@ SIGMOID_NORM = Method(
         when="chosen and rejected differ much in length",
         paper="https://arxiv.org/abs/2411.15124",
         beta="5 (Tülu 3); 2 to 10",
+        beta_range=(2.0, 10.0),
     ),
 )

@@ -87,5 +87,6 @@ SIMPO = Method(
         learning_rate_lora=5e-5,
         learning_rate_range=(3e-7, 5e-6),
         beta="2.0 to 2.5; up to 10",
+        beta_range=(2.0, 10.0),
     ),
 )

@@ -49,5 +49,6 @@ SPPO = Method(
         when="rounds of the model's own answers, ranked, each round starting from the last",
         paper="https://arxiv.org/abs/2405.00675",
         beta="0.001 (the paper, as 1 / eta) to 0.1",
+        beta_range=(0.001, 0.1),
     ),
 )
