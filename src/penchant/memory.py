@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.footprint import USABLE, training_state
 from penchant.models.scoring import Scorer
 from penchant.runtime import memory_available_bytes
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from penchant.data.batch import Group
 
 logger = logging.getLogger("penchant")
-
-USABLE = 0.85  # of what is free: allocators fragment
 
 
 def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
@@ -67,7 +66,7 @@ def training_bytes(scorer: Scorer, groups: Sequence[Group], micro_batch_size: in
         "activations: %.2f MB a token, at most %.2f GB a micro-batch (longest record: %d tokens)",
         per_token / 1e6, activations / 1e9, sizes[0],
     )  # fmt: skip
-    return activations + 3 * trained
+    return activations + sum(training_state(trained))
 
 
 def usable_bytes(scorer: Scorer) -> float:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from penchant.data.batch import Group
 from penchant.errors import ConfigError
+from penchant.footprint import training_state
 from penchant.models.load import DTYPES, load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer, make_value_head
@@ -260,7 +261,7 @@ def memory_parts(setup: Setup) -> dict[str, int]:
         parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
     parts |= {f"reward {name}": size for name, size in rewards.items()}
     trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    parts["gradients and AdamW's moments"] = 3 * trained
+    parts["gradients and AdamW's moments"] = int(sum(training_state(trained)))
     return parts
 
 

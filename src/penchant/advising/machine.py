@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from penchant.errors import ConfigError, ModelError
+from penchant.footprint import USABLE, recomputed_bytes, training_state
 
 UNITS = {"": 1, "k": 1, "m": 2, "g": 3, "t": 4}
-USABLE = 0.85  # of the memory: allocators fragment; the same share as while training
 OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
 # Bytes that autograd keeps a token, for every input and output of a linear layer. Measured on a
@@ -109,12 +110,12 @@ def estimate(size: ModelSize, load: Load, precision: str) -> Estimate:
     width_bytes = 4 if load.base == "fp32" else 2
     weights = size.num_parameters * width_bytes
     adapter = size.width * load.lora_r
-    trained = 4 * (adapter if load.lora_r else size.num_parameters)
+    gradients, moments = training_state(4 * (adapter if load.lora_r else size.num_parameters))
     return Estimate(
         weights=weights + 4 * adapter,
         reference=load.copies * weights,
-        gradients=trained,
-        optimizer=2 * trained,
+        gradients=gradients,
+        optimizer=moments,
         activations=_activations(size, load, precision),
         overhead=OVERHEAD_BYTES,
     )
@@ -124,8 +125,7 @@ def _activations(size: ModelSize, load: Load, precision: str) -> float:
     kind = "fp32" if precision == "fp32" else "half"
     by_token = size.width * ACTIVATION_BYTES[kind, load.lora_r > 0]
     if load.checkpointing:
-        # Each layer's input, and all of the one layer that is being recomputed.
-        by_token = by_token / max(size.num_layers, 1) + 4 * size.hidden * size.num_layers
+        by_token = recomputed_bytes(by_token, size.hidden, size.num_layers)
     # Autocast keeps a half-precision copy of every weight that it multiplied with.
     copies = 2 * size.num_layer_parameters if kind == "half" and load.base == "fp32" else 0
     return by_token * load.tokens + (copies if not load.lora_r else 0)
@@ -171,7 +171,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
 
     from penchant.models.load import is_score_model
 
-    folder = _base(name)
+    folder = base_model(name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
@@ -180,7 +180,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    layers = list(_layer_shapes(model))
+    layers = list(layer_shapes(model))
     text = config.get_text_config()
     return ModelSize(
         num_parameters=sum(p.numel() for p in model.parameters()),
@@ -193,7 +193,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
     )
 
 
-def _layer_shapes(model: Any) -> Any:
+def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
     """Shapes of the matrices between embeddings and head; GPT-2 keeps its transposed."""
     head = model.get_output_embeddings()
     for module in model.modules():
@@ -201,10 +201,10 @@ def _layer_shapes(model: Any) -> Any:
         if weight is None or module is head or "Embedding" in type(module).__name__:
             continue
         if weight.ndim == 2:
-            yield tuple(weight.shape)
+            yield weight.shape[0], weight.shape[1]
 
 
-def _base(name: str) -> str:
+def base_model(name: str) -> str:
     """The model that an adapter stands on, or the model itself."""
     from penchant.models.load import is_adapter, resolve
 
@@ -212,4 +212,4 @@ def _base(name: str) -> str:
         return name
     from peft import PeftConfig
 
-    return _base(resolve(str(PeftConfig.from_pretrained(name).base_model_name_or_path)))
+    return base_model(resolve(str(PeftConfig.from_pretrained(name).base_model_name_or_path)))
