@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--max_steps", type=int, help="of 8 pairs; 0: one epoch of 16")
     parser.add_argument("--learning_rate", type=float, help="default: as in SETTINGS")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a run")
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--output", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
@@ -92,6 +93,7 @@ def one(
         seed=seed,
         resume=True,
         **({"unpair": True} if labels else {}),
+        **dict(one.split("=", 1) for one in options.set),
     )
     if not saved.exists():
         # Once, behind training: an untrained policy's implicit rewards are all 0.
