@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.footprint import USABLE, training_state
+from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import Scorer
 from penchant.runtime import memory_available_bytes
 
 if TYPE_CHECKING:
-    from penchant.data.batch import Group
+    from penchant.data.batch import Group, TokenBatch
 
 logger = logging.getLogger("penchant")
 
@@ -41,13 +42,18 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
         kept.clear()
         batch = scorer.batch([group] * copies)
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            scores = scorer(batch)
+            scores = _as_trained(scorer, batch)
         found.append((batch.input_ids.numel(), sum(kept.values())))
         del scores
     scorer.train(was_training)
     (tokens, once), (more_tokens, twice) = found
     per_token = (twice - once) / (more_tokens - tokens)
     return max(0.0, once - per_token * tokens), per_token
+
+
+def _as_trained(scorer: Scorer, batch: TokenBatch) -> Any:
+    """What a training pass computes: a policy's values too."""
+    return scorer(batch, policy=True) if isinstance(scorer, PolicyScorer) else scorer(batch)
 
 
 def training_bytes(scorer: Scorer, groups: Sequence[Group], micro_batch_size: int) -> float:

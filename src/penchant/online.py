@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from penchant.config import RunConfig
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.prepare import Setup
+    from penchant.rl.experience import Estimate, Experience
     from penchant.rl.judging import Rewards
 
 
@@ -189,10 +190,15 @@ def make_source(
     assert setup.collector is not None and config.spec.advantages is not None
     setup.collector.reset()  # runs may follow each other on one setup
     estimate = config.spec.advantages
+
+    def bound(options: Any) -> Callable[[Experience, float], Estimate]:
+        return lambda experience, coefficient: estimate(experience, coefficient, options)
+
     return RolloutSource(
         prompts=setup.train_set,
         collector=setup.collector,
-        estimate=lambda experience, coefficient: estimate(experience, coefficient, options),
+        estimate=bound(options),
+        rebind=bound,
         controller=_controller(options),
         schedule=Schedule(
             batch_size=options.batch_size,
@@ -200,13 +206,14 @@ def make_source(
             epochs=options.epochs,
             micro_batch_size=config.per_device_train_batch_size,
             accumulation=config.gradient_accumulation_steps,
-            num_steps=_num_steps(config, len(setup.train_set)),
+            num_steps=num_sampled_steps(config, len(setup.train_set)),
             shuffle=config.shuffle,
             seed=config.seed,
             early_stopping_kl=getattr(options, "early_stopping_kl", None),
             log_completions=options.log_completions,
         ),
         append=append,
+        noted={name.strip() for name in config.silence.split(",") if name.strip()},
     )
 
 
@@ -217,7 +224,7 @@ def _controller(options: Any) -> KLController:
     return FixedKLController(value)
 
 
-def _num_steps(config: RunConfig, num_prompts: int) -> int:
+def num_sampled_steps(config: RunConfig, num_prompts: int) -> int:
     """Optimizer steps: as many as were asked for, or as the answers to sample come to."""
     if config.max_steps is not None:
         return config.max_steps

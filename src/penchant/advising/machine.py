@@ -32,7 +32,7 @@ class ModelSize:
         num_parameters: of the language model, tied ones once.
         num_layer_parameters: of the linear layers without the head.
         width: inputs and outputs of those layers, added up: times the rank it is LoRA's weights.
-        hidden: size of the hidden state; num_layers: of them.
+        hidden: size of the hidden state; num_layers: of them; vocabulary: tokens.
         context: longest input in tokens, where there is a limit.
         scores: whether it is a reward model.
     """
@@ -42,6 +42,7 @@ class ModelSize:
     width: int
     hidden: int
     num_layers: int
+    vocabulary: int
     context: int | None
     scores: bool
 
@@ -188,6 +189,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         width=sum(a + b for a, b in layers),
         hidden=int(text.hidden_size),
         num_layers=int(text.num_hidden_layers),
+        vocabulary=int(text.vocab_size),
         context=getattr(text, "max_position_embeddings", None),
         scores=is_score_model(name),
     )
