@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import track as rich_track
 
 Item = TypeVar("Item")
@@ -13,10 +14,40 @@ Item = TypeVar("Item")
 console = Console(stderr=True, soft_wrap=True)
 
 
-def track(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
+    """A progress bar on a terminal, nothing elsewhere; `total` where items do not know theirs."""
     return iter(
         rich_track(
-            items, description, console=console, transient=True, disable=not console.is_terminal
+            items,
+            description,
+            total=total,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
     )
+
+
+def track_bytes(
+    items: Iterable[Item], description: str, total: int, position: Callable[[], int]
+) -> Iterator[Item]:
+    """As `track`, for the rows of a file: how many there are is known at its end only.
+
+    Args:
+        items: what is read.
+        description: stands before the bar.
+        total: bytes of the file.
+        position: how many of them are read.
+    """
+    if not console.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task, shown = bar.add_task(description, total=total), 0
+        for item in items:
+            # A bar has a few hundred places; a large file has millions of rows.
+            if (now := position()) - shown >= total / 1000:
+                bar.update(task, completed=now)
+                shown = now
+            yield item

@@ -10,7 +10,7 @@ from typing import Literal
 
 from penchant.data import layouts
 from penchant.data.converting import KINDS, Run, joined, partners
-from penchant.data.opening import open_source
+from penchant.data.opening import open_tracked
 from penchant.data.records import DataError, Label, Pair, counted, prompt_key
 from penchant.data.templates import ChatTemplate
 from penchant.data.textform import TextForm
@@ -118,7 +118,7 @@ def convert(
     _check(to, origin, text, template)
     require_new(target)
     change = TextForm(text, ChatTemplate.load(template) if template else None)
-    name, items = open_source(source, split, prompts=True)
+    name, items = open_tracked(source, split, "reading", prompts=True)
     run = Run(name, to, origin, change)
     with new_file(target) as writer:
         for row in run.rows(items):

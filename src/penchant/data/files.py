@@ -11,15 +11,18 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO
 
 from penchant.data import formats, labels, margins
 from penchant.data.records import DataError, Refusal
 
 # A row with its place, or a place where no row could be read.
 Item = tuple[str, object] | Refusal
+# Told how many bytes of a file are behind the rows that were read.
+Watch = Callable[[int], None]
 
 FIELDS = frozenset((*formats.FIELDS, *labels.FIELDS, *margins.FIELDS))
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -29,13 +32,16 @@ MESSAGES_CELL = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 CSV_FIELD_LIMIT = 2**31 - 1
 
 
-def open_file(path: Path, split: str, *, prompts: bool = False) -> Iterable[Item]:
+def open_file(
+    path: Path, split: str, *, prompts: bool = False, watch: Watch | None = None
+) -> Iterable[Item]:
     """Read the rows of a file in the format that its name says.
 
     Args:
         path: an existing file.
         split: the key of the rows in a JSON object that has several.
         prompts: keep every column of a table, and take a .txt file as one prompt a line.
+        watch: for a progress bar.
 
     Returns:
         Every row or refused line, with its line or number.
@@ -54,10 +60,10 @@ def open_file(path: Path, split: str, *, prompts: bool = False) -> Iterable[Item
     if not path.stat().st_size:
         raise _empty(path)
     if suffix == ".json":
-        return _json_rows(path, split)
+        return _json_rows(path, split, watch)
     if suffix == ".parquet":
-        return _parquet_rows(path, every=prompts)
-    return {".jsonl": _jsonl_rows, ".csv": _csv_rows, TEXT_SUFFIX: _text_rows}[suffix](path)
+        return _parquet_rows(path, prompts, watch)
+    return {".jsonl": _jsonl_rows, ".csv": _csv_rows, TEXT_SUFFIX: _text_rows}[suffix](path, watch)
 
 
 def data_suffix(path: Path, *, prompts: bool = False) -> str:
@@ -79,11 +85,17 @@ def _empty(path: Path) -> DataError:
     return DataError(f"{path} is empty; give data with at least one row")
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:
     """Yield lines, decompressed; a gzip file that was cut off ends in EOFError."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        with ExitStack() as stack:
+            raw = stack.enter_context(path.open("rb"))
+            stream: IO[bytes] | gzip.GzipFile = raw
+            if path.suffix.lower() == ".gz":
+                stream = stack.enter_context(gzip.GzipFile(fileobj=raw))
             for number, line in enumerate(stream):
+                if watch:
+                    watch(raw.tell())
                 yield line.removeprefix(b"\xef\xbb\xbf") if not number else line
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a valid gzip file: {error}; fetch it again") from error
@@ -104,10 +116,21 @@ def _cut_off(path: Path, line: int) -> Refusal:
     )
 
 
-def _jsonl_rows(path: Path) -> Iterator[Item]:
+def _watched(
+    rows: Iterable[object], num_rows: int, path: Path, watch: Watch | None
+) -> Iterator[object]:
+    """Rows of a file that is not read by lines: each is as far as any other."""
+    size = path.stat().st_size
+    for number, row in enumerate(rows, start=1):
+        if watch:
+            watch(size * number // num_rows)
+        yield row
+
+
+def _jsonl_rows(path: Path, watch: Watch | None) -> Iterator[Item]:
     number = 0
     try:
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(_lines(path, watch), start=1):
             if line.strip():
                 yield _jsonl_item(f"{path.name}:{number}", line)
     except EOFError:
@@ -131,11 +154,11 @@ def _not_utf8(where: str, line: bytes, error: UnicodeDecodeError) -> Refusal:
     return Refusal(where, "invalid UTF-8", detail)
 
 
-def _text_rows(path: Path) -> Iterator[Item]:
+def _text_rows(path: Path, watch: Watch | None) -> Iterator[Item]:
     """Each line a row with a `prompt`; blank lines separate nothing and are passed over."""
     number = 0
     try:
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(_lines(path, watch), start=1):
             if line.strip():
                 yield _text_item(f"{path.name}:{number}", line)
     except EOFError:
@@ -149,7 +172,7 @@ def _text_item(where: str, line: bytes) -> Item:
         return _not_utf8(where, line, error)
 
 
-def _json_rows(path: Path, split: str) -> Iterator[Item]:
+def _json_rows(path: Path, split: str, watch: Watch | None) -> Iterator[Item]:
     content = _content(path)
     if not content.strip():
         raise _empty(path)
@@ -165,10 +188,11 @@ def _json_rows(path: Path, split: str) -> Iterator[Item]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    return numbered(path.name, _json_list(path, value, split))
+    rows = _json_list(path, value, split)
+    return numbered(path.name, _watched(rows, len(rows), path, watch))
 
 
-def _json_list(path: Path, value: object, split: str) -> list[object]:
+def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
     if isinstance(value, list):
         return value
     if isinstance(value, dict):
@@ -182,10 +206,10 @@ def _json_list(path: Path, value: object, split: str) -> list[object]:
     )
 
 
-def _csv_rows(path: Path) -> Iterator[Item]:
+def _csv_rows(path: Path, watch: Watch | None) -> Iterator[Item]:
     previous_limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     # Bytes that are not UTF-8 become surrogates, which refuse the row they are in, not the file.
-    text = (line.decode(errors="surrogateescape") for line in _lines(path))
+    text = (line.decode(errors="surrogateescape") for line in _lines(path, watch))
     reader = csv.reader(text, strict=True)
     line = 1
     try:
@@ -240,7 +264,7 @@ def _csv_number(cell: str) -> float | str | None:
         return cell
 
 
-def _parquet_rows(path: Path, *, every: bool) -> Iterator[Item]:
+def _parquet_rows(path: Path, every: bool, watch: Watch | None) -> Iterator[Item]:
     import pyarrow
     import pyarrow.parquet
 
@@ -251,6 +275,6 @@ def _parquet_rows(path: Path, *, every: bool) -> Iterator[Item]:
             known = [name for name in names if every or name in FIELDS]
             batches = file.iter_batches(batch_size=1024, columns=known or None)
             rows = (row for batch in batches for row in batch.to_pylist())
-            yield from numbered(path.name, rows)
+            yield from numbered(path.name, _watched(rows, file.metadata.num_rows, path, watch))
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error

@@ -10,6 +10,8 @@ from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 
+from penchant.screen import track
+
 SCHEMA = """
 pragma journal_mode = off;
 pragma synchronous = off;
@@ -38,8 +40,10 @@ def grouped(entries: Iterable[tuple[object, object]]) -> Iterator[list[object]]:
         database.executescript(SCHEMA)
         database.executemany("insert into entries values (?, ?)", _numbered(database, entries))
         database.execute("create index by_group on entries (number)")
+        (num_entries,) = database.execute("select count(*) from entries").fetchone()
         rows = database.execute("select number, value from entries order by number, rowid")
-        for _, group in groupby(rows, key=itemgetter(0)):
+        shown = track(rows, "bringing together", num_entries)
+        for _, group in groupby(shown, key=itemgetter(0)):
             yield [json.loads(value) for _, value in group]
 
 

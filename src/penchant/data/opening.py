@@ -6,11 +6,14 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
+from operator import setitem
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from penchant.data.files import FIELDS, SUFFIXES, Item, data_suffix, numbered, open_file
+from penchant.data.files import FIELDS, SUFFIXES, Item, Watch, data_suffix, numbered, open_file
 from penchant.data.records import DataError
+from penchant.screen import track, track_bytes
 
 if TYPE_CHECKING:
     import datasets
@@ -26,13 +29,33 @@ class MissingDataError(DataError, FileNotFoundError):
     """Nothing is at the path that was given."""
 
 
-def open_source(source: object, split: str, *, prompts: bool = False) -> tuple[str, Iterable[Item]]:
+def open_tracked(
+    source: object, split: str, doing: str, *, prompts: bool = False
+) -> tuple[str, Iterable[Item]]:
+    """As `open_source`, with a progress bar on a terminal while the rows are read.
+
+    Args:
+        source, split, prompts: as for `open_source`.
+        doing: what the bar says before the source's name, such as "reading".
+    """
+    read = [0]
+    name, items = open_source(source, split, prompts=prompts, watch=partial(setitem, read, 0))
+    doing = f"{doing} {name}"
+    if isinstance(source, str | Path) and (path := Path(source).expanduser()).is_file():
+        return name, track_bytes(items, doing, path.stat().st_size, lambda: read[0])
+    return name, track(items, doing, len(source) if isinstance(source, list | tuple) else None)
+
+
+def open_source(
+    source: object, split: str, *, prompts: bool = False, watch: Watch | None = None
+) -> tuple[str, Iterable[Item]]:
     """Open a source; its rows are read as they are asked for.
 
     Args:
         source: one of `Source`.
         split: which split to take, where the source has several.
         prompts: keep every column, and take a .txt file as one prompt a line.
+        watch: told how much of a file is read.
 
     Returns:
         How to call the source, and its rows with their places.
@@ -43,7 +66,7 @@ def open_source(source: object, split: str, *, prompts: bool = False) -> tuple[s
         TypeError: it is of another type.
     """
     if isinstance(source, str | Path):
-        return _open_path(source, split, prompts)
+        return _open_path(source, split, prompts, watch)
     if isinstance(source, list | tuple):
         return "the list", numbered("list", source)
     # A source can only be a dataset if its maker has imported the library, which is slow.
@@ -58,12 +81,14 @@ def open_source(source: object, split: str, *, prompts: bool = False) -> tuple[s
     )
 
 
-def _open_path(source: str | Path, split: str, prompts: bool) -> tuple[str, Iterable[Item]]:
+def _open_path(
+    source: str | Path, split: str, prompts: bool, watch: Watch | None
+) -> tuple[str, Iterable[Item]]:
     path = Path(source).expanduser()
     if path.is_dir():
         return str(source), _dataset_rows(path.name, _load_folder(path, split), prompts)
     if path.exists():
-        return str(source), open_file(path, split, prompts=prompts)
+        return str(source), open_file(path, split, prompts=prompts, watch=watch)
     # Path("a/b") is a path by its type: only a string can be meant as a hub id.
     named = isinstance(source, str) and HUB_ID.fullmatch(source)
     if named and not data_suffix(path, prompts=prompts):

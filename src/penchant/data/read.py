@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from penchant.data import formats, labels
+from penchant.data.hints import as_argument, hint
 from penchant.data.opening import open_source
 from penchant.data.records import (
     NUM_EXAMPLES,
@@ -58,11 +58,12 @@ def read_pairs(source: Source, *, strict: bool = False, split: str = "train") ->
         TypeError: when the source is of another type.
     """
     found = read_rows(source, split, _PAIRS, other=labels.recognise_label)
+    _require_known_layout(found, source, split)
     if found.other:
         raise OtherKindError(
             f"{found.name} holds labels of single completions (layout: {found.other.name}), not "
             "pairs; train on them with method kto, or pair up the desirable and undesirable "
-            f"completions of each prompt: penchant data convert {_as_argument(source)} "
+            f"completions of each prompt: penchant data convert {as_argument(source)} "
             "--to pairs --output pairs.jsonl"
         )
     layout, pairs = require_usable(found, _PAIRS, strict), found.records
@@ -92,11 +93,12 @@ def read_labels(
     """
     kind = _EITHER if unpair else _LABELS
     found = read_rows(source, split, kind, other=formats.recognise)
+    _require_known_layout(found, source, split)
     if found.other:
         raise OtherKindError(
             f"{found.name} holds pairs (layout: {found.other.name}), not labels of single "
             "completions; set unpair to read each pair as two labels, or write them to a file: "
-            f"penchant data convert {_as_argument(source)} --to labels --output labels.jsonl"
+            f"penchant data convert {as_argument(source)} --to labels --output labels.jsonl"
         )
     layout = require_usable(found, kind, strict)
     judged = [one for r in found.records for one in ([r] if isinstance(r, Label) else r.labels())]
@@ -213,6 +215,12 @@ def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> str:
     return found.layout.name
 
 
+def _require_known_layout(found: Found[R], source: object, split: str) -> None:
+    """Refuse raw feedback and other projects' layouts by name, with the command to run."""
+    if not (found.records or found.ties) and (told := hint(source, split)):
+        raise DataError(f"no row of {found.name} can be trained on: {told}")
+
+
 def _nothing_usable(found: Found[R], kind: Kind[R]) -> DataError:
     if not found.refused and not found.ties:
         return DataError(f"{found.name} holds no rows; give data with at least one {kind.name}")
@@ -235,8 +243,3 @@ def _require_both_classes(judged: list[Label], name: str) -> None:
             f"{name} has {counted(len(judged), 'label')}, all of them {only}; both classes are "
             f"needed, so add {lacking} completions"
         )
-
-
-def _as_argument(source: object) -> str:
-    """A source as a command line would name it."""
-    return str(source) if isinstance(source, str | Path) else "FILE"

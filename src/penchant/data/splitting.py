@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.data.files import Item
 from penchant.data.messages import contents
-from penchant.data.opening import open_source
+from penchant.data.opening import open_tracked
 from penchant.data.prompts import to_prompt
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows import RowError
@@ -132,7 +132,7 @@ def split_file(
     for file in files.values():
         if folder.exists():
             require_new(file)
-    name, items = open_source(source, split, prompts=True)
+    name, items = open_tracked(source, split, "reading", prompts=True)
     seen, groups = _look(items, by, similarity)
     if strict and seen.refused:
         raise DataError(f"strict allows no refusal\n{seen.refused.describe()}")
@@ -146,7 +146,7 @@ def split_file(
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = [stack.enter_context(new_file(file)) for file in files.values()]
-        _, again = open_source(source, split, prompts=True)
+        _, again = open_tracked(source, split, "dividing", prompts=True)
         for (_, row), prompt in zip(_usable(again, Tally()), seen.prompts, strict=True):
             writers[places[groups[prompt]]].write(row)
     described = _described(seen, groups, places, shares, files)

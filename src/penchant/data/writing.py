@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -12,6 +13,7 @@ from typing import IO, Any
 
 from penchant.atomic import flush_to_disk
 from penchant.data.records import DataError
+from penchant.screen import track
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 BATCH_ROWS = 1024
@@ -57,9 +59,10 @@ def new_file(output: Path) -> Iterator[RowWriter]:
             if output.suffix == ".gz":
                 # Without name and time in its header, the same rows are the same bytes.
                 stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
-            yield RowWriter(stream)
+            writer = RowWriter(stream)
+            yield writer
         if output.suffix == ".parquet":
-            _to_parquet(partial, table)
+            _to_parquet(partial, table, writer.count)
             table.replace(partial)
         flush_to_disk(partial)
         partial.replace(output)
@@ -85,18 +88,18 @@ def require_new(output: Path) -> None:
         raise DataError(f"the folder {output.parent} does not exist; create it, or set output")
 
 
-def _to_parquet(lines: Path, table: Path) -> None:
+def _to_parquet(lines: Path, table: Path, num_rows: int) -> None:
     """Write JSON Lines as Parquet, in two passes: columns may first appear, or get a type, late."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.schema([])
-        for rows in _batches(lines):
+        schema, num_batches = pyarrow.schema([]), math.ceil(num_rows / BATCH_ROWS)
+        for rows in track(_batches(lines), "columns", num_batches):
             found = pyarrow.Table.from_pylist(rows, _columns(pyarrow, rows)).schema
             schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
         with pyarrow.parquet.ParquetWriter(table, schema) as writer:
-            for rows in _batches(lines):
+            for rows in track(_batches(lines), "writing Parquet", num_batches):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema))
     except pyarrow.ArrowException as error:
         raise DataError(

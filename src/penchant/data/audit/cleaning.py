@@ -73,7 +73,7 @@ def drop_rows(
     counts = dict.fromkeys(drop, 0)
     rows = (item for source in sources for item in open_source(source, split, prompts=True)[1])
     with new_file(removals_path(output)) as removed, new_file(output) as kept:
-        for number, item in enumerate(track(rows, f"writing {output}")):
+        for number, item in enumerate(track(rows, f"writing {output}", len(report.places))):
             why = [name for name, mask in reasons.items() if mask[number]]
             if isinstance(item, Refusal) and not why:
                 why = [UNREADABLE]

@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from penchant.data.audit.facts import Signatures
 from penchant.data.audit.finding import Indices, combined
+from penchant.screen import track
 
 # Texts of Jaccard similarity s share a band with probability 1 - (1 - s**4)**16: 99.8% at 0.75.
 ROWS_A_BAND = 4
@@ -36,7 +37,9 @@ def near_duplicates(parts: Sequence[tuple[Signatures, float]], rows: Indices) ->
     if not rows.size:
         return rows
     pairs = [np.zeros((0, 2), np.int64)]
-    for keys in _bands([signatures for signatures, _ in parts], rows):
+    num_bands = parts[0][0].shape[1] // ROWS_A_BAND
+    bands = _bands([signatures for signatures, _ in parts], rows)
+    for keys in track(bands, "near duplicates", num_bands):
         pairs.append(_alike(parts, rows, _candidates(keys)))
     left, right = np.unique(np.concatenate(pairs), axis=0).T
     graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(len(rows), len(rows)))

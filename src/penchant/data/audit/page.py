@@ -16,7 +16,7 @@ from penchant.data.audit.figures import as_svg
 from penchant.data.audit.finding import Finding
 from penchant.data.audit.report import Report
 from penchant.data.audit.rules import slug
-from penchant.data.opening import open_source
+from penchant.data.opening import open_tracked
 from penchant.data.records import DataError, Refusal, counted
 
 NUM_PLACES, NUM_SHOWN = 20, 2
@@ -74,7 +74,11 @@ def _examples(
             wanted.setdefault(int(row), []).append(finding.id)
     found: dict[str, list[tuple[str, str]]] = {}
     last = max(wanted, default=-1)
-    items = (item for source in sources for item in open_source(source, split, prompts=True)[1])
+    items = (
+        item
+        for source in sources
+        for item in open_tracked(source, split, "examples of", prompts=True)[1]
+    )
     for number, item in enumerate(items):
         if number > last:
             break

@@ -31,10 +31,10 @@ from penchant.data.audit.facts import (
 )
 from penchant.data.audit.finding import Indices, Places
 from penchant.data.files import Item
-from penchant.data.opening import open_source
+from penchant.data.hints import hint
+from penchant.data.opening import open_tracked
 from penchant.data.records import NUM_EXAMPLES, DataError, Label, Pair, Refusal, counted
 from penchant.data.rows import Layout
-from penchant.screen import track
 
 NUM_SAMPLED = 10_000
 SAMPLED_CHARACTERS = 100_000_000  # of the sample together
@@ -149,15 +149,17 @@ def scan(
         DataError: a source cannot be read, none holds a record, or one holds pairs and another
             labels.
     """
-    opened = [open_source(source, split, prompts=True) for source in sources]
+    opened = [open_tracked(source, split, "reading", prompts=True) for source in sources]
     name = ", ".join(name for name, _ in opened)
     with tempfile.TemporaryFile() as file:
         gathered = _Gatherer(num_sampled, file)
         jobs = _jobs([items for _, items in opened], gathered)
-        for block in track(_blocks(jobs, processes), f"reading {name}"):
+        for block in _blocks(jobs, processes):
             gathered.add(block)
         table = np.concatenate([*gathered.tables, np.zeros(0, COLUMNS)])
         gathered.tables.clear()
+        if not np.isin(table["kind"], (RECORD, TIE)).any():
+            _refuse_other_layouts(sources, split, name)
         layouts = _require_records(name, table, gathered)
         # The mapping outlives the file.
         shape = (len(table), *SIGNED)
@@ -240,6 +242,12 @@ def _blocks(jobs: Iterator[Job], processes: int | None) -> Iterator[Block]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _refuse_other_layouts(sources: Sequence[object], split: str, name: str) -> None:
+    """Refuse raw feedback and other projects' layouts by name, with the command to run."""
+    if told := next(filter(None, (hint(source, split) for source in sources)), None):
+        raise DataError(f"no row of {name} can be inspected: {told}")
 
 
 def _require_records(name: str, table: NDArray[Any], gathered: _Gatherer) -> list[Layout]:

@@ -16,7 +16,7 @@ from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
 from penchant.data.building.votes import LABELS, VOTES
 from penchant.data.files import Item
 from penchant.data.grouping import grouped
-from penchant.data.opening import open_source
+from penchant.data.opening import open_tracked
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows import Row, RowError, is_given
 from penchant.data.writing import new_file, require_new
@@ -117,7 +117,7 @@ def build(
     target = None if output is None else Path(output)
     if target:
         require_new(target)
-    name, items = open_source(source, split, prompts=True)
+    name, items = open_tracked(source, split, "reading", prompts=True)
     run = _Run(name, rules, form)
     rows: list[dict[str, object]] = []
     with new_file(target) if target else nullcontext(_Kept(rows)) as writer:
@@ -196,7 +196,7 @@ class _Run:
                 continue
             where, row = item
             if isinstance(row, Mapping):
-                yield Placed(where, _named(row, self.rules))
+                yield Placed(where, named(row, self.rules))
             else:
                 self.refused.add(Refusal(where, "wrong type", "a row must be an object"))
 
@@ -218,7 +218,7 @@ class _Run:
             yield (one.where if key is None else key), list(one)
 
 
-def _named(row: Row, rules: Rules) -> dict[str, object]:
+def named(row: Row, rules: Rules) -> dict[str, object]:
     """The row under the names used here, its prompt put together."""
     own = {**row, **{name: row[own] for name, own in rules.columns.items() if own in row}}
     if is_given(own, "prompt"):
