@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.data.source import DatasetSource, Source
 from penchant.data.tokenise import TokenReport
+from penchant.guards.checks.gather import saved_settings
+from penchant.guards.checks.snapshot import Snapshot
+from penchant.guards.checks.start import take_snapshot
+from penchant.guards.finding import Finding
 from penchant.memory import enable_checkpointing, training_bytes, usable_bytes
 from penchant.models.heads import RewardScorer
 from penchant.models.load import (
@@ -35,6 +39,7 @@ from penchant.online import (
     make_policy,
     make_source,
     memory_parts,
+    num_sampled_steps,
     print_memory,
     probe_groups,
     require_one_process,
@@ -81,7 +86,7 @@ class Setup:
         plan: how it scores, for people.
         reference: None for methods without one; reference_cost: its memory and error.
         checkpointing: whether activations are recomputed.
-        warnings: of the method, about this data.
+        snapshot: what the checks look at; notes: about the rewards.
         collector: answers and judges prompts, for methods that sample; memory_held: bytes of what
             these keep in memory, by part.
     """
@@ -98,7 +103,8 @@ class Setup:
     reference: Reference | None = None
     reference_cost: ReferenceCost | None = None
     checkpointing: bool = False
-    warnings: list[str] = field(default_factory=list)
+    snapshot: Snapshot | None = None
+    notes: list[Finding] = field(default_factory=list)
     collector: Collector | None = None
     memory_held: dict[str, int] = field(default_factory=dict)
 
@@ -114,19 +120,12 @@ class Setup:
 
     def dataset_source(self, config: RunConfig, accelerator: Accelerator) -> DatasetSource[Any]:
         """The batches of a run on data that are there."""
-        return DatasetSource(
+        return make_dataset_source(
+            config,
             self.train_set,
-            micro_batch_size=config.per_device_train_batch_size,
-            accumulation=config.gradient_accumulation_steps,
-            num_epochs=config.num_train_epochs,
-            max_steps=config.max_steps,
-            shuffle=config.shuffle,
-            seed=config.seed,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
-            blocks=blocks_of(self.train_set) if config.spec.data == "labels" and config.shuffle
-            else None,
-        )  # fmt: skip
+        )
 
     def objective(self, config: RunConfig, accelerator: Accelerator) -> Objective:
         """The objective of the run's method on this model."""
@@ -138,6 +137,32 @@ class Setup:
             assert self.collector is not None
             return RolloutObjective(parts, self.collector)
         return kind(parts, self.train_set) if kind is LabelObjective else kind(parts)
+
+
+def make_dataset_source(
+    config: RunConfig, examples: Sequence[Any], *, rank: int = 0, world_size: int = 1
+) -> DatasetSource[Any]:
+    """The batches of tokenised examples, for one of `world_size` processes."""
+    together = config.spec.data == "labels" and config.shuffle
+    return DatasetSource(
+        examples,
+        micro_batch_size=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        num_epochs=config.num_train_epochs,
+        max_steps=config.max_steps,
+        shuffle=config.shuffle,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        blocks=blocks_of(examples) if together else None,
+    )
+
+
+def planned_steps(config: RunConfig, examples: Sequence[Any], *, world_size: int = 1) -> int:
+    """Optimizer steps of a run on tokenised examples."""
+    if config.spec.samples:
+        return num_sampled_steps(config, len(examples))
+    return make_dataset_source(config, examples, world_size=world_size).num_steps
 
 
 def prepare(
@@ -174,9 +199,19 @@ def prepare(
     policy = load_policy(config, precision, base, model)
     critic = load_critic(config, accelerator, base) if config.spec.samples else None
     setup = _tokenised(config, base, tokenizer, policy, run_data, critic)
-    setup.warnings = config.spec.warnings(setup.train_set, config.options)
-    for text in setup.warnings:
-        logger.warning("%s", text)
+    setup.snapshot = take_snapshot(
+        config,
+        run_data,
+        setup.train_set,
+        setup.reports["training"],
+        base=base,
+        tokenizer=tokenizer,
+        end_ids=setup.end_ids,
+        settings=saved_settings(base, trust_remote_code=config.trust_remote_code)
+        if model is None
+        else model.config,
+        num_steps=planned_steps(config, setup.train_set, world_size=accelerator.num_processes),
+    )
     setup.scorer.to(accelerator.device)
     with accelerator.autocast():
         groups = _groups(config, setup.train_set)
@@ -208,9 +243,10 @@ def prepare(
     if config.spec.samples:
         require_one_process(accelerator)
         setup.collector = make_collector(config, accelerator, setup, rewards)
-        for text in setup.collector.rewards.findings:
-            logger.warning("%s", text)
-            setup.warnings.append(text)
+        setup.notes = [
+            Finding("reward-setup", "warning", text, "see docs/rewards.md")
+            for text in setup.collector.rewards.findings
+        ]
         setup.memory_held = memory_parts(setup)
         print_memory(setup.memory_held)
     return setup

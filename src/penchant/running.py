@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,15 @@ from penchant.engine import Engine
 from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.generate import answer_prompts
+from penchant.guards.checks import spoken
+from penchant.guards.checks.start import find_faults
+from penchant.guards.finding import Finding
 from penchant.models.load import is_adapter
 from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
-from penchant.prepare import Setup
+from penchant.prepare import Setup, planned_steps
 from penchant.result import TrainResult
 from penchant.rl.source import RolloutSource
 from penchant.rundata import RunData
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("penchant")
+
+LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
 
 
 def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunData) -> RunDirectory:
@@ -70,6 +75,15 @@ def run_on(
         ) from error
     finally:
         accelerator.end_training()
+
+
+def start_findings(config: RunConfig, accelerator: Accelerator, setup: Setup) -> list[Finding]:
+    """What is to be said of a run before its first step, without what is silenced."""
+    assert setup.snapshot is not None
+    steps = planned_steps(config, setup.train_set, world_size=accelerator.num_processes)
+    # runs of a sweep share a setup
+    run = replace(setup.snapshot, config=config, num_steps=steps)
+    return [*find_faults(run, setup.train_set), *spoken(setup.notes, config.silence)]
 
 
 def _start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
@@ -111,9 +125,9 @@ class _Run:
         if self.directory.resumed:
             engine.restore()
         elif self.accelerator.is_main_process:
-            for text in self.setup.warnings:
-                finding = {"step": 0, "id": f"{self.config.method}-data", "severity": "warning"}
-                self.directory.append("findings.jsonl", {**finding, "what": text})
+            for finding in start_findings(self.config, self.accelerator, self.setup):
+                logger.log(LEVELS[finding.severity], "%s", finding)
+                self.directory.append("findings.jsonl", finding.record(0))
         progress = engine.progress
         if self.config.eval_on_start:
             self._look(0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from accelerate.utils import set_seed
 
 from penchant.config import RunConfig, load_config
 from penchant.ensemble import train_ensemble
+from penchant.guards.checks.start import refuse_errors
 from penchant.prepare import prepare
 from penchant.result import TrainResult
 from penchant.rundata import read_run_data
-from penchant.running import open_directory, run_on
+from penchant.running import open_directory, run_on, start_findings
 from penchant.runtime import make_accelerator, setup_logging
 
 logger = logging.getLogger("penchant")
@@ -35,6 +37,26 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
             taken, numbers that are not finite.
     """
     setup_logging()
+    wanted = given(method, config=config, keys=keys)
+    return run(wanted.config, wanted.data, wanted.eval_data, rewards=wanted.rewards)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave: the validated keys, and objects where a key may hold one."""
+
+    config: RunConfig
+    data: Any
+    eval_data: Any
+    rewards: list[Any]
+
+
+def given(method: str, *, config: Path | str | None, keys: Mapping[str, Any]) -> Given:
+    """Validate the keys of `train`, in which data and rewards may be objects.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
     objects = {
         name: keys[name]
         for name in ("data", "eval_data")
@@ -48,7 +70,7 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
         method, {**keys, **paths, **texts, **named}, file=None if config is None else Path(config)
     )
     data = objects.get("data", checked.data)
-    return run(checked, data, objects.get("eval_data", checked.eval_data), rewards=rewards)
+    return Given(checked, data, objects.get("eval_data", checked.eval_data), rewards)
 
 
 def _listed(reward: Any) -> list[Any]:
@@ -95,4 +117,5 @@ def run(
     setup = prepare(
         config, accelerator, run_data, model=model, tokenizer=tokenizer, rewards=rewards
     )
+    refuse_errors(start_findings(config, accelerator, setup))
     return run_on(config, accelerator, directory, setup)

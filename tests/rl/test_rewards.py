@@ -269,10 +269,6 @@ def test_penalties_come_behind_normalisation_and_clipping():
     assert found.by_name["length_penalty"] == pytest.approx([0.0, 0.0, -0.6])
 
 
-def test_normalisation_off_is_a_finding():
-    assert any("reward_normalization is none" in text for text in make(size).findings)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

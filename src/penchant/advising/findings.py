@@ -57,16 +57,7 @@ class Findings:
     @property
     def signal(self) -> Signal:
         """How clear the preferences are, by their votes or by contradictions."""
-        contradicted = self.num_contradicted / self.num_records
-        rated = self.noise is not None and self.noise.num_rated >= NUM_RATED
-        share = max(self.noise.split_share if self.noise and rated else 0.0, contradicted)
-        if share >= COIN_TOSS:
-            return "coin toss"
-        if share >= NOISY:
-            return "noisy"
-        if not rated:
-            return "unknown"
-        return "strong" if share <= STRONG else "standard"
+        return signal_of(self.num_records, self.num_contradicted, self.noise)
 
     @property
     def few(self) -> bool:
@@ -85,6 +76,25 @@ class Findings:
         )
 
 
+def signal_of(num_records: int, num_contradicted: int, noise: Noise | None) -> Signal:
+    """How clear preferences are, by their votes or by contradictions.
+
+    Args:
+        num_records: at least 1.
+        num_contradicted: pairs that also occur the other way round.
+        noise: of their votes, where there are any.
+    """
+    rated = noise is not None and noise.num_rated >= NUM_RATED
+    share = max(noise.split_share if noise and rated else 0.0, num_contradicted / num_records)
+    if share >= COIN_TOSS:
+        return "coin toss"
+    if share >= NOISY:
+        return "noisy"
+    if not rated:
+        return "unknown"
+    return "strong" if share <= STRONG else "standard"
+
+
 def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
     """Look at records; `tokens` are their lengths for the model."""
     pairs = source.pairs if isinstance(source, PairData) else []
@@ -100,15 +110,16 @@ def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
         num_refused=len(source.refused),
         num_desirable=sum(label.desirable for label in labels) or len(pairs),
         num_possible_pairs=_possible_pairs(labels),
-        num_contradicted=_contradicted(pairs),
+        num_contradicted=count_contradicted(pairs),
         num_margins=sum(pair.margin is not None for pair in pairs),
         noise=measure_noise([p.agreement for p in pairs if p.agreement is not None]),
-        length=_length_bias(pairs) if pairs else None,
+        length=measure_length_bias(pairs) if pairs else None,
         tokens=tokens,
     )
 
 
-def _length_bias(pairs: Sequence[Pair]) -> LengthBias:
+def measure_length_bias(pairs: Sequence[Pair]) -> LengthBias:
+    """How often the longer completion is the chosen one."""
     gaps = [_characters(pair.chosen) - _characters(pair.rejected) for pair in pairs]
     return LengthBias(
         longer_chosen=sum(gap > 0 for gap in gaps),
@@ -121,7 +132,9 @@ def _characters(text: Text) -> int:
     return sum(len(message["content"]) for message in text) if is_chat(text) else len(text)
 
 
-def _contradicted(pairs: Sequence[Pair]) -> int:
+def count_contradicted(pairs: Sequence[Pair]) -> int:
+    """Pairs that also occur the other way round."""
+
     def key(*texts: Text) -> str:
         return json.dumps(texts, sort_keys=True)
 

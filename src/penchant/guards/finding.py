@@ -37,6 +37,9 @@ class Finding:
         """Where it is explained."""
         return f"{DOCS}#{self.id}"
 
+    def __str__(self) -> str:
+        return f"{self.id}: {self.what}; {self.remedy}"
+
     def record(self, step: int) -> dict[str, Any]:
         """One line of `findings.jsonl`."""
         values = {"step": step, "id": self.id, "severity": self.severity, "what": self.what}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.guards.finding import Finding
     from penchant.rl.experience import Estimate, Experience
 
 
@@ -226,7 +227,7 @@ class Method:
         needs_reference: whether a reference is loaded at all.
         loss: (inputs, options) to `LossOutput`.
         needs: what else the inputs must hold under some options.
-        warnings: (tokenised training examples, options) to what a user should know before a run.
+        warnings: (tokenised training examples, options) to findings of its own before a run.
         advantages: methods that sample: (experience, KL coefficient, options) to an estimate.
         veto: (mean metrics of a step, options) to whether its gradient is thrown away.
     """
@@ -240,7 +241,7 @@ class Method:
     facts: Facts
     model: Literal["language", "score"] = "language"
     needs: Callable[[Any], Needs] = lambda _: Needs()
-    warnings: Callable[[Sequence[Any], Any], list[str]] = lambda _, __: []
+    warnings: Callable[[Sequence[Any], Any], list[Finding]] = lambda _, __: []
     advantages: Callable[[Experience, float, Any], Estimate] | None = None
     veto: Callable[[Mapping[str, float], Any], bool] = lambda _, __: False
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from penchant.guards.finding import Finding
 from penchant.methods.base import (
     Facts,
     LabelInputs,
@@ -97,12 +98,16 @@ def weight_advice(
     )
 
 
-def kto_warnings(examples: Sequence[Any], options: KTOOptions) -> list[str]:
+def kto_warnings(examples: Sequence[Any], options: KTOOptions) -> list[Finding]:
     """What is unbalanced in the training examples, which have a `desirable`."""
     good = sum(example.desirable for example in examples)
     weights = options.desirable_weight, options.undesirable_weight
     advice = weight_advice(good, len(examples) - good, *weights)
-    return [] if advice is None else [advice]
+    if advice is None:
+        return []
+    remedy = "add examples of the rarer kind, or set one of the two weights"
+    counts = {"num_desirable": good, "num_undesirable": len(examples) - good}
+    return [Finding("kto-imbalance", "warning", advice, remedy, counts)]
 
 
 KTO = Method(

@@ -166,6 +166,6 @@ PPO = Method(
         paper="https://arxiv.org/abs/1707.06347",
         learning_rate=1e-5,
         learning_rate_lora=1e-4,
-        learning_rate_range=(1e-7, 3e-5),
+        learning_rate_range=(1e-7, 1.5e-5),
     ),
 )

@@ -82,11 +82,6 @@ class Rewards:
         self.normalization = _resolved(normalization, rewards, self._saved)
         self._running = RunningStatistics()
         self.findings = [text for one in _models(rewards) for text in one.findings]
-        if self.normalization == "none":
-            self.findings.append(
-                "reward_normalization is none: rewards enter the loss in their own units, so the "
-                "KL coefficient and the value head depend on their scale"
-            )
 
     def check(self, columns: Collection[str]) -> None:
         """Require that every function finds its arguments among the data's columns.

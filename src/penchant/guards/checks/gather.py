@@ -1,0 +1,224 @@
+"""The facts of a run that rules look at, from its records, tokens, tokenizer and model."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penchant.advising.findings import count_contradicted, measure_length_bias, signal_of
+from penchant.data.prompts import Prompt, PromptData
+from penchant.data.quality import measure_noise
+from penchant.data.records import Pair, Text, is_chat, prompt_key
+from penchant.guards.checks.preferences import DOUBTFUL
+from penchant.guards.checks.snapshot import DataFacts, ModelFacts, TokenFacts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from penchant.config import RunConfig
+    from penchant.data.tokenise import TokenReport
+    from penchant.rundata import Record, RunData
+
+# Near-duplicates of prompts are looked for among at most so many: they cost a second or two.
+MANY_PROMPTS = 20_000
+DROPOUTS = (
+    *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "resid_dropout"),
+)
+LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-gpt", "xglm")
+DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFacts:
+    """Count what the records show.
+
+    Args:
+        run_data: with at least one training record.
+        tokenizer: whose special tokens are looked for in plain strings.
+    """
+    train, evaluation = run_data.train, run_data.evaluation
+    pairs = [record for record in train if isinstance(record, Pair)]
+    shares = [pair.agreement for pair in pairs if pair.agreement is not None]
+    noise, contradicted = measure_noise(shares), count_contradicted(pairs)
+    specials = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    sources = run_data.sources
+    return DataFacts(
+        num_train=len(train),
+        num_held_out=len(evaluation),
+        num_prompts=len({prompt_key(record) for record in train}),
+        num_chat=sum(is_chat(record.prompt) for record in train),
+        num_rendered=sum(_rendered(record.prompt, specials) for record in train),
+        num_shared=run_data.shared_prompts,
+        num_near=_near(train, evaluation),
+        num_ties=sum(0 if isinstance(one, PromptData) else one.ties for one in sources),
+        num_refused=sum(len(one.refused) for one in sources),
+        num_same=sum(_squeezed(pair.chosen) == _squeezed(pair.rejected) for pair in pairs),
+        num_rated=len(shares),
+        num_doubtful=sum(share < DOUBTFUL for share in shares),
+        num_contradicted=contradicted,
+        signal=signal_of(len(train), contradicted, noise),
+        noise=noise,
+        length=measure_length_bias(pairs) if pairs else None,
+    )
+
+
+def _rendered(prompt: Text, specials: Sequence[str]) -> bool:
+    """Whether a plain string already has the format of a chat."""
+    return isinstance(prompt, str) and any(token in prompt for token in specials)
+
+
+def _squeezed(text: Text) -> str:
+    return " ".join(_plain(text).casefold().split())
+
+
+def _plain(text: Text) -> str:
+    return "\n".join(message["content"] for message in text) if is_chat(text) else text
+
+
+def _near(train: Sequence[Record], evaluation: Sequence[Record]) -> int | None:
+    """Held-out records near to a trained prompt but without an equal one; None if not measured."""
+    if not evaluation or len(train) + len(evaluation) > MANY_PROMPTS:
+        return None
+    if any(importlib.util.find_spec(name) is None for name in ("rensa", "scipy")):
+        return None
+    from penchant.data.near import NearGroups
+
+    groups = NearGroups()
+    trained = {groups.add(_plain(record.prompt)) for record in train}
+    numbers = [groups.add(_plain(record.prompt)) for record in evaluation]
+    group = groups.groups()
+    known = {group[number] for number in trained}
+    return sum(number not in trained and group[number] in known for number in numbers)
+
+
+def gather_tokens(
+    examples: Sequence[Any],
+    report: TokenReport,
+    run_data: RunData,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
+) -> TokenFacts:
+    """Count what tokenising made of the training records.
+
+    Args:
+        examples, report: as tokenised; at least one.
+        run_data: the records behind them.
+        tokenizer: with an EOS token.
+        end_ids: tokens at which the model's answers end; empty where nothing says.
+    """
+    groups = [example.group() for example in examples]
+    completions = [(group.prompt, ids) for group in groups for ids in group.completions]
+    ends = {int(tokenizer.eos_token_id), *end_ids}
+    specials = {*special_ids(tokenizer), *ends}
+    # Turns before the last end too, and what was cut does not end at all.
+    turns = any(len(one) > 1 for record in run_data.train for one in _answers(record))
+    whole = [ids for _, ids in completions if ids[-1] in specials]
+    last = [ids[-1] for ids in whole if end_ids and ids[-1] not in end_ids]
+    doubled = [_doubled(ids, specials, tokenizer) for ids in whole]
+    early = [not ends.isdisjoint(ids[:-1]) and not turns for ids in whole]
+    token = last[0] if last else int(tokenizer.eos_token_id)
+    return TokenFacts(
+        num_examples=len(examples),
+        num_completions=len(completions),
+        longest=max(len(g.prompt) + max(map(len, g.completions), default=0) for g in groups),
+        prompts_cut=report.prompts_cut,
+        completions_cut=report.completions_cut,
+        dropped=dict(report.dropped),
+        double_bos=sum(_begins_twice(group, tokenizer.bos_token_id, ends) for group in groups),
+        doubled_end=sum(doubled),
+        early_end=sum(a and not b for a, b in zip(early, doubled, strict=True)),
+        unknown_end=len(last),
+        end_token=str(tokenizer.convert_ids_to_tokens(token)),
+    )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that is no text: those with a role, and those a template may use."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {*tokenizer.all_special_ids, *added}
+
+
+def _answers(record: Record) -> list[Any]:
+    """The completions of a record that are messages."""
+    if isinstance(record, Prompt):
+        return []
+    texts = (record.chosen, record.rejected) if isinstance(record, Pair) else (record.completion,)
+    return [text for text in texts if is_chat(text)]
+
+
+def _begins_twice(group: Any, bos: Any, ends: set[int]) -> bool:
+    if bos is None or bos in ends:
+        return False
+    return group.prompt[:2] == [bos, bos] or any(ids[:1] == [bos] for ids in group.completions)
+
+
+def _doubled(ids: Sequence[int], specials: set[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether another end stands in front of the last token, with nothing but blanks between."""
+    for token in reversed(ids[:-1]):
+        if token in specials:
+            return True
+        if str(tokenizer.decode([token])).strip():
+            return False
+    return False
+
+
+def gather_model(
+    config: RunConfig,
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
+    settings: Any,
+) -> ModelFacts:
+    """Look at a model's configuration and tokenizer.
+
+    Args:
+        config: of the run.
+        base: the resolved name of the model.
+        tokenizer: with the run's template.
+        end_ids: tokens at which the model's answers end.
+        settings: the model's configuration as it was saved.
+    """
+    text = settings.get_text_config()
+    ends = {tokenizer.eos_token_id, *end_ids}
+    kind = str(getattr(settings, "dtype", None) or "").removeprefix("torch.")
+    return ModelFacts(
+        dtype=DTYPE_NAMES.get(kind, ""),
+        dropout={n: v for n in DROPOUTS if isinstance(v := getattr(text, n, 0), float) and v > 0},
+        has_template=_own_template(config, base, tokenizer),
+        pad_is_end=tokenizer.pad_token_id in ends,
+        pad_token=str(tokenizer.pad_token),
+        context=getattr(text, "max_position_embeddings", None),
+        absolute=text.model_type in LEARNED_POSITIONS,
+        other_reference=_other_reference(config, base),
+    )
+
+
+def _own_template(config: RunConfig, base: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    if config.chat_template is None:
+        return bool(tokenizer.chat_template)
+    from penchant.models.load import load_tokenizer
+
+    own = load_tokenizer(base, trust_remote_code=config.trust_remote_code)
+    return bool(own.chat_template)
+
+
+def _other_reference(config: RunConfig, base: str) -> bool:
+    if config.reference_model in (None, config.model):
+        return False
+    from penchant.models.load import resolve
+
+    try:
+        return Path(resolve(config.reference_model, config.cache_dir)) != Path(base)
+    except ValueError:  # it is given as an object: what it holds is not known here
+        return True
+
+
+def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
+    """The configuration of a resolved model, or of the one that an adapter stands on."""
+    from transformers import AutoConfig
+
+    from penchant.advising.machine import base_model
+
+    return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)

@@ -1,0 +1,176 @@
+"""Rules over the method's numbers: learning rate, beta, epochs, warm-up, precision, dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from penchant.guards.checks.snapshot import Snapshot
+from penchant.guards.finding import Finding
+
+SFT_RATE = 2e-5
+LORA_FACTOR = 10.0
+TOLERANCE = 1.001  # numbers at the end of a range are in it, however they were computed
+STRONG_BETA, NOISY_BETA, STIFF_BETA = 0.05, 0.3, 0.5
+MANY_EPOCHS = 3
+FEW_STEPS = 10
+
+
+def rate_range(run: Snapshot) -> tuple[float, float]:
+    """Sane learning rates: the method's, for LoRA about ten times higher."""
+    facts = run.facts
+    low, high = facts.learning_rate_range
+    if not run.config.lora_r:
+        return low, high
+    # Some methods' usual rate for LoRA is further from that for all weights than ten times.
+    factor = max(LORA_FACTOR, facts.learning_rate_lora / facts.learning_rate)
+    return LORA_FACTOR * low, factor * high
+
+
+def learning_rate(run: Snapshot) -> Iterator[Finding]:
+    """Outside the method's range, for LoRA or for all weights."""
+    rate, (low, high) = run.config.peak_learning_rate, rate_range(run)
+    if low / TOLERANCE <= rate <= high * TOLERANCE:
+        return
+    kind = "LoRA" if run.config.lora_r else "all weights"
+    place = "above" if rate > high else "below"
+    what = f"learning_rate {rate:g} is {place} {low:g} to {high:g}, which suit {run.config.method}"
+    what += f" on {kind}"
+    if rate > high and not run.config.lora_r and SFT_RATE / 2 <= rate <= 5 * SFT_RATE:
+        what += f"; {SFT_RATE:g} and the like are rates of supervised fine-tuning"
+    facts = run.facts
+    usual = facts.learning_rate_lora if run.config.lora_r else facts.learning_rate
+    yield Finding(
+        "learning-rate", "warning", what,
+        f"set learning_rate to {usual:g}, or leave it out: that is the method's own",
+        {"learning_rate": rate, "range": [low, high], "lora": bool(run.config.lora_r)},
+    )  # fmt: skip
+
+
+def beta(run: Snapshot) -> Iterator[Finding]:
+    """Outside the method's own range."""
+    value, bounds = getattr(run.options, "beta", None), run.facts.beta_range
+    if value is None or bounds is None or (value == 0 and run.config.spec.samples):
+        return  # no penalty at all is a finding of its own
+    low, high = bounds
+    if low / TOLERANCE <= value <= high * TOLERANCE:
+        return
+    meaning = (
+        "very conservative: the policy hardly leaves the reference"
+        if value > high
+        else "hardly any constraint: the policy may drift far"
+    )
+    if not run.config.spec.needs_reference:
+        meaning = "far from the values that are known to train"
+    yield Finding(
+        "beta", "warning",
+        f"beta {value:g} is outside {low:g} to {high:g} for {run.config.method}: {meaning}",
+        f"set beta within {low:g} to {high:g} (typical: {run.facts.beta})",
+        {"beta": value, "range": [low, high]},
+    )  # fmt: skip
+
+
+def beta_noise(run: Snapshot) -> Iterator[Finding]:
+    """Beta beside how clear the preferences are: 0.05 for clear ones, 0.3 for noisy ones."""
+    value, signal = getattr(run.options, "beta", None), run.data.signal
+    if value is None or run.facts.beta_range != (0.01, STIFF_BETA):
+        return
+    evidence = {"beta": value, "signal": signal}
+    if signal in ("noisy", "coin toss") and value < NOISY_BETA / 2:
+        yield Finding(
+            "beta-noise", "warning" if value < STRONG_BETA else "note",
+            f"the preferences are {_signal(run)}, and beta {value:g} follows them closely",
+            f"set beta to {NOISY_BETA:g}, or drop the pairs that people disagree on", evidence,
+        )  # fmt: skip
+    if signal == "strong" and value >= NOISY_BETA:
+        yield Finding(
+            "beta-noise", "note",
+            f"the preferences are clear ({_signal(run)}), and beta {value:g} holds back",
+            f"try beta {STRONG_BETA:g} to 0.1", evidence,
+        )  # fmt: skip
+
+
+def _signal(run: Snapshot) -> str:
+    noise = run.data.noise
+    votes = f"{noise.split_share:.0%} of the rated pairs not unanimous" if noise else "no votes"
+    return f"{run.data.signal}: {votes}, {run.data.num_contradicted} contradicted"
+
+
+def epochs(run: Snapshot) -> Iterator[Finding]:
+    """A reward model beyond one epoch; anything else beyond three."""
+    if run.config.spec.samples:
+        return
+    passes = run.epochs
+    evidence = {"epochs": round(passes, 2), "num_train_epochs": run.config.num_train_epochs}
+    if run.config.spec.model == "score" and passes > 1.05:
+        yield Finding(
+            "reward-epochs", "warning",
+            f"the reward model sees its data {passes:.3g} times: it over-fits beyond once",
+            "set num_train_epochs to 1 (or max_steps to one pass), and hold pairs out", evidence,
+        )  # fmt: skip
+    elif run.config.spec.model != "score" and passes > MANY_EPOCHS:
+        yield Finding(
+            "epochs", "note",
+            f"{passes:.3g} passes over the data: preferences are learned in one to "
+            f"{MANY_EPOCHS}, and memorised after",
+            "set num_train_epochs lower, or eval_steps with load_best_model_at_end", evidence,
+        )  # fmt: skip
+
+
+def warmup(run: Snapshot) -> Iterator[Finding]:
+    """A warm-up that leaves little, or that the steps are too few for."""
+    share, steps = run.config.warmup_ratio, run.num_steps
+    if run.config.lr_scheduler_type == "constant" or not share:
+        return
+    count = math.ceil(steps * share)
+    evidence = {"num_steps": steps, "warmup_steps": count}
+    if count * 2 > steps:
+        yield Finding(
+            "warmup", "warning",
+            f"{count} of the {steps} steps are warm-up: the learning rate is hardly reached",
+            "set warmup_ratio to 0.1, or train longer", evidence,
+        )  # fmt: skip
+    elif steps < FEW_STEPS:
+        yield Finding(
+            "warmup", "warning",
+            f"the run has {steps} optimizer steps, {count} of them warm-up: too few for a schedule",
+            "add data, lower gradient_accumulation_steps, or raise num_train_epochs", evidence,
+        )  # fmt: skip
+
+
+def half_precision(run: Snapshot) -> Iterator[Finding]:
+    """fp16 for weights that were trained in bf16, whose range is wider."""
+    config = run.config
+    if run.model.dtype == "bf16" and "fp16" in (config.precision, config.dtype):
+        yield Finding(
+            "fp16-of-bf16", "warning",
+            "the model was trained in bf16, whose range fp16 does not have: activations overflow",
+            "set precision to bf16 or fp32 (auto chooses), and dtype to auto",
+            {"saved": run.model.dtype, "precision": config.precision, "dtype": config.dtype},
+        )  # fmt: skip
+
+
+def dropout(run: Snapshot) -> Iterator[Finding]:
+    """Noise in the log-probs that are compared."""
+    config, rates = run.config, run.model.dropout
+    compared = "log-probs of policy and reference" if config.spec.needs_reference else "scores"
+    if rates:
+        shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+        yield Finding(
+            "dropout", "warning",
+            f"the model's configuration has dropout on ({shown}): it makes the {compared} noisy, "
+            "and attention dropout switches the packed layout off",
+            "set them to 0 in the model's config.json", dict(rates),
+        )  # fmt: skip
+    if config.lora_r and config.lora_dropout:
+        ratios = config.spec.samples
+        harm = "ratios to the policy that sampled are not 1 at the first step" if ratios else ""
+        yield Finding(
+            "lora-dropout", "warning" if ratios else "note",
+            f"lora_dropout {config.lora_dropout:g} makes the policy's log-probs noisy"
+            + (f": {harm}" if harm else ""),
+            "set lora_dropout to 0", {"lora_dropout": config.lora_dropout},
+        )  # fmt: skip
+
+
+RULES = (learning_rate, beta, beta_noise, epochs, warmup, half_precision, dropout)

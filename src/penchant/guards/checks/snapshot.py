@@ -1,0 +1,142 @@
+"""Everything that rules look at before a run, as plain values: a rule is tested with a literal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from penchant.advising.findings import Signal
+from penchant.data.quality import LengthBias, Noise
+
+if TYPE_CHECKING:
+    from penchant.config import RunConfig
+    from penchant.methods import Facts
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the records of a run show; counts are of training records where nothing else is said.
+
+    Attributes:
+        num_train, num_held_out: records on either side, as read.
+        num_prompts: distinct ones.
+        num_chat: records that are messages, not plain strings.
+        num_rendered: plain strings that hold the tokenizer's special tokens as text.
+        num_shared: held-out records whose prompt is trained on.
+        num_near: held-out records whose prompt is nearly one that is trained on, those of
+            `num_shared` left out; None where that was not measured.
+        num_ties: records of both sides without a preference, which reading has left out.
+        num_refused: rows of both sides that could not be read.
+        num_same: pairs whose answers differ in white space or case only.
+        num_rated: pairs with votes; num_doubtful: those with few votes for the preference.
+        num_contradicted: pairs that also occur the other way round.
+        signal: how clear the preferences are.
+        noise, length: None where the data cannot tell.
+    """
+
+    num_train: int
+    num_held_out: int = 0
+    num_prompts: int = 0
+    num_chat: int = 0
+    num_rendered: int = 0
+    num_shared: int = 0
+    num_near: int | None = None
+    num_ties: int = 0
+    num_refused: int = 0
+    num_same: int = 0
+    num_rated: int = 0
+    num_doubtful: int = 0
+    num_contradicted: int = 0
+    signal: Signal = "unknown"
+    noise: Noise | None = None
+    length: LengthBias | None = None
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """What tokenising made of the training records.
+
+    Attributes:
+        num_examples: that are trained on; num_completions: theirs.
+        longest: tokens of the longest prompt with its longest completion.
+        prompts_cut, completions_cut: by max_prompt_length and by max_length.
+        dropped: records that cannot be trained on, by reason.
+        double_bos: examples that begin with two BOS tokens, or repeat it behind the prompt.
+        doubled_end: completions that end on two end tokens.
+        early_end: completions with an end token before their last.
+        unknown_end: uncut completions whose last token does not end the model's answers.
+        end_token: that one, or the usual one.
+    """
+
+    num_examples: int
+    num_completions: int = 0
+    longest: int = 0
+    prompts_cut: int = 0
+    completions_cut: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    double_bos: int = 0
+    doubled_end: int = 0
+    early_end: int = 0
+    unknown_end: int = 0
+    end_token: str = ""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Of a model, by its configuration and tokenizer; no weights are read.
+
+    Attributes:
+        dtype: of the weights as they were saved: fp32, bf16, fp16, or empty where nothing says.
+        dropout: rates above 0, by the configuration's name.
+        has_template: whether it came with a chat template of its own.
+        pad_is_end: whether its padding token ends answers too; pad_token: which that is.
+        context: longest input in tokens, where there is a limit; absolute: positions beyond it do
+            not exist, because they are learned.
+        other_reference: whether `reference_model` names other weights than the policy starts from.
+    """
+
+    dtype: str = ""
+    dropout: Mapping[str, float] = field(default_factory=dict)
+    has_template: bool = True
+    pad_is_end: bool = False
+    pad_token: str = ""
+    context: int | None = None
+    absolute: bool = False
+    other_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it would start.
+
+    Attributes:
+        config: validated keys, with the method and its options.
+        data, tokens, model: facts.
+        num_steps: optimizer steps in all.
+    """
+
+    config: RunConfig
+    data: DataFacts
+    tokens: TokenFacts
+    model: ModelFacts
+    num_steps: int
+
+    @property
+    def facts(self) -> Facts:
+        """Of the method."""
+        return self.config.spec.facts
+
+    @property
+    def options(self) -> Any:
+        """Of the method; which keys there are depends on it."""
+        return self.config.options
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data."""
+        config = self.config
+        if config.max_steps is None or config.spec.samples:
+            return config.num_train_epochs
+        step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        return config.max_steps * step / self.tokens.num_examples
