@@ -136,7 +136,7 @@ def predict(
     from penchant.rundata import read_run_data
     from penchant.runtime import make_accelerator
 
-    more = {"reward": ["length"]} if samples else {}
+    more = {"reward": ["length:20"]} if samples else {}
     config = load_config(method, {"data": "<list>", **keys, **more})
     accelerator = make_accelerator(config.precision)
     rewards = [share_of_letters] if samples else None

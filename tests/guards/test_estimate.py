@@ -1,0 +1,232 @@
+"""Predicted memory and time: they add up, move the right way, refuse, and leave a run alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+
+from penchant.advising.machine import Machine, ModelSize
+from penchant.config import RunConfig, load_config
+from penchant.guards import estimate
+from penchant.guards.estimate import RunEstimate, estimate_run, estimate_unloaded
+from penchant.guards.probe import fitted
+from penchant.guards.sampling_probe import expected_length, longest_answer
+from penchant.prepare import Setup, prepare
+from penchant.rundata import read_run_data
+from penchant.running import open_directory, run_on
+from penchant.runtime import make_accelerator
+
+PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
+SAMPLING = {
+    "batch_size": 8,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_completion_length": 6,
+    "max_length": 64,
+    "max_steps": 4,
+    "reward": ["length:20"],
+}
+
+
+class Prepared:
+    def __init__(self, method: str, model: Path, data: Any, **keys: Any) -> None:
+        self.config: RunConfig = load_config(
+            method, {"model": str(model), "data": "<data>", "eval_samples": 0, **keys}
+        )
+        self.accelerator = make_accelerator("fp32")
+        set_seed(0)
+        self.run_data = read_run_data(self.config, data, None)
+        self.setup: Setup = prepare(self.config, self.accelerator, self.run_data)
+
+    def estimate(self, *, timed: bool = False, **changes: Any) -> RunEstimate:
+        config = self.config.model_copy(update=changes)
+        return estimate_run(config, self.setup, self.accelerator, timed=timed)
+
+
+@pytest.fixture(scope="module")
+def full(tiny_model_dir: Path, training_file: Path) -> Prepared:
+    return Prepared(
+        "dpo", tiny_model_dir, str(training_file), lora_r=0, reference="copy", max_length=128
+    )
+
+
+def size(**changes: Any) -> ModelSize:
+    values = {
+        "num_parameters": 1_000_000_000,
+        "num_layer_parameters": 900_000_000,
+        "width": 1_000_000,
+        "hidden": 2048,
+        "num_layers": 16,
+        "vocabulary": 32_000,
+        "context": None,
+        "scores": False,
+    }
+    return ModelSize(**{**values, **changes})
+
+
+def unloaded(memory: float, **keys: Any) -> RunEstimate:
+    config = load_config("dpo", {"model": "m", "data": "d", **keys})
+    return estimate_unloaded(config, size(), Machine("cpu", int(memory), True, "fp32"))
+
+
+def test_parts_add_up_to_the_peak_and_to_what_is_held(full: Prepared) -> None:
+    found = full.estimate()
+    trained = sum(p.numel() * 4 for p in full.setup.scorer.parameters())
+    assert found.peak_bytes == sum(found.parts.values()) == max(found.phases.values())
+    assert found.parts["weights"] == found.parts["reference"] == trained
+    assert found.parts["optimizer"] == 2 * trained
+    assert found.seconds is None
+
+
+def test_first_step_has_no_moments_yet(full: Prepared) -> None:
+    one = full.estimate(max_steps=1).phases["training"]
+    two = full.estimate(max_steps=2).phases["training"]
+    trained = sum(p.numel() * 4 for p in full.setup.scorer.parameters())
+    assert two - one == pytest.approx(2 * trained, rel=0.5)
+
+
+def test_larger_micro_batches_take_more_and_checkpointing_less() -> None:
+    def needed(**keys: Any) -> float:
+        return unloaded(64e9, **keys).needed_bytes
+
+    for lora_r in (0, 16):
+        sizes = [needed(lora_r=lora_r, per_device_train_batch_size=n) for n in (1, 2, 4, 8)]
+        assert sizes == sorted(set(sizes))
+        sizes = [needed(lora_r=lora_r, max_length=n) for n in (128, 256, 512, 1024)]
+        assert sizes == sorted(set(sizes))
+        on, off = (needed(lora_r=lora_r, gradient_checkpointing=k) for k in ("on", "off"))
+        assert on < off
+
+
+def test_micro_batches_of_the_data_are_counted_as_they_are_laid_out(full: Prepared) -> None:
+    small = full.estimate(per_device_train_batch_size=1).phases["training"]
+    large = full.estimate(per_device_train_batch_size=8).phases["training"]
+    assert large > small
+
+
+def test_what_cannot_fit_is_refused_by_name_with_keys_that_would() -> None:
+    found = unloaded(12e9, lora_r=0, max_length=512)
+    assert not found.fits
+    refusal = found.finding()
+    assert refusal is not None
+    assert (refusal.id, refusal.severity) == ("memory", "error")
+    assert found.proposals[0].fits
+    for key in found.proposals[0].keys:
+        assert key in refusal.remedy
+    assert refusal.evidence["parts"]["weights"] == 4_000_000_000
+
+
+def test_every_proposal_is_a_valid_configuration_that_takes_less() -> None:
+    keys: dict[str, Any] = {"lora_r": 0, "max_length": 512, "reference": "copy"}
+    found = unloaded(12e9, **keys)
+    assert len(found.proposals) >= 4
+    for proposal in found.proposals:
+        assert proposal.peak_bytes < found.needed_bytes
+        again = unloaded(12e9, **{**keys, **proposal.keys})
+        # What is proposed is what would then be predicted, but for the roughness of activations.
+        assert again.needed_bytes == pytest.approx(proposal.peak_bytes, rel=0.15)
+
+
+def test_a_model_beyond_the_machine_is_impossible_and_a_small_one_is_not_reported() -> None:
+    assert unloaded(4e9, lora_r=0).impossible
+    fine = unloaded(500e9, lora_r=0)
+    assert fine.fits and not fine.impossible
+    assert fine.finding() is None
+
+
+def test_the_probe_leaves_weights_gradients_modes_and_random_numbers_alone(
+    tiny_model_dir: Path, training_file: Path
+) -> None:
+    keys = {"lora_r": 4, "lora_dropout": 0.1, "max_length": 128}
+    run = Prepared("dpo", tiny_model_dir, str(training_file), **keys)
+    weights = {n: p.detach().clone() for n, p in run.setup.scorer.named_parameters()}
+    state, training = torch.get_rng_state(), run.setup.scorer.training
+    found = run.estimate(timed=True)
+    assert found.seconds is not None and found.seconds > 0
+    assert set(found.times) == {"passes", "updates"}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert run.setup.scorer.training == training
+    for name, parameter in run.setup.scorer.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+        assert parameter.grad is None, name
+
+
+def test_a_run_that_was_estimated_is_bit_for_bit_the_run_that_was_not(
+    tiny_model_dir: Path, training_file: Path, tmp_path: Path
+) -> None:
+    keys = {"lora_r": 4, "lora_dropout": 0.1, "max_length": 128, "max_steps": 2}
+    trained = []
+    for name in ("with", "without"):
+        output = tmp_path / name
+        run = Prepared("dpo", tiny_model_dir, str(training_file), output=output, **keys)
+        if name == "with":
+            run.estimate(timed=True)
+        directory = open_directory(run.config, run.accelerator, run.run_data)
+        run_on(run.config, run.accelerator, directory, run.setup)
+        trained.append(load_file(output / "model" / "adapter_model.safetensors"))
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+    assert any(tensor.any() for name, tensor in trained[0].items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
+    tiny_model_dir: Path, method: str
+) -> None:
+    more = {"num_generations": 4} if method == "grpo" else {}
+    run = Prepared(method, tiny_model_dir, PROMPTS, lora_r=4, **SAMPLING, **more)
+    assert run.setup.collector is not None
+    weights = {n: p.detach().clone() for n, p in run.setup.scorer.named_parameters()}
+    rewards, state = run.setup.collector.rewards.state_dict(), torch.get_rng_state()
+    found = run.estimate(timed=True)
+    assert set(found.times) == {"passes", "updates", "generation", "rewards", "scoring"}
+    assert found.phases["sampling"] > 0
+    assert run.setup.collector.rewards.state_dict() == rewards
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, parameter in run.setup.scorer.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+
+
+def test_twice_the_steps_take_twice_the_time(full: Prepared) -> None:
+    from penchant.guards.probe import Line
+    from penchant.guards.workload import count_work
+
+    def total(steps: int) -> float:
+        config = full.config.model_copy(update={"max_steps": steps})
+        return Line(0.1, 0.01).total(count_work(config, full.setup, full.accelerator))
+
+    # Whole epochs, so that both visit the same records: 24 in steps of 16.
+    assert total(4) == pytest.approx(2 * total(2))
+
+
+def test_a_line_is_fitted_through_passes_and_never_falls() -> None:
+    assert fitted([(100, 2.0), (200, 3.0)]).by_token == pytest.approx(0.01)
+    assert fitted([(100, 2.0), (200, 3.0)]).fixed == pytest.approx(1.0)
+    assert fitted([(100, 2.0), (200, 1.0)]).by_token == pytest.approx(0.01)  # noise: 3 s by 300
+    assert fitted([(100, 1.0), (200, 3.0)]).fixed == 0
+
+
+def test_lengths_of_answers_that_end_by_chance() -> None:
+    assert expected_length(0.0, 24) == 24
+    assert expected_length(0.5, 2) == pytest.approx(1.5)  # 1 + 0.5
+    assert longest_answer(0.0, 24, 8) == 24
+    assert longest_answer(0.5, 2, 1) == pytest.approx(1.5)
+    assert longest_answer(0.5, 2, 2) == pytest.approx(1.75)  # 1 + (1 - 0.25)
+
+
+def test_loading_that_took_more_than_training_is_the_peak(
+    full: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = estimate.measure_footing
+    monkeypatch.setattr(
+        estimate, "measure_footing", lambda *args: replace(measured(*args), peak=9e12)
+    )
+    found = full.estimate()
+    assert found.peak_bytes == pytest.approx(9e12)
+    assert found.parts["loading"] > 8e12
+    assert found.fits, "it is over"
