@@ -27,6 +27,7 @@ KEYS = {
     "eval_samples": 0,
     "save_steps": 1,
     "warmup_ratio": 0.0,
+    "monitor_prompts": 0,
 }
 GROUPED = {"num_generations": 4}
 METHODS = {"ppo": {"ppo_epochs": 2}, "grpo": {**GROUPED, "num_iterations": 2}, "rloo": GROUPED}

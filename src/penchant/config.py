@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from penchant.errors import ConfigError
+from penchant.guards.actions import parse_actions
 from penchant.methods import METHODS, Method, MethodOptions
 from penchant.sections import (
     SECTIONS,
@@ -92,6 +93,7 @@ class RunConfig(
                 f"max_prompt_length ({self.max_prompt_length}) leaves no room for a completion in "
                 f"max_length ({self.max_length}); lower it or raise max_length"
             )
+        parse_actions(self.on_finding)
         self._check_reference()
         self._check_sampling()
         if not self.lora_r and self.dtype not in ("auto", "fp32"):

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -22,6 +22,7 @@ from penchant.checkpoint import (
 from penchant.data.source import Source, StepBatch
 from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
+from penchant.guards.finding import Finding
 from penchant.metrics import StepMetrics
 from penchant.models.scoring import Scorer
 from penchant.optimization import (
@@ -58,6 +59,30 @@ class Progress:
     """The rank of that evaluation."""
 
 
+class Guard(Protocol):
+    """What watches a run between its steps, and may end it."""
+
+    @property
+    def stopped(self) -> str:
+        """Why the run is to end; empty while it goes on."""
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Take in what was logged."""
+
+    def after(self, step: int, train_seconds: float) -> bool:
+        """Look at what a step has led to; tells whether its weights are worth keeping."""
+
+    @property
+    def best_step(self) -> int | None:
+        """The checkpoint that it may go back to."""
+
+    def state(self) -> dict[str, Any]:
+        """What goes on after an interruption, as JSON."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+
+
 @dataclass
 class Engine:
     """One run's loop over a source of batches.
@@ -74,6 +99,7 @@ class Engine:
         extra_weights: what else training changes, saved with every checkpoint.
         veto: tells from a step's mean metrics whether its gradient is thrown away.
         optimization: optimizer and schedule, in place of what `config` says of them.
+        guard: watches the run; None for one that is not watched.
     """
 
     config: RunConfig
@@ -87,6 +113,7 @@ class Engine:
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     veto: Callable[[Mapping[str, float]], bool] | None = None
     optimization: tuple[torch.optim.Optimizer, Any] | None = None
+    guard: Guard | None = None
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -120,6 +147,8 @@ class Engine:
         saved["best"] = tuple(saved["best"]) if saved["best"] else None
         self.progress = Progress(**saved)
         self._rewind(self.progress.step)
+        if self.guard is not None and "guard" in state.extra:
+            self.guard.load_state(state.extra["guard"])
         logger.info("resumed from step %d of %s", self.progress.step, self.run.path)
 
     def _rewind(self, step: int) -> None:
@@ -132,7 +161,7 @@ class Engine:
         progress = self.progress
         with TrainingProgress(total, progress.step, shown=main) as bar:
             started = time.perf_counter()
-            for batch in self.source.steps(progress.step):
+            for batch in () if self._stopped else self.source.steps(progress.step):
                 metrics = self.take(batch)
                 self.source.observe(metrics)
                 if self.after_step is not None:
@@ -145,10 +174,12 @@ class Engine:
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
                 metrics["memory_peak_bytes"] = memory_peak_bytes(self.accelerator.device)
                 if batch.step % self.config.logging_steps == 0 or batch.step == total:
-                    self._log({"step": batch.step, "epoch": round(batch.epoch, 6), **metrics})
+                    self.log({"step": batch.step, "epoch": round(batch.epoch, 6), **metrics})
                 remaining = progress.seconds / batch.step * (total - batch.step)
                 bar.update(batch.step, metrics, remaining)
                 self._between_steps(last=batch.step == total)
+                if self._stopped:
+                    break
                 started = time.perf_counter()
 
     def take(self, batch: StepBatch[Any]) -> dict[str, float]:
@@ -207,16 +238,24 @@ class Engine:
 
     def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:
         rows = ", ".join(example.where for example in examples[:8])
-        self.run.append(
-            "findings.jsonl",
-            {"step": step, "id": "not-finite", "severity": "error", "what": what, "rows": rows},
+        found = Finding(
+            id="not-finite",
+            severity="error",
+            what=what,
+            remedy="lower learning_rate, look at these records, or use precision bf16 or fp32 "
+            "where it is fp16",
+            evidence={"rows": rows},
         )
+        self.run.append("findings.jsonl", {**found.record(step), "rows": rows})
         raise TrainingError(
             f"{what} is not finite at step {step} (records {rows}); lower learning_rate, look at "
             "these records, or use precision bf16 or fp32 where it is fp16"
         )
 
-    def _log(self, metrics: dict[str, Any]) -> None:
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Write one record of metrics to the run and its trackers."""
+        if self.guard is not None:
+            self.guard.note(metrics)
         if self.accelerator.is_main_process:
             self.run.append("metrics.jsonl", metrics)
         values = {k: v for k, v in metrics.items() if k != "step"}
@@ -224,14 +263,25 @@ class Engine:
 
     def _between_steps(self, *, last: bool) -> None:
         config, step = self.config, self.progress.step
-        if last:  # what follows may fail: evaluation, sampling, saving the model
-            self._save()
-            return
         better = False
-        if config.eval_steps and step % config.eval_steps == 0:
+        if not last and config.eval_steps and step % config.eval_steps == 0:
             better = self.evaluate_now()
-        if better or step % config.save_steps == 0:
-            self._save()
+        if self.guard is not None:
+            better |= self.guard.after(step, self.progress.seconds)
+        # What follows the last step may fail: evaluation, sampling, saving the model.
+        if last or self._stopped or better or step % config.save_steps == 0:
+            self.save()
+
+    @property
+    def _stopped(self) -> bool:
+        return self.guard is not None and bool(self.guard.stopped)
+
+    def roll_back(self, step: int) -> None:
+        """Go on from the weights and moments of a checkpoint, with the batches that come next."""
+        state = load_checkpoint(self.run.checkpoints, step)
+        self._load_weights(state)
+        load_optimizer(self.optimizer.optimizer, self.parameters, state.optimizer)
+        self.source.discard()
 
     def evaluate_now(self) -> bool:
         """Evaluate, log, and tell whether this is the best so far."""
@@ -239,7 +289,7 @@ class Engine:
             return False
         found = self.evaluate()
         step = self.progress.step
-        self._log({"step": step, **{f"eval/{k}": v for k, v in found.metrics().items()}})
+        self.log({"step": step, **{f"eval/{k}": v for k, v in found.metrics().items()}})
         return self.judge(found)
 
     def judge(self, found: Evaluation) -> bool:
@@ -250,7 +300,7 @@ class Engine:
         self.progress.best, self.progress.best_step = score, step
         return True
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Save a checkpoint and drop those that are no longer wanted."""
         if not self.accelerator.is_main_process:
             return
@@ -268,15 +318,16 @@ class Engine:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "progress": vars(self.progress),
                 "source": source_record,
+                **({} if self.guard is None else {"guard": self.guard.state()}),
             },
         )
         save_checkpoint(self.run.checkpoints, state)
-        best = self.progress.best_step
+        best = {self.progress.best_step, self.guard.best_step if self.guard else None}
         prune_checkpoints(
             self.run.checkpoints,
             step=self.progress.step,
             keep_newest=self.config.save_total_limit,
-            keep=set() if best is None else {best},
+            keep={step for step in best if step is not None},
         )
 
     def load_best(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 
+# Nats an answer within which a reward counts: beyond, it is paid for with another model.
+BOUNDED_KL = 10.0
 METRICS = {
     "accuracy": "reward/accuracy",
     "margin": "reward/margin",
@@ -83,8 +85,17 @@ class Evaluation:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The larger the better: the quality, then the margin."""
+        """The larger the better: the quality, then the margin; a drifted policy comes last."""
+        if self.accuracy is None and (self.kl_sequence or 0.0) > BOUNDED_KL:
+            return -math.inf, -(self.kl_sequence or 0.0)
         return self.quality[1], self.margin or 0.0
+
+    @property
+    def rule(self) -> str:
+        """How `rank` chooses, in words."""
+        if self.accuracy is not None:
+            return "held-out accuracy, then margin"
+        return f"reward of held-out prompts at a KL of at most {BOUNDED_KL:g} nats an answer"
 
     def metrics(self) -> dict[str, float]:
         """By the metric names used everywhere; what is None is left out."""

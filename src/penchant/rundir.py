@@ -16,9 +16,11 @@ from penchant.errors import TrainingError
 FREE_KEYS = {
     "output", "resume", "cache_dir", "report_to", "logging_steps", "save_steps",
     "save_total_limit", "per_device_eval_batch_size", "eval_samples", "max_new_tokens", "merge",
-    "strict",
+    "strict", "silence",
 }  # fmt: skip
 
+# Files of one JSON object a line, each with its step.
+LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
 
 # A folder without any of these belongs to a run that never took a step: it may start again.
 BEGUN = ("metrics.jsonl", "findings.jsonl", "checkpoints", "summary.json")
@@ -90,7 +92,7 @@ class RunDirectory:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, which will be done again."""
-        for file in ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl"):
+        for file in LINES:
             kept = [record for record in self.read(file) if record.get("step", 0) <= step]
             if (self.path / file).exists():
                 lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)

@@ -20,7 +20,8 @@ from penchant.evaluation import Evaluation
 from penchant.generate import answer_prompts
 from penchant.guards.checks import spoken
 from penchant.guards.checks.start import find_faults
-from penchant.guards.finding import Finding
+from penchant.guards.finding import SEVERITIES, Finding
+from penchant.guards.starting import make_supervisor, predicted_seconds
 from penchant.models.load import is_adapter
 from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference
@@ -118,6 +119,9 @@ class _Run:
             veto=lambda metrics: config.spec.veto(metrics, config.options),
             extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
         )
+        self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
+        if accelerator.is_main_process:  # others follow it: with several, findings only warn
+            self.engine.guard = self.guard
 
     def carry_out(self) -> TrainResult:
         """Train, evaluate, save, summarise."""
@@ -131,6 +135,8 @@ class _Run:
         progress = engine.progress
         if self.config.eval_on_start:
             self._look(0)
+        if progress.step == 0:
+            self._guard_from_start()
         engine.fit()
         step = progress.step
         logged = self._logged_evaluation(step)
@@ -158,6 +164,20 @@ class _Run:
             self.directory.write_summary({**result.summary(), **self._record()})
         engine.drop_last_checkpoint()
         return result
+
+    def _guard_from_start(self) -> None:
+        """What a guard needs of the model before its first step."""
+        if not self.accelerator.is_main_process:
+            return
+        for finding in self.said:
+            logger.info("%s: %s; %s", finding.id, finding.what, finding.remedy)
+            self.directory.append("findings.jsonl", finding.record(0))
+        if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
+            steps = self.engine.source.num_steps
+            self.guard.begin(lambda: predicted_seconds(self.config, self.setup, steps))
+        if self.guard.policy.wants("rollback"):
+            self.guard.best_step = 0
+            self.engine.save()
 
     def _look(self, step: int) -> None:
         """Evaluate and sample before training, unless an interrupted run has done so."""
@@ -246,12 +266,24 @@ class _Run:
                 else {}
             ),
             "method": self.config.method,
+            **self._guarded(),
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,
             "reference_cost": setup.reference_cost and asdict(setup.reference_cost),
             "gradient_checkpointing": setup.checkpointing,
             "tokenising": {name: asdict(report) for name, report in setup.reports.items()},
             "versions": versions(),
+        }
+
+    def _guarded(self) -> dict[str, Any]:
+        """What guards found, what they cost, and what they did."""
+        found = [record["severity"] for record in self.directory.read("findings.jsonl")]
+        logged = self._logged_evaluation(self.engine.progress.step)
+        return {
+            "findings": {level: found.count(level) for level in SEVERITIES},
+            "monitor_seconds": self.guard.pace.seconds,
+            **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
+            **({"best_rule": logged.rule} if logged is not None else {}),
         }
 
 

@@ -52,6 +52,9 @@ class Source(Protocol):
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Learn what the last step found."""
 
+    def discard(self) -> None:
+        """Forget what the present weights have made: they are replaced by others."""
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a resumed run needs beside the step's number: tensors, and what is JSON."""
 
@@ -117,6 +120,9 @@ class DatasetSource(Generic[Example]):
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Nothing depends on it."""
+
+    def discard(self) -> None:
+        """The data are what they are."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Empty: the step number is all."""

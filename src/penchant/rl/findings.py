@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from penchant.guards.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from penchant.rl.rollout import Judged
@@ -16,8 +18,8 @@ SAMPLING_DIFFERENCE = 0.05
 LARGE_DEVIATION = 5.0
 
 
-def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    """Findings of one batch, for `findings.jsonl`.
+def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[Finding]:
+    """Findings of one batch.
 
     Args:
         judged: the answers.
@@ -27,6 +29,8 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[dict[str, 
         yield _finding(
             "reward-dropped", "warning",
             f"{judged.scores.dropped} answers of this batch had no reward and were dropped",
+            "mend the reward for such answers; on_reward_error raise names the first of them",
+            dropped=judged.scores.dropped,
         )  # fmt: skip
     if not judged.answers:
         return
@@ -37,59 +41,68 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[dict[str, 
     yield from _scale(metrics)
 
 
-def _finding(name: str, severity: str, what: str) -> dict[str, Any]:
-    return {"id": name, "severity": severity, "what": what}
+def _finding(name: str, severity: Severity, what: str, remedy: str, **evidence: float) -> Finding:
+    return Finding(name, severity, what, remedy, evidence)
 
 
-def _constant(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _constant(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics["rollouts"] > 1 and metrics["reward/std"] < 1e-8:
         yield _finding(
             "reward-constant", "warning",
             f"all {metrics['rollouts']:.0f} answers of a batch got the reward "
-            f"{metrics['reward/mean']:g}: there is nothing to learn from; use a reward that tells "
-            "answers apart, or other prompts",
+            f"{metrics['reward/mean']:g}: there is nothing to learn from",
+            "use a reward that tells answers apart, or other prompts",
+            reward=metrics["reward/mean"],
         )  # fmt: skip
 
 
-def _endless(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _endless(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics["completion/ended"] == 0:
         yield _finding(
             "never-ends", "warning",
             f"no answer of a batch ended by itself (mean length {metrics['completion/length']:.0f} "
-            "tokens, all cut): raise max_completion_length, use an instruction-tuned model, or set "
+            "tokens, all cut)",
+            "raise max_completion_length, use an instruction-tuned model, or set "
             "missing_eos_penalty",
+            length=metrics["completion/length"],
         )  # fmt: skip
 
 
-def _negative(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _negative(metrics: Mapping[str, float]) -> Iterator[Finding]:
     error = metrics.get("kl/sequence_error")
     if error is not None and metrics["kl/sequence"] < -SURELY_NEGATIVE * error - 1e-3:
         yield _finding(
             "kl-negative", "error",
             f"the mean divergence from the reference is {metrics['kl/sequence']:.2f} nats an "
             f"answer (standard error {error:.2f}), which samples of the policy cannot give: the "
-            "answers were not drawn from the distribution that scores them. Causes: sampling "
-            "with another temperature or filter than is scored, a forced or forbidden token "
-            "(min_new_tokens, suppressed tokens), dropout, or an engine with old weights",
+            "answers were not drawn from the distribution that scores them",
+            "look for sampling with another temperature or filter than is scored, a forced or "
+            "forbidden token (min_new_tokens, suppressed tokens), dropout, or an engine with old "
+            "weights",
+            kl=metrics["kl/sequence"], error=error,
         )  # fmt: skip
 
 
-def _mismatch(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _mismatch(metrics: Mapping[str, float]) -> Iterator[Finding]:
     difference = metrics.get("logprob/sampling_difference", 0.0)
     if difference > SAMPLING_DIFFERENCE:
         yield _finding(
             "sampling-mismatch", "warning",
             f"log-probs while sampling and while scoring differ by {difference:.3f} nats a token "
             "on average: the generation engine computes otherwise, or has old weights",
+            "set generation to cached",
+            difference=difference,
         )  # fmt: skip
 
 
-def _scale(metrics: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _scale(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics.get("reward/normalized/std", 0.0) > LARGE_DEVIATION:
         penalty = abs(metrics.get("objective/non_score_reward", 0.0))
         yield _finding(
             "reward-scale", "warning",
             f"rewards enter with a deviation of {metrics['reward/normalized/std']:.3g}, beside "
             f"which the divergence penalty ({penalty:.3g}) hardly counts and value clipping holds "
-            "the value head back; set reward_normalization to auto, or score_clip",
+            "the value head back",
+            "set reward_normalization to auto, or score_clip",
+            std=metrics["reward/normalized/std"],
         )  # fmt: skip

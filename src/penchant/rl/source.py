@@ -84,6 +84,8 @@ class RolloutSource:
     position: int = 0
     """Mini-batches of the present rollouts that are done."""
     noted: set[str] = field(default_factory=set)
+    rebind: Callable[[Any], Callable[[Experience, float], Estimate]] | None = None
+    """Options of the method to `estimate`."""
     _order: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -115,6 +117,15 @@ class RolloutSource:
         limit = self.schedule.early_stopping_kl
         if limit is not None and metrics.get("policy/policykl", 0.0) > 1.5 * limit:
             self.position = self._num_mini_batches
+
+    def discard(self) -> None:
+        """Sample anew: other weights have taken the place of those that answered."""
+        self.position = self._num_mini_batches
+
+    def reestimate(self, options: Any) -> None:
+        """Estimate advantages with other options from now on."""
+        assert self.rebind is not None
+        self.estimate = self.rebind(options)
 
     @property
     def _num_sampled(self) -> int:
@@ -160,10 +171,10 @@ class RolloutSource:
 
     def _record(self, step: int, judged: Judged) -> None:
         for found in look_at(judged, self.metrics):
-            if found["id"] not in self.noted:
-                self.noted.add(found["id"])
-                logger.warning("%s", found["what"])
-                self.append("findings.jsonl", {"step": step, **found})
+            if found.id not in self.noted:
+                self.noted.add(found.id)
+                logger.warning("%s: %s; %s", found.id, found.what, found.remedy)
+                self.append("findings.jsonl", found.record(step))
         shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
         for text, answer, reward in list(shown)[: self.schedule.log_completions]:
             record = {

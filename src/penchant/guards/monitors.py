@@ -1,0 +1,235 @@
+"""What the policy says now: a fixed set of prompts, answered, measured and judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.data.batch import Group
+from penchant.guards.diversity import distinct, repetition, same_opening, self_bleu
+from penchant.models.scoring import segment_sums
+from penchant.objectives.base import Scored, score_both
+from penchant.optimization import random_state, set_random_state
+from penchant.rl.samples import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.models.reference import Reference
+    from penchant.models.scoring import Scorer
+    from penchant.rl.rewards import Rewards
+    from penchant.rl.sampling import Completion, Sampler, Sampling
+
+# The same random numbers at every check: answers differ by the weights alone.
+SEED = 30_000_001
+
+
+@dataclass(frozen=True)
+class MonitoredPrompt:
+    """A prompt that is answered at every check: its ids, and the record that it comes from."""
+
+    ids: list[int]
+    prompt: Any
+    fields: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found: metrics by name, and a record for each answer."""
+
+    metrics: dict[str, float]
+    answers: list[dict[str, Any]]
+
+    @property
+    def judged(self) -> list[float]:
+        """The reward of each answer, where there is a reward."""
+        return [answer["reward"] for answer in self.answers if "reward" in answer]
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Answers prompts with the policy as it is, and measures the answers.
+
+    Neither weights nor random states nor the rewards' statistics change.
+
+    Attributes:
+        prompts: at least one, distinct.
+        scorer: the policy.
+        reference: None where none is in memory.
+        sampler, sampling: how answers are drawn.
+        decode: ids to text.
+        rewards: what the run is trained on; held_out: what it is not trained on.
+        batch_size: answers a scoring pass.
+        autocast: of the run's precision.
+    """
+
+    prompts: Sequence[MonitoredPrompt]
+    scorer: Scorer
+    reference: Reference | None
+    sampler: Sampler
+    sampling: Sampling
+    decode: Callable[[list[int]], str]
+    rewards: Rewards | None
+    held_out: Rewards | None
+    batch_size: int
+    autocast: Callable[[], Any]
+
+    def check(self, start: Sequence[float] = ()) -> Check:
+        """Answer every prompt once.
+
+        Args:
+            start: rewards of the starting model's answers, which these are held against.
+        """
+        began = time.perf_counter()
+        with _undisturbed(), self.autocast():
+            self.sampler.sync()
+            ids = [prompt.ids for prompt in self.prompts]
+            drawn = self.sampler.sample(ids, n=1, sampling=self.sampling, seed=SEED)
+            completions = [completion for (completion,) in drawn]
+            scored = self._scored(completions)
+            texts = [self.decode(completion.ids) for completion in completions]
+            judged = self._judged(completions, texts)
+        metrics = {**scored.metrics, **_described(completions, texts), **judged.metrics}
+        if start and len(judged.each) == len(start):
+            metrics["win_rate"] = _win_rate(judged.each, start)
+        metrics["seconds"] = time.perf_counter() - began
+        answers = []
+        for i, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
+            record = {"prompt": prompt.prompt, "answer": text.strip()}
+            record |= {"num_tokens": len(completions[i].ids), "ended": completions[i].ended}
+            record |= {"reward": judged.each[i]} if judged.each else {}
+            answers.append(record | ({"kl": scored.kl[i]} if scored.kl else {}))
+        return Check({f"monitor/{name}": value for name, value in metrics.items()}, answers)
+
+    @torch.no_grad()
+    def _scored(self, completions: Sequence[Completion]) -> _Scores:
+        was_training = self.scorer.training
+        self.scorer.eval()
+        sums: dict[str, list[Tensor]] = {}
+        for first in range(0, len(completions), self.batch_size):
+            some = range(first, min(first + self.batch_size, len(completions)))
+            groups = [Group(self.prompts[i].ids, (completions[i].ids,)) for i in some]
+            for name, values in self._sums(groups).items():
+                sums.setdefault(name, []).append(values.double().cpu())
+        self.scorer.train(was_training)
+        return _summed({name: torch.cat(parts) for name, parts in sums.items()})
+
+    def _sums(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """Sums over each answer, `[answers]` each, and how many tokens each has."""
+        batch = self.scorer.batch(groups)
+        filtered = self.scorer.top_k or self.scorer.top_p < 1
+        both = Scored(self.scorer(batch), None, None, None)
+        if self.reference is not None and not filtered:
+            both = score_both(self.scorer, self.reference, groups, batch)
+        elif self.reference is not None:
+            both = Scored(both.logprobs, self.reference.sums(groups, batch), None, None)
+        found = {"tokens": batch.completion_lengths, "logprob": segment_sums(batch, both.logprobs)}
+        entropy = both.entropy
+        if entropy is None:
+            entropy = self.scorer(batch, also="entropy")[1]
+        found["entropy"] = segment_sums(batch, entropy)
+        if both.ref_sums is not None:
+            found["ref_logprob"] = both.ref_sums
+        if both.kl is not None:
+            found["kl"] = segment_sums(batch, both.kl)
+        return found
+
+    def _judged(self, completions: Sequence[Completion], texts: Sequence[str]) -> _Judged:
+        if self.rewards is None and self.held_out is None:
+            return _Judged({}, [])
+        samples = [
+            Sample(p.prompt, text, p.ids, c.ids, c.ended, p.fields, p.where)
+            for p, c, text in zip(self.prompts, completions, texts, strict=True)
+        ]
+        metrics: dict[str, float] = {}
+        each: list[float] = []
+        for rewards, name in ((self.held_out, "held_out_reward"), (self.rewards, "reward")):
+            if rewards is None:
+                continue
+            before = rewards.state_dict()
+            scores = rewards.score(samples)
+            rewards.load_state_dict(before)
+            each = scores.raw
+            metrics |= _moments(name, each)
+            if scores.disagreement and rewards is self.rewards:
+                told = torch.tensor(scores.disagreement, dtype=torch.float64)
+                metrics["reward_disagreement"] = float(told.nanmean())
+        if self.rewards is None:
+            metrics |= _moments("reward", each)
+        return _Judged(metrics, each)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    metrics: dict[str, float]
+    kl: list[float]
+    """Of each answer; empty without a reference."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    metrics: dict[str, float]
+    each: list[float]
+
+
+def _summed(sums: Mapping[str, Tensor]) -> _Scores:
+    """Metrics of what was summed over each answer."""
+    tokens = sums["tokens"].sum()
+    metrics = {"entropy": float(sums["entropy"].sum() / tokens)}
+    kl = sums.get("kl")
+    if "ref_logprob" in sums:
+        metrics["ref_perplexity"] = float((-sums["ref_logprob"].sum() / tokens).exp())
+        # The sum of exact divergences along an answer has the same mean as its log-ratio, with a
+        # fraction of the variance; the log-ratio is what there is where heads cannot be compared.
+        kl = sums["logprob"] - sums["ref_logprob"] if kl is None else kl
+    if kl is None:
+        return _Scores(metrics, [])
+    metrics |= {"kl_sequence": float(kl.mean()), "kl": float(kl.sum() / tokens)}
+    if len(kl) > 1:
+        metrics["kl_error"] = float(kl.std() / len(kl) ** 0.5)
+    return _Scores(metrics, kl.tolist())
+
+
+def _described(completions: Sequence[Completion], texts: Sequence[str]) -> dict[str, float]:
+    ids = [one.ids[:-1] if one.ended else one.ids for one in completions]
+    words = [text.lower().split() for text in texts]
+    return {
+        **{f"distinct_{n}": distinct(ids, n) for n in (1, 2, 3)},
+        "self_bleu": self_bleu(ids),
+        "same_opening": same_opening(words),
+        "repetition": repetition(ids),
+        "length": sum(len(one.ids) for one in completions) / len(completions),
+        "ended": sum(one.ended for one in completions) / len(completions),
+    }
+
+
+def _moments(name: str, values: Sequence[float]) -> dict[str, float]:
+    known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+    if not len(known):
+        return {}
+    std = float(known.std(correction=0))
+    metrics = {name: float(known.mean()), f"{name}_std": std}
+    return {**metrics, f"{name}_error": std / len(known) ** 0.5}
+
+
+def _win_rate(now: Sequence[float], start: Sequence[float]) -> float:
+    """The share of prompts whose answer has the higher reward; equal ones count half."""
+    pairs = [(a, b) for a, b in zip(now, start, strict=True) if a == a and b == b]
+    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs)
+    return wins / len(pairs) if pairs else 0.5
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Give torch's random state back: a reward may draw from it."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)

@@ -1,0 +1,257 @@
+"""The guard of one run: checks at their time, findings from the history, and what is done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from penchant.evaluation import BOUNDED_KL
+from penchant.guards.actions import Policy
+from penchant.guards.detectors import detect
+from penchant.guards.detectors_answers import divergence
+from penchant.guards.facts import RunFacts
+from penchant.guards.finding import Finding
+from penchant.guards.history import History
+from penchant.guards.levers import Lever
+from penchant.guards.pace import Pace
+
+if TYPE_CHECKING:
+    from penchant.guards.monitors import Monitor
+    from penchant.rundir import RunDirectory
+
+logger = logging.getLogger("penchant")
+
+LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
+# Returns to the best checkpoint in one run: what fails thrice will fail again.
+ROLLBACKS = 3
+# Share of the run, and steps at least, that an action is given to show before the next.
+PATIENCE, PATIENCE_STEPS = 0.03, 4
+
+
+@dataclass
+class Supervisor:
+    """Watches a run between its steps.
+
+    Attributes:
+        run: where findings and answers are written.
+        facts: of the run.
+        policy: what findings do.
+        silenced: ids that are not looked for.
+        monitor: None where there is nothing to answer; pace: when it looks.
+        log: writes a record of metrics.
+        roll_back: puts the weights of a step's checkpoint back.
+        strength: what `adapt` raises; None where the method has nothing of the kind.
+        length: the same of the price of length, for a mean length at the start.
+        stopped: why the run is to end; empty while it goes on.
+        best_step: of the check to go back to; None before there is one.
+    """
+
+    run: RunDirectory
+    facts: RunFacts
+    policy: Policy
+    silenced: Sequence[str]
+    monitor: Monitor | None
+    pace: Pace
+    log: Callable[[Mapping[str, Any]], None]
+    roll_back: Callable[[int], None]
+    strength: Lever | None = None
+    length: Callable[[int], Lever] | None = None
+    history: History = field(default_factory=History)
+    stopped: str = ""
+    best_step: int | None = None
+    best: tuple[float, float] | None = None
+    noted: set[str] = field(default_factory=set)
+    acted: dict[str, int] = field(default_factory=dict)
+    rollbacks: int = 0
+    adapted: dict[str, float] = field(default_factory=dict)
+    start: list[float] = field(default_factory=list)
+    fresh: bool = False
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Take in what was logged."""
+        self.history.add(record)
+        self.fresh = True
+
+    def begin(self, run_seconds: Callable[[], float]) -> None:
+        """Let the starting model answer.
+
+        Args:
+            run_seconds: a prediction of the run's time.
+        """
+        if self.monitor is None:
+            return
+        try:
+            expected = self._expected_seconds()
+            whole = run_seconds()
+        except Exception as error:
+            self._give_up(0, error)
+            return
+        if self.pace.too_dear(expected, whole):
+            self.monitor = None
+            self._say(0, _too_dear(expected, whole, self.pace.share))
+            return
+        self._check(0)
+
+    def after(self, step: int, train_seconds: float) -> bool:
+        """Look at what a step has led to; tells whether its weights are worth keeping.
+
+        Args:
+            step: that is done.
+            train_seconds: that all steps took so far.
+        """
+        better = False
+        if self.monitor is not None and self.pace.due(step, train_seconds):
+            better = self._check(step)
+        if self.fresh:
+            self.fresh = False
+            for found in detect(self.history, self.facts, silenced=self.silenced):
+                self._handle(step, found)
+        return better and not self.stopped
+
+    def _check(self, step: int) -> bool:
+        assert self.monitor is not None
+        try:
+            found = self.monitor.check(self.start)
+        except Exception as error:
+            self._give_up(step, error)
+            return False
+        if step == 0:
+            self.start = found.judged
+        self.pace.spent(step, found.metrics["monitor/seconds"])
+        self.log({"step": step, **found.metrics})
+        for answer in found.answers:
+            self.run.append("monitor.jsonl", {"step": step, **answer})
+        return self._judge(step, found.metrics)
+
+    def _judge(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Whether a check is the best so far: reward at bounded KL; without a reward the last."""
+        if metrics.get("monitor/kl_sequence", 0.0) > BOUNDED_KL:
+            return False
+        rank = (metrics.get("monitor/reward", 0.0), float(step))
+        if self.best is not None and rank <= self.best:
+            return False
+        self.best, self.best_step = rank, step
+        return self.policy.wants("rollback")
+
+    def _expected_seconds(self) -> float:
+        """Of a check, from one with a sixteenth of the tokens."""
+        assert self.monitor is not None
+        few = max(1, self.monitor.sampling.max_completion_length // 16)
+        short = replace(self.monitor.sampling, max_completion_length=few)
+        began = time.perf_counter()
+        replace(self.monitor, sampling=short).check()
+        seconds = time.perf_counter() - began
+        return seconds * self.monitor.sampling.max_completion_length / few / 2
+
+    def _handle(self, step: int, found: Finding) -> None:
+        action = self.policy.of(found.id)
+        if action == "warn":
+            if found.id not in self.noted:
+                self._say(step, found)
+            return
+        patience = max(PATIENCE_STEPS, int(PATIENCE * self.facts.num_steps))
+        if found.id in self.acted and step - self.acted[found.id] < patience:
+            return
+        if self.stopped or (action == "adapt" and self._back_in_band(found)):
+            return
+        done = {"adapt": self._adapt, "rollback": self._return, "stop": self._stop}[action](found)
+        self.acted[found.id] = step
+        if done or found.id not in self.noted:
+            self._say(step, replace(found, action=f"{action}: {done or 'nothing left to do'}"))
+
+    def _back_in_band(self, found: Finding) -> bool:
+        """Whether a hold that was raised before has done its work, while other signs lag."""
+        now = divergence(self.history)
+        return found.id in self.acted and now is not None and now.value < BOUNDED_KL
+
+    def _adapt(self, found: Finding) -> str:
+        levers = [] if self.strength is None else [self.strength]
+        if "length" in found.evidence and self.length is not None:
+            levers.append(self.length(round(self.history["monitor/length"].first)))
+        told = []
+        for lever in levers:
+            before, after = lever.raise_once()
+            if after != before:
+                self.adapted[lever.name] = after
+                told.append(f"{lever.name} raised from {before:.3g} to {after:.3g}")
+        return ", ".join(told)
+
+    def _return(self, found: Finding) -> str:
+        target = self.best_step
+        if target is None or self.rollbacks >= ROLLBACKS:
+            return ""
+        self.rollbacks += 1
+        self.roll_back(target)
+        return f"back to the weights of step {target} (return {self.rollbacks} of {ROLLBACKS})"
+
+    def _stop(self, found: Finding) -> str:
+        self.stopped = f"{found.id}: {found.what}"
+        return "the run ends here, with its evaluation and its model"
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """Without monitors, the run goes on; the reason is a finding."""
+        self.monitor = None
+        told = f"{type(error).__name__}: {error}"
+        self._say(step, Finding(
+            id="monitor-failed",
+            severity="warning",
+            what=f"monitored answers failed, and are left out from here on: {told}",
+            remedy="see the error; monitor_prompts 0 switches them off",
+            evidence={"error": told},
+        ))  # fmt: skip
+
+    def _say(self, step: int, found: Finding) -> None:
+        if found.id in self.silenced:
+            return
+        self.noted.add(found.id)
+        done = f" [{found.action}]" if found.action else ""
+        logger.log(LEVELS[found.severity], "%s: %s; %s%s", found.id, found.what, found.remedy, done)
+        self.run.append("findings.jsonl", found.record(step))
+
+    def state(self) -> dict[str, Any]:
+        """What goes on after an interruption, as JSON."""
+        return {
+            "pace": self.pace.state(),
+            "stopped": self.stopped,
+            "best_step": self.best_step,
+            "best": self.best,
+            "noted": sorted(self.noted),
+            "acted": self.acted,
+            "rollbacks": self.rollbacks,
+            "adapted": self.adapted,
+            "start": self.start,
+            "monitoring": self.monitor is not None,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; the history is what the run has logged."""
+        self.pace.load_state(state["pace"])
+        self.stopped, self.best_step = state["stopped"], state["best_step"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.noted, self.acted = set(state["noted"]), dict(state["acted"])
+        self.rollbacks, self.adapted = state["rollbacks"], dict(state["adapted"])
+        self.start = list(state["start"])
+        if not state["monitoring"]:
+            self.monitor = None
+        self.history = History(self.run.read("metrics.jsonl"))
+        if self.strength is not None and self.strength.name in self.adapted:
+            self.strength.put(self.adapted[self.strength.name])
+        if self.length is not None and "length_penalty" in self.adapted:
+            lever = self.length(round(self.history["monitor/length"].first))
+            lever.put(self.adapted["length_penalty"])
+
+
+def _too_dear(seconds: float, run_seconds: float, share: float) -> Finding:
+    return Finding(
+        id="monitor-too-dear",
+        severity="note",
+        what=f"answering held-out prompts would take about {seconds:.1f} s each time, in a run of "
+        f"about {run_seconds:.1f} s: more than monitor_share ({share:g}) leaves for it, so that "
+        "there are no monitors",
+        remedy="set monitor_steps to have them whatever they cost, raise monitor_share, or lower "
+        "monitor_prompts or monitor_length",
+        evidence={"seconds": seconds, "run_seconds": run_seconds},
+    )
