@@ -1,0 +1,150 @@
+"""What the curves of a report show: panels of series, thinned to what a screen can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
+from penchant.guards.history import Series
+from penchant.report.reading import Run, number
+
+NUM_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; every list is as long as `x`.
+
+    Attributes:
+        name: for the legend.
+        x: steps, or nats.
+        y: means of the values that fall on a point; `low` and `high` the least and the most.
+        dots: whether its points are few enough to be marked each.
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    low: list[float]
+    high: list[float]
+
+    @property
+    def dots(self) -> bool:
+        return len(self.x) <= NUM_POINTS // 4
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart: curves over steps, or points of a scatter joined in their order.
+
+    Attributes:
+        title, x, y: what it says.
+        lines: what it shows.
+        band: a range that is healthy; mark: a value to compare with, and its name.
+        scatter: x is no step.
+    """
+
+    title: str
+    y: str
+    lines: Sequence[Line]
+    x: str = "step"
+    band: tuple[float, float] | None = None
+    mark: tuple[float, str] | None = None
+    scatter: bool = False
+
+
+@dataclass(frozen=True)
+class _Kind:
+    title: str
+    y: str
+    metrics: tuple[str, ...]
+    band: tuple[float, float] | None = None
+    mark: tuple[float, str] | None = None
+    scale: float = 1.0
+
+
+KINDS = (
+    _Kind("Loss", "loss", ("loss", "eval/loss")),
+    _Kind("Margin between chosen and rejected", "reward", ("reward/margin", "eval/reward/margin")),
+    _Kind("Accuracy of preferences", "share", ("reward/accuracy", "eval/reward/accuracy"),
+          mark=(0.5, "a coin")),
+    _Kind("Log-probs of completions", "nats", ("logprob/chosen", "logprob/rejected")),
+    _Kind("KL from the reference", "nats an answer",
+          ("kl/sequence", "monitor/kl_sequence", "eval/kl/sequence"), band=HEALTHY_KL,
+          mark=(DRIFTED_KL, "drifted")),
+    _Kind("KL a token", "nats a token", ("kl", "monitor/kl", "eval/kl")),
+    _Kind("Reward of sampled answers", "reward",
+          ("reward/mean", "monitor/reward", "eval/reward/mean", "monitor/held_out_reward")),
+    _Kind("Win rate against the starting model", "share", ("monitor/win_rate",),
+          mark=(0.5, "a draw")),
+    _Kind("Length of answers", "tokens",
+          ("completion/length", "monitor/length", "eval/completion/length")),
+    _Kind("Entropy", "nats a token", ("entropy", "monitor/entropy", "eval/entropy")),
+    _Kind("Diversity of answers", "share",
+          ("monitor/distinct_2", "monitor/distinct_1", "monitor/distinct_3", "monitor/self_bleu",
+           "monitor/same_opening", "monitor/repetition")),
+    _Kind("Norm of the gradient", "before clipping", ("grad_norm",)),
+    _Kind("Learning rate", "", ("learning_rate",)),
+    _Kind("Throughput", "tokens a second", ("tokens_per_second",)),
+    _Kind("Peak memory", "GiB", ("memory_peak_bytes",), scale=2.0**-30),
+)  # fmt: skip
+# By the rows in which the monitors, else the rollouts, tell both.
+SCATTERS = (("monitor/kl_sequence", "monitor/reward"), ("kl/sequence", "reward/mean"))
+
+
+def panels(runs: Sequence[Run]) -> list[Panel]:
+    """The charts that the runs have numbers for; of several runs, one metric a chart."""
+    histories = [run.history for run in runs]
+    found = []
+    for kind in KINDS:
+        metrics = [name for name in kind.metrics if any(name in one for one in histories)]
+        if len(runs) > 1:
+            metrics = metrics[:1]
+        lines = [
+            thin(run.name if len(runs) > 1 else metric, history[metric], kind.scale)
+            for metric in metrics
+            for run, history in zip(runs, histories, strict=True)
+            if history[metric]
+        ]
+        if lines:
+            title = f"{kind.title} ({metrics[0]})" if len(runs) > 1 else kind.title
+            found.append(Panel(title, kind.y, lines, band=kind.band, mark=kind.mark))
+    return found + _scatter(runs)
+
+
+def thin(name: str, series: Series, scale: float = 1.0) -> Line:
+    """At most `NUM_POINTS` points of a series: means, with the extremes of what each stands for."""
+    size = -(-len(series) // NUM_POINTS)
+    x, y, low, high = [], [], [], []
+    for start in range(0, len(series), size):
+        values = [value * scale for value in series.values[start : start + size]]
+        x.append(float(series.steps[min(start + size // 2, len(series) - 1)]))
+        y.append(sum(values) / len(values))
+        low.append(min(values))
+        high.append(max(values))
+    return Line(name, x, y, low, high)
+
+
+def _scatter(runs: Sequence[Run]) -> list[Panel]:
+    for kl, reward in SCATTERS:
+        lines = [line for run in runs if (line := _pairs(run, kl, reward)) is not None]
+        if lines:
+            return [Panel("Reward against KL", reward, lines, x=f"{kl}, nats an answer",
+                          band=HEALTHY_KL, scatter=True)]  # fmt: skip
+    return []
+
+
+def _pairs(run: Run, kl: str, reward: str) -> Line | None:
+    points: list[tuple[float, float]] = []
+    for record in run.metrics:
+        x, y = number(record.get(kl)), number(record.get(reward))
+        # A batch of answers is trained on several times, and logged every time.
+        if x is not None and y is not None and (not points or points[-1] != (x, y)):
+            points.append((x, y))
+    if len(points) < 2:
+        return None
+    size = -(-len(points) // NUM_POINTS)
+    points = [*points[::size], *([points[-1]] if (len(points) - 1) % size else [])]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return Line(run.name, xs, ys, ys, ys)

@@ -1,0 +1,90 @@
+"""Final figures of runs, and what tokenising did to their data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from penchant.report.reading import Run, number
+from penchant.report.verdict import final_kl
+from penchant.report.words import duration, gibibytes, shown
+
+EVALUATED = {
+    "accuracy": "Held-out accuracy",
+    "margin": "Held-out margin",
+    "loss": "Held-out loss",
+    "reward": "Held-out reward",
+    "kl": "Held-out KL a token, nats",
+    "entropy": "Held-out entropy a token, nats",
+    "completion_length": "Held-out answers, tokens",
+}
+LAST = {
+    "reward/mean": "Training reward, last",
+    "monitor/reward": "Monitored reward, last",
+    "monitor/distinct_2": "Distinct-2, last",
+    "monitor/win_rate": "Win rate, last",
+    "monitor/length": "Monitored answers, tokens",
+}
+
+
+def final_figures(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of a table: a name, and a text for each run; rows that no run has are left out."""
+    columns = [_figures(run) for run in runs]
+    rows: dict[str, None] = {}
+    for column in columns:
+        rows |= dict.fromkeys(column)
+    return [(name, [column.get(name, "-") for column in columns]) for name in rows]
+
+
+def _figures(run: Run) -> dict[str, str]:
+    summary, history = run.summary or {}, run.history
+    found = {"Method": run.method or "-", "Steps": f"{run.steps:,}"}
+    before, after = (_evaluation(summary, side) for side in ("before", "after"))
+    for key, name in EVALUATED.items():
+        start, end = number(before.get(key)), number(after.get(key))
+        if end is not None:
+            found[name] = shown(end) if start is None else f"{shown(start)} → {shown(end)}"
+    for metric, name in LAST.items():
+        if history[metric]:
+            found[name] = shown(history[metric].last)
+    kl = final_kl(history)
+    if kl is not None:
+        found["KL from the reference, nats an answer"] = shown(kl)
+    best = summary.get("best_step")
+    if best is not None:
+        rule = summary.get("best_rule")
+        found["Best step"] = f"{shown(best)} ({rule})" if rule else shown(best)
+    return found | _costs(summary)
+
+
+def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    seconds, monitors = number(summary.get("train_seconds")), number(summary.get("monitor_seconds"))
+    if seconds is not None:
+        found["Time"] = duration(seconds)
+    if seconds and monitors is not None:
+        found["Monitors"] = f"{duration(monitors)} ({monitors / seconds:.0%} of the steps' time)"
+    rate = number(summary.get("tokens_per_second"))
+    if rate is not None:
+        found["Tokens a second"] = f"{rate:,.0f}"
+    memory = number(summary.get("memory_peak_bytes"))
+    if memory is not None:
+        found["Peak memory"] = gibibytes(memory)
+    return found
+
+
+def _evaluation(summary: Mapping[str, Any], side: str) -> Mapping[str, Any]:
+    found = summary.get(f"evaluation_{side}")
+    return found if isinstance(found, dict) else {}
+
+
+def tokenising(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    """By part of the data: its records, what was cut and dropped, the longest."""
+    parts = (run.summary or {}).get("tokenising")
+    if not isinstance(parts, dict):
+        return []
+    return [
+        (name, [(key.replace("_", " "), shown(value)) for key, value in part.items()])
+        for name, part in parts.items()
+        if isinstance(part, dict)
+    ]

@@ -1,0 +1,90 @@
+"""The report as one HTML page that opens offline: answers are untrusted, and are escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from penchant.methods import METHODS
+from penchant.report.answers import pairs
+from penchant.report.charts import as_svg
+from penchant.report.curves import panels
+from penchant.report.figures import final_figures, tokenising
+from penchant.report.reading import Run
+from penchant.report.settings import caveats, changed, command, settings, versions
+from penchant.report.verdict import Verdict, judge
+from penchant.report.words import shown
+
+# What a verdict is called and marked with: a colour alone tells not everybody.
+BADGES: Mapping[str, tuple[str, str]] = {
+    "sound": ("✓", "sound"),
+    "doubtful": ("?", "doubtful"),
+    "failed": ("✗", "failed"),
+    "unfinished": ("…", "unfinished"),
+    "unknown": ("?", "unknown"),
+}
+SEVERITIES = ("error", "warning", "note")
+NUM_FINDINGS = 200
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page of one run, or of several side by side."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    folder = files(__package__)
+    script = folder.joinpath("search.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.from_string(
+        folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
+        runs=[_facts(run) for run in runs],
+        table=final_figures(runs),
+        charts=[(panel.title, Markup(as_svg(panel))) for panel in panels(runs)],
+        # Hashes of the page's own script: nothing that a model wrote can run.
+        script=Markup(script),
+        script_digest=digest,
+        shown=shown,
+    )
+    return text.encode("utf-8", "replace").decode()
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    verdict: Verdict = judge(run)
+    method = METHODS.get(run.method)
+    differing = changed(run)
+    during = sorted((one for one in run.findings if one["step"] > 0), key=_order)
+    return {
+        "name": run.name,
+        "method": run.method or "unknown",
+        "method_title": method.title if method else "a method this version does not know",
+        "model": run.config.get("model", "unknown"),
+        "data": run.config.get("data", "unknown"),
+        "verdict": verdict,
+        "badge": BADGES[verdict.kind],
+        "problems": run.problems,
+        "live": run.live,
+        "findings": during[:NUM_FINDINGS],
+        "more_findings": max(0, len(during) - NUM_FINDINGS),
+        "before": sorted((one for one in run.findings if one["step"] <= 0), key=_order),
+        "pairs": pairs(run),
+        "tokenising": tokenising(run),
+        "changed": differing,
+        "defaults": {k: v for k, v in settings(run).items() if k not in differing},
+        "versions": versions(run),
+        "command": command(run),
+        "caveats": caveats(run),
+    }
+
+
+def _order(finding: Mapping[str, Any]) -> tuple[int, int]:
+    severity = finding.get("severity")
+    return SEVERITIES.index(severity) if severity in SEVERITIES else 1, finding["step"]

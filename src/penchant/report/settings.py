@@ -1,0 +1,81 @@
+"""Settings of a run: what differs from the defaults, and the command that runs it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from penchant.config import RECORDED
+from penchant.methods import METHODS
+from penchant.report.reading import Run
+from penchant.sections import SECTIONS
+
+# Where a run is written, and whether it goes on, says nothing of what it is.
+NOT_SETTINGS = {"method", "resume", *RECORDED}
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """The keys of a run that are settings."""
+    return {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
+
+
+def changed(run: Run) -> dict[str, Any]:
+    """Those that differ from their defaults; of an unknown method or key, all."""
+    models = [*SECTIONS, *([METHODS[run.method].options] if run.method in METHODS else [])]
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+
+    def differs(key: str, value: Any) -> bool:
+        if key not in fields or fields[key].is_required():
+            return True
+        default = fields[key].get_default(call_default_factory=True)
+        return _plain(value) != _plain(default)
+
+    return {key: value for key, value in settings(run).items() if differs(key, value)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def command(run: Run) -> str:
+    """The command line that runs it again, one key a line; empty where it cannot be told."""
+    if not run.method:
+        return ""
+    keys = {**changed(run), "output": "RUN"}
+    words = [f"penchant train {run.method}"]
+    for key in ("model", "data", *sorted(keys.keys() - {"model", "data"})):
+        for value in _values(keys.get(key)):
+            words.append(f"--{key} {shlex.quote(value)}")
+    return " \\\n  ".join(words)
+
+
+def _values(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list | tuple):
+        return [str(one) for one in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def caveats(run: Run) -> list[str]:
+    """Why the command alone may not give the same run."""
+    found = []
+    if str(run.config.get("data", "")).startswith("<"):
+        found.append("the data was an object in Python: save it to a file, and give that as data")
+    processes = run.config.get("num_processes")
+    if isinstance(processes, int) and processes > 1:
+        found.append(f"it ran on {processes} processes: start it with accelerate launch")
+    prints = run.config.get("data_fingerprints")
+    if isinstance(prints, list) and prints:
+        found.append(f"the data's fingerprints: {', '.join(map(str, prints))}")
+    return found
+
+
+def versions(run: Run) -> Mapping[str, Any]:
+    """Versions of the libraries, as the run recorded them."""
+    found = run.config.get("versions") or (run.summary or {}).get("versions")
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,165 @@
+"""What became of a run, in two sentences: a pure function of what it wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
+from penchant.guards.history import History
+from penchant.report.reading import Run, number
+from penchant.report.words import duration
+
+Kind = Literal["sound", "doubtful", "failed", "unfinished", "unknown"]
+
+# What outweighs what: the first of these that was found is the verdict.
+FAILURES = {
+    "not-finite": "the run broke down",
+    "reward-hacking": "the reward was hacked",
+    "collapse": "the answers collapsed",
+    "drift": "the policy drifted from its reference",
+    "value-loss-exploding": "the value head diverged",
+    "over-fitting": "the model over-fitted",
+    "reward-model-past-best": "the reward model is past its best",
+    "no-learning": "the model did not learn",
+}
+# Of accuracy, a share, that is noise rather than learning.
+UNMOVED = 0.005
+# Batches averaged at either end of a training curve.
+BATCHES = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Two sentences, and in a word how good the news is."""
+
+    kind: Kind
+    outcome: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.outcome} {self.state}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure at the start and at the end of a run."""
+
+    name: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        if abs(self.after - self.before) < UNMOVED:
+            return f"{self.name} stayed at {self.after:.3g}"
+        verb = "rose" if self.after > self.before else "fell"
+        return f"{self.name} {verb} from {self.before:.3g} to {self.after:.3g}"
+
+
+def judge(run: Run) -> Verdict:
+    """Judge a run by its findings, its evaluations and its monitors."""
+    history = run.history
+    stopped = str((run.summary or {}).get("stopped") or "")
+    kind, outcome = _outcome(run, history)
+    if kind == "sound" and stopped:
+        kind = "doubtful"
+    if run.summary is None and kind != "failed":
+        kind = "unfinished"
+    return Verdict(kind, _sentence(outcome), _sentence(_state(run, stopped)))
+
+
+def changes(history: History) -> list[Change]:
+    """What the run changed, the most telling first: held out before trained on."""
+    names = {
+        "held-out accuracy": ("eval/reward/accuracy",),
+        "held-out reward": ("eval/reward/mean", "monitor/reward"),
+        "held-out margin": ("eval/reward/margin",),
+        "training reward": ("reward/mean",),
+        "training accuracy": ("reward/accuracy",),
+        "training loss": ("loss",),
+    }
+    found = []
+    for name, metrics in names.items():
+        series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)
+        if series is not None:
+            count = min(BATCHES, len(series) // 2) if name.startswith("training") else 1
+            found.append(Change(name, series.early(count), series.late(count)))
+    return found
+
+
+def final_kl(history: History) -> float | None:
+    """The last divergence from the reference, in nats an answer: monitored, else trained on."""
+    for name in ("monitor/kl_sequence", "eval/kl/sequence", "kl/sequence"):
+        if history[name]:
+            return history[name].late_median(1 if "/kl_" in name or "eval" in name else BATCHES)
+    return None
+
+
+def _outcome(run: Run, history: History) -> tuple[Kind, str]:
+    """The judgement; numbers of findings stand in `what`."""
+    worst = _worst(run)
+    told = changes(history)
+    kl = final_kl(history)
+    if worst is not None:
+        what = f"{FAILURES[worst['id']]} (step {worst['step']}): {worst.get('what', '')}"
+        action = worst.get("action")
+        if not action:
+            return "failed", what
+        back = kl is not None and HEALTHY_KL[0] <= kl <= HEALTHY_KL[1]
+        end = f"; it ended at {kl:.3g} nats from the reference" if kl is not None else ""
+        return ("doubtful" if back else "failed"), f"{what}; what was done: {action}{end}"
+    if not told:
+        return "unknown", "nothing was logged from which the outcome could be told"
+    first = str(told[0]) + (f", {told[1]}" if len(told) > 1 else "")
+    if kl is not None and kl > DRIFTED_KL:
+        return "failed", (
+            f"the policy drifted from its reference: {kl:.3g} nats an answer (healthy: "
+            f"{HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}); {first}"
+        )
+    if told[0].name == "held-out accuracy":
+        gain = told[0].after - told[0].before
+        if abs(gain) < UNMOVED and all(abs(c.after - c.before) < UNMOVED for c in told):
+            return "failed", f"the model did not learn: {first}"
+        if gain < -UNMOVED:
+            return "failed", f"the model got worse: {first}"
+    known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats an answer"
+    if kl is not None and kl < HEALTHY_KL[0]:
+        return "doubtful", f"{first}{known}, below the {HEALTHY_KL[0]:g} of a run that moved"
+    if kl is not None and kl > HEALTHY_KL[1]:
+        return "doubtful", f"{first}{known}, above the healthy {HEALTHY_KL[1]:g}"
+    return "sound", first + (f"{known}, within the healthy band" if known else "")
+
+
+def _worst(run: Run) -> dict[str, Any] | None:
+    """The finding made during the run that outweighs the others, the latest of its kind."""
+    for name in FAILURES:
+        found = [one for one in run.findings if one.get("id") == name and one["step"] > 0]
+        if found:
+            return found[-1]
+    return None
+
+
+def _state(run: Run, stopped: str) -> str:
+    summary = run.summary or {}
+    counts = {
+        level: sum(one.get("severity") == level for one in run.findings)
+        for level in ("error", "warning")
+    }
+    said = " and ".join(
+        f"{n} {level}{'s' if n > 1 else ''}" for level, n in counts.items() if n
+    )  # fmt: skip
+    findings = f"{said} {'was' if sum(counts.values()) == 1 else 'were'} found" if said else (
+        "no error or warning was found"
+    )  # fmt: skip
+    if stopped:
+        return f"the run was stopped at step {run.steps}: {stopped}; {findings}"
+    if run.summary is None:
+        what = "is still being written" if run.live else "did not finish"
+        return f"the run {what}: the last logged step is {run.steps}; {findings}"
+    seconds = number(summary.get("train_seconds"))
+    took = "" if seconds is None else f" in {duration(seconds)}"
+    return f"the run finished {run.steps:,} steps{took}, and {findings}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
