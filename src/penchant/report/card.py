@@ -1,0 +1,109 @@
+"""The card of a saved model: what happened in its run, as Markdown with the hub's front matter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from penchant.methods import METHODS
+from penchant.report.answers import SHOWN_CHARACTERS, prompt_text
+from penchant.report.figures import final_figures
+from penchant.report.reading import Run
+from penchant.report.settings import changed, command, versions
+from penchant.report.verdict import judge
+from penchant.report.words import shown
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
+NUM_ANSWERS = 3
+# Of this machine, not of the model.
+LOCAL = ("output", "cache_dir", "report_to", "data", "eval_data", "model")
+
+
+def render_card(run: Run) -> str:
+    """The card; folders of this machine are named without the path to them."""
+    template = Environment(
+        autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8"))
+    method = METHODS.get(run.method)
+    text = template.render(
+        front=yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True),
+        name=_short(run.config.get("model", "")) or "model",
+        method=run.method or "unknown",
+        title=method.title if method else run.method,
+        paper=method.facts.paper if method else "",
+        data=_short(run.config.get("data", "")),
+        verdict=str(judge(run)),
+        figures=[(name, values[0]) for name, values in final_figures([run])],
+        findings=[one for one in run.findings if one.get("severity") in ("error", "warning")],
+        answers=_answers(run),
+        changed={key: value for key, value in changed(run).items() if key not in LOCAL},
+        versions=versions(run),
+        command=_without_paths(command(run)),
+        shown=shown,
+        cell=cell,
+        fenced=fenced,
+    )
+    return text.encode("utf-8", "replace").decode()
+
+
+def front_matter(run: Run) -> dict[str, Any]:
+    """What the hub reads; a base or data that only this machine has is left out."""
+    adapter = (run.path / "model" / "adapter_config.json").exists()
+    method = METHODS.get(run.method)
+    scores = method is not None and method.model == "score"
+    found: dict[str, Any] = {}
+    for key, name in (("base_model", "model"), ("datasets", "data")):
+        value = run.config.get(name)
+        if isinstance(value, str) and is_hub_id(value):
+            found[key] = [value] if key == "datasets" else value
+    tags = ["penchant", run.method.replace("_", "-"), *(["lora"] if adapter else [])]
+    return {
+        **found,
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-classification" if scores else "text-generation",
+        "tags": [tag for tag in tags if tag],
+    }
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be an id of the hub: an owner and a name, no path or file."""
+    if "/" not in name or name.endswith((".gguf", ".jsonl", ".json", ".csv", ".parquet", ".gz")):
+        return False
+    return HUB_ID.match(name) is not None and "--" not in name and ".." not in name
+
+
+def cell(value: Any) -> str:
+    """A value as a cell of a table, on one line, with nothing that Markdown or HTML would read."""
+    text = re.sub(r"\s+", " ", shown(value))
+    return re.sub(r"([\\|`*_\[\]<>])", r"\\\1", text)
+
+
+def fenced(text: str) -> str:
+    """A text between fences longer than any in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if is_hub_id(text) else text.rstrip("/").rpartition("/")[2]
+
+
+def _without_paths(text: str) -> str:
+    """Folders of this machine say nothing to others."""
+    return re.sub(r"(?<=\s)'?/[^\s']*/([^\s/']+)'?", r"\1", text)
+
+
+def _answers(run: Run) -> list[tuple[str, str]]:
+    last = max((one["step"] for one in run.samples), default=0)
+    told: list[Mapping[str, Any]] = [one for one in run.samples if one["step"] == last]
+    return [
+        (prompt_text(one.get("prompt")), str(one.get("answer", ""))[:SHOWN_CHARACTERS])
+        for one in told[:NUM_ANSWERS]
+    ]
