@@ -28,6 +28,7 @@ from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
 from penchant.prepare import Setup, planned_steps
+from penchant.reporting import write_end_of_run
 from penchant.result import TrainResult
 from penchant.rl.source import RolloutSource
 from penchant.rundata import RunData
@@ -162,6 +163,7 @@ class _Run:
         )
         if self.accelerator.is_main_process:
             self.directory.write_summary({**result.summary(), **self._record()})
+            write_end_of_run(self.directory.path)
         engine.drop_last_checkpoint()
         return result
 

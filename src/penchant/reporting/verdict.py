@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
 from penchant.guards.history import History
-from penchant.report.reading import Run, number
-from penchant.report.words import duration
+from penchant.reporting.reading import Run, number
+from penchant.reporting.words import duration
 
 Kind = Literal["sound", "doubtful", "failed", "unfinished", "unknown"]
 

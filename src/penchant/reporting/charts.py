@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from penchant.report.curves import Line, Panel
+from penchant.reporting.curves import Line, Panel
 
 # Stand-ins that the style sheet of the page gives a colour, by day and by night.
 INK, BAND = "#010101", "#020202"

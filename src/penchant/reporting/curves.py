@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
 from penchant.guards.history import Series
-from penchant.report.reading import Run, number
+from penchant.reporting.reading import Run, number
 
 NUM_POINTS = 200
 

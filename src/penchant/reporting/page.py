@@ -12,14 +12,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from penchant.methods import METHODS
-from penchant.report.answers import pairs
-from penchant.report.charts import as_svg
-from penchant.report.curves import panels
-from penchant.report.figures import final_figures, tokenising
-from penchant.report.reading import Run
-from penchant.report.settings import caveats, changed, command, settings, versions
-from penchant.report.verdict import Verdict, judge
-from penchant.report.words import shown
+from penchant.reporting.answers import pairs
+from penchant.reporting.charts import as_svg
+from penchant.reporting.curves import panels
+from penchant.reporting.figures import final_figures, tokenising
+from penchant.reporting.reading import Run
+from penchant.reporting.settings import caveats, changed, command, settings, versions
+from penchant.reporting.verdict import Verdict, judge
+from penchant.reporting.words import shown
 
 # What a verdict is called and marked with: a colour alone tells not everybody.
 BADGES: Mapping[str, tuple[str, str]] = {

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from penchant.report.reading import Run
-from penchant.report.words import shown
+from penchant.reporting.reading import Run
+from penchant.reporting.words import shown
 
 # A table is read by a person: beyond these, more rows and characters only weigh.
 NUM_PAIRS = 200

@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from penchant.methods import METHODS
-from penchant.report.answers import SHOWN_CHARACTERS, prompt_text
-from penchant.report.figures import final_figures
-from penchant.report.reading import Run
-from penchant.report.settings import changed, command, versions
-from penchant.report.verdict import judge
-from penchant.report.words import shown
+from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
+from penchant.reporting.figures import final_figures
+from penchant.reporting.reading import Run
+from penchant.reporting.settings import changed, command, versions
+from penchant.reporting.verdict import judge
+from penchant.reporting.words import shown
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
 NUM_ANSWERS = 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penchant.report.reading import Run, number
-from penchant.report.verdict import final_kl
-from penchant.report.words import duration, gibibytes, shown
+from penchant.reporting.reading import Run, number
+from penchant.reporting.verdict import final_kl
+from penchant.reporting.words import duration, gibibytes, shown
 
 EVALUATED = {
     "accuracy": "Held-out accuracy",

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from penchant.atomic import write_atomically
-from penchant.report.reading import ReportError, read_run, read_runs
+from penchant.reporting.reading import ReportError, read_run, read_runs
 
 logger = logging.getLogger("penchant")
 
@@ -26,7 +26,7 @@ def report(*runs: str | Path, output: str | Path | None = None) -> Path:
     Raises:
         ReportError: a folder holds no run, or the file cannot be written.
     """
-    from penchant.report.page import render
+    from penchant.reporting.page import render
 
     if not runs:
         raise ReportError("no run was given; give the folders that train wrote to (output)")
@@ -46,7 +46,7 @@ def write_card(run: str | Path) -> Path:
     Raises:
         ReportError: the folder holds no run or no saved model, or cannot be written.
     """
-    from penchant.report.card import render_card
+    from penchant.reporting.card import render_card
 
     path = Path(run)
     read = read_run(path)

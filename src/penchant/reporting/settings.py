@@ -9,7 +9,7 @@ from typing import Any
 
 from penchant.config import RECORDED
 from penchant.methods import METHODS
-from penchant.report.reading import Run
+from penchant.reporting.reading import Run
 from penchant.sections import SECTIONS
 
 # Where a run is written, and whether it goes on, says nothing of what it is.
