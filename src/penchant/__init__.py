@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penchant.advising import advise
+    from penchant.checking import CheckResult, check
     from penchant.evaluating import evaluate
     from penchant.evaluation import Evaluation
     from penchant.methods import METHODS
+    from penchant.reporting import report
     from penchant.result import TrainResult
     from penchant.sweeping import SweepResult, sweep
     from penchant.training import train
@@ -35,22 +37,28 @@ except PackageNotFoundError:  # a source tree that is not installed
 
 __all__ = [
     "METHODS",
+    "CheckResult",
     "Evaluation",
     "SweepResult",
     "TrainResult",
     "advise",
+    "check",
     "evaluate",
+    "report",
     "sweep",
     "train",
 ]
 
 _HOMES = {
     "METHODS": "penchant.methods",
+    "CheckResult": "penchant.checking",
     "Evaluation": "penchant.evaluation",
     "SweepResult": "penchant.sweeping",
     "TrainResult": "penchant.result",
     "advise": "penchant.advising",
+    "check": "penchant.checking",
     "evaluate": "penchant.evaluating",
+    "report": "penchant.reporting",
     "sweep": "penchant.sweeping",
     "train": "penchant.training",
 }

@@ -37,6 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_methods(
         train, "train", "penchant train {} --model M --data D --output RUN [--any_key value ...]"
     )
+    check = commands.add_parser(
+        "check",
+        help="what a run would meet: findings, one record by token, memory and time",
+        description="Look at what train would be given, without training; exit 1 on an error.",
+    )
+    _add_methods(
+        check, "check", "penchant check {} --model M --data D [--any_key value ...] [--json]"
+    )
     sweep = commands.add_parser(
         "sweep",
         help="one method at several settings",
@@ -70,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
     )
     _add_label(commands)
+    _add_report(commands)
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
@@ -87,6 +96,9 @@ def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> N
         )  # fmt: skip
         one.set_defaults(command=command)
         one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+        if command == "check":
+            one.add_argument("--json", action="store_true", help="one JSON object")
+            one.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
         _add_keys(one, f"{name} options", method.options)
         for section in SECTIONS:
             _add_keys(one, section.__doc__ or "", section)
@@ -173,6 +185,31 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
     add("--split", help="of a source that has several (default: train)")
     add("--strict", action="store_true", help="any refused row is an error")
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="what happened in a run, as one page",
+        description="Write one HTML file that opens offline: of a run, or of several side by side.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    report.set_defaults(command="report")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="what train wrote to (output)")
+    report.add_argument("--output", type=Path, metavar="FILE",
+        help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
+    report.add_argument("--card", action="store_true",
+        help="write the saved model's README.md anew too")  # fmt: skip
+    watch = commands.add_parser(
+        "watch",
+        help="look at a run as it goes on",
+        description="Show step, time left, metrics and findings until the run ends or Ctrl-C.",
+        allow_abbrev=False,
+    )
+    watch.set_defaults(command="watch")
+    watch.add_argument("run", metavar="RUN", help="what train writes to (output)")
+    watch.add_argument("--once", action="store_true", help="show it once, and end")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -8,24 +8,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from accelerate.utils import set_seed
+
+from penchant.advising.machine import find_machine, measure_model
 from penchant.config import RunConfig
 from penchant.data.records import DataError
 from penchant.errors import ConfigError, ModelError, RewardError, TrainingError, UserError
 from penchant.guards.checks import by_severity, spoken
 from penchant.guards.checks.gather import saved_settings
 from penchant.guards.checks.start import find_faults, take_snapshot
+from penchant.guards.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.finding import SEVERITIES, Finding
 from penchant.guards.preview import Preview, preview
 from penchant.models.load import end_token_ids, load_tokenizer, resolve
-from penchant.prepare import planned_steps
+from penchant.prepare import planned_steps, prepare
 from penchant.rundata import (
+    RunData,
     make_tokeniser,
     read_run_data,
     require_margins,
     require_mismatches,
     tokenise,
 )
-from penchant.runtime import resolve_precision, setup_logging
+from penchant.runtime import make_accelerator, resolve_precision, setup_logging
 from penchant.training import Given, given
 
 # A mistake that stops a run before there is anything to check, by its kind.
@@ -46,11 +51,13 @@ class CheckResult:
         method: that was checked.
         findings: errors first, without what is silenced.
         preview: the first record by token; None where data or tokenizer could not be read.
+        estimate: memory and time; None where an error came first.
     """
 
     method: str
     findings: list[Finding]
     preview: Preview | None = None
+    estimate: RunEstimate | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -69,17 +76,30 @@ class CheckResult:
             "counts": self.counts(),
             "findings": [{**asdict(finding), "docs": finding.docs} for finding in self.findings],
             "preview": None if self.preview is None else self.preview.as_dict(),
+            "estimate": None if self.estimate is None else _described(self.estimate),
         }
 
 
-def check(method: str, *, config: Path | str | None = None, **keys: Any) -> CheckResult:
-    """Look at a run before it starts: its configuration, data, tokens and model.
+def _described(found: RunEstimate) -> dict[str, Any]:
+    """An estimate with what follows from its numbers, for JSON."""
+    derived = {"peak_bytes": found.peak_bytes, "needed_bytes": found.needed_bytes,
+               "seconds": found.seconds, "fits": found.fits}  # fmt: skip
+    return {**asdict(found), **derived}
 
-    No weights are loaded. What would stop the run is an error finding, not an exception.
+
+def check(
+    method: str, *, config: Path | str | None = None, probe: bool = True, **keys: Any
+) -> CheckResult:
+    """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
+
+    What would stop the run is an error finding, not an exception. Nothing is written but what
+    training would find in the cache.
 
     Args:
         method: a name in `penchant.METHODS`.
         config: a YAML file of flat keys; the arguments here win over it.
+        probe: load the weights, and measure memory and time in a few passes; without it memory is
+            estimated from the model's configuration, and time is not.
         keys: any key that `penchant.train` takes.
     """
     setup_logging()
@@ -88,7 +108,7 @@ def check(method: str, *, config: Path | str | None = None, **keys: Any) -> Chec
     except UserError as error:
         return CheckResult(method, spoken([_stopped(error)], str(keys.get("silence") or "")))
     try:
-        return _look(wanted)
+        return _look(wanted, probe)
     except UserError as error:
         return CheckResult(method, spoken([_stopped(error)], wanted.config.silence))
 
@@ -101,7 +121,7 @@ def _stopped(error: UserError) -> Finding:
     return Finding(name, "error", what if semicolon else said, remedy if semicolon else "see above")
 
 
-def _look(wanted: Given) -> CheckResult:
+def _look(wanted: Given, probe: bool) -> CheckResult:
     import torch
 
     config = wanted.config
@@ -130,11 +150,32 @@ def _look(wanted: Given) -> CheckResult:
         settings=settings,
         num_steps=planned_steps(config, examples),
     )
-    return CheckResult(
-        config.method,
-        by_severity(find_faults(run, examples)),
-        preview(examples[0], tokenizer, end_ids),
-    )
+    findings = find_faults(run, examples)
+    estimate = None
+    if not any(finding.severity == "error" for finding in findings):
+        estimate = _estimate(wanted, base, run_data, examples, probe)
+        refusal = estimate.finding()
+        findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
+    shown = preview(examples[0], tokenizer, end_ids)
+    return CheckResult(config.method, findings, shown, estimate)
+
+
+def _estimate(
+    wanted: Given, base: str, run_data: RunData, examples: Sequence[Any], probe: bool
+) -> RunEstimate:
+    """What the run would take: from the configuration alone, and with the weights if they fit."""
+    config = wanted.config
+    size = measure_model(base, trust_remote_code=config.trust_remote_code)
+    groups = [example.group() for example in examples]
+    longest = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
+    tokens = None if config.spec.samples else longest
+    rough = estimate_unloaded(config, size, find_machine(None), tokens=tokens)
+    if not probe or rough.impossible:
+        return rough
+    accelerator = make_accelerator(config.precision)
+    set_seed(config.seed)
+    setup = prepare(config, accelerator, run_data, rewards=wanted.rewards)
+    return estimate_run(config, setup, accelerator)
 
 
 def _require_examples(config: RunConfig, examples: Sequence[Any]) -> None:

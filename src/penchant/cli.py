@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = vars(parsed)
         command = values.pop("command")
         _refuse_unknown(unknown, values)
-        COMMANDS[command](values)
+        return COMMANDS[command](values) or 0
     except UserError as error:
         print(f"penchant: {error}", file=sys.stderr)
         return 1
@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
         print(f"penchant: interrupted{hint}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _underscored(word: str) -> str:
@@ -54,6 +53,19 @@ def _train(values: dict[str, Any]) -> None:
     from penchant.training import train
 
     print_result(train(_method(values), **values))
+
+
+def _check(values: dict[str, Any]) -> int:
+    from penchant.checking import check
+    from penchant.show import print_check
+
+    as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
+    result = check(_method(values), probe=probe, **values)
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        print_check(result)
+    return 1 if result.errors else 0
 
 
 def _method(values: dict[str, Any]) -> str:
@@ -150,6 +162,22 @@ def _label(values: dict[str, Any]) -> None:
     label(**values)
 
 
+def _report(values: dict[str, Any]) -> None:
+    from penchant.reporting import report, write_card
+
+    runs, card = values.pop("runs"), values.pop("card", False)
+    print(report(*runs, **values))
+    if card:
+        for run in runs:
+            print(write_card(run))
+
+
+def _watch(values: dict[str, Any]) -> None:
+    from penchant.reporting.watch import watch
+
+    watch(values["run"], once=values["once"])
+
+
 def _demo(values: dict[str, Any]) -> None:
     from penchant.demo import demo
 
@@ -162,8 +190,10 @@ def _methods(_: dict[str, Any]) -> None:
     print_methods()
 
 
-COMMANDS = {
+# Each returns its exit status; nothing is 0.
+COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,
+    "check": _check,
     "sweep": _sweep,
     "evaluate": _evaluate,
     "advise": _advise,
@@ -174,5 +204,7 @@ COMMANDS = {
     "data inspect": _inspect,
     "data clean": _clean,
     "label": _label,
+    "report": _report,
+    "watch": _watch,
     "demo": _demo,
 }

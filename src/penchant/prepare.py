@@ -12,7 +12,7 @@ from penchant.data.source import DatasetSource, Source
 from penchant.data.tokenise import TokenReport
 from penchant.guards.checks.gather import saved_settings
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.checks.start import take_snapshot
+from penchant.guards.checks.start import find_faults, refuse_errors, take_snapshot
 from penchant.guards.finding import Finding
 from penchant.memory import enable_checkpointing, training_bytes, usable_bytes
 from penchant.models.heads import RewardScorer
@@ -175,6 +175,7 @@ def prepare(
     reference: Any = None,
     keep_reference: bool = False,
     rewards: Sequence[Any] | None = None,
+    refuse: bool = False,
 ) -> Setup:
     """Load, tokenise, plan, and make the reference.
 
@@ -185,9 +186,10 @@ def prepare(
         reference: likewise of `config.reference_model`, which must be set.
         keep_reference: with a cache, keep the reference in memory too, to compare with exactly.
         rewards: functions or names, in place of what the method's `reward` names.
+        refuse: whether an error that the checks find ends it here.
 
     Raises:
-        UserError: something named in the configuration cannot serve.
+        UserError: something named in the configuration cannot serve, or the checks refuse it.
     """
     if config.spec.samples:
         map_large_blocks()
@@ -212,6 +214,8 @@ def prepare(
         else model.config,
         num_steps=planned_steps(config, setup.train_set, world_size=accelerator.num_processes),
     )
+    if refuse:
+        refuse_errors(find_faults(setup.snapshot, setup.train_set))
     setup.scorer.to(accelerator.device)
     with accelerator.autocast():
         groups = _groups(config, setup.train_set)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
+from penchant.data.records import counted
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
+    from penchant.checking import CheckResult
     from penchant.evaluation import Evaluation
+    from penchant.guards.estimate import RunEstimate
     from penchant.result import TrainResult
     from penchant.sweeping import SweepResult
 
@@ -41,6 +45,46 @@ def print_evaluations(found: dict[str, Evaluation]) -> None:
         cells = [one.get(metric) for one in metrics]
         table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
     Console().print(table)
+
+
+def print_check(result: CheckResult) -> None:
+    """Findings, errors first; one record by token; what the run would take."""
+    console = Console()
+    colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    for finding in result.findings:
+        console.print(
+            Text.assemble((finding.severity, colours[finding.severity]), f" {finding.id}: ",
+                          finding.what)
+        )  # fmt: skip
+        console.print(Text(f"  {finding.remedy} ({finding.docs})", style="dim"))
+    if result.preview is not None:
+        console.print()
+        console.print(result.preview.render())
+    if result.estimate is not None:
+        console.print()
+        console.print(_estimate(result.estimate))
+    counts = ", ".join(counted(n, name) for name, n in result.counts().items())
+    print(f"\n{result.method}: {counts}")
+
+
+def _estimate(found: RunEstimate) -> Group:
+    """Memory by part, the verdict, and what would take less."""
+    table = Table("memory at the peak", "GB")
+    table.columns[1].justify = "right"
+    for name, size in found.parts.items():
+        if size:
+            table.add_row(name, f"{size / 1e9:.2f}")
+    table.add_section()
+    table.add_row("together", f"{found.peak_bytes / 1e9:.2f}")
+    fits = "fits" if found.fits else "does not fit"
+    lines = [Text(f"{fits}: {found.needed_bytes / 1e9:.2f} GB to come of "
+                  f"{found.limit_bytes / 1e9:.2f} GB that can be had")]  # fmt: skip
+    if found.seconds is not None:
+        lines.append(Text(f"{found.num_steps} steps, about {found.seconds:.0f} s of training and "
+                          f"{found.evaluation_seconds:.0f} s of evaluation"))  # fmt: skip
+    if not found.fits:
+        lines += [Text(f"would take less: {one.describe()}") for one in found.proposals]
+    return Group(table, *lines)
 
 
 def print_sweep(result: SweepResult) -> None:

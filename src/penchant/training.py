@@ -12,11 +12,10 @@ from accelerate.utils import set_seed
 
 from penchant.config import RunConfig, load_config
 from penchant.ensemble import train_ensemble
-from penchant.guards.checks.start import refuse_errors
 from penchant.prepare import prepare
 from penchant.result import TrainResult
 from penchant.rundata import read_run_data
-from penchant.running import open_directory, run_on, start_findings
+from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator, setup_logging
 
 logger = logging.getLogger("penchant")
@@ -115,7 +114,12 @@ def run(
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
     setup = prepare(
-        config, accelerator, run_data, model=model, tokenizer=tokenizer, rewards=rewards
+        config,
+        accelerator,
+        run_data,
+        model=model,
+        tokenizer=tokenizer,
+        rewards=rewards,
+        refuse=True,
     )
-    refuse_errors(start_findings(config, accelerator, setup))
     return run_on(config, accelerator, directory, setup)

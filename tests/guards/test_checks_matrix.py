@@ -210,7 +210,7 @@ def test_mistake_is_caught_by_its_rule(
         keys["reference_model"] = str(changed_model())
     if case.rows:
         keys["data"] = write_pairs(tmp_path / "data.jsonl", case.rows)
-    found = check(case.method, **keys_of(case.method, files, model, tmp_path, **keys))
+    found = check(case.method, probe=False, **keys_of(case.method, files, model, tmp_path, **keys))
     severities = {finding.id: finding.severity for finding in found.findings}
     assert severities.get(case.finding) == case.severity, found.findings
     beside = [one for one in found.findings if one.id != case.finding and one.severity == "error"]
@@ -242,6 +242,6 @@ SOUND: list[tuple[str, dict[str, Any]]] = [
 def test_sound_run_has_no_error_and_at_most_one_warning(
     method: str, keys: dict[str, Any], files: dict[str, Path], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    found = check(method, **keys_of(method, files, tiny_model_dir, tmp_path, **keys))
+    found = check(method, probe=False, **keys_of(method, files, tiny_model_dir, tmp_path, **keys))
     assert found.errors == []
     assert found.counts()["warning"] <= 1, found.findings

@@ -87,14 +87,19 @@ def preview(
     names = ("chosen", "rejected") if len(group.completions) == 2 else ("completion",)
 
     def part(name: str, ids: Sequence[int], loss: bool) -> Part:
-        tokens = tuple(
-            Token(i, str(tokenizer.decode([i])), i in specials, loss) for i in map(int, ids)
-        )
+        tokens = tuple(Token(i, _text(i, tokenizer), i in specials, loss) for i in map(int, ids))
         return Part(name, tokens, ends=bool(ids) and ids[-1] in ends)
 
     answers = zip(names, group.completions, strict=False)
     parts = [part("prompt", group.prompt, False), *(part(n, ids, True) for n, ids in answers)]
     return Preview(example.where, tuple(parts))
+
+
+def _text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a token adds to a text; SentencePiece decodes one alone without its space."""
+    text = str(tokenizer.decode([token]))
+    spaced = str(tokenizer.convert_ids_to_tokens(token)).startswith("▁")
+    return f" {text}" if spaced and not text.startswith(" ") else text
 
 
 def _line(tokens: Sequence[Token]) -> Text:
