@@ -1,0 +1,22 @@
+"""Every finding of a run leads to its explanation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from penchant.guards.detectors import DETECTORS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("rl/findings.py", "engine.py", "guards/starting.py", "guards/supervisor.py")
+
+
+def test_every_finding_during_a_run_has_its_heading() -> None:
+    headings = re.findall(r"^### (\S+)$", (ROOT / "docs" / "guards.md").read_text(), re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    ids = {*DETECTORS, "detector-failed"}
+    for name in FILES:
+        source = (ROOT / "src" / "penchant" / name).read_text()
+        ids |= set(re.findall(r'(?:\bid=|_finding\(\s*)"([a-z-]+)"', source))
+    assert {"not-finite", "never-ends", "monitor-failed", "no-held-out-prompts"} <= ids
+    assert ids <= set(headings)
