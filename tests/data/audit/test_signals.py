@@ -12,6 +12,7 @@ import pytest
 
 from penchant.data.audit import inspect
 from penchant.data.audit.signals import language
+from penchant.errors import ConfigError
 
 Row = dict[str, Any]
 Make = Callable[..., list[Row]]
@@ -56,6 +57,29 @@ def test_noise_is_unknown_where_no_probe_learns(make_pairs: Make) -> None:
     assert finding is not None and finding.severity == "info"
     assert "cannot tell" in finding.title and not finding.rows.size
     assert finding.evidence["high"] > 0.4
+
+
+def test_a_known_rate_names_rows_where_the_probe_cannot_tell_how_many() -> None:
+    rows, flipped = learnable(250, 0.3)
+    unknown = inspect(rows).finding("label-noise")
+    assert unknown is not None and "noise_rate" in unknown.remedy and not unknown.rows.size
+    known = inspect(rows, noise_rate=0.3).finding("label-noise")
+    assert known is not None and known.evidence["estimate"] == 0.3
+    named = set(known.rows.tolist())
+    assert len(named & set(flipped)) > 0.8 * len(named) > 0.5 * len(flipped)
+
+
+def test_a_known_rate_asks_the_probe_also_where_there_are_votes() -> None:
+    rows = [{**row, "agreement": 1.0} for row in learnable(300, 0.3)[0]]
+    by_votes, by_rate = inspect(rows), inspect(rows, noise_rate=0.3)
+    found = [report.finding("label-noise") for report in (by_votes, by_rate)]
+    assert [one.evidence["from"] for one in found if one] == ["votes", "noise_rate"]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0.5, 1.0])
+def test_an_impossible_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"noise_rate must be at least 0 and below 0\.5"):
+        inspect(learnable(10, 0)[0], noise_rate=rate)
 
 
 def test_a_length_rule_is_measured_and_its_surplus_evens_it_out(make_pairs: Make) -> None:

@@ -24,6 +24,7 @@ def inspect(
     max_length: int = 1024,
     max_prompt_length: int | None = None,
     min_agreement: float = 0.6,
+    noise_rate: float | None = None,
     sample: int = 10_000,
     html: str | Path | None = None,
     split: str = "train",
@@ -40,6 +41,8 @@ def inspect(
         model: whose tokenizer measures lengths; without one they are not measured in tokens.
         max_length, max_prompt_length: in tokens, of training; by default 1024, and half.
         min_agreement: pairs with a smaller share of the votes are low-agreement.
+        noise_rate: the share of flipped labels, where you know it: the probe then names rows
+            also where it could not tell how many there are.
         sample: records that language, tokens and the noise probe are measured on, at most.
         html: a file to write the report to, as one page.
         split: of sources that have several.
@@ -51,7 +54,7 @@ def inspect(
         UserError: an impossible argument, data that cannot be read or hold no record.
     """
     require_libraries()
-    _check(sample, min_agreement, max_length, max_prompt_length, processes)
+    _check(sample, min_agreement, noise_rate, max_length, max_prompt_length, processes)
     from penchant.data.audit.page import write_page
     from penchant.data.audit.report import make_report
 
@@ -59,8 +62,8 @@ def inspect(
     report = make_report(
         sources, eval_data=eval_data, model=model, max_length=max_length,
         max_prompt_length=max_prompt_length or max_length // 2, min_agreement=min_agreement,
-        sample=sample, processes=processes, split=split, chat_template=chat_template,
-        trust_remote_code=trust_remote_code,
+        noise_rate=noise_rate, sample=sample, processes=processes, split=split,
+        chat_template=chat_template, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     if html is not None:
         write_page(report, sources, Path(html), split)
@@ -103,6 +106,7 @@ def _sources(data: Any) -> list[Any]:
 def _check(
     sample: int,
     min_agreement: float,
+    noise_rate: float | None,
     max_length: int,
     max_prompt_length: int | None,
     processes: int | None,
@@ -115,4 +119,8 @@ def _check(
     if not 0 < min_agreement <= 1:
         raise ConfigError(
             f"min_agreement must be above 0 and at most 1, got {min_agreement:g}; set min_agreement"
+        )
+    if noise_rate is not None and not 0 <= noise_rate < 0.5:
+        raise ConfigError(
+            f"noise_rate must be at least 0 and below 0.5, got {noise_rate:g}; set noise_rate"
         )

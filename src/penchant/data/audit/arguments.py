@@ -44,6 +44,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--max_length", type=int, help="tokens of prompt and completion (default: 1024)")
     add("--max_prompt_length", type=int, help="tokens of the prompt (default: half of that)")
     add("--min_agreement", type=float, metavar="X", help="share of votes (default: 0.6)")
+    add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
     add("--sample", type=int, metavar="N",
         help="records for noise, languages and tokens (default: 10000)")  # fmt: skip
     add("--split", help="of a source that has several (default: train)")

@@ -3,9 +3,10 @@
 A linear probe on words is cross-validated over prompts. Where it is certain of held-out pairs and
 yet a fixed share of their labels says otherwise, that share is noise: with m the probe's margin for
 the label, the label is right with probability (1 - e) s(a m) + e s(-a m), s the logistic function.
-The flip rate e and the scale a are those of the highest likelihood; e is only as certain as the
-probe is, so its interval (the likelihood's, 95%) goes with it. A probe cannot tell people's
-disagreement from mistakes: both are noise to it.
+The flip rate e and the scale a are those of the highest likelihood, which also decides how far the
+probe is held to small weights: few pairs need that, many do not. e is only as certain as the probe,
+so its interval (the likelihood's, 95%) goes with it. Where e is known, only the rest is fitted. A
+probe cannot tell people's disagreement from mistakes: both are noise to it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sklearn.model_selection import GroupKFold
 
 from penchant.data.audit.facts import joined
 from penchant.data.records import Pair
+from penchant.screen import track
 
 NUM_FOLDS = 5
 MIN_PAIRS = 200
@@ -31,6 +33,8 @@ NUM_BINS = 200
 HALF_CHI2 = 1.92  # of one parameter, at 95%
 RATES = np.linspace(0, 0.495, 100)
 SCALES = np.geomspace(0.05, 50, 80)
+# Inverse of the penalty on weights: a few hundred pairs bear the first, ten thousand the last.
+PENALTIES = (0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class Probe:
 
     Attributes:
         accuracy: of held-out predictions.
-        flip_rate: the most likely share of wrong labels; low, high: its interval.
+        flip_rate: the most likely share of wrong labels; low, high: its interval. All three are
+            the rate that was given, where one was.
         right: for each pair, the probability that its label is right.
+        log_likelihood: of the labels.
         certain, disagreeing: mean probability of being right that the probe gives the clean
             label, and share of labels that disagree, by tenths of pairs from its least certain on.
     """
@@ -50,24 +56,35 @@ class Probe:
     low: float
     high: float
     right: NDArray[np.float64]
+    log_likelihood: float
     certain: list[float]
     disagreeing: list[float]
 
 
-def probe_labels(pairs: Sequence[Pair], groups: NDArray[np.uint64]) -> Probe | None:
+def probe_labels(
+    pairs: Sequence[Pair], groups: NDArray[np.uint64], rate: float | None = None
+) -> Probe | None:
     """Cross-validate a bag-of-words probe; None where there is too little to fit.
 
     Args:
         pairs: a sample.
         groups: of each, a hash of its prompt: a prompt is not on both sides of a fold.
+        rate: the share of flipped labels, where it is known.
     """
     if len(pairs) < MIN_PAIRS or len(np.unique(groups)) < NUM_FOLDS:
         return None
-    margins = _held_out_margins(_features(pairs), groups)
-    scale = float(np.median(np.abs(margins)))
-    if not scale:
-        return None
-    return _estimate(margins / scale)
+    features = _features(pairs)
+    rates = RATES if rate is None else np.array([rate])
+    found = []
+    for penalty in track(PENALTIES, "label noise"):
+        margins = _held_out_margins(features, groups, penalty)
+        if scale := float(np.median(np.abs(margins))):
+            found.append(_estimate(margins / scale, rates))
+    best = max((one.log_likelihood for one in found), default=0.0)
+    # The freest probe that the labels do not speak against: held down without need it misses what
+    # the words say, and holds that for noise.
+    free = (one for one in reversed(found) if one.log_likelihood >= best - HALF_CHI2)
+    return next(free, None)
 
 
 def _features(pairs: Sequence[Pair]) -> csr_array:
@@ -81,7 +98,9 @@ def _features(pairs: Sequence[Pair]) -> csr_array:
     return csr_array(hstack([sides[0] - sides[1], csr_array(np.array(lengths))], format="csr"))
 
 
-def _held_out_margins(features: csr_array, groups: NDArray[np.uint64]) -> NDArray[np.float64]:
+def _held_out_margins(
+    features: csr_array, groups: NDArray[np.uint64], penalty: float
+) -> NDArray[np.float64]:
     """For each pair, how far a probe that has not seen its prompt prefers the chosen completion."""
     # A pair's order says which is chosen: half of them are turned round, so that there is a class
     # to tell. The same half each time.
@@ -89,13 +108,15 @@ def _held_out_margins(features: csr_array, groups: NDArray[np.uint64]) -> NDArra
     turned = csr_array(features.multiply(signs[:, None]))
     margins = np.empty(len(signs))
     for fitting, held_out in GroupKFold(NUM_FOLDS).split(signs, groups=groups):
-        model = LogisticRegression(solver="liblinear", fit_intercept=False, random_state=0)
+        model = LogisticRegression(
+            C=penalty, solver="liblinear", fit_intercept=False, random_state=0
+        )
         model.fit(turned[fitting], signs[fitting])
         margins[held_out] = features[held_out] @ model.coef_[0]
     return margins
 
 
-def _estimate(margins: NDArray[np.float64]) -> Probe:
+def _estimate(margins: NDArray[np.float64], rates: NDArray[np.float64]) -> Probe:
     """The most likely flip rate and scale, on a grid, over pairs binned by certainty."""
     order = np.argsort(np.abs(margins), kind="stable")
     bins = np.array_split(order, min(NUM_BINS, len(order)))
@@ -103,11 +124,11 @@ def _estimate(margins: NDArray[np.float64]) -> Probe:
     agreeing = np.array([(margins[rows] > 0).sum() for rows in bins])
     against = np.array([len(rows) for rows in bins]) - agreeing
     clean = expit(SCALES[:, None] * sizes)  # [scales, bins]
-    likelihood = np.array([_log_likelihood(rate, clean, agreeing, against) for rate in RATES])
+    likelihood = np.array([_log_likelihood(rate, clean, agreeing, against) for rate in rates])
     best_rate, best_scale = np.unravel_index(likelihood.argmax(), likelihood.shape)
     profile = likelihood.max(axis=1)
-    possible = RATES[profile >= profile.max() - HALF_CHI2]
-    rate, scale = float(RATES[best_rate]), SCALES[best_scale]
+    possible = rates[profile >= profile.max() - HALF_CHI2]
+    rate, scale = float(rates[best_rate]), SCALES[best_scale]
     for_label = np.clip(expit(scale * margins), 1e-9, 1 - 1e-9)
     tenths = np.array_split(order, 10)
     return Probe(
@@ -116,6 +137,7 @@ def _estimate(margins: NDArray[np.float64]) -> Probe:
         low=float(possible.min()),
         high=float(possible.max()),
         right=(1 - rate) * for_label / ((1 - rate) * for_label + rate * (1 - for_label)),
+        log_likelihood=float(profile.max()),
         certain=[float(expit(scale * np.abs(margins[rows])).mean()) for rows in tenths],
         disagreeing=[float((margins[rows] <= 0).mean()) for rows in tenths],
     )

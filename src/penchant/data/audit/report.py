@@ -89,6 +89,7 @@ def make_report(
     max_length: int,
     max_prompt_length: int,
     min_agreement: float,
+    noise_rate: float | None,
     sample: int,
     processes: int | None,
     split: str,
@@ -108,8 +109,11 @@ def make_report(
     if found.kind == "pairs":
         cues = measure_cues(table)
         findings += signals.cue_findings(found, cues)
-        probe, by_probe = signals.noise_from_probe(found) if noise is None else (None, [])
-        findings += by_probe if noise is None else [signals.noise_from_votes(noise)]
+        if noise is None or noise_rate is not None:
+            probe, by_probe = signals.noise_from_probe(found, noise_rate)
+            findings += by_probe
+        else:
+            findings.append(signals.noise_from_votes(noise))
     spoken, of_languages = signals.languages(found)
     findings += of_languages
     lengths: tuple[Sample, TokenLengths] | None = None

@@ -108,11 +108,16 @@ def noise_from_votes(noise: Noise) -> Finding:
     )  # fmt: skip
 
 
-def noise_from_probe(found: Scan) -> tuple[Probe | None, list[Finding]]:
-    """The share of flipped labels by a cross-validated probe, and the rows that are likeliest."""
+def noise_from_probe(found: Scan, rate: float | None = None) -> tuple[Probe | None, list[Finding]]:
+    """The share of flipped labels by a cross-validated probe, and the rows that are likeliest.
+
+    Args:
+        found: pairs.
+        rate: the share, where it is known: the probe then says only which rows.
+    """
     rows = np.array([row for row, _ in found.sample], np.int64)
     pairs = [record for _, record in found.sample if isinstance(record, Pair)]
-    probe = probe_labels(pairs, found.table["prompt"][rows])
+    probe = probe_labels(pairs, found.table["prompt"][rows], rate)
     if probe is None:
         return None, []
     interval = f"{probe.low:.1%} to {probe.high:.1%}"
@@ -121,11 +126,18 @@ def noise_from_probe(found: Scan) -> tuple[Probe | None, list[Finding]]:
     remedy = "drop those that are likelier wrong than right; or train with robust or IPO"
     if not known:
         title = f"the probe cannot tell how many labels are flipped: {interval}"
-        remedy = "have two people judge a hundred rows again, and compare"
+        remedy = (
+            "have two people judge a hundred rows again, and set noise_rate to the share that "
+            "they turn round"
+        )
+    elif rate is not None:
+        named = counted(int((probe.right < 0.5).sum()), "label")
+        title = f"{named} likelier flipped than not, where {rate:.1%} of all are said to be"
     finding = Finding(
         "label-noise", _noise_severity(probe.flip_rate if known else 0.0), title,
         rows[probe.right < 0.5] if known else NO_ROWS,
-        {"estimate": probe.flip_rate, "low": probe.low, "high": probe.high, "from": "probe",
+        {"estimate": probe.flip_rate, "low": probe.low, "high": probe.high,
+         "from": "probe" if rate is None else "noise_rate",
          "probe's held-out accuracy": probe.accuracy, "pairs": len(pairs)},
         remedy, sampled=not found.sampled_all,
     )  # fmt: skip
