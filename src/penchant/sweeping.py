@@ -37,6 +37,8 @@ LIGHT_KEYS = {
     "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
     "gradient_accumulation_steps", "eval_steps", "save_steps", "logging_steps", "max_new_tokens",
     "load_best_model_at_end", "save_total_limit", "eval_samples", "eval_on_start", "merge",
+    "silence", "on_finding", "monitor_steps", "monitor_share", "monitor_prompts", "monitor_length",
+    "monitor_reward",
 }  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def _first(vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 def _defaults(method: str, keys: dict[str, Any]) -> dict[str, Any]:
     """A sweep's own defaults: the reference scored once, evaluation behind training only."""
-    own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "resume": True}
+    own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
     config = load_config(method, {**keys, **own})
     automatic = config.reference == "auto" and not config.sync_ref_model
     if config.spec.needs_reference and automatic and config.cacheable:

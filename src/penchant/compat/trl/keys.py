@@ -59,6 +59,7 @@ def run_config(config: TrainingConfig, given: Mapping[str, Any]) -> RunConfig:
         "gradient_checkpointing": _switch(config.gradient_checkpointing),
         "shuffle": _shuffle(config.train_sampling_strategy),
         "eval_samples": 3 if config.generate_during_eval else 0,
+        "monitor_prompts": 0,  # TRL's logs have nothing of the kind
         **_evaluation(config),
         **_saving(config),
         **_reference(config),
