@@ -10,7 +10,7 @@ from penchant.reporting.reading import ReportError, read_run, read_runs
 
 logger = logging.getLogger("penchant")
 
-__all__ = ["ReportError", "report", "write_end_of_run"]
+__all__ = ["ReportError", "report", "write_card", "write_end_of_run"]
 
 
 def report(*runs: str | Path, output: str | Path | None = None) -> Path:

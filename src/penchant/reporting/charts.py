@@ -33,7 +33,7 @@ def as_svg(panel: Panel) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5, 3), layout="constrained")
+        figure = Figure(figsize=(4.4, 2.8), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)

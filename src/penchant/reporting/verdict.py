@@ -78,6 +78,9 @@ def changes(history: History) -> list[Change]:
         "training accuracy": ("reward/accuracy",),
         "training loss": ("loss",),
     }
+    if history["reward/mean"] or history["monitor/reward"]:
+        # Of a policy gradient, the loss says nothing of how far it has come.
+        del names["training loss"]
     found = []
     for name, metrics in names.items():
         series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)

@@ -1,0 +1,140 @@
+"""The page is one file that opens offline, holds what matters, and runs nothing of a model's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penchant.cli import main
+from penchant.reporting import report
+
+WriteRun = Callable[..., Path]
+HOSTILE = "</script><script>document.title='hacked'</script><img src=x onerror=alert(1)>&\u2028"
+MAX_BYTES, MAX_SECONDS = 3_000_000, 2.0
+
+
+def _page(*runs: Path, **more: Any) -> str:
+    return report(*runs, **more).read_text(encoding="utf-8")
+
+
+def test_untrusted_text_is_escaped_wherever_it_stands(write_run: WriteRun) -> None:
+    evidence = {"evidence": {HOSTILE: HOSTILE}}
+    run = write_run(
+        config={"method": HOSTILE, "model": HOSTILE, "data": HOSTILE, HOSTILE: HOSTILE},
+        samples=[{"step": n, "prompt": HOSTILE, "answer": HOSTILE * (n + 1)} for n in (0, 9)],
+        findings=[{"step": 1, "id": HOSTILE, "severity": HOSTILE, "what": HOSTILE, **evidence}],
+    )
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(_page(run))
+    assert tags.count("script") == 1 and "img" not in tags
+
+
+def test_nothing_is_fetched_and_only_the_pages_own_script_runs(write_run: WriteRun) -> None:
+    page = _page(write_run())
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert "default-src 'none'" in page and "script-src 'sha256-" in page
+
+
+def test_words_that_differ_are_marked_and_findings_show_remedy_and_action(
+    write_run: WriteRun,
+) -> None:
+    samples = [{"step": 0, "prompt": "Hi?", "answer": "go away now"},
+               {"step": 100, "prompt": "Hi?", "answer": "go home now"}]  # fmt: skip
+    finding = {"step": 7, "id": "drift", "severity": "warning", "what": "KL 16", "remedy": "raise",
+               "evidence": {"kl": 16.25}, "action": "coefficient doubled"}  # fmt: skip
+    page = _page(write_run(samples=samples, findings=[finding]))
+    assert "go <del>away</del> now" in page and "go <ins>home</ins> now" in page
+    for text in ("Remedy: raise", "coefficient doubled", "16.25", "step 7"):
+        assert text in page
+
+
+def test_changed_settings_and_a_command_that_runs_it_again(write_run: WriteRun) -> None:
+    page = _page(write_run())
+    changed = page.partition("Changed from the default")[2].partition("</details>")[0]
+    assert "<code>beta</code>" in changed and "learning_rate" not in changed
+    assert "penchant train dpo" in page and "--beta 0.3" in page and "--output RUN" in page
+
+
+def test_several_runs_share_their_charts_and_a_table(write_run: WriteRun) -> None:
+    a, b = write_run("a"), write_run("b", config={"method": "dpo", "beta": 0.5})
+    page = _page(a, b, output=a / "both.html")
+    table = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert table.count("0.5 → 0.9") == 2
+    one = page.count("<svg")
+    assert one == len(re.findall(r">a</text>", page.split("</body>")[0])) > 2
+
+
+def test_the_package_imports_no_torch(write_run: WriteRun) -> None:
+    code = (
+        "import sys; from penchant.cli import main; main(sys.argv[1:]);"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    for command in (["report"], ["watch", "--once"]):
+        words = [command[0], str(write_run(command[0])), *command[1:]]
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_command_line_names_the_file_or_the_mistake(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert main(["report", str(tmp_path / "none")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["report", str(run), "--output", str(tmp_path / "no" / "x.html")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert main(["report", str(run), "--card"]) == 1
+    assert "no saved model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return Chromium, driven by Playwright."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("needs chromium on the PATH (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        # The sandbox needs a user other than root, and the page is our own.
+        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def test_a_report_of_2000_steps_is_small(long_run: Path) -> None:
+    file = report(long_run)
+    print(f"{file.stat().st_size:,} bytes")
+    assert file.stat().st_size < MAX_BYTES
+
+
+def test_a_report_of_2000_steps_opens_at_once_and_can_be_searched(
+    long_run: Path, browser: Any
+) -> None:
+    address = report(long_run).as_uri()
+    phone = browser.new_page(viewport={"width": 390, "height": 800})
+    said: list[str] = []
+    phone.on("console", lambda message: said.append(message.text))
+    started = time.perf_counter()
+    phone.goto(address, wait_until="load")
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.2f} s")
+    assert seconds < MAX_SECONDS
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.fill("input[type=search]", "prompt 17?")
+    assert phone.locator(".pair:visible").count() == 1
+    assert phone.locator("output").inner_text() == "1 of 20"
+    assert said == []
+    phone.close()

@@ -1,0 +1,91 @@
+"""The verdict says what became of a run, by its numbers and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penchant.reporting.reading import Run
+from penchant.reporting.verdict import judge
+
+
+def _run(metrics: list[dict[str, Any]], **more: Any) -> Run:
+    defaults: dict[str, Any] = {"summary": {"steps": 100, "train_seconds": 95.0}}
+    return Run(Path("run"), "run", {"method": "dpo"}, metrics, **{**defaults, **more})
+
+
+def _accuracies(before: float, after: float, **last: float) -> list[dict[str, Any]]:
+    return [
+        {"step": 0, "eval/reward/accuracy": before},
+        {"step": 100, "eval/reward/accuracy": after, **last},
+    ]
+
+
+def _finding(name: str, **more: Any) -> dict[str, Any]:
+    what = {"what": "distinct-2 fell to 0.1"}
+    return {"step": 60, "id": name, "severity": "error", **what, **more}
+
+
+def test_a_healthy_run_is_sound_and_names_its_gain() -> None:
+    verdict = judge(_run(_accuracies(0.5, 0.9, **{"monitor/kl_sequence": 4.0})))
+    assert verdict.kind == "sound"
+    assert "accuracy rose from 0.5 to 0.9" in verdict.outcome
+    assert "4 nats" in verdict.outcome and "within the healthy band" in verdict.outcome
+    assert verdict.state == "The run finished 100 steps in 1 min 35 s, and no error or warning was found."  # noqa: E501  # fmt: skip
+
+
+def test_a_hacked_reward_outweighs_a_rising_one() -> None:
+    metrics = [{"step": n, "reward/mean": n / 100, "kl/sequence": n / 2} for n in range(1, 101)]
+    verdict = judge(_run(metrics, findings=[_finding("reward-hacking")]))
+    assert verdict.kind == "failed"
+    assert verdict.outcome.startswith("The reward was hacked (step 60): distinct-2 fell")
+
+
+def test_a_danger_that_was_mended_is_a_doubt_and_not_a_failure() -> None:
+    found = _finding("reward-hacking", action="KL coefficient 0.05 to 0.2")
+    metrics = [{"step": n, "reward/mean": n / 100, "kl/sequence": 6.0} for n in range(1, 101)]
+    verdict = judge(_run(metrics, findings=[found]))
+    assert verdict.kind == "doubtful"
+    assert "KL coefficient 0.05 to 0.2" in verdict.outcome and "6 nats" in verdict.outcome
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [(0.62, 0.62, "did not learn"), (0.62, 0.5, "got worse"), (0.5, 0.504, "did not learn")],
+)
+def test_held_out_accuracy_that_does_not_rise_is_a_failure(
+    before: float, after: float, words: str
+) -> None:
+    verdict = judge(_run(_accuracies(before, after)))
+    assert verdict.kind == "failed" and words in verdict.outcome
+
+
+@pytest.mark.parametrize(("kl", "kind"), [(0.1, "doubtful"), (12.0, "doubtful"), (30.0, "failed")])
+def test_kl_out_of_its_band_is_told_though_no_guard_ran(kl: float, kind: str) -> None:
+    verdict = judge(_run(_accuracies(0.5, 0.9, **{"monitor/kl_sequence": kl})))
+    assert verdict.kind == kind and f"{kl:g} nats" in verdict.outcome
+
+
+def test_a_run_that_a_guard_stopped_says_why() -> None:
+    summary = {"steps": 40, "train_seconds": 9.0, "stopped": "collapse"}
+    verdict = judge(_run(_accuracies(0.5, 0.9), summary=summary))
+    assert verdict.kind == "doubtful" and "stopped at step 100: collapse" in verdict.state
+
+
+def test_a_killed_run_is_unfinished_and_names_its_last_step() -> None:
+    verdict = judge(_run(_accuracies(0.5, 0.9), summary=None))
+    assert verdict.kind == "unfinished" and "did not finish" in verdict.state
+    assert "last logged step is 100" in verdict.state
+
+
+def test_a_run_that_broke_down_is_failed_though_it_is_unfinished() -> None:
+    verdict = judge(_run([{"step": 1, "loss": 0.7}], summary=None, findings=[
+        {"step": 2, "id": "not-finite", "severity": "error", "what": "the loss", "rows": "a:3"}
+    ]))  # fmt: skip
+    assert verdict.kind == "failed" and "broke down (step 2): the loss" in verdict.outcome
+
+
+def test_nothing_logged_is_unknown() -> None:
+    assert judge(_run([])).kind == "unknown"
