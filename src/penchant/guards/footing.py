@@ -41,6 +41,7 @@ class Footing:
         half: whether the arithmetic is half precision.
         peak: of the process so far; held: now; free: what may still be allocated.
         memory: all there is.
+        device: cpu or cuda.
     """
 
     weights: float
@@ -62,6 +63,7 @@ class Footing:
     held: float
     free: float
     memory: float
+    device: str
 
     @property
     def limit(self) -> float:
@@ -133,6 +135,7 @@ def measure_footing(config: RunConfig, setup: Setup, accelerator: Accelerator) -
         held=held,
         free=available,
         memory=_memory_bytes(device),
+        device=device.type,
     )
 
 
@@ -168,6 +171,7 @@ def footing_without_weights(config: RunConfig, size: ModelSize, machine: Machine
         memory=machine.memory_bytes
         if machine.given
         else _memory_bytes(torch.device(machine.device)),
+        device=machine.device,
     )
 
 

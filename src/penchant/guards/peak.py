@@ -107,7 +107,7 @@ def _head_bytes(footing: Footing, work: Workload) -> float:
     logits = work.predicted * footing.vocabulary
     if not footing.fused_head:
         return 2.0 * 4 * logits
-    chunk = 4.0 * min(logits, NUM_CHUNKS * CHUNK_ELEMENTS["cpu"])
+    chunk = 4.0 * min(logits, NUM_CHUNKS * CHUNK_ELEMENTS[footing.device])
     return chunk + (4.0 * logits if footing.head_trained and logits <= KEPT_ELEMENTS else 0.0)
 
 
