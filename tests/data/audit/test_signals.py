@@ -54,7 +54,7 @@ def test_the_rows_named_as_noise_are_mostly_the_flipped_ones() -> None:
 
 def test_noise_is_unknown_where_no_probe_learns(make_pairs: Make) -> None:
     finding = inspect(make_pairs(600)).finding("label-noise")
-    assert finding is not None and finding.severity == "info"
+    assert finding is not None and finding.severity == "note"
     assert "cannot tell" in finding.title and not finding.rows.size
     assert finding.evidence["high"] > 0.4
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-Severity = Literal["error", "warning", "info"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+from penchant.guards.finding import SEVERITIES as SEVERITIES
+from penchant.guards.finding import Severity as Severity
+
 Indices: TypeAlias = NDArray[np.int64]
 
 NO_ROWS: Indices = np.empty(0, np.int64)
@@ -32,7 +33,7 @@ class Finding:
 
     Attributes:
         id: a stable name, by which `clean` is told to drop the rows.
-        severity: error where training on it is wrong, warning where it costs, info where it is
+        severity: error where training on it is wrong, warning where it costs, note where it is
             only worth knowing.
         title: one sentence with the count.
         rows: the rows that the remedy drops, as indices, ascending.

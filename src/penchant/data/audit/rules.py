@@ -42,7 +42,7 @@ def ties(found: Scan) -> Iterator[Finding]:
     if rows.size:
         share = rows.size / len(found.table)
         yield Finding(
-            "ties", "info", f"{counted(rows.size, 'tie')}, {share:.1%} of the rows", rows,
+            "ties", "note", f"{counted(rows.size, 'tie')}, {share:.1%} of the rows", rows,
             {"count": int(rows.size), "share": share},
             "training leaves them out; drop them so that every tool does",
         )  # fmt: skip
@@ -83,7 +83,7 @@ def strengths(found: Scan, min_agreement: float) -> Iterator[Finding]:
     split = rated & (agreement < 1)
     if split.any():
         yield Finding(
-            "split-votes", "info", f"{counted(int(split.sum()), 'pair')} without unanimity",
+            "split-votes", "note", f"{counted(int(split.sum()), 'pair')} without unanimity",
             rows[split], {**evidence, "count": int(split.sum())},
             "keep them with a method that allows for noise (robust, IPO), or drop them",
         )  # fmt: skip

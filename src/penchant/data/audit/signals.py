@@ -51,7 +51,7 @@ def cue_findings(found: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
             "decides": cue.differs,
             "held-out pairs": cue.num_held_out,
         }
-        severity: Severity = "warning" if cue.accuracy >= BIASED else "info"
+        severity: Severity = "warning" if cue.accuracy >= BIASED else "note"
         if cue.name == LENGTH:
             yield _length_finding(cue, length_bias(table), severity, surplus, evidence)
             continue
@@ -145,7 +145,7 @@ def noise_from_probe(found: Scan, rate: float | None = None) -> tuple[Probe | No
 
 
 def _noise_severity(rate: float) -> Severity:
-    return "error" if rate >= VERY_NOISY else "warning" if rate >= NOISY else "info"
+    return "error" if rate >= VERY_NOISY else "warning" if rate >= NOISY else "note"
 
 
 @cache
@@ -186,7 +186,7 @@ def _language_findings(
     if len(several) > 1:
         shown = ", ".join(f"{code} {share:.1%}" for code, share in several.items())
         yield Finding(
-            "languages", "info", f"completions in {len(several)} languages: {shown}", NO_ROWS,
+            "languages", "note", f"completions in {len(several)} languages: {shown}", NO_ROWS,
             shares, "split the file by language if the model is for one of them",
         )  # fmt: skip
     if mixed:

@@ -10,7 +10,7 @@ from penchant.data.audit.page import places
 from penchant.data.audit.report import Report
 
 NUM_PLACES = 3
-COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
+COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def print_report(report: Report) -> None:

@@ -54,7 +54,7 @@ def _cuts(found: Scan, sample: Sample, lengths: TokenLengths) -> Iterator[Findin
         if num:
             longest = lengths.prompt if name == "prompts" else lengths.total
             yield Finding(
-                f"cut-{name}", "warning" if num / total > 0.01 else "info",
+                f"cut-{name}", "warning" if num / total > 0.01 else "note",
                 f"{counted(num, 'record')} ({num / total:.1%}) whose {name} {key} {limit} cuts",
                 np.array([row for row, flag in zip(rows, flags, strict=True) if flag], np.int64),
                 {"count": num, "tokenised": total, key: limit, "99%": longest.p99,

@@ -74,9 +74,8 @@ def label_noise(run: Snapshot) -> Iterator[Finding]:
     if noise is None or run.data.signal not in ("noisy", "coin toss"):
         return
     toss = run.data.signal == "coin toss"
-    if not toss and (
-        noise.flip_probability < NOISY_LABELS or getattr(run.options, "label_smoothing", 0.0)
-    ):
+    smoothed = bool(getattr(run.options, "label_smoothing", 0))
+    if not toss and (smoothed or noise.flip_probability < NOISY_LABELS):
         return
     yield Finding(
         "label-noise", "warning" if toss else "note",
