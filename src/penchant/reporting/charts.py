@@ -20,7 +20,7 @@ VARIABLES: Mapping[str, str] = {
 # Curves are told apart by dashes and marks too, for whom colours look alike.
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 MARKS = ("o", "s", "^", "D", "v", "P")
-SETTINGS = {
+SETTINGS: Any = {
     "svg.hashsalt": "penchant", "svg.fonttype": "none", "font.size": 9, "text.color": INK,
     "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     "path.simplify": True, "path.simplify_threshold": 0.2, "font.family": "DejaVu Sans",
@@ -37,13 +37,13 @@ def as_svg(panel: Panel) -> str:
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
-        for number, line in enumerate(panel.lines):
-            _draw(axes, panel, line, number)
+        for line in panel.lines:
+            _draw(axes, panel, line)
         _compare(axes, panel)
         axes.set(xlabel=panel.x, ylabel=panel.y)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.15, color=INK, linewidth=0.6)
-        if len(panel.lines) > 1 or panel.band or panel.mark:
+        if panel.overlaid or len(panel.lines) > 1 or panel.band or panel.mark:
             columns = 2 if len(panel.lines) < 5 else 3
             figure.legend(frameon=False, fontsize=8, loc="outside upper left", ncols=columns,
                           handlelength=3)  # fmt: skip
@@ -52,8 +52,8 @@ def as_svg(panel: Panel) -> str:
     return _for_page(file.getvalue(), panel)
 
 
-def _draw(axes: Any, panel: Panel, line: Line, number: int) -> None:
-    kind = number % len(SERIES)
+def _draw(axes: Any, panel: Panel, line: Line) -> None:
+    kind = line.style % len(SERIES)
     every = 1 if line.dots or panel.scatter else max(1, len(line.x) // 8)
     axes.plot(
         line.x, line.y, color=SERIES[kind], linestyle=DASHES[kind], marker=MARKS[kind],

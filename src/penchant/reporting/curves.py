@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
 from penchant.guards.history import Series
@@ -20,6 +20,7 @@ class Line:
         name: for the legend.
         x: steps, or nats.
         y: means of the values that fall on a point; `low` and `high` the least and the most.
+        style: number of its dashes and mark; a run keeps its own from chart to chart.
         dots: whether its points are few enough to be marked each.
     """
 
@@ -28,6 +29,7 @@ class Line:
     y: list[float]
     low: list[float]
     high: list[float]
+    style: int = 0
 
     @property
     def dots(self) -> bool:
@@ -42,7 +44,7 @@ class Panel:
         title, x, y: what it says.
         lines: what it shows.
         band: a range that is healthy; mark: a value to compare with, and its name.
-        scatter: x is no step.
+        scatter: x is no step; overlaid: lines are runs.
     """
 
     title: str
@@ -52,6 +54,7 @@ class Panel:
     band: tuple[float, float] | None = None
     mark: tuple[float, str] | None = None
     scatter: bool = False
+    overlaid: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,20 +99,26 @@ SCATTERS = (("monitor/kl_sequence", "monitor/reward"), ("kl/sequence", "reward/m
 def panels(runs: Sequence[Run]) -> list[Panel]:
     """The charts that the runs have numbers for; of several runs, one metric a chart."""
     histories = [run.history for run in runs]
+    overlaid = len(runs) > 1
     found = []
     for kind in KINDS:
         metrics = [name for name in kind.metrics if any(name in one for one in histories)]
-        if len(runs) > 1:
+        if overlaid:
             metrics = metrics[:1]
         lines = [
-            thin(run.name if len(runs) > 1 else metric, history[metric], kind.scale)
-            for metric in metrics
-            for run, history in zip(runs, histories, strict=True)
+            replace(
+                thin(run.name if overlaid else metric, history[metric], kind.scale),
+                style=number if overlaid else order,
+            )
+            for order, metric in enumerate(metrics)
+            for number, (run, history) in enumerate(zip(runs, histories, strict=True))
             if history[metric]
         ]
         if lines:
-            title = f"{kind.title} ({metrics[0]})" if len(runs) > 1 else kind.title
-            found.append(Panel(title, kind.y, lines, band=kind.band, mark=kind.mark))
+            title = f"{kind.title} ({metrics[0]})" if overlaid else kind.title
+            found.append(
+                Panel(title, kind.y, lines, band=kind.band, mark=kind.mark, overlaid=overlaid)
+            )
     return found + _scatter(runs)
 
 
@@ -128,10 +137,14 @@ def thin(name: str, series: Series, scale: float = 1.0) -> Line:
 
 def _scatter(runs: Sequence[Run]) -> list[Panel]:
     for kl, reward in SCATTERS:
-        lines = [line for run in runs if (line := _pairs(run, kl, reward)) is not None]
+        lines = [
+            replace(line, style=style)
+            for style, run in enumerate(runs)
+            if (line := _pairs(run, kl, reward)) is not None
+        ]
         if lines:
             return [Panel("Reward against KL", reward, lines, x=f"{kl}, nats an answer",
-                          band=HEALTHY_KL, scatter=True)]  # fmt: skip
+                          band=HEALTHY_KL, scatter=True, overlaid=len(runs) > 1)]  # fmt: skip
     return []
 
 
