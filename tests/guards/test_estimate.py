@@ -149,7 +149,7 @@ def test_the_probe_leaves_weights_gradients_modes_and_random_numbers_alone(
     state, training = torch.get_rng_state(), run.setup.scorer.training
     found = run.estimate(timed=True)
     assert found.seconds is not None and found.seconds > 0
-    assert set(found.times) == {"passes", "updates"}
+    assert set(found.times) == {"passes", "warm-up", "updates"}
     assert torch.equal(torch.get_rng_state(), state)
     assert run.setup.scorer.training == training
     for name, parameter in run.setup.scorer.named_parameters():
@@ -184,7 +184,7 @@ def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
     weights = {n: p.detach().clone() for n, p in run.setup.scorer.named_parameters()}
     rewards, state = run.setup.collector.rewards.state_dict(), torch.get_rng_state()
     found = run.estimate(timed=True)
-    assert set(found.times) == {"passes", "updates", "generation", "rewards", "scoring"}
+    assert set(found.times) == {"passes", "warm-up", "updates", "generation", "rewards", "scoring"}
     assert found.phases["sampling"] > 0
     assert run.setup.collector.rewards.state_dict() == rewards
     assert torch.equal(torch.get_rng_state(), state)

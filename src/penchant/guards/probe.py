@@ -50,6 +50,10 @@ class Line:
     fixed: float
     by_token: float
 
+    def of(self, tokens: int) -> float:
+        """Of one pass."""
+        return self.fixed + self.by_token * tokens
+
     def total(self, work: Workload) -> float:
         """Of all passes of a run."""
         return self.fixed * work.num_passes + self.by_token * work.num_tokens
@@ -75,11 +79,14 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
         sampling = _sampling(config, setup, accelerator)
         length = None if sampling is None else sampling.answer_length
         work = count_work(config, setup, accelerator, answer_length=length)
-        points = _timed_passes(config, setup, accelerator, sampling)
+        first, *points = _timed_passes(config, setup, accelerator, sampling)
         update = update_seconds(setup)
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
+    line = fitted(points)
     times = {
-        "passes": fitted(points).total(work),
+        "passes": line.total(work),
+        # Kernels are chosen and memory is fetched at first.
+        "warm-up": max(0.0, first[1] - line.of(first[0])),
         "updates": update * work.num_steps,
     }
     if sampling is not None:
@@ -149,7 +156,7 @@ def _sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Samp
 def _timed_passes(
     config: RunConfig, setup: Setup, accelerator: Accelerator, sampling: SamplingTimes | None
 ) -> list[tuple[int, float]]:
-    """(tokens, seconds) of forward and backward over micro-batches of the run."""
+    """(tokens, seconds) of forward and backward; the first is the run's very first pass."""
     objective = setup.objective(config, accelerator)
     setup.scorer.train()
     packed = setup.scorer.plan.packed
@@ -169,9 +176,8 @@ def _timed_passes(
     ordered = sorted(every, key=size)
     chosen = [ordered[round(q * (len(ordered) - 1))] for q in QUANTILES]
     _clear(trained)
-    take(chosen[0])  # kernels are chosen and memory is fetched at first
     points = []
-    for examples in chosen:
+    for examples in (chosen[0], *chosen):
         # With accumulation gradients are added to those that are there.
         if config.gradient_accumulation_steps == 1:
             _clear(trained)
