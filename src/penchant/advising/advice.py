@@ -8,7 +8,6 @@ from typing import Any
 
 from penchant.advising.findings import FEW, Findings, find
 from penchant.advising.machine import (
-    USABLE,
     Machine,
     ModelSize,
     find_machine,
@@ -23,6 +22,7 @@ from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import LabelData, PairData, counted
 from penchant.errors import ConfigError
+from penchant.footprint import USABLE
 from penchant.methods import METHODS, Method
 
 NUM_SHOWN = 3

@@ -167,7 +167,7 @@ def _timed_passes(
         with accelerator.autocast():
             shared = objective.prepare(setup.scorer, batch)
             output, _ = objective(setup.scorer, examples, shared)
-        output.per_example.mean().backward()  # type: ignore[no-untyped-call]
+        output.per_example.mean().backward()
 
     def size(examples: Sequence[Any]) -> int:
         return laid_out(groups_of(config, examples), packed=packed)

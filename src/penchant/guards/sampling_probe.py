@@ -83,11 +83,12 @@ def probe_sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) ->
     side_by_side = min(options.generation_batch_size, options.batch_size)
     prompts = _middle(setup.train_set, max(1, side_by_side // options.generations))
     before = setup.collector.rewards.state_dict()
-    rounds = []
+    rounds: list[Any] = []
     for length in (min(LENGTHS[0], limit), min(LENGTHS[1], limit)):
         sampling = replace(setup.collector.sampling, max_completion_length=length)
         collector = replace(setup.collector, sampling=sampling)
-        collector.collect(prompts, PROBE_SEED) if not rounds else None  # kernels are chosen
+        if not rounds:  # kernels are chosen
+            collector.collect(prompts, PROBE_SEED)
         rounds.append(collector.collect(prompts, PROBE_SEED))
     setup.collector.rewards.load_state_dict(before)
     short, long = (r.metrics["seconds/generation"] for r in rounds)
