@@ -23,7 +23,9 @@ ROWS = [
 
 @pytest.fixture
 def source(tmp_path):
-    path = tmp_path / "labels.jsonl"
+    folder = tmp_path / ("a folder with a name as long as a terminal is wide " * 2).strip()
+    folder.mkdir()
+    path = folder / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return path
 
@@ -51,7 +53,7 @@ WORK = {
 def test_a_terminal_shows_how_much_of_the_file_is_read(source, tmp_path, screen_text, name):
     WORK[name](source, tmp_path)
     size = source.stat().st_size
-    assert f"reading {source}" in screen_text()
+    assert f"reading {source.name}" in screen_text()
     assert f"/{size / 1000:.1f} kB" in screen_text()
 
 

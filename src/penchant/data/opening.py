@@ -40,10 +40,12 @@ def open_tracked(
     """
     read = [0]
     name, items = open_source(source, split, prompts=prompts, watch=partial(setitem, read, 0))
-    doing = f"{doing} {name}"
     if isinstance(source, str | Path) and (path := Path(source).expanduser()).is_file():
-        return name, track_bytes(items, doing, path.stat().st_size, lambda: read[0])
-    return name, track(items, doing, len(source) if isinstance(source, list | tuple) else None)
+        # A whole path would push the figures behind it out of the line.
+        watched = track_bytes(items, f"{doing} {path.name}", path.stat().st_size, lambda: read[0])
+        return name, watched
+    total = len(source) if isinstance(source, list | tuple) else None
+    return name, track(items, f"{doing} {name}", total)
 
 
 def open_source(
