@@ -131,7 +131,7 @@ def predict(
     method: str, rows: list[dict[str, str]], keys: dict[str, Any], *, samples: bool
 ) -> dict[str, Any]:
     from penchant.config import load_config
-    from penchant.guards.estimate import estimate_run
+    from penchant.guards.estimate.run import estimate_run
     from penchant.prepare import prepare
     from penchant.rundata import read_run_data
     from penchant.runtime import make_accelerator

@@ -16,10 +16,10 @@ from penchant.data.records import DataError
 from penchant.errors import ConfigError, ModelError, RewardError, TrainingError, UserError
 from penchant.guards.checks import by_severity, spoken
 from penchant.guards.checks.gather import saved_settings
+from penchant.guards.checks.preview import Preview, preview
 from penchant.guards.checks.start import find_faults, take_snapshot
-from penchant.guards.estimate import RunEstimate, estimate_run, estimate_unloaded
+from penchant.guards.estimate.run import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.finding import SEVERITIES, Finding
-from penchant.guards.preview import Preview, preview
 from penchant.models.load import end_token_ids, load_tokenizer, resolve
 from penchant.prepare import planned_steps, prepare
 from penchant.rundata import (

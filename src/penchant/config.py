@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from penchant.errors import ConfigError
-from penchant.guards.actions import parse_actions
+from penchant.guards.monitors.actions import parse_actions
 from penchant.methods import METHODS, Method, MethodOptions
 from penchant.sections import (
     SECTIONS,

@@ -21,7 +21,7 @@ from penchant.generate import answer_prompts
 from penchant.guards.checks import spoken
 from penchant.guards.checks.start import find_faults
 from penchant.guards.finding import SEVERITIES, Finding
-from penchant.guards.starting import make_supervisor, predicted_seconds
+from penchant.guards.monitors.starting import make_supervisor, predicted_seconds
 from penchant.models.load import is_adapter
 from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference

@@ -14,7 +14,7 @@ from penchant.methods import METHODS
 if TYPE_CHECKING:
     from penchant.checking import CheckResult
     from penchant.evaluation import Evaluation
-    from penchant.guards.estimate import RunEstimate
+    from penchant.guards.estimate.run import RunEstimate
     from penchant.result import TrainResult
     from penchant.sweeping import SweepResult
 

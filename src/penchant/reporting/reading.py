@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from penchant.errors import UserError
-from penchant.guards.history import History
+from penchant.guards.monitors.history import History
 
 LIVE_SECONDS = 600
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penchant.guards.detectors_answers import DRIFTED_KL, HEALTHY_KL
-from penchant.guards.history import History
+from penchant.guards.monitors.detectors_answers import DRIFTED_KL, HEALTHY_KL
+from penchant.guards.monitors.history import History
 from penchant.reporting.reading import Run, number
 from penchant.reporting.words import duration
 

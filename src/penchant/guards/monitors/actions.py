@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from penchant.guards.detectors import DETECTORS
+from penchant.guards.monitors.detectors import DETECTORS
 
 Action = Literal["warn", "adapt", "rollback", "stop"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from penchant.guards.detectors_answers import collapse, drift, no_learning, reward_hacking
-from penchant.guards.detectors_training import (
+from penchant.guards.finding import Finding
+from penchant.guards.monitors.detectors_answers import collapse, drift, no_learning, reward_hacking
+from penchant.guards.monitors.detectors_training import (
     clip_fraction_high,
     falling_chosen,
     gradient_spike,
@@ -18,9 +19,8 @@ from penchant.guards.detectors_training import (
     reward_model_past_best,
     value_loss_exploding,
 )
-from penchant.guards.facts import RunFacts
-from penchant.guards.finding import Finding
-from penchant.guards.history import History
+from penchant.guards.monitors.facts import RunFacts
+from penchant.guards.monitors.history import History
 
 Detector = Callable[[History, RunFacts], Finding | None]
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from penchant.guards.detectors import DETECTORS
+from penchant.guards.monitors.detectors import DETECTORS
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = ("rl/findings.py", "engine.py", "guards/starting.py", "guards/supervisor.py")
+ROOT = Path(__file__).resolve().parents[3]
+FILES = (
+    "rl/findings.py",
+    "engine.py",
+    "guards/monitors/starting.py",
+    "guards/monitors/supervisor.py",
+)
 
 
 def test_every_finding_during_a_run_has_its_heading() -> None:

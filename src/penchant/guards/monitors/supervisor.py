@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from penchant.evaluation import BOUNDED_KL
-from penchant.guards.actions import Policy
-from penchant.guards.detectors import detect
-from penchant.guards.detectors_answers import divergence
-from penchant.guards.facts import RunFacts
 from penchant.guards.finding import Finding
-from penchant.guards.history import History
-from penchant.guards.levers import Lever
-from penchant.guards.pace import Pace
+from penchant.guards.monitors.actions import Policy
+from penchant.guards.monitors.detectors import detect
+from penchant.guards.monitors.detectors_answers import divergence
+from penchant.guards.monitors.facts import RunFacts
+from penchant.guards.monitors.history import History
+from penchant.guards.monitors.levers import Lever
+from penchant.guards.monitors.pace import Pace
 
 if TYPE_CHECKING:
-    from penchant.guards.monitors import Monitor
+    from penchant.guards.monitors.monitor import Monitor
     from penchant.rundir import RunDirectory
 
 logger = logging.getLogger("penchant")

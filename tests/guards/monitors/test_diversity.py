@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from penchant.guards.diversity import bleu, distinct, repetition, same_opening, self_bleu
+from penchant.guards.monitors.diversity import bleu, distinct, repetition, same_opening, self_bleu
 
 
 def test_distinct_counts_ngrams_over_all_answers_together() -> None:

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from penchant.advising.machine import Machine, ModelSize
 from penchant.config import RunConfig, load_config
-from penchant.guards import estimate
-from penchant.guards.estimate import RunEstimate, estimate_run, estimate_unloaded
-from penchant.guards.probe import fitted
-from penchant.guards.sampling_probe import expected_length, longest_answer
+from penchant.guards.estimate import run as estimate
+from penchant.guards.estimate.probe import fitted
+from penchant.guards.estimate.run import RunEstimate, estimate_run, estimate_unloaded
+from penchant.guards.estimate.sampling_probe import expected_length, longest_answer
 from penchant.prepare import Setup, prepare
 from penchant.rundata import read_run_data
 from penchant.running import open_directory, run_on
@@ -193,8 +193,8 @@ def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
 
 
 def test_twice_the_steps_take_twice_the_time(full: Prepared) -> None:
-    from penchant.guards.probe import Line
-    from penchant.guards.workload import count_work
+    from penchant.guards.estimate.probe import Line
+    from penchant.guards.estimate.workload import count_work
 
     def total(steps: int) -> float:
         config = full.config.model_copy(update={"max_steps": steps})

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from penchant.guards.estimate.footing import Footing, footing_without_weights, measure_footing
+from penchant.guards.estimate.peak import Peak, foresee, ways
+from penchant.guards.estimate.probe import Times, probe_times
+from penchant.guards.estimate.workload import Workload, count_work
 from penchant.guards.finding import Finding
-from penchant.guards.footing import Footing, footing_without_weights, measure_footing
-from penchant.guards.peak import Peak, foresee, ways
-from penchant.guards.probe import Times, probe_times
-from penchant.guards.workload import Workload, count_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from penchant.footprint import recomputed_bytes, training_state
-from penchant.guards.footing import Footing
+from penchant.guards.estimate.footing import Footing
 from penchant.models.logprobs import CHUNK_ELEMENTS, KEPT_ELEMENTS
 
 if TYPE_CHECKING:
     from penchant.config import RunConfig
-    from penchant.guards.workload import Workload
+    from penchant.guards.estimate.workload import Workload
 
 LORA_R = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from penchant.guards.pace import Pace
+from penchant.guards.monitors.pace import Pace
 
 
 def spent(pace: Pace, step_seconds: float, check_seconds: float) -> list[int]:

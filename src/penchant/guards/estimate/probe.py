@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.source import StepBatch
-from penchant.guards.sampling_probe import SamplingTimes, probe_sampling
-from penchant.guards.workload import Workload, count_work, groups_of, laid_out
+from penchant.guards.estimate.sampling_probe import SamplingTimes, probe_sampling
+from penchant.guards.estimate.workload import Workload, count_work, groups_of, laid_out
 from penchant.optimization import random_state, set_random_state
 
 if TYPE_CHECKING:

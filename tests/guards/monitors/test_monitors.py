@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 import penchant
 from penchant.checkpoint import checkpoint_steps
-from penchant.guards import supervisor
 from penchant.guards.finding import Finding
+from penchant.guards.monitors import supervisor
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group
-from penchant.guards.diversity import distinct, repetition, same_opening, self_bleu
+from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Scored, score_both
 from penchant.optimization import random_state, set_random_state

@@ -8,8 +8,8 @@ import pytest
 
 from penchant.config import load_config
 from penchant.errors import ConfigError
-from penchant.guards.actions import Policy, parse_actions
-from penchant.guards.levers import Lever
+from penchant.guards.monitors.actions import Policy, parse_actions
+from penchant.guards.monitors.levers import Lever
 
 
 def test_one_action_for_all_and_others_by_id() -> None:

@@ -10,13 +10,13 @@ import torch
 from peft import PeftModel
 
 from penchant.errors import ConfigError
-from penchant.guards.actions import parse_actions
-from penchant.guards.facts import RunFacts
 from penchant.guards.finding import Finding
-from penchant.guards.levers import length_lever, strength_lever
-from penchant.guards.monitors import Monitor, MonitoredPrompt
-from penchant.guards.pace import Pace
-from penchant.guards.supervisor import Supervisor
+from penchant.guards.monitors.actions import parse_actions
+from penchant.guards.monitors.facts import RunFacts
+from penchant.guards.monitors.levers import length_lever, strength_lever
+from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
+from penchant.guards.monitors.pace import Pace
+from penchant.guards.monitors.supervisor import Supervisor
 from penchant.models.reference import AdapterReference, Reference
 from penchant.rl.rewards import make_rewards
 from penchant.rl.sampling import CachedSampler, Sampling
