@@ -456,6 +456,17 @@ def test_refused_rows_are_left_out_and_counted_unless_strict(
     assert "data.jsonl:2" in told
 
 
+def test_pairs_left_out_by_cutting_are_counted_in_the_summary(
+    tmp_path: Path, tiny_keys: dict[str, Any], training_file: Path
+) -> None:
+    same = {"prompt": "p", "chosen": "a" * 80 + " yes", "rejected": "a" * 80 + " no"}
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(same) + "\n" + training_file.read_text())
+    result = penchant.train("dpo", output=tmp_path / "run", **{**tiny_keys, "data": data})
+    counted = json.loads((result.output / "summary.json").read_text())["tokenising"]["training"]
+    assert counted["dropped"] == {"chosen equals rejected once cut": 1}
+
+
 def test_split_of_a_single_prompt_is_refused(tmp_path: Path, tiny_keys: dict[str, Any]) -> None:
     rows = [{"prompt": "p", "chosen": f"yes {i}", "rejected": "no"} for i in range(4)]
     told = refused(DataError, tmp_path / "run", train_fraction=0.5, **{**tiny_keys, "data": rows})

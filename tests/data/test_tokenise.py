@@ -231,7 +231,7 @@ def test_a_system_message_that_fills_the_budget_drops_the_pair_once():
     pair = chat_pair(message("system", "x" * 50), USER)
     example, report, _ = tokenise(pair, max_prompt_length=40)
     assert example is None
-    assert dict(report.dropped) == {"system message longer than max_prompt_length": 1}
+    assert report.dropped == {"system message longer than max_prompt_length": 1}
     assert report.prompts_cut == report.num_examples == 0
 
 
@@ -255,14 +255,14 @@ def test_a_pair_that_cutting_makes_equal_is_dropped_and_counted():
     pair = Pair("abcd", "efghijkl", "efghxxxx", "f:1")
     example, report, _ = tokenise(pair, max_length=8, max_prompt_length=6)
     assert example is None
-    assert dict(report.dropped) == {"chosen equals rejected once cut": 1}
+    assert report.dropped == {"chosen equals rejected once cut": 1}
     assert "1 pairs dropped: chosen equals rejected once cut" in report.summary()
 
 
 def test_a_prompt_without_tokens_is_dropped_and_counted_once():
     example, report, _ = tokenise(Pair("", "good", "bad", "f:1"))
     assert example is None
-    assert dict(report.dropped) == {"prompt without tokens": 1}
+    assert report.dropped == {"prompt without tokens": 1}
 
 
 def test_a_template_that_refuses_the_roles_drops_the_pair_and_says_why():
@@ -273,7 +273,7 @@ def test_a_template_that_refuses_the_roles_drops_the_pair_and_says_why():
     tokeniser = Tokeniser(tokenizer, end_token_ids=[], max_length=200, max_prompt_length=150)
     examples, report = tokeniser.pairs([chat_pair(message("system", "x"), USER), CHAT])
     assert len(examples) == report.num_examples == 1
-    assert dict(report.dropped) == {"the chat template refused the messages (no system)": 1}
+    assert report.dropped == {"the chat template refused the messages (no system)": 1}
 
 
 def test_chat_data_without_a_chat_template_says_what_to_set():
@@ -319,7 +319,7 @@ def test_labels_are_cut_dropped_and_counted_like_pairs():
     assert [example.where for example in examples] == ["f:0", "f:2"]
     assert tokeniser.tokenizer.decode(examples[0].prompt + examples[0].completion) == "cdefxyzx"
     assert (report.prompts_cut, report.completions_cut, report.tokenised_apart) == (1, 1, 1)
-    assert dict(report.dropped) == {"prompt without tokens": 1}
+    assert report.dropped == {"prompt without tokens": 1}
     assert "1 examples dropped: prompt without tokens" in report.summary()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,7 +75,8 @@ class TokenReport:
     prompts_cut: int = 0
     completions_cut: int = 0
     tokenised_apart: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    # No Counter: dataclasses.asdict would make one of its items.
+    dropped: dict[str, int] = field(default_factory=dict)
     longest_prompt: int = 0
     longest_completion: int = 0
 
@@ -291,7 +291,7 @@ def _each(
         try:
             examples.append(tokenise(record, report))
         except _Dropped as reason:
-            report.dropped[str(reason)] += 1
+            report.dropped[str(reason)] = report.dropped.get(str(reason), 0) + 1
     groups = [example.group() for example in examples]
     report.num_examples = len(examples)
     report.longest_prompt = max((len(group.prompt) for group in groups), default=0)
