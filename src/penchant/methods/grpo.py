@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, Method, Needs, RolloutInputs
+from penchant.methods.base import LossOutput, Method, RolloutInputs
 from penchant.methods.online import (
     LARGEST_LOG_RATIO,
     GroupOptions,
     clipped,
+    group_facts,
+    group_needs,
     kept_groups,
     policy_metrics,
     ratio_of,
@@ -126,18 +128,10 @@ GRPO = Method(
     options=GRPOOptions,
     loss=grpo_loss,
     advantages=grpo_advantages,
-    needs=lambda options: Needs(
-        entropy_gradient=options.entropy_coef > 0, reference=options.beta > 0
-    ),
-    facts=Facts(
-        data="prompts and a reward (a model or a function)",
-        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
-        stability="steadier than PPO; no value head to fit",
+    needs=group_needs,
+    facts=group_facts(
         when="rewards that can be checked, such as exact answers",
         paper="https://arxiv.org/abs/2402.03300",
-        learning_rate=1e-6,
-        learning_rate_lora=1e-5,
-        learning_rate_range=(1e-7, 1e-5),
         beta="0 to 0.04",
         beta_range=(0.0, 0.2),
     ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import MethodOptions
+from penchant.methods.base import Facts, MethodOptions, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,3 +200,24 @@ def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict
     flat = {int(g) for g in experience.group[~varied]}
     metrics = {"reward/zero_variance": len(flat) / len(set(experience.group.tolist()))}
     return (varied if skip else None), metrics
+
+
+def group_needs(options: Any) -> Needs:
+    """What a loss over groups asks of the models."""
+    return Needs(entropy_gradient=options.entropy_coef > 0, reference=options.beta > 0)
+
+
+def group_facts(*, when: str, paper: str, beta: str, beta_range: tuple[float, float]) -> Facts:
+    """Facts of a method that compares the answers of a group: they differ in little."""
+    return Facts(
+        data="prompts and a reward (a model or a function)",
+        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
+        stability="steadier than PPO; no value head to fit",
+        when=when,
+        paper=paper,
+        learning_rate=1e-6,
+        learning_rate_lora=1e-5,
+        learning_rate_range=(1e-7, 1e-5),
+        beta=beta,
+        beta_range=beta_range,
+    )

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, Method, Needs, RolloutInputs
-from penchant.methods.online import GroupOptions, clipped, kept_groups, policy_metrics, ratio_of
+from penchant.methods.base import LossOutput, Method, RolloutInputs
+from penchant.methods.online import (
+    GroupOptions,
+    clipped,
+    group_facts,
+    group_needs,
+    kept_groups,
+    policy_metrics,
+    ratio_of,
+)
 
 if TYPE_CHECKING:
     from penchant.rl.experience import Estimate, Experience
@@ -77,18 +85,10 @@ RLOO = Method(
     options=RLOOOptions,
     loss=rloo_loss,
     advantages=rloo_advantages,
-    needs=lambda options: Needs(
-        entropy_gradient=options.entropy_coef > 0, reference=options.beta > 0
-    ),
-    facts=Facts(
-        data="prompts and a reward (a model or a function)",
-        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
-        stability="steadier than PPO; no value head to fit",
+    needs=group_needs,
+    facts=group_facts(
         when="PPO's reward without its value head",
         paper="https://arxiv.org/abs/2402.14740",
-        learning_rate=1e-6,
-        learning_rate_lora=1e-5,
-        learning_rate_range=(1e-7, 1e-5),
         beta="0.03 to 0.1",
         beta_range=(0.0, 0.3),
     ),
