@@ -92,7 +92,13 @@ def _start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
     """Let the trackers write, now that the run has its folder."""
     if config.trackers:
         scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
-        accelerator.init_trackers("penchant", config=scalars)
+        name = config.output.resolve().name
+        named = {
+            "wandb": {"name": name},
+            "trackio": {"name": name, "resume": "allow" if config.resume else "never"},
+            "mlflow": {"run_name": name},
+        }
+        accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
 
 
 class _Run:
