@@ -37,6 +37,23 @@ def test_text_row_becomes_a_text_pair_and_other_columns_are_ignored():
     assert convert(row) == Pair("Hi", "good", "bad", "f:1")
 
 
+def test_system_message_beside_the_prompt_is_refused_rather_than_lost():
+    row = {"prompt": "p", "chosen": "yes", "rejected": "no", "system": "Be brief."}
+    error = refusal(row)
+    assert error.reason == "system message beside the prompt"
+    assert "--from axolotl --to trl" in error.detail
+    assert convert({**row, "system": " "}).prompt == "p"
+
+
+def test_system_column_beside_a_chat_that_begins_with_it_is_no_loss():
+    prompt = [{"role": "system", "content": "Be brief."}, user("p")]
+    row = {"prompt": prompt, "chosen": [assistant("yes")], "rejected": [assistant("no")]}
+    assert convert({**row, "system": "Be brief."}) == convert(row)
+    assert refusal({**row, "prompt": [user("p")], "system": "Be brief."}).reason == (
+        "system message beside the prompt"
+    )
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -24,7 +24,7 @@ Item = tuple[str, object] | Refusal
 # Told how many bytes of a file are behind the rows that were read.
 Watch = Callable[[int], None]
 
-FIELDS = frozenset((*formats.FIELDS, *labels.FIELDS, *margins.FIELDS))
+FIELDS = frozenset((*formats.FIELDS, *labels.FIELDS, *margins.FIELDS, "system"))
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"
 MESSAGES_CELL = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")

@@ -50,7 +50,8 @@ def fit(
         The row, and its layout.
 
     Raises:
-        RowError: when it is no row, in no layout, or in another one than `layout`.
+        RowError: when it is no row, in no layout, or in another one than `layout`; or a system
+            message stands beside its prompt.
     """
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with fields, got {shown(row)}")
@@ -63,7 +64,28 @@ def fit(
             f"the row is in the layout '{found.name}', the rows before it in '{layout.name}'; "
             "keep one layout in a file",
         )
+    _refuse_system_beside(row)
     return row, found
+
+
+def _refuse_system_beside(row: Row) -> None:
+    """Without its system message a prompt is another one: no row loses it unsaid."""
+    system = row.get("system")
+    if not isinstance(system, str) or not system.strip():
+        return
+    chats = (row.get(name) for name in ("prompt", "chosen"))
+    if any(isinstance(chat, list | tuple) and chat and _role(chat[0]) == "system" for chat in chats):
+        return
+    raise RowError(
+        "system message beside the prompt",
+        f"'system' is {shown(system)}, and prompts are read without it; "
+        "'penchant data convert FILE --from axolotl --to trl --output NEW' puts it into the "
+        "prompt as a message, or rename the column if it is none",
+    )
+
+
+def _role(message: object) -> object:
+    return message.get("role") if isinstance(message, Mapping) else None
 
 
 def is_given(row: Row, field: str) -> bool:
