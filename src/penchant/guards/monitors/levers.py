@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from penchant.rl.rewards import Rewards
 
 # A KL coefficient that starts from 0; rewards have deviation 1, so that this counts at once.
-FIRST_COEFFICIENT = 0.1
+FIRST_COEFFICIENT = 0.2
 # One deviation of the reward a nat: nothing pays for more.
 LARGEST_COEFFICIENT = 1.0
 # Upper end of what is usual for beta.

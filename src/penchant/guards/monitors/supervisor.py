@@ -29,6 +29,8 @@ LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.IN
 ROLLBACKS = 3
 # Share of the run, and steps at least, that an action is given to show before the next.
 PATIENCE, PATIENCE_STEPS = 0.03, 4
+# Readings of the divergence that a stronger hold is given: the first may be of answers sampled before.
+READINGS = 2
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Supervisor:
     acted: dict[str, int] = field(default_factory=dict)
     rollbacks: int = 0
     adapted: dict[str, float] = field(default_factory=dict)
+    raised_at: int | None = None
     start: list[float] = field(default_factory=list)
     fresh: bool = False
 
@@ -155,17 +158,30 @@ class Supervisor:
         patience = max(PATIENCE_STEPS, int(PATIENCE * self.facts.num_steps))
         if found.id in self.acted and step - self.acted[found.id] < patience:
             return
-        if self.stopped or (action == "adapt" and self._back_in_band(found)):
+        if self.stopped:
+            return
+        if action == "adapt" and self._holds(found):
+            if found.id not in self.noted:
+                self._say(step, replace(found, action="adapt: a hold raised before is at work"))
             return
         done = {"adapt": self._adapt, "rollback": self._return, "stop": self._stop}[action](found)
         self.acted[found.id] = step
         if done or found.id not in self.noted:
             self._say(step, replace(found, action=f"{action}: {done or 'nothing left to do'}"))
 
-    def _back_in_band(self, found: Finding) -> bool:
-        """Whether a hold that was raised before has done its work, while other signs lag."""
+    def _holds(self, found: Finding) -> bool:
+        """Whether a hold that was raised is doing its work, or has done it while other signs lag.
+
+        A coefficient that is doubled before the last doubling shows ends far too high.
+        """
         now = divergence(self.history)
-        return found.id in self.acted and now is not None and now.value < BOUNDED_KL
+        if self.raised_at is None or now is None:
+            return False
+        if found.id in self.acted and now.value < BOUNDED_KL:
+            return True
+        readings = self.history[now.metric]
+        since = sum(step > self.raised_at for step in readings.steps)
+        return since < READINGS or readings.last < readings.values[-2]
 
     def _adapt(self, found: Finding) -> str:
         levers = [] if self.strength is None else [self.strength]
@@ -176,6 +192,7 @@ class Supervisor:
             before, after = lever.raise_once()
             if after != before:
                 self.adapted[lever.name] = after
+                self.raised_at = self.history.step
                 told.append(f"{lever.name} raised from {before:.3g} to {after:.3g}")
         return ", ".join(told)
 
@@ -222,6 +239,7 @@ class Supervisor:
             "acted": self.acted,
             "rollbacks": self.rollbacks,
             "adapted": self.adapted,
+            "raised_at": self.raised_at,
             "start": self.start,
             "monitoring": self.monitor is not None,
         }
@@ -233,6 +251,7 @@ class Supervisor:
         self.best = tuple(state["best"]) if state["best"] else None
         self.noted, self.acted = set(state["noted"]), dict(state["acted"])
         self.rollbacks, self.adapted = state["rollbacks"], dict(state["adapted"])
+        self.raised_at = state["raised_at"]
         self.start = list(state["start"])
         if not state["monitoring"]:
             self.monitor = None

@@ -1,0 +1,77 @@
+"""What `adapt` does over a run: it holds harder while that is needed, and waits where it works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from penchant.guards.monitors.actions import parse_actions
+from penchant.guards.monitors.facts import RunFacts
+from penchant.guards.monitors.levers import Lever
+from penchant.guards.monitors.pace import Pace
+from penchant.guards.monitors.supervisor import Supervisor
+from penchant.rundir import RunDirectory
+
+STEPS = 100
+
+
+class Coefficient:
+    """What a controller of the divergence holds."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def put(self, value: float) -> None:
+        self.value = value
+
+
+def watch(run: Path, divergences: Sequence[float]) -> list[float]:
+    """The coefficient after each of a row of batches, with `drift` answered by `adapt`."""
+    held = Coefficient()
+    guard = Supervisor(
+        run=RunDirectory(run, {}, resume=False),
+        facts=RunFacts(num_steps=STEPS, samples=True, strength="init_kl_coef"),
+        policy=parse_actions("drift=adapt"),
+        silenced=(),
+        monitor=None,
+        pace=Pace(STEPS, None, 0.1),
+        log=lambda record: None,
+        roll_back=lambda step: None,
+        strength=Lever("init_kl_coef", lambda: held.value, held.put, 0.2, 1.0),
+    )
+    coefficients = []
+    for number, nats in enumerate(divergences):
+        step = 5 * (number + 1)
+        guard.note({"step": step, "iteration": number, "kl/sequence": nats})
+        guard.after(step, train_seconds=1.0)
+        coefficients.append(held.value)
+    return coefficients
+
+
+def test_a_hold_that_works_is_not_made_stronger(tmp_path: Path) -> None:
+    # The batch after the raise was sampled before it.
+    assert watch(tmp_path / "run", [5, 17, 18, 22, 21, 19, 18, 17.5]) == [
+        0,
+        0,
+        0.2,
+        0.2,
+        *[0.2] * 4,
+    ]
+
+
+def test_a_hold_that_does_not_work_is_doubled_in_time(tmp_path: Path) -> None:
+    assert watch(tmp_path / "run", [5, 17, 18, 22, 25, 28, 31, 33]) == pytest.approx(
+        [0, 0, 0.2, 0.2, 0.4, 0.4, 0.8, 0.8]
+    )
+
+
+def test_each_raise_is_recorded_with_its_reason(tmp_path: Path) -> None:
+    watch(tmp_path / "run", [5, 17, 18, 22, 25])
+    found = [json.loads(line) for line in (tmp_path / "run" / "findings.jsonl").open()]
+    assert [(one["step"], one["id"], one["action"]) for one in found] == [
+        (15, "drift", "adapt: init_kl_coef raised from 0 to 0.2"),
+        (25, "drift", "adapt: init_kl_coef raised from 0.2 to 0.4"),
+    ]
