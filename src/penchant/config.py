@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from penchant.errors import ConfigError
+from penchant.guards.ids import require_known
 from penchant.guards.monitors.actions import parse_actions
 from penchant.methods import METHODS, Method, MethodOptions
 from penchant.sections import (
@@ -94,6 +95,7 @@ class RunConfig(
                 f"max_length ({self.max_length}); lower it or raise max_length"
             )
         parse_actions(self.on_finding)
+        require_known(self.silence)
         self._check_reference()
         self._check_sampling()
         if not self.lora_r and self.dtype not in ("auto", "fp32"):
