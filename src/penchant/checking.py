@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from penchant.advising.machine import find_machine, measure_model
@@ -30,6 +31,8 @@ from penchant.rundata import (
     require_mismatches,
     tokenise,
 )
+from penchant.rundir import require_free
+from penchant.running import recorded_keys
 from penchant.runtime import make_accelerator, resolve_precision, setup_logging
 from penchant.training import Given, given
 
@@ -150,7 +153,7 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
         settings=settings,
         num_steps=planned_steps(config, examples),
     )
-    findings = find_faults(run, examples)
+    findings = by_severity([*_taken(config, run_data), *find_faults(run, examples)])
     estimate = None
     if not any(finding.severity == "error" for finding in findings):
         estimate = _estimate(wanted, base, run_data, examples, probe)
@@ -176,6 +179,19 @@ def _estimate(
     set_seed(config.seed)
     setup = prepare(config, accelerator, run_data, rewards=wanted.rewards)
     return estimate_run(config, setup, accelerator)
+
+
+def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
+    """That another run has the output, where training would refuse to start for it."""
+    if getattr(config.options, "ensemble", None):  # its members have folders of their own
+        return []
+    processes = PartialState().num_processes
+    try:
+        require_free(config.output, recorded_keys(config, run_data, processes),
+                     resume=config.resume)  # fmt: skip
+    except TrainingError as error:
+        return spoken([_stopped(error)], config.silence)
+    return []
 
 
 def _require_examples(config: RunConfig, examples: Sequence[Any]) -> None:

@@ -43,17 +43,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         earlier = path / "config.yaml"
-        self.resumed = earlier.exists() and any((path / name).exists() for name in BEGUN)
-        if self.resumed and not resume:
-            raise TrainingError(
-                f"{path} already holds a run; choose another output, or --resume to go on with it"
-            )
-        if path.exists() and not path.is_dir():
-            raise TrainingError(f"output {path} is a file; choose a folder")
-        if not earlier.exists() and path.is_dir() and any(map(_is_foreign, path.iterdir())):
-            raise TrainingError(f"{path} is not empty and holds no run; choose another output")
-        if self.resumed:
-            self._require_same(yaml.safe_load(earlier.read_text(encoding="utf-8")), config)
+        self.resumed = require_free(path, config, resume=resume)
         text = yaml.safe_dump(dict(config), sort_keys=False)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -64,19 +54,6 @@ class RunDirectory:
             raise TrainingError(
                 f"output {path} cannot be written: {error.strerror}; choose another output"
             ) from error
-
-    def _require_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        changed = [
-            f"{key}: {before.get(key)!r} then, {value!r} now"
-            for key, value in now.items()
-            # A key that an older version did not have is as it was.
-            if key in before and key not in FREE_KEYS and key != "versions" and before[key] != value
-        ]
-        if changed:
-            raise TrainingError(
-                f"{self.path} holds a run with other settings, which resuming cannot change "
-                f"({'; '.join(changed)}); choose another output"
-            )
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
         """Add one JSON line to `file`."""
@@ -106,6 +83,47 @@ class RunDirectory:
         """The summary of a complete run."""
         path = self.path / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def require_free(path: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
+    """Refuse a folder that a run may not have; nothing is written.
+
+    Args:
+        path, config, resume: as of `RunDirectory`.
+
+    Returns:
+        Whether the folder holds this run already, to go on with.
+
+    Raises:
+        TrainingError: as of `RunDirectory`.
+    """
+    earlier = path / "config.yaml"
+    resumed = earlier.exists() and any((path / name).exists() for name in BEGUN)
+    if resumed and not resume:
+        raise TrainingError(
+            f"{path} already holds a run; choose another output, or --resume to go on with it"
+        )
+    if path.exists() and not path.is_dir():
+        raise TrainingError(f"output {path} is a file; choose a folder")
+    if not earlier.exists() and path.is_dir() and any(map(_is_foreign, path.iterdir())):
+        raise TrainingError(f"{path} is not empty and holds no run; choose another output")
+    if resumed:
+        _require_same(path, yaml.safe_load(earlier.read_text(encoding="utf-8")), config)
+    return resumed
+
+
+def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{key}: {before.get(key)!r} then, {value!r} now"
+        for key, value in now.items()
+        # A key that an older version did not have is as it was.
+        if key in before and key not in FREE_KEYS and key != "versions" and before[key] != value
+    ]
+    if changed:
+        raise TrainingError(
+            f"{path} holds a run with other settings, which resuming cannot change "
+            f"({'; '.join(changed)}); choose another output"
+        )
 
 
 def _is_foreign(path: Path) -> bool:

@@ -44,22 +44,27 @@ LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.IN
 
 
 def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunData) -> RunDirectory:
-    """The run's folder, new or to go on with; its configuration holds for any working folder."""
+    """The run's folder, new or to go on with."""
+    with accelerator.main_process_first():
+        return RunDirectory(
+            config.output,
+            recorded_keys(config, run_data, accelerator.num_processes),
+            resume=config.resume or not accelerator.is_main_process,
+        )
+
+
+def recorded_keys(config: RunConfig, run_data: RunData, num_processes: int) -> dict[str, Any]:
+    """What `config.yaml` records: the keys, holding for any working folder, and what they met."""
     keys = config.flat()
     for key in ("data", "eval_data", "model", "reference_model", "chat_template"):
         if keys[key] and Path(keys[key]).exists():
             keys[key] = str(Path(keys[key]).absolute())
-    with accelerator.main_process_first():
-        return RunDirectory(
-            config.output,
-            {
-                **keys,
-                "data_fingerprints": [s.fingerprint for s in run_data.sources],
-                "num_processes": accelerator.num_processes,
-                "versions": versions(),
-            },
-            resume=config.resume or not accelerator.is_main_process,
-        )
+    return {
+        **keys,
+        "data_fingerprints": [s.fingerprint for s in run_data.sources],
+        "num_processes": num_processes,
+        "versions": versions(),
+    }
 
 
 def run_on(
