@@ -665,6 +665,9 @@ def test_dropout_is_switched_off_unless_wanted(rows, tokenizer, make_model, smal
         done = trained(DPOTrainer, model, rows, tokenizer, config)
         found = {m.p for m in done.model.modules() if isinstance(m, torch.nn.Dropout)}
         assert (0.1 in found) is not wanted
+        lines = (Path(config.output_dir) / "findings.jsonl").read_text().splitlines()
+        said = {json.loads(line)["id"] for line in lines}
+        assert ("dropout" in said) is not wanted  # the checks see what is trained
 
 
 def test_warmup_steps_are_that_many(model, tokenizer, rows, small) -> None:

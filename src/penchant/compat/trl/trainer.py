@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -233,6 +234,10 @@ class Trainer:
             reference.set_attn_implementation(attention)
         if self.args.disable_dropout:
             disable_dropout(setup.scorer.model)
+            assert setup.snapshot is not None
+            # The checks look at the model as it will be trained, not as it was saved.
+            still = replace(setup.snapshot.model, dropout={})
+            setup.snapshot = replace(setup.snapshot, model=still)
         self._setup, self.model, self.processing_class = setup, setup.scorer.model, setup.tokenizer
         self._plans = [(scorer, scorer.plan) for scorer in _scorers(setup)]
         for scorer, _ in self._plans:
