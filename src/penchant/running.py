@@ -279,6 +279,7 @@ class _Run:
                 else {}
             ),
             "method": self.config.method,
+            "chat": setup.snapshot is not None and setup.snapshot.data.num_chat > 0,
             **self._guarded(),
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,
