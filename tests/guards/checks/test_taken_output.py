@@ -17,7 +17,8 @@ def test_taken_output_is_an_error_in_the_words_of_training(
     keys = {**tiny_keys, "output": tmp_path / "run"}
     penchant.train("dpo", **keys)
     before = (tmp_path / "run" / "config.yaml").read_text()
-    for more in ({}, {"resume": True, "beta": 0.2}):
+    others: list[dict[str, Any]] = [{}, {"resume": True, "beta": 0.2}]
+    for more in others:
         with pytest.raises(TrainingError) as refused:
             penchant.train("dpo", **keys, **more)
         (finding,) = penchant.check("dpo", probe=False, **keys, **more).errors
