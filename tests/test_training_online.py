@@ -10,8 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 import penchant
+from penchant.config import load_config
 from penchant.engine import Engine
 from penchant.errors import ConfigError, TrainingError, UserError
+from penchant.guards.monitors.levers import length_lever
+from penchant.prepare import prepare
+from penchant.rundata import read_run_data
+from penchant.runtime import make_accelerator
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 KEYS = {
@@ -274,6 +279,19 @@ def test_a_sweep_loads_rewards_anew_for_each_point(tiny_model_dir, tmp_path):
     assert found.points[0].after.reward is not None
     assert found.recommended is not None
     assert "reward" in found.reason
+
+
+def test_a_penalty_that_a_guard_raised_ends_with_its_run(tiny_model_dir, tmp_path):
+    config = load_config(
+        "ppo", {**KEYS, "model": str(tiny_model_dir), "data": "<list>", "reward": ["length:3"]}
+    )
+    data = read_run_data(config, PROMPTS, None)
+    collector = prepare(config, make_accelerator(config.precision), data).collector
+    before = collector.rewards.penalties
+    length_lever(collector.rewards, 4).turn()
+    assert collector.rewards.penalties.length_penalty > before.length_penalty
+    collector.reset()
+    assert collector.rewards.penalties == before
 
 
 @pytest.mark.parametrize("method", METHODS)

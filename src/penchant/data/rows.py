@@ -73,8 +73,7 @@ def _refuse_system_beside(row: Row) -> None:
     system = row.get("system")
     if not isinstance(system, str) or not system.strip():
         return
-    chats = (row.get(name) for name in ("prompt", "chosen"))
-    if any(isinstance(chat, list | tuple) and chat and _role(chat[0]) == "system" for chat in chats):
+    if "system" in (_first_role(row.get("prompt")), _first_role(row.get("chosen"))):
         return
     raise RowError(
         "system message beside the prompt",
@@ -84,8 +83,9 @@ def _refuse_system_beside(row: Row) -> None:
     )
 
 
-def _role(message: object) -> object:
-    return message.get("role") if isinstance(message, Mapping) else None
+def _first_role(value: object) -> object:
+    chat = value if isinstance(value, list | tuple) else ()
+    return chat[0].get("role") if chat and isinstance(chat[0], Mapping) else None
 
 
 def is_given(row: Row, field: str) -> bool:

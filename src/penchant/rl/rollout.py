@@ -102,11 +102,12 @@ class Collector:
     autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
 
     def __post_init__(self) -> None:
-        self._at_first = self.rewards.state_dict()
+        self._at_first = self.rewards.state_dict(), self.rewards.penalties
 
     def reset(self) -> None:
-        """Forget the running statistics of the rewards."""
-        self.rewards.load_state_dict(self._at_first)
+        """Forget the running statistics of the rewards, and penalties that a guard has raised."""
+        state, self.rewards.penalties = self._at_first
+        self.rewards.load_state_dict(state)
 
     def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:
         """Answer, judge and score; what the rewards dropped is left out."""

@@ -172,7 +172,9 @@ def test_adapt_raises_the_penalty_and_resumes_with_it(
     assert coefficients[0] == 0.05
     assert coefficients[-1] >= 0.1
     told = [f["action"] for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "drift"]
-    assert told[0] == "adapt: init_kl_coef raised from 0.05 to 0.1"
+    assert told[0] == (
+        "adapt: init_kl_coef raised from 0.05 to 0.2, learning_rate lowered from 0.01 to 0.005"
+    )
     whole = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
     run = tmp_path / "run"
     (run / "summary.json").unlink()
@@ -195,7 +197,7 @@ def test_adapt_raises_beta_of_methods_with_a_reference(
     (warned,) = [f for f in lines(tmp_path / "warned", "findings.jsonl") if f["id"] == "drift"]
     assert "action" not in warned
     (first, *_) = [f for f in lines(tmp_path / "adapted", "findings.jsonl") if f["id"] == "drift"]
-    assert first["action"] == "adapt: beta raised from 0.1 to 0.2"
+    assert first["action"].startswith("adapt: beta raised from 0.1 to 0.2, learning_rate lowered")
 
 
 def test_rollback_returns_to_the_best_weights(

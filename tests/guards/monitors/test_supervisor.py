@@ -40,7 +40,7 @@ def watch(run: Path, divergences: Sequence[float]) -> list[float]:
         pace=Pace(STEPS, None, 0.1),
         log=lambda record: None,
         roll_back=lambda step: None,
-        strength=Lever("init_kl_coef", lambda: held.value, held.put, 0.2, 1.0),
+        levers=[Lever("init_kl_coef", lambda: held.value, held.put, 1.0, 0.2)],
     )
     coefficients = []
     for number, nats in enumerate(divergences):

@@ -1,4 +1,4 @@
-"""What `adapt` turns: the hold on the reference, and the price of length, each within bounds."""
+"""What `adapt` turns, each within bounds: the hold on the reference, the rate, length's price."""
 
 from __future__ import annotations
 
@@ -17,34 +17,44 @@ LARGEST_COEFFICIENT = 1.0
 LARGEST_BETA = 0.5
 # Each time; the strength found by hand is rarely further off than two doublings.
 FACTOR = 2.0
+# Of the learning rate that was asked for.
+SMALLEST_RATE = 0.25
 # Taken off a normalised reward for each token beyond the start's mean length, and at most.
 FIRST_LENGTH_PENALTY, LARGEST_LENGTH_PENALTY = 0.02, 0.2
 
 
 @dataclass
 class Lever:
-    """A number that may be raised while a run goes on.
+    """A number that may be turned while a run goes on.
 
     Attributes:
         name: the key that it stands for.
         get, put: read and set it.
-        first: what it becomes where it is 0.
-        largest: its bound.
+        bound: what it is not turned beyond.
+        first: what a raised number becomes at least.
+        factor: each time; below 1 the number is lowered.
     """
 
     name: str
     get: Callable[[], float]
     put: Callable[[float], None]
-    first: float
-    largest: float
+    bound: float
+    first: float = 0.0
+    factor: float = FACTOR
 
-    def raise_once(self) -> tuple[float, float]:
-        """Double it within its bound; returns what it was and what it is."""
+    def turn(self) -> str:
+        """Turn it once within its bound; tells from what to what, nothing where it stays."""
         before = self.get()
-        after = min(max(FACTOR * before, self.first), max(self.largest, before))
-        if after != before:
-            self.put(after)
-        return before, after
+        if self.factor > 1:
+            word, after = "raised", min(max(self.factor * before, self.first), self.bound)
+            moved = after > before
+        else:
+            word, after = "lowered", max(self.factor * before, self.bound)
+            moved = after < before
+        if not moved:
+            return ""
+        self.put(after)
+        return f"{self.name} {word} from {before:.3g} to {after:.3g}"
 
 
 def strength_lever(options: Any, objective: Any, source: Any, *, referenced: bool) -> Lever | None:
@@ -64,7 +74,7 @@ def strength_lever(options: Any, objective: Any, source: Any, *, referenced: boo
             controller.value = value
 
         largest = max(LARGEST_COEFFICIENT, options.init_kl_coef)
-        return Lever("init_kl_coef", lambda: controller.value, put, FIRST_COEFFICIENT, largest)
+        return Lever("init_kl_coef", lambda: controller.value, put, largest, FIRST_COEFFICIENT)
     if "beta" not in fields or not referenced:
         return None
 
@@ -75,7 +85,22 @@ def strength_lever(options: Any, objective: Any, source: Any, *, referenced: boo
             source.reestimate(changed)
 
     largest = max(LARGEST_BETA, options.beta)
-    return Lever("beta", lambda: objective.parts.options.beta, set_beta, 0.01, largest)
+    return Lever("beta", lambda: objective.parts.options.beta, set_beta, largest, 0.01)
+
+
+def rate_lever(scheduler: Any) -> Lever:
+    """The learning rate: a stronger hold alone steepens a loss whose steps are too long already."""
+
+    def put(value: float) -> None:
+        share = value / scheduler.base_lrs[0]
+        scheduler.base_lrs = [rate * share for rate in scheduler.base_lrs]
+        for group in scheduler.optimizer.param_groups:
+            group["lr"] *= share
+
+    start = scheduler.base_lrs[0]
+    return Lever(
+        "learning_rate", lambda: scheduler.base_lrs[0], put, start * SMALLEST_RATE, factor=0.5
+    )
 
 
 def length_lever(rewards: Rewards, budget: int) -> Lever:
@@ -85,5 +110,10 @@ def length_lever(rewards: Rewards, budget: int) -> Lever:
         kept = rewards.penalties.length_budget or budget
         rewards.penalties = replace(rewards.penalties, length_penalty=value, length_budget=kept)
 
-    first, largest = FIRST_LENGTH_PENALTY, LARGEST_LENGTH_PENALTY
-    return Lever("length_penalty", lambda: rewards.penalties.length_penalty, put, first, largest)
+    return Lever(
+        "length_penalty",
+        lambda: rewards.penalties.length_penalty,
+        put,
+        LARGEST_LENGTH_PENALTY,
+        FIRST_LENGTH_PENALTY,
+    )

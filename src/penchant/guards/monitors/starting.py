@@ -13,7 +13,7 @@ from penchant.errors import ConfigError
 from penchant.guards.finding import Finding
 from penchant.guards.monitors.actions import parse_actions
 from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.levers import length_lever, strength_lever
+from penchant.guards.monitors.levers import length_lever, rate_lever, strength_lever
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
@@ -68,7 +68,7 @@ def make_supervisor(
         pace=Pace(engine.source.num_steps, config.monitor_steps, config.monitor_share),
         log=engine.log,
         roll_back=engine.roll_back,
-        strength=lever,
+        levers=[*([lever] if lever else []), rate_lever(engine.scheduler)],
         length=None if rewards is None else lambda budget: length_lever(rewards, budget),
     )
     return supervisor, [one for one in findings if one.id not in supervisor.silenced]

@@ -29,7 +29,7 @@ LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.IN
 ROLLBACKS = 3
 # Share of the run, and steps at least, that an action is given to show before the next.
 PATIENCE, PATIENCE_STEPS = 0.03, 4
-# Readings of the divergence that a stronger hold is given: the first may be of answers sampled before.
+# Readings of the divergence that a stronger hold is given: the first may be of earlier answers.
 READINGS = 2
 
 
@@ -45,7 +45,8 @@ class Supervisor:
         monitor: None where there is nothing to answer; pace: when it looks.
         log: writes a record of metrics.
         roll_back: puts the weights of a step's checkpoint back.
-        strength: what `adapt` raises; None where the method has nothing of the kind.
+        levers: what `adapt` turns: the hold on the reference, where the method has one, and the
+            learning rate.
         length: the same of the price of length, for a mean length at the start.
         stopped: why the run is to end; empty while it goes on.
         best_step: of the check to go back to; None before there is one.
@@ -59,7 +60,7 @@ class Supervisor:
     pace: Pace
     log: Callable[[Mapping[str, Any]], None]
     roll_back: Callable[[int], None]
-    strength: Lever | None = None
+    levers: Sequence[Lever] = ()
     length: Callable[[int], Lever] | None = None
     history: History = field(default_factory=History)
     stopped: str = ""
@@ -184,16 +185,15 @@ class Supervisor:
         return since < READINGS or readings.last < readings.values[-2]
 
     def _adapt(self, found: Finding) -> str:
-        levers = [] if self.strength is None else [self.strength]
+        levers = list(self.levers)
         if "length" in found.evidence and self.length is not None:
             levers.append(self.length(round(self.history["monitor/length"].first)))
         told = []
         for lever in levers:
-            before, after = lever.raise_once()
-            if after != before:
-                self.adapted[lever.name] = after
+            if turned := lever.turn():
+                self.adapted[lever.name] = lever.get()
                 self.raised_at = self.history.step
-                told.append(f"{lever.name} raised from {before:.3g} to {after:.3g}")
+                told.append(turned)
         return ", ".join(told)
 
     def _return(self, found: Finding) -> str:
@@ -256,8 +256,9 @@ class Supervisor:
         if not state["monitoring"]:
             self.monitor = None
         self.history = History(self.run.read("metrics.jsonl"))
-        if self.strength is not None and self.strength.name in self.adapted:
-            self.strength.put(self.adapted[self.strength.name])
+        for lever in self.levers:
+            if lever.name in self.adapted:
+                lever.put(self.adapted[lever.name])
         if self.length is not None and "length_penalty" in self.adapted:
             lever = self.length(round(self.history["monitor/length"].first))
             lever.put(self.adapted["length_penalty"])
