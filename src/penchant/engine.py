@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,7 @@ from penchant.data.source import Source, StepBatch
 from penchant.errors import TrainingError
 from penchant.evaluation import Evaluation
 from penchant.guards.finding import Finding
+from penchant.guards.guard import Guard
 from penchant.metrics import StepMetrics
 from penchant.models.scoring import Scorer
 from penchant.optimization import (
@@ -57,30 +58,6 @@ class Progress:
     best_step: int | None = None
     best: tuple[float, float] | None = None
     """The rank of that evaluation."""
-
-
-class Guard(Protocol):
-    """What watches a run between its steps, and may end it."""
-
-    @property
-    def stopped(self) -> str:
-        """Why the run is to end; empty while it goes on."""
-
-    def note(self, record: Mapping[str, Any]) -> None:
-        """Take in what was logged."""
-
-    def after(self, step: int, train_seconds: float) -> bool:
-        """Look at what a step has led to; tells whether its weights are worth keeping."""
-
-    @property
-    def best_step(self) -> int | None:
-        """The checkpoint that it may go back to."""
-
-    def state(self) -> dict[str, Any]:
-        """What goes on after an interruption, as JSON."""
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
 
 
 @dataclass

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from penchant.config import RunConfig
     from penchant.data.tokenise import TokenisedPrompt
-    from penchant.prepare import Setup
     from penchant.rl.experience import Estimate, Experience
     from penchant.rl.judging import Rewards
+    from penchant.setup import Setup
 
 
 def require_one_process(accelerator: Accelerator) -> None:

@@ -27,13 +27,15 @@ from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
-from penchant.prepare import Setup, planned_steps
+from penchant.online import make_source
+from penchant.prepare import planned_steps
 from penchant.reporting import write_end_of_run
 from penchant.result import TrainResult
 from penchant.rl.source import RolloutSource
 from penchant.rundata import RunData
 from penchant.rundir import RunDirectory
-from penchant.runtime import memory_peak_bytes, track, versions
+from penchant.runtime import memory_peak_bytes, start_trackers, track, versions
+from penchant.setup import Setup
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +73,7 @@ def run_on(
     config: RunConfig, accelerator: Accelerator, directory: RunDirectory, setup: Setup
 ) -> TrainResult:
     """Carry out a run on what is already loaded."""
-    _start_trackers(accelerator, config)
+    start_trackers(accelerator, config)
     try:
         return _Run(config, accelerator, directory, setup).carry_out()
     except Exception as error:
@@ -93,19 +95,6 @@ def start_findings(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
     return [*find_faults(run, setup.train_set), *spoken(setup.notes, config.silence)]
 
 
-def _start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
-    """Let the trackers write, now that the run has its folder."""
-    if config.trackers:
-        scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
-        name = config.output.resolve().name
-        named = {
-            "wandb": {"name": name},
-            "trackio": {"name": name, "resume": "allow" if config.resume else "never"},
-            "mlflow": {"run_name": name},
-        }
-        accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
-
-
 class _Run:
     """One run on a setup: train, evaluate, save, summarise."""
 
@@ -119,11 +108,16 @@ class _Run:
         self.config, self.accelerator = config, accelerator
         self.directory, self.setup = directory, setup
         self.objective = setup.objective(config, accelerator)
+        source = (
+            make_source(config, setup, directory.append)
+            if config.spec.samples
+            else setup.dataset_source(config, accelerator)
+        )
         self.engine = Engine(
             config=config,
             accelerator=accelerator,
             scorer=setup.scorer,
-            source=setup.source(config, accelerator, directory.append),
+            source=source,
             objective=self.objective,
             evaluate=self.evaluate if setup.eval_set else None,
             run=directory,
@@ -141,6 +135,7 @@ class _Run:
         if self.directory.resumed:
             engine.restore()
         elif self.accelerator.is_main_process:
+            self._save_audit()
             for finding in start_findings(self.config, self.accelerator, self.setup):
                 logger.log(LEVELS[finding.severity], "%s", finding)
                 self.directory.append("findings.jsonl", finding.record(0))
@@ -177,6 +172,13 @@ class _Run:
             write_end_of_run(self.directory.path)
         engine.drop_last_checkpoint()
         return result
+
+    def _save_audit(self) -> None:
+        """What the checks have counted in the data, for the report."""
+        run = self.setup.snapshot
+        assert run is not None
+        counted = {"data": asdict(run.data), "tokens": asdict(run.tokens)}
+        write_atomically(self.directory.path / "data.json", json.dumps(counted, indent=2) + "\n")
 
     def _guard_from_start(self) -> None:
         """What a guard needs of the model before its first step."""

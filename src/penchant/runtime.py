@@ -25,6 +25,8 @@ from penchant.screen import track as track
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from penchant.config import RunConfig
+
 # Large enough that mapping costs little beside what is computed on it, small enough for a layer's
 # activations of a few hundred tokens.
 MAPPED_BYTES = 1_500_000
@@ -126,6 +128,19 @@ def make_accelerator(
         log_with=list(trackers) or None,
         project_dir=None if folder is None else str(folder),
     )
+
+
+def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
+    """Let the trackers write, now that the run has its folder."""
+    if config.trackers:
+        scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
+        name = config.output.resolve().name
+        named = {
+            "wandb": {"name": name},
+            "trackio": {"name": name, "resume": "allow" if config.resume else "never"},
+            "mlflow": {"run_name": name},
+        }
+        accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
 
 
 def versions() -> dict[str, str]:

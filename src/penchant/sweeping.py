@@ -22,11 +22,12 @@ from penchant.evaluation import Evaluation
 from penchant.models.reference import AdapterReference
 from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
-from penchant.prepare import Setup, prepare
+from penchant.prepare import prepare
 from penchant.result import TrainResult
 from penchant.rundata import RunData, read_run_data
 from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator, setup_logging, track
+from penchant.setup import Setup
 
 logger = logging.getLogger("penchant")
 

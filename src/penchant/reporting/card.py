@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from penchant.methods import METHODS
 from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
+from penchant.reporting.data import audit
 from penchant.reporting.figures import final_figures
 from penchant.reporting.reading import Run
 from penchant.reporting.settings import changed, command, versions
@@ -39,6 +40,7 @@ def render_card(run: Run) -> str:
         data=_short(run.config.get("data", "")),
         verdict=str(judge(run)),
         figures=[(name, values[0]) for name, values in final_figures([run])],
+        audit=audit(run),
         findings=[one for one in run.findings if one.get("severity") in ("error", "warning")],
         answers=_answers(run),
         changed={key: value for key, value in changed(run).items() if key not in LOCAL},

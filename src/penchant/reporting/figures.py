@@ -1,4 +1,4 @@
-"""Final figures of runs, and what tokenising did to their data."""
+"""Final figures of runs."""
 
 from __future__ import annotations
 
@@ -76,15 +76,3 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
 def _evaluation(summary: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     found = summary.get(f"evaluation_{side}")
     return found if isinstance(found, dict) else {}
-
-
-def tokenising(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
-    """By part of the data: its records, what was cut and dropped, the longest."""
-    parts = (run.summary or {}).get("tokenising")
-    if not isinstance(parts, dict):
-        return []
-    return [
-        (name, [(key.replace("_", " "), shown(value)) for key, value in part.items()])
-        for name, part in parts.items()
-        if isinstance(part, dict)
-    ]

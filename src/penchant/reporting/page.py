@@ -15,7 +15,8 @@ from penchant.methods import METHODS
 from penchant.reporting.answers import pairs
 from penchant.reporting.charts import as_svg
 from penchant.reporting.curves import panels
-from penchant.reporting.figures import final_figures, tokenising
+from penchant.reporting.data import audit, tokenising
+from penchant.reporting.figures import final_figures
 from penchant.reporting.reading import Run
 from penchant.reporting.settings import caveats, changed, command, settings, versions
 from penchant.reporting.verdict import Verdict, judge
@@ -76,6 +77,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "more_findings": max(0, len(during) - NUM_FINDINGS),
         "before": sorted((one for one in run.findings if one["step"] <= 0), key=_order),
         "pairs": pairs(run),
+        "audit": audit(run),
         "tokenising": tokenising(run),
         "changed": differing,
         "defaults": {k: v for k, v in settings(run).items() if k not in differing},

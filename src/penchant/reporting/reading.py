@@ -43,6 +43,7 @@ class Run:
     findings: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     monitored: list[dict[str, Any]] = field(default_factory=list)
+    data: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] | None = None
     problems: list[str] = field(default_factory=list)
     live: bool = False
@@ -104,6 +105,7 @@ def read_run(path: Path, *, now: float | None = None) -> Run:
         findings=_lines(path / "findings.jsonl", problems),
         samples=_lines(path / "samples.jsonl", problems),
         monitored=_lines(path / "monitor.jsonl", problems),
+        data=_mapping(path / "data.json", problems) or {},
         summary=summary,
         problems=problems,
         live=live,

@@ -17,10 +17,11 @@ from penchant.guards.estimate import run as estimate
 from penchant.guards.estimate.probe import fitted
 from penchant.guards.estimate.run import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_probe import expected_length, longest_answer
-from penchant.prepare import Setup, prepare
+from penchant.prepare import prepare
 from penchant.rundata import read_run_data
 from penchant.running import open_directory, run_on
 from penchant.runtime import make_accelerator
+from penchant.setup import Setup
 
 PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
 SAMPLING = {

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from penchant.config import RunConfig
     from penchant.models.scoring import Scorer
-    from penchant.prepare import Setup
     from penchant.rundata import RunData
+    from penchant.setup import Setup
 
 ARGUMENTS = (
     *("model", "args", "config", "train_dataset", "eval_dataset", "tokenizer"),

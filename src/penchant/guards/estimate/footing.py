@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from penchant.advising.machine import Machine
     from penchant.config import RunConfig
-    from penchant.prepare import Setup
+    from penchant.setup import Setup
 
 # Threads, kernels' workspaces and modules that a CPU process takes up once training starts.
 LATER_BYTES = 40e6

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config import RunConfig
-    from penchant.prepare import Setup
+    from penchant.setup import Setup
 
 # Of the micro-batches by size: those whose passes are timed.
 QUANTILES = (0.25, 0.9)

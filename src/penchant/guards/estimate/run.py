@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from penchant.advising.machine import Machine, ModelSize
     from penchant.config import RunConfig
-    from penchant.prepare import Setup
+    from penchant.setup import Setup
 
 
 @dataclass(frozen=True)

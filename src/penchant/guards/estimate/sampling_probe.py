@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config import RunConfig
-    from penchant.prepare import Setup
     from penchant.rl.rollout import Rollout
+    from penchant.setup import Setup
 
 # Tokens of an answer in the probe's two rounds.
 LENGTHS = (2, 16)

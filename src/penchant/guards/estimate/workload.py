@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from penchant.config import RunConfig
     from penchant.data.batch import Group
-    from penchant.prepare import Setup
+    from penchant.setup import Setup
 
 # Steps that are counted one by one; a longer run is like them.
 NUM_COUNTED = 2000

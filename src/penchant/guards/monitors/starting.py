@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from penchant.config import RunConfig
     from penchant.engine import Engine
-    from penchant.prepare import Setup
     from penchant.rl.rewards import Rewards
+    from penchant.setup import Setup
 
 # A training step beside a scoring pass of the same tokens: forward, and twice that backward.
 TRAINING_PASSES = 3.0
