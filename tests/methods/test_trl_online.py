@@ -60,6 +60,8 @@ CASES = [
 class Replay:
     """Gives the answers and their scores, to either side."""
 
+    penalties = None
+
     def __init__(self, tokenizer):
         end = tokenizer.eos_token_id
         self.ids = [[[*tokenizer.encode(a), end] for a in answers] for answers in ANSWERS]

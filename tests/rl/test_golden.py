@@ -30,6 +30,8 @@ CASES = range(6)
 class Replay:
     """Gives the trace's answers and scores."""
 
+    penalties = None
+
     def __init__(self, trace, clip):
         self.trace, self.clip, self.findings = trace, clip, []
 

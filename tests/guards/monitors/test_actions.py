@@ -41,8 +41,17 @@ def test_what_cannot_be_is_refused_with_the_configuration(text: str, said: str) 
 
 def test_lever_doubles_up_to_its_bound() -> None:
     held = SimpleNamespace(value=0.0)
-    lever = Lever("k", lambda: held.value, lambda v: setattr(held, "value", v), 0.1, 0.3)
-    raised = [lever.raise_once()[1] for _ in range(4)]
-    assert raised == pytest.approx([0.1, 0.2, 0.3, 0.3])
+    lever = Lever("k", lambda: held.value, lambda v: setattr(held, "value", v), 0.3, 0.1)
+    assert [lever.turn() for _ in range(4)] == [
+        "k raised from 0 to 0.1", "k raised from 0.1 to 0.2", "k raised from 0.2 to 0.3", "",
+    ]  # fmt: skip
     held.value = 5.0
-    assert lever.raise_once() == (5.0, 5.0), "a larger one that was asked for stays"
+    assert lever.turn() == "" and held.value == 5.0, "a larger one that was asked for stays"
+
+
+def test_lever_halves_down_to_its_bound() -> None:
+    held = SimpleNamespace(value=0.8)
+    lever = Lever("k", lambda: held.value, lambda v: setattr(held, "value", v), 0.3, factor=0.5)
+    assert [lever.turn() for _ in range(3)] == [
+        "k lowered from 0.8 to 0.4", "k lowered from 0.4 to 0.3", "",
+    ]  # fmt: skip
