@@ -35,7 +35,7 @@ def ties(run: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "ties-left-out", "note",
             f"{counted(data.num_ties, 'tie')} left out while reading: they hold no preference",
-            "nothing", {"num_ties": data.num_ties},
+            "nothing to do", {"num_ties": data.num_ties},
         )  # fmt: skip
 
 
