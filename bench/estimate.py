@@ -58,7 +58,10 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
         },
     )
     found["simpo-128"] = "simpo", {"lora_r": 16, "max_length": 128}
-    found["kto-128"] = "kto", {"lora_r": 16, "max_length": 128, "unpair": True}
+    found["kto-128"] = (
+        "kto",
+        {"lora_r": 16, "max_length": 128, "unpair": True, "per_device_train_batch_size": 2},
+    )
     found["ppo"] = "ppo", {"lora_r": 16, **SAMPLING}
     found["ppo-full"] = "ppo", {"lora_r": 0, "reference": "copy", **SAMPLING}
     found["grpo"] = "grpo", {"lora_r": 16, "num_generations": 4, **SAMPLING}

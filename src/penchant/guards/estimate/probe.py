@@ -80,13 +80,13 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
         length = None if sampling is None else sampling.answer_length
         work = count_work(config, setup, accelerator, answer_length=length)
         first, *points = _timed_passes(config, setup, accelerator, sampling)
-        update = update_seconds(setup)
+        first_update, update = update_seconds(setup)
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
     line = fitted(points)
     times = {
         "passes": line.total(work),
-        # Kernels are chosen and memory is fetched at first.
-        "warm-up": max(0.0, first[1] - line.of(first[0])),
+        # Kernels are chosen and memory is fetched at first; AdamW's moments are made.
+        "warm-up": max(0.0, first[1] - line.of(first[0])) + max(0.0, first_update - update),
         "updates": update * work.num_steps,
     }
     if sampling is not None:
@@ -130,8 +130,8 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def update_seconds(setup: Setup) -> float:
-    """Clipping and AdamW's update, timed on other tensors of the same make."""
+def update_seconds(setup: Setup) -> tuple[float, float]:
+    """Clipping and AdamW's update, the first one and a later, on other tensors of the same make."""
     trained = list(setup.trained().values())
     count = sum(p.numel() for p in trained)
     device = trained[0].device
@@ -145,8 +145,8 @@ def update_seconds(setup: Setup) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    step()
-    return seconds_of(step, device)[0] * count / size
+    first, later = (seconds_of(step, device)[0] * count / size for _ in range(2))
+    return first, later
 
 
 def _sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) -> SamplingTimes | None:
