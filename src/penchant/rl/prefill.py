@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
+
+from penchant.rl.cache import is_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +43,7 @@ def read_prompts(model: Any, prompts: Sequence[list[int]], pad_token_id: int) ->
         pad_token_id: any token.
     """
     parts = [_read(model, some, pad_token_id) for some in _alike(prompts)]
-    if len(parts) > 1 and not all(_plain(part.cache) for part in parts):
+    if len(parts) > 1 and not all(is_plain(part.cache) for part in parts):
         return _read(model, prompts, pad_token_id)
     return parts[0] if len(parts) == 1 else _joined(parts)
 
@@ -69,11 +71,6 @@ def _read(model: Any, prompts: Sequence[list[int]], pad_token_id: int) -> Read:
         logits_to_keep=1,
     )
     return Read(out.past_key_values, mask, out.logits[:, -1])
-
-
-def _plain(cache: Any) -> bool:
-    """Whether a cache is keys and values of every position, which can be moved."""
-    return type(cache) is DynamicCache and all(type(one) is DynamicLayer for one in cache.layers)
 
 
 def _joined(parts: Sequence[Read]) -> Read:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 
 from penchant.models.distribution import filtered
+from penchant.rl.cache import make_room
 from penchant.rl.prefill import read_prompts
 from penchant.runtime import track
 
@@ -152,8 +153,7 @@ class _Rows:
         read = read_prompts(self.model, prompts, scorer.pad_token_id)
         self.cache = read.cache
         repeated = torch.arange(len(prompts), device=device).repeat_interleave(counts.to(device))
-        if len(repeated) > len(prompts):
-            self.cache.batch_select_indices(repeated)
+        make_room(self.cache, repeated, sampling.max_completion_length)
         self.mask, self.logits = read.mask[repeated], read.logits[repeated]
         self.positions = self.mask.sum(1, keepdim=True) - 1
         self.rows = [_Row() for _ in range(len(repeated))]
@@ -218,5 +218,18 @@ def draw(
     else:
         kept = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
         every = kept.log_softmax(-1)
-        tokens = torch.multinomial(every.exp(), 1, generator=generator).squeeze(1)
+        tokens = _drawn(every.exp(), generator)
     return tokens, every.gather(1, tokens.unsqueeze(1)).squeeze(1)
+
+
+def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One index a row, `[rows]`: where the running sum `[rows, V]` passes a random number.
+
+    `torch.multinomial` draws a number for every token of the vocabulary instead of one a row.
+    """
+    # In fp32 the rounding of a sum over a large vocabulary would move what is rare.
+    dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
+    mass = probabilities.cumsum(-1, dtype=dtype)
+    where = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
+    found = torch.searchsorted(mass, where * mass[:, -1:], right=True).squeeze(1)
+    return found.clamp(max=probabilities.shape[-1] - 1)  # a product that was rounded up
