@@ -188,8 +188,29 @@ def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path)
         train("grpo", tiny_model_dir, tmp_path / "grpo", reward=constant)
     findings = read(tmp_path / "grpo", "findings.jsonl")
     assert "reward-constant" in {f["id"] for f in findings}
+    with pytest.raises(UserError, match="nothing to learn from"):
+        train("rloo", tiny_model_dir, tmp_path / "rloo", reward=constant)
     train("ppo", tiny_model_dir, tmp_path / "ppo", reward=constant)  # the penalty still teaches
     assert "reward-constant" in {f["id"] for f in read(tmp_path / "ppo", "findings.jsonl")}
+
+
+def test_a_run_whose_reward_is_all_won_ends_with_what_it_has_learned(tiny_model_dir, tmp_path):
+    asked = []
+
+    def won_after_two_batches(completions, **_):
+        asked.append(completions)
+        return [1.0 if len(asked) > 2 else v for v in share_of_letters(completions)]
+
+    run = tmp_path / "run"
+    train("grpo", tiny_model_dir, run, reward=won_after_two_batches, max_steps=40, save_steps=100)
+    steps = [record["step"] for record in read(run, "metrics.jsonl")]
+    found = {f["id"]: f for f in read(run, "findings.jsonl")}["nothing-left-to-learn"]
+    assert found["step"] == steps[-1] < 40
+    assert f"ends after step {steps[-1]}" in found["what"]
+    assert any(w.abs().sum() > 0 for name, w in weights(run).items() if "lora_B" in name)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == steps[-1]
+    penchant.report(run, output=tmp_path / "report.html")
 
 
 def test_large_rewards_without_normalisation_are_found(tiny_model_dir, tmp_path, capfd):

@@ -158,6 +158,8 @@ class Engine:
                 if self._stopped:
                     break
                 started = time.perf_counter()
+            if progress.step < total and not self._stopped:
+                self.save()  # the source has nothing more to give
 
     def take(self, batch: StepBatch[Any]) -> dict[str, float]:
         """One optimizer step: forward and backward passes, clipping, update.

@@ -202,7 +202,7 @@ def test_steps_raise_the_score_of_what_is_rewarded(make: Any) -> None:
     trainer = make(batch_size=32, mini_batch_size=16, ppo_epochs=4, init_kl_coef=0.02)
     queries = [torch.tensor([5, 6, 7 + i % 4]) for i in range(32)]
     means = []
-    for _ in range(12):
+    for _ in range(16):
         responses = trainer.generate(queries, max_new_tokens=8, do_sample=True, top_k=0)
         scores = [(r >= 130).float().mean() for r in responses]
         means.append(trainer.step(queries, responses, scores)["ppo/mean_scores"])

@@ -18,8 +18,8 @@ DURING = (
     "reward-hacking", "drift", "no-learning", "collapse", "falling-chosen", "over-fitting",
     "reward-model-past-best", "value-loss-exploding", "clip-fraction-high", "loss-spike",
     "gradient-spike", "no-held-out-prompts", "monitor-too-dear", "monitor-failed",
-    "detector-failed", "not-finite", "reward-constant", "reward-dropped", "reward-scale",
-    "never-ends", "kl-negative", "sampling-mismatch",
+    "detector-failed", "not-finite", "reward-constant", "nothing-left-to-learn", "reward-dropped",
+    "reward-scale", "never-ends", "kl-negative", "sampling-mismatch",
 )  # fmt: skip
 IDS = (*BEFORE, *DURING)
 

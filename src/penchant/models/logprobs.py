@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from penchant.models import linear
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -119,7 +121,7 @@ class _Head:
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """`a @ b` in `dtype`, accumulated and returned without rounding to half where CUDA can."""
     if a.dtype == dtype:
-        return a @ b
+        return linear.product(a, b.t())
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=dtype)
     return (a @ b).to(dtype)
@@ -190,7 +192,7 @@ class _Walk:
                 if isinstance(slope, torch.Tensor):
                     weights *= slope
                 mean.mul_(correction.unsqueeze(1))
-                add_product(mean, weights.to(head.dtype), chunk)
+                mean += product(weights.to(head.dtype), chunk, head.accumulate)
         self.logsumexp = maximum + total.log()
         self.logprobs = target_logit - self.logsumexp
         if also == "entropy":
@@ -307,7 +309,7 @@ class _TrainableHead(torch.autograd.Function):
                 if d_bias is not None:
                     d_bias[vocabulary] += d_logits.sum(0)
                 d_logits = d_logits.to(head.dtype)
-                add_product(d_hidden[rows], d_logits, chunk)
+                d_hidden[rows] += product(d_logits, chunk, head.accumulate)
                 # The first rows write, so that nothing has to be zeroed before.
                 combine = set_product if rows.start == 0 else add_product
                 combine(d_weight[vocabulary], d_logits.t(), inputs)

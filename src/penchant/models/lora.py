@@ -15,6 +15,7 @@ from peft.tuners.lora import Linear
 from torch import nn
 
 from penchant.errors import ModelError
+from penchant.models.linear import product
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -74,7 +75,11 @@ def _require_layers(model: PreTrainedModel, names: list[str]) -> None:
     layers = [f".{name}" for name, _ in model.named_modules()]
     unknown = [n for n in names if not any(layer.endswith(f".{n}") for layer in layers)]
     if unknown or not names:
-        linear = {n.rpartition(".")[2] for n, m in model.named_modules() if type(m) is nn.Linear}
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear)
+        }
         raise ModelError(
             f"lora_target_modules: no layer is called {', '.join(unknown) or 'nothing'}; "
             f"this model has {', '.join(sorted(linear))}"
@@ -123,7 +128,7 @@ class _LoraProduct(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         flat = x.reshape(-1, x.shape[-1]).to(dtype)  # [T, in]
         low = flat @ A.t().to(dtype)  # [T, r]
-        out = nn.functional.linear(flat, W.to(dtype), None if bias is None else bias.to(dtype))
+        out = product(flat, W.to(dtype), None if bias is None else bias.to(dtype))
         out.addmm_(low, B.t().to(dtype), alpha=scaling)
         ctx.scaling, ctx.shape, ctx.input_dtype = scaling, x.shape, x.dtype
         ctx.save_for_backward(flat, W, A, B, low)
@@ -138,7 +143,7 @@ class _LoraProduct(torch.autograd.Function):
         grad_B = (grad.t() @ low).mul_(ctx.scaling).to(B.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ W.to(grad.dtype)
+            grad_x = product(grad, W.to(grad.dtype).t())
             grad_x.addmm_(grad_low, A.to(grad.dtype))
             grad_x = grad_x.to(ctx.input_dtype).view(ctx.shape)
         return grad_x, None, None, grad_A, grad_B, None

@@ -16,6 +16,7 @@ from torch import nn
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
 from penchant.models.distribution import entropies, filtered, whole_distribution
+from penchant.models.linear import use_fast_linear
 from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Scorer(nn.Module):
 
     def __init__(self, model: PreTrainedModel | PeftModel, pad_token_id: int) -> None:
         super().__init__()
+        use_fast_linear(model)
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN

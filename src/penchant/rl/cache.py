@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def is_plain(cache: Any) -> bool:
     """Whether a cache is keys and values of every position, which can be moved."""
-    return type(cache) is DynamicCache and all(type(one) is DynamicLayer for one in cache.layers)
+    return type(cache) is DynamicCache and all(
+        type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers
+    )
 
 
 def make_room(cache: Any, rows: Tensor, num_tokens: int) -> None:
@@ -35,7 +37,10 @@ class RoomyLayer(DynamicLayer):
     `DynamicLayer` copies all keys and values for each token that it adds.
     """
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: Any, rows: Tensor, room: int) -> None:
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self._place(layer.keys, layer.values, rows, room)
@@ -45,9 +50,9 @@ class RoomyLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Write `[R, heads, T, dim]` behind what is there; returns all of it."""
         start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if end > self._buffers[0].shape[-2]:
-            raise ValueError(f"the cache has room for {self._buffers[0].shape[-2]} tokens, not {end}")
+        end, room = start + key_states.shape[-2], self._buffers[0].shape[-2]
+        if end > room:
+            raise ValueError(f"the cache has room for {room} tokens, not {end}")
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
         self._show(end)

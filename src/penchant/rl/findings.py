@@ -41,6 +41,24 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[Finding]:
     yield from _scale(metrics)
 
 
+def nothing_left(batches: int, steps: int) -> Finding:
+    """Of rewards that no longer tell answers apart.
+
+    Args:
+        batches: in a row that left nothing to train on.
+        steps: optimizer steps that were done before.
+    """
+    ended = f": the run ends after step {steps}, with what it has learned" if steps else ""
+    return _finding(
+        "nothing-left-to-learn", "warning",
+        f"{batches} batches of answers in a row gave nothing to learn from{ended}: the rewards "
+        "within each group were all the same, or every answer was dropped (see rollouts.jsonl)",
+        "where that is not the highest reward, use one that tells answers apart, harder or easier "
+        "prompts, or a higher temperature",
+        batches=batches,
+    )  # fmt: skip
+
+
 def _finding(name: str, severity: Severity, what: str, remedy: str, **evidence: float) -> Finding:
     return Finding(name, severity, what, remedy, evidence)
 

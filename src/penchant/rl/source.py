@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.data.source import StepBatch, visiting_order
 from penchant.errors import TrainingError
-from penchant.rl.findings import look_at
+from penchant.rl.findings import look_at, nothing_left
 from penchant.rl.rollout import Rollout, make_rollouts
 from penchant.rl.saving import pack_rollouts, unpack_rollouts
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.data.tokenise import TokenisedPrompt
+    from penchant.guards.finding import Finding
     from penchant.rl.experience import Estimate, Experience
     from penchant.rl.kl import KLController
     from penchant.rl.rollout import Collector, Judged
@@ -100,7 +101,9 @@ class RolloutSource:
             while self.position >= self._num_mini_batches:
                 self._collect(step)
                 fruitless += not self.rollouts
-                self._require_signal(fruitless)
+                if fruitless >= FRUITLESS:
+                    self._give_up(step)
+                    return
             chosen = self._mini_batch(self.position)
             self.position += 1
             size = self.schedule.micro_batch_size
@@ -171,10 +174,7 @@ class RolloutSource:
 
     def _record(self, step: int, judged: Judged) -> None:
         for found in look_at(judged, self.metrics):
-            if found.id not in self.noted:
-                self.noted.add(found.id)
-                logger.warning("%s: %s; %s", found.id, found.what, found.remedy)
-                self.append("findings.jsonl", found.record(step))
+            self._say(step, found)
         shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
         for text, answer, reward in list(shown)[: self.schedule.log_completions]:
             record = {
@@ -188,14 +188,22 @@ class RolloutSource:
             }
             self.append("rollouts.jsonl", record)
 
-    def _require_signal(self, fruitless: int) -> None:
-        if fruitless >= FRUITLESS:
-            raise TrainingError(
-                f"{fruitless} batches of answers in a row gave nothing to learn from: the rewards "
-                "within each group were all the same, or every answer was dropped (see "
-                "findings.jsonl and rollouts.jsonl); use a reward that tells answers apart, harder "
-                "or easier prompts, or a higher temperature"
-            )
+    def _give_up(self, step: int) -> None:
+        """Rewards tell the answers apart no longer: the end of the run, or of one that never began.
+
+        Raises:
+            TrainingError: before the first step.
+        """
+        found = nothing_left(FRUITLESS, step - 1)
+        if step == 1:
+            raise TrainingError(f"{found.what}; {found.remedy}")
+        self._say(step - 1, found)
+
+    def _say(self, step: int, found: Finding) -> None:
+        if found.id not in self.noted:
+            self.noted.add(found.id)
+            logger.warning("%s: %s; %s", found.id, found.what, found.remedy)
+            self.append("findings.jsonl", found.record(step))
 
     def _next_prompts(self) -> list[TokenisedPrompt]:
         count = self.schedule.batch_size // self.schedule.num_generations

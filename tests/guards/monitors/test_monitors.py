@@ -203,12 +203,19 @@ def test_adapt_raises_beta_of_methods_with_a_reference(
 def test_rollback_returns_to_the_best_weights(
     online: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls = []
+
+    def rising(completions: list[str], **_: Any) -> list[float]:
+        """Every check is the best so far, also that which raises the alarm."""
+        calls.append(completions)
+        return [len(calls) + value for value in letters(completions)]
+
     monkeypatch.setattr(supervisor, "detect", alarm_from(8))
+    online |= {"reward": rising, "reward_normalization": "none"}
     penchant.train("ppo", output=tmp_path / "run", **online, on_finding="drift=rollback")
     (found,) = [f for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "drift"]
-    assert found["action"].startswith("rollback: back to the weights of step ")
-    step = int(found["action"].split()[7])
-    kept = load_file(tmp_path / "run" / "checkpoints" / f"step-{step}" / "weights.safetensors")
+    assert found["action"].startswith("rollback: back to the weights of step 6 ")
+    kept = load_file(tmp_path / "run" / "checkpoints" / "step-6" / "weights.safetensors")
     final = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
     name = next(iter(final))
     saved = next(

@@ -97,7 +97,9 @@ class Supervisor:
             self.monitor = None
             self._say(0, _too_dear(expected, whole, self.pace.share))
             return
-        self._check(0)
+        metrics = self._check(0)
+        if metrics is not None:
+            self._judge(0, metrics)
 
     def after(self, step: int, train_seconds: float) -> bool:
         """Look at what a step has led to; tells whether its weights are worth keeping.
@@ -106,29 +108,32 @@ class Supervisor:
             step: that is done.
             train_seconds: that all steps took so far.
         """
-        better = False
+        metrics = None
         if self.monitor is not None and self.pace.due(step, train_seconds):
-            better = self._check(step)
+            metrics = self._check(step)
         if self.fresh:
             self.fresh = False
             for found in detect(self.history, self.facts, silenced=self.silenced):
                 self._handle(step, found)
-        return better and not self.stopped
+        if metrics is None or step in self.acted.values():
+            return False  # weights that had to be acted upon are not the best
+        return self._judge(step, metrics) and self.policy.wants("rollback")
 
-    def _check(self, step: int) -> bool:
+    def _check(self, step: int) -> dict[str, float] | None:
+        """What the answers to the held-out prompts say; None where that failed."""
         assert self.monitor is not None
         try:
             found = self.monitor.check(self.start)
         except Exception as error:
             self._give_up(step, error)
-            return False
+            return None
         if step == 0:
             self.start = found.judged
         self.pace.spent(step, found.metrics["monitor/seconds"])
         self.log({"step": step, **found.metrics})
         for answer in found.answers:
             self.run.append("monitor.jsonl", {"step": step, **answer})
-        return self._judge(step, found.metrics)
+        return found.metrics
 
     def _judge(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether a check is the best so far: reward at bounded KL; without a reward the last."""
@@ -138,7 +143,7 @@ class Supervisor:
         if self.best is not None and rank <= self.best:
             return False
         self.best, self.best_step = rank, step
-        return self.policy.wants("rollback")
+        return True
 
     def _expected_seconds(self) -> float:
         """Of a check, from one with a sixteenth of the tokens."""
