@@ -19,7 +19,7 @@ from typing import Any
 
 LENGTHS = (64, 128, 256)
 COMMON: dict[str, Any] = {
-    "max_steps": 2,
+    "max_steps": 8,
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "eval_samples": 0,
@@ -31,7 +31,6 @@ SAMPLING: dict[str, Any] = {
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
     "max_completion_length": 24,
-    "max_steps": 2,
     "length": 64,
     "max_length": 128,
 }
