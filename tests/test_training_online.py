@@ -180,6 +180,18 @@ def test_what_cannot_be_is_refused(keys, said, tiny_model_dir, tmp_path):
         train("ppo", tiny_model_dir, tmp_path / "run", **keys)
 
 
+@pytest.mark.parametrize("reward", ["exact", "no_such_module:reward", "./no_such_folder"])
+def test_a_reward_that_is_not_there_is_refused_before_a_model_loads(
+    reward, tiny_model_dir, tmp_path, monkeypatch
+):
+    def loaded(*_):
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("penchant.prepare.load_policy", loaded)
+    with pytest.raises(UserError, match=r"no_such|'exact' is no folder"):
+        train("ppo", tiny_model_dir, tmp_path / "run", reward=reward)
+
+
 def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path):
     def constant(completions, **_):
         return [1.0] * len(completions)

@@ -35,6 +35,7 @@ from penchant.online import (
     require_one_process,
 )
 from penchant.references import ReferenceMaker, measure_cost
+from penchant.rl.rewards import find_rewards
 from penchant.rundata import (
     RunData,
     make_tokeniser,
@@ -98,6 +99,9 @@ def prepare(
     tokenizer = tokenizer or load_tokenizer(
         base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
+    if config.spec.samples:
+        options: Any = config.options
+        rewards = find_rewards(rewards or options.reward, options.reward_timeout)
     policy = load_policy(config, precision, base, model)
     critic = load_critic(config, accelerator, base) if config.spec.samples else None
     setup = _tokenised(config, base, tokenizer, policy, run_data, critic)

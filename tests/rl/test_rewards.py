@@ -91,6 +91,7 @@ def test_functions_are_found_in_modules_of_the_working_directory_and_in_files(
     ("spec", "message"),
     [
         ("no_such_module:f", "no module no_such_module is installed or lies in"),
+        ("gsm8k,length:20", "several rewards are several --reward"),
         ("json:dumb", "json has no function dumb; did you mean dump"),
         ("json:__name__", "__name__ is a str, not a function"),
         ("missing.py:f", "no such file: missing.py"),

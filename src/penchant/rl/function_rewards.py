@@ -191,9 +191,10 @@ def _import_module(spec: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _import_error(spec, error) from error
+        several = "; several rewards are several --reward, one name each" if "," in name else ""
         raise RewardError(
             f"reward {spec}: no module {error.name} is installed or lies in {here}; give a file "
-            "as path/to/file.py:function"
+            f"as path/to/file.py:function{several}"
         ) from error
     except Exception as error:
         raise _import_error(spec, error) from error

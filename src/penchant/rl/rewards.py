@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.errors import ConfigError
+from penchant.models.load import resolve
 from penchant.rl.attempts import OnError
 from penchant.rl.function_rewards import FunctionReward, load_function
 from penchant.rl.functions import NAMES, ready
 from penchant.rl.judging import Normalization, Rewards, Scores, checked_weights
-from penchant.rl.reward_loading import load_model_reward
+from penchant.rl.reward_loading import ENSEMBLE, load_model_reward
 from penchant.rl.reward_models import (
     Autocast,
     Combination,
@@ -32,6 +33,24 @@ if TYPE_CHECKING:
 __all__ = ["Reward", "Rewards", "Sample", "Scores", "make_rewards"]
 
 Spec = str | Callable[..., Any]
+
+
+def find_rewards(specs: Sequence[Spec], timeout: float | None = None) -> list[Spec]:
+    """Import the functions among what a run names, before a model takes its time to load.
+
+    Args:
+        specs, timeout: as for `make_rewards`, which takes what this returns.
+
+    Raises:
+        UserError: a function cannot be imported, or a name stands for nothing.
+    """
+    found: list[Spec] = []
+    for spec in specs:
+        function = _function(spec, timeout)
+        if function is None and not (Path(str(spec)) / ENSEMBLE).exists():
+            resolve(str(spec))
+        found.append(function or spec)
+    return found
 
 
 def make_rewards(
@@ -114,6 +133,8 @@ def make_rewards(
 
 def _function(spec: Spec, timeout: float | None) -> FunctionReward | None:
     """The function that a spec means; None where it means a model."""
+    if isinstance(spec, FunctionReward):
+        return spec
     if not isinstance(spec, str):
         name = getattr(spec, "__name__", type(spec).__name__)
         return FunctionReward(spec, name, timeout=timeout)
