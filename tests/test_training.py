@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 import penchant
@@ -655,6 +656,21 @@ def test_tracker_that_is_not_installed_is_refused_by_name(
     assert "wandb is not installed" in told
     assert "tensorboard" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_tracker_that_does_not_start_is_named_and_the_run_can_go_on_without(
+    tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "init_trackers", offline)
+        told = refused(TrainingError, tmp_path / "run", report_to="tensorboard", **tiny_keys)
+    assert "report_to tensorboard" in told
+    assert "ConnectionError: no route to host" in told
+    result = penchant.train("dpo", output=tmp_path / "run", resume=True, **tiny_keys)
+    assert (result.model / "adapter_model.safetensors").exists()
 
 
 def test_unknown_tracker_is_refused_by_name(tmp_path: Path, tiny_keys: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import psutil
 import torch
 from rich.logging import RichHandler
 
-from penchant.errors import ConfigError
+from penchant.errors import ConfigError, TrainingError
 from penchant.screen import console as console
 from penchant.screen import track as track
 
@@ -131,7 +131,11 @@ def make_accelerator(
 
 
 def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
-    """Let the trackers write, now that the run has its folder."""
+    """Let the trackers write, now that the run has its folder.
+
+    Raises:
+        TrainingError: one cannot be started; what it says is passed on.
+    """
     if config.trackers:
         scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
         name = config.output.resolve().name
@@ -140,7 +144,14 @@ def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
             "trackio": {"name": name, "resume": "allow" if config.resume else "never"},
             "mlflow": {"run_name": name},
         }
-        accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
+        try:
+            accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
+        except Exception as error:  # each has its own kinds
+            raise TrainingError(
+                f"report_to {config.report_to}: a tracker could not be started: "
+                f"{type(error).__name__}: {error}; put that right or leave the tracker out, and run "
+                "again with --resume"
+            ) from error
 
 
 def versions() -> dict[str, str]:

@@ -67,7 +67,7 @@ def tokenising(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     if not isinstance(parts, dict):
         return []
     return [
-        (name, [(key.replace("_", " "), shown(value)) for key, value in part.items()])
+        (name, [(key.replace("_", " "), shown(v)) for key, v in part.items() if key != "noun"])
         for name, part in parts.items()
         if isinstance(part, dict)
     ]
