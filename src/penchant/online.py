@@ -211,8 +211,6 @@ def make_source(
             seed=config.seed,
             early_stopping_kl=getattr(options, "early_stopping_kl", None),
             log_completions=options.log_completions,
-            # Answers of one prompt, which is laid out once, stay together.
-            evenly=setup.scorer.plan.packed and options.generations == 1,
         ),
         append=append,
         noted={name.strip() for name in config.silence.split(",") if name.strip()},

@@ -42,8 +42,6 @@ class Schedule:
         shuffle, seed: of the prompts and of the mini-batches.
         early_stopping_kl: sample anew once the policy has moved so far, nats a token.
         log_completions: answers of each batch that are written down.
-        evenly: a step's passes get equally many tokens, not answers in their order: less memory
-            where nothing is padded.
     """
 
     batch_size: int
@@ -56,7 +54,6 @@ class Schedule:
     seed: int
     early_stopping_kl: float | None = None
     log_completions: int = 0
-    evenly: bool = False
 
 
 @dataclass
@@ -109,10 +106,11 @@ class RolloutSource:
                     return
             chosen = self._mini_batch(self.position)
             self.position += 1
+            size = self.schedule.micro_batch_size
             yield StepBatch(
                 step=step,
                 epoch=self._num_sampled / len(self.prompts),
-                micro_batches=[(part, 1.0) for part in self._passes(chosen)],
+                micro_batches=[(chosen[i : i + size], 1.0) for i in range(0, len(chosen), size)],
                 examples=chosen,
                 metrics=self.metrics,
             )
@@ -156,18 +154,6 @@ class RolloutSource:
         random.Random(f"{self.schedule.seed} rollout {self.iteration} epoch {epoch}").shuffle(order)
         ordered = [rollout for number in order for rollout in blocks[number]]
         return ordered[within * self._step_size : (within + 1) * self._step_size]
-
-    def _passes(self, chosen: list[Rollout]) -> list[list[Rollout]]:
-        """A mini-batch in micro-batches."""
-        size = self.schedule.micro_batch_size
-        if not self.schedule.evenly:
-            return [chosen[i : i + size] for i in range(0, len(chosen), size)]
-        passes: list[list[Rollout]] = [[] for _ in range(-(-len(chosen) // size))]
-        ordered = sorted(chosen, key=lambda one: -len(one.prompt) - len(one.completion))
-        for i, one in enumerate(ordered):  # there and back: the longest with the shortest
-            turn, place = divmod(i, len(passes))
-            passes[-1 - place if turn % 2 else place].append(one)
-        return passes
 
     def _collect(self, step: int) -> None:
         prompts = self._next_prompts()
