@@ -36,7 +36,7 @@ def main() -> None:
             # The same mini-batch in two passes: half the activations, the same update.
             "per_device_train_batch_size": settings["mini_batch_size"] // 2,
             "gradient_accumulation_steps": 2,
-            "per_device_eval_batch_size": 4,
+            "per_device_eval_batch_size": 16,
             "max_completion_length": settings["max_completion_length"],
             "max_length": 256,
             "max_steps": settings["batches"] * mini_batches * settings["ppo_epochs"],

@@ -149,8 +149,8 @@ def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
         except Exception as error:  # each has its own kinds
             raise TrainingError(
                 f"report_to {config.report_to}: a tracker could not be started: "
-                f"{type(error).__name__}: {error}; put that right or leave the tracker out, and run "
-                "again with --resume"
+                f"{type(error).__name__}: {error}; put that right or leave the tracker out, "
+                "and run again with --resume"
             ) from error
 
 

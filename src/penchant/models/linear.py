@@ -36,6 +36,8 @@ class FastLinear(nn.Linear):
         """Apply the layer to `[..., in_features]`."""
         if not _is_faster(x, self.weight):
             return super().forward(x)
+        if not torch.is_grad_enabled():  # a token's sampling feels what autograd's detour costs
+            return product(x, self.weight, self.bias)
         return _Linear.apply(x, self.weight, self.bias)
 
 
