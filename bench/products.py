@@ -1,0 +1,96 @@
+"""What oneDNN's matrix products save on this CPU: one pass with them and with MKL's, in turn.
+
+python bench/products.py               training pass, scoring, sampling; SmolLM2-135M in fp32
+python bench/products.py --rounds 15   more of each
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+
+from compare import demo_model
+from penchant.data.batch import Group
+from penchant.models import linear
+from penchant.models.load import load_causal_model
+from penchant.models.lora import add_lora
+from penchant.models.policy import PolicyScorer
+from penchant.models.scoring import ScoringPlan
+from penchant.rl.sampling import CachedSampler, Sampling
+
+PROMPT, COMPLETION = 45, 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
+    options = parser.parse_args()
+    if not linear._has_kernels():
+        raise SystemExit("these kernels are torch's on x86; this machine has none")
+    scorer = policy(options.model or demo_model())
+    for name, work in pieces(scorer).items():
+        seconds = alternate(work, options.rounds)
+        mkl, onednn = median(seconds[False]), median(seconds[True])
+        print(f"{name:34} MKL {mkl:.3f} s, oneDNN {onednn:.3f} s: {mkl / onednn:.2f}x", flush=True)
+
+
+def policy(model: str) -> PolicyScorer:
+    """LoRA of rank 16 on the attention projections."""
+    modules = "q_proj,k_proj,v_proj,o_proj"
+    loaded = load_causal_model(model, dtype=torch.float32)
+    scorer = PolicyScorer(add_lora(loaded, r=16, alpha=32, dropout=0, target_modules=modules), 0)
+    scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    return scorer.train()
+
+
+def pieces(scorer: PolicyScorer) -> dict[str, Callable[[], None]]:
+    """What a run does most: a training pass, scoring, a dozen tokens of sampling."""
+    drawn = torch.Generator().manual_seed(0)
+    groups = [group(drawn) for _ in range(16)]
+    sampler = CachedSampler(scorer, [2], batch_size=16)
+    prompts = [g.prompt for g in groups]
+
+    def train() -> None:
+        scorer(scorer.batch(groups[:2]), policy=True).logprobs.sum().backward()
+
+    @torch.no_grad()
+    def score() -> None:
+        scorer(scorer.batch(groups[:4]), policy=True)
+
+    def sample() -> None:
+        sampler.sample(prompts, n=1, sampling=Sampling(12), seed=0)
+
+    return {
+        "training pass, 2 answers": train,
+        "scoring, 4 answers": score,
+        "12 tokens of 16 answers": sample,
+    }
+
+
+def group(drawn: torch.Generator) -> Group:
+    def ids(length: int) -> list[int]:
+        return torch.randint(5, 40_000, (length,), generator=drawn).tolist()
+
+    return Group(ids(PROMPT), (ids(COMPLETION),))
+
+
+def alternate(work: Callable[[], None], rounds: int) -> dict[bool, Sequence[float]]:
+    """Seconds of every round, by whether oneDNN multiplies."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(rounds + 1):
+        for fast in seconds:
+            linear._has_kernels = lambda fast=fast: fast
+            start = time.perf_counter()
+            work()
+            if turn:  # the first warms up
+                seconds[fast].append(time.perf_counter() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
