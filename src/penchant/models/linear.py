@@ -1,8 +1,7 @@
 """Products with a model's weights: on x86 in fp32, oneDNN's kernels where torch takes MKL's.
 
 torch multiplies fp32 matrices with MKL, half-precision ones with oneDNN. On AMD's processors
-oneDNN is the faster of the two in fp32 as well, the more so for a few rows: a step of training
-takes a sixth less, a token of sampling a fifth (docs/measurements.md).
+oneDNN is the faster of the two in fp32 as well, the more so for a few rows (bench/products.py).
 """
 
 from __future__ import annotations
