@@ -12,8 +12,6 @@ from rich.table import Table
 from penchant.data.batch import Group
 from penchant.errors import ConfigError
 from penchant.footprint import training_state
-from penchant.models.load import DTYPES, load_causal_model
-from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer, make_value_head
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer
@@ -23,7 +21,7 @@ from penchant.rl.rewards import make_rewards
 from penchant.rl.rollout import Collector
 from penchant.rl.sampling import Sampling
 from penchant.rl.source import RolloutSource, Schedule
-from penchant.runtime import console, resolve_precision
+from penchant.runtime import console
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -79,23 +77,9 @@ def make_policy(config: RunConfig, model: Any, pad_token_id: int, critic: Any) -
     return scorer
 
 
-def load_critic(config: RunConfig, accelerator: Accelerator, base: str) -> Any:
-    """A model of its own under the value head, trained as the policy is; None where shared."""
-    if getattr(config.options, "value_model", "shared") == "shared":
-        return None
-    precision = resolve_precision(config.precision, accelerator.device)
-    half = config.lora_r and precision == "bf16"
-    dtype = DTYPES["bf16" if half else "fp32"]
-    model: Any = load_causal_model(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
-    if not config.lora_r:
-        return model.requires_grad_(True)
-    return add_lora(
-        model,
-        r=config.lora_r,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-    )
+def has_critic(config: RunConfig) -> bool:
+    """Whether the value head stands on a model of its own, trained as the policy is."""
+    return getattr(config.options, "value_model", "shared") == "copy"
 
 
 def make_collector(

@@ -25,7 +25,7 @@ from penchant.models.lora import add_lora
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.online import (
-    load_critic,
+    has_critic,
     make_collector,
     make_policy,
     memory_parts,
@@ -103,7 +103,7 @@ def prepare(
         options: Any = config.options
         rewards = find_rewards(rewards or options.reward, options.reward_timeout)
     policy = load_policy(config, precision, base, model)
-    critic = load_critic(config, accelerator, base) if config.spec.samples else None
+    critic = load_policy(config, precision, base) if has_critic(config) else None
     setup = _tokenised(config, base, tokenizer, policy, run_data, critic)
     setup.snapshot = take_snapshot(
         config,

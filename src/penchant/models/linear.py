@@ -17,8 +17,8 @@ from torch.nn import functional
 
 # oneDNN compiles a kernel for every shape it meets, in a millisecond: not for small matrices.
 WORTHWHILE = 1 << 16
-# Compiled kernels that it keeps, a third of a megabyte each: several batches' shapes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# Compiled kernels that it keeps, a megabyte or two each: a batch's shapes. More are no faster.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "24")
 
 
 def use_fast_linear(model: nn.Module) -> None:
