@@ -97,7 +97,8 @@ def one(method: str, model: str, seed: int, keys: dict[str, str], output: Path) 
     batches: dict[float, dict[str, float]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
-        batches[record["iteration"]] = record
+        if "iteration" in record:  # else of a monitor or an evaluation
+            batches[record["iteration"]] = record
     rows = list(batches.values())
     tail = rows[-max(1, len(rows) // 6) :]
     return {
