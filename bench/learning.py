@@ -54,7 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {
         **GROUPED, "num_iterations": 2, "beta": 0.15, "learning_rate": 5e-4, "max_steps": 120,
     },
-    "rloo": {**GROUPED, "beta": 0.12, "learning_rate": 1e-3, "max_steps": 70},
+    "rloo": {**GROUPED, "beta": 0.15, "learning_rate": 5e-4, "max_steps": 200},
 }  # fmt: skip
 
 
