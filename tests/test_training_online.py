@@ -14,6 +14,7 @@ from penchant.config import load_config
 from penchant.engine import Engine
 from penchant.errors import ConfigError, TrainingError, UserError
 from penchant.guards.monitors.levers import length_lever
+from penchant.online import make_policy
 from penchant.prepare import prepare
 from penchant.rundata import read_run_data
 from penchant.runtime import make_accelerator
@@ -155,6 +156,25 @@ def test_a_value_model_of_its_own(tiny_model_dir, tmp_path):
     one, other = read(shared, "metrics.jsonl")[0], read(copied, "metrics.jsonl")[0]
     for name in ("loss", "loss/policy", "loss/value", "reward/mean", "kl/sequence"):
         assert one[name] == pytest.approx(other[name], abs=1e-5), name
+
+
+def test_a_value_model_of_its_own_is_as_precise_as_the_policy(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    frozen = []
+
+    def made(config, model, pad_token_id, critic):
+        for one in (model, critic):
+            frozen.append({p.dtype for p in one.parameters() if not p.requires_grad})
+        return make_policy(config, model, pad_token_id, critic)
+
+    monkeypatch.setattr("penchant.prepare.make_policy", made)
+    keys = {"max_steps": 1, "value_model": "copy", "dtype": "bf16", "precision": "bf16"}
+    train("ppo", tiny_model_dir, tmp_path / "run", **keys)
+    assert frozen == [{torch.bfloat16}, {torch.bfloat16}]
+    frozen.clear()
+    train("ppo", tiny_model_dir, tmp_path / "exact", **{**keys, "dtype": "fp32"})
+    assert frozen == [{torch.float32}, {torch.float32}]
 
 
 def test_all_weights_train_with_a_copied_reference(tiny_model_dir, tmp_path):

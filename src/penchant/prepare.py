@@ -120,44 +120,67 @@ def prepare(
     )
     if refuse:
         refuse_errors(find_faults(setup.snapshot, setup.train_set))
+    spare = _plan(config, accelerator, setup)
+    maker = ReferenceMaker(
+        config, setup.scorer, accelerator, precision, base, keep=keep_reference, loaded=reference
+    )
+    _make_reference(config, accelerator, setup, maker, spare)
+    if config.spec.samples:
+        _add_collector(config, accelerator, setup, rewards)
+    return setup
+
+
+def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
+    """Plan the policy's passes on its device; the bytes that they leave."""
     setup.scorer.to(accelerator.device)
+    groups = _groups(config, setup.train_set)
     with accelerator.autocast():
-        groups = _groups(config, setup.train_set)
         setup.plan = plan_scoring(
             setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
         ).describe()
         logger.info("%s", setup.plan)
         needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
     release_memory()
-    spare = usable_bytes(setup.scorer) - needed
-    maker = ReferenceMaker(
-        config, setup.scorer, accelerator, precision, base, keep=keep_reference, loaded=reference
-    )
+    return usable_bytes(setup.scorer) - needed
+
+
+def _make_reference(
+    config: RunConfig,
+    accelerator: Accelerator,
+    setup: Setup,
+    maker: ReferenceMaker,
+    spare: float,
+) -> None:
+    """The reference, and checkpointing, as the spare memory allows."""
     kind = maker.choose(spare)
     setup.checkpointing = _wants_checkpointing(
         config, spare - (maker.copy_bytes() if kind == "copy" else 0)
     )
     if setup.checkpointing:
         enable_checkpointing(setup.scorer.causal_model)
+    examples = setup.train_set
     if kind == "cache":
-        groups = _groups(config, [*setup.dataset_source(config, accelerator).visited(),
-                                  *setup.eval_set])  # fmt: skip
+        examples = [*setup.dataset_source(config, accelerator).visited(), *setup.eval_set]
+    groups = _groups(config, examples)
     setup.reference = maker.make(kind, groups)
     if setup.reference is not None:
         with accelerator.autocast():
             sample = groups[:NUM_COMPARED] if not config.reference_model else []
             setup.reference_cost = measure_cost(setup.reference, setup.scorer, sample)
         logger.info("reference: %s%s", setup.reference.kind, setup.reference_cost.describe())
-    if config.spec.samples:
-        require_one_process(accelerator)
-        setup.collector = make_collector(config, accelerator, setup, rewards)
-        setup.notes = [
-            Finding("reward-setup", "warning", text, "see docs/rewards.md")
-            for text in setup.collector.rewards.findings
-        ]
-        setup.memory_held = memory_parts(setup)
-        print_memory(setup.memory_held)
-    return setup
+
+
+def _add_collector(
+    config: RunConfig, accelerator: Accelerator, setup: Setup, rewards: Sequence[Any] | None
+) -> None:
+    require_one_process(accelerator)
+    setup.collector = make_collector(config, accelerator, setup, rewards)
+    setup.notes = [
+        Finding("reward-setup", "warning", text, "see docs/rewards.md")
+        for text in setup.collector.rewards.findings
+    ]
+    setup.memory_held = memory_parts(setup)
+    print_memory(setup.memory_held)
 
 
 def _groups(config: RunConfig, examples: Sequence[Any]) -> list[Group]:
