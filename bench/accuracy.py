@@ -20,10 +20,10 @@ from rich.table import Table
 import penchant
 import records
 from compare import demo_model
+from penchant.core.evaluation import Evaluation
 from penchant.data.read import read_pairs
 from penchant.data.records import Pair
 from penchant.data.split import split_by_prompt
-from penchant.evaluation import Evaluation
 
 # Methods without sampling, and steps and learning rate of a short run of LoRA; others: STEPS, RATE.
 METHODS = [name for name, method in penchant.METHODS.items() if not method.samples]

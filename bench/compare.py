@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
 
 
 def demo_model() -> str:
-    from penchant.demo import demo_model
+    from penchant.commands.demo import demo_model
 
     return demo_model()
 

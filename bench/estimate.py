@@ -76,7 +76,7 @@ def main() -> None:
     if options.child:
         child(json.loads(options.child))
         return
-    from penchant.demo import demo_model
+    from penchant.commands.demo import demo_model
 
     model = options.model or demo_model()
     print(f"{'case':<24}{'GB':>7}{'found':>7}{'ratio':>7}{'s':>8}{'found':>8}{'ratio':>7}  parts")
@@ -132,11 +132,11 @@ def child(job: dict[str, Any]) -> None:
 def predict(
     method: str, rows: list[dict[str, str]], keys: dict[str, Any], *, samples: bool
 ) -> dict[str, Any]:
-    from penchant.config import load_config
-    from penchant.guards.estimate.run import estimate_run
-    from penchant.prepare import prepare
-    from penchant.rundata import read_run_data
-    from penchant.runtime import make_accelerator
+    from penchant.config.keys import load_config
+    from penchant.guards.estimate.estimate import estimate_run
+    from penchant.training.accelerator import make_accelerator
+    from penchant.training.inputs import read_run_data
+    from penchant.training.prepare import prepare
 
     more = {"reward": ["length:20"]} if samples else {}
     config = load_config(method, {"data": "<list>", **keys, **more})

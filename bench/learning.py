@@ -21,8 +21,8 @@ from rich.table import Table
 
 import penchant
 import records
-from penchant.rl.functions import sentiment
-from penchant.rl.sampling import CachedSampler, Sampling
+from penchant.rl.rewards.ready import sentiment
+from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 KINDS = ("little", "big", "small", "young")
 HEROES = (

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from penchant.data.audit import inspect
+from penchant.audit import inspect
 from planted import Generator
 
 PROMPT_WORDS, COMPLETION_WORDS = (20, 60), (40, 110)

@@ -24,10 +24,10 @@ import penchant
 import records
 from accuracy import RATE, STEPS, rows
 from compare import demo_model
+from penchant.core.evaluation import Evaluation
 from penchant.data import clean
 from penchant.data.read import read_pairs
 from penchant.data.split import split_by_prompt
-from penchant.evaluation import Evaluation
 
 ARMS = ("clean", "flipped", "cleaned", "told")
 Row = dict[str, Any]

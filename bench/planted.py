@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from penchant.data.audit import inspect
-from penchant.data.audit.report import Report
+from penchant.audit import inspect
+from penchant.audit.report import Report
 
 Row = dict[str, Any]
 

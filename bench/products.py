@@ -20,7 +20,7 @@ from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
-from penchant.rl.sampling import CachedSampler, Sampling
+from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 PROMPT, COMPLETION = 45, 64
 

@@ -24,7 +24,7 @@ CODE = {
     "penchant --help": HELP.format(words=["--help"]),
     "penchant train dpo --help": HELP.format(words=["train", "dpo", "--help"]),
     "penchant methods": HELP.format(words=["methods"]),
-    "a wrong key": "from penchant.cli import main; main(['train', 'dpo', '--bta', '1'])",
+    "a wrong key": "from penchant.cli.main import main; main(['train', 'dpo', '--bta', '1'])",
 }
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penchant.advising import advise
-    from penchant.checking import CheckResult, check
-    from penchant.evaluating import evaluate
-    from penchant.evaluation import Evaluation
+    from penchant.commands.check import CheckResult, check
+    from penchant.commands.evaluate import evaluate
+    from penchant.commands.sweep import SweepResult, sweep
+    from penchant.commands.train import train
+    from penchant.core.evaluation import Evaluation
     from penchant.methods import METHODS
     from penchant.reporting import report
-    from penchant.result import TrainResult
-    from penchant.sweeping import SweepResult, sweep
-    from penchant.training import train
+    from penchant.training.result import TrainResult
 
 # Huge pages for PyTorch's large tensors on Linux CPUs: less memory lost to fragmentation and
 # fewer page faults. PyTorch reads this at its first allocation.
@@ -51,16 +51,16 @@ __all__ = [
 
 _HOMES = {
     "METHODS": "penchant.methods",
-    "CheckResult": "penchant.checking",
-    "Evaluation": "penchant.evaluation",
-    "SweepResult": "penchant.sweeping",
-    "TrainResult": "penchant.result",
+    "CheckResult": "penchant.commands.check",
+    "Evaluation": "penchant.core.evaluation",
+    "SweepResult": "penchant.commands.sweep",
+    "TrainResult": "penchant.training.result",
     "advise": "penchant.advising",
-    "check": "penchant.checking",
-    "evaluate": "penchant.evaluating",
+    "check": "penchant.commands.check",
+    "evaluate": "penchant.commands.evaluate",
     "report": "penchant.reporting",
-    "sweep": "penchant.sweeping",
-    "train": "penchant.training",
+    "sweep": "penchant.commands.sweep",
+    "train": "penchant.commands.train",
 }
 
 

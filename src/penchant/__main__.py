@@ -1,5 +1,5 @@
 """`python -m penchant`."""
 
-from penchant.cli import main
+from penchant.cli.main import main
 
 raise SystemExit(main())

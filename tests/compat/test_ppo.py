@@ -20,7 +20,7 @@ from penchant.compat.trl.ppo.config import CONFIG_STANDING
 from penchant.compat.trl.ppo.generation import GENERATION_STANDING
 from penchant.compat.trl.ppo.model import MODEL_STANDING
 from penchant.compat.trl.ppo.trainer import TRAINER_STANDING
-from penchant.errors import ConfigError, ModelError, TrainingError, UserError
+from penchant.core.errors import ConfigError, ModelError, TrainingError, UserError
 
 Model = AutoModelForCausalLMWithValueHead
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.5)

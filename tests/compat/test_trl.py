@@ -37,7 +37,7 @@ from penchant.compat.trl import (
 )
 from penchant.compat.trl.arguments import STANDING, TRAINER_STANDING
 from penchant.compat.trl.configs import CPO_LOSSES, DPO_LOSSES
-from penchant.errors import ConfigError, ModelError, TrainingError, UserError
+from penchant.core.errors import ConfigError, ModelError, TrainingError, UserError
 
 CONFIGS = [RewardConfig, DPOConfig, KTOConfig, ORPOConfig, CPOConfig]
 

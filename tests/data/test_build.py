@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.data import build
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.records import DataError

@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
-from penchant.cli import main
-from penchant.data.audit import inspect
+from penchant.audit import inspect
+from penchant.cli.main import main
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.records import DataError
 

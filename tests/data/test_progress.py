@@ -9,11 +9,11 @@ import json
 import pytest
 from rich.console import Console
 
-from penchant import screen
+from penchant.core import screen
 from penchant.data.building import build
-from penchant.data.convert import convert
+from penchant.data.converting.convert import convert
 from penchant.data.files import open_file
-from penchant.data.splitting import split_file
+from penchant.data.split_file import split_file
 
 ROWS = [
     {"prompt": f"question {n}", "completion_a": f"yes {n}", "completion_b": f"no {n}", "label": "a"}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.data import build_from_samples
 from penchant.data.records import DataError
 

@@ -6,10 +6,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.records import Label, Pair
 from penchant.data.tokenise import Tokeniser, TokenReport
-from penchant.errors import ModelError
 
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 BOS, EOS, IM_START, IM_END = range(4)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.data.read import read_pairs
 from penchant.data.records import DataError
 from penchant.label.export import export_answers

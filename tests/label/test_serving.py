@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.label.session import open_session
 
 from .conftest import write_pairs

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from penchant.core.errors import ConfigError
 from penchant.data.read import OtherKindError
 from penchant.data.records import DataError
-from penchant.errors import ConfigError
 from penchant.label.session import open_session
 
 from .conftest import write_pairs

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import penchant.methods
-from penchant.config import RunConfig
+from penchant.config.keys import RunConfig
 from penchant.methods import METHODS, Method, PairInputs
 
 ROOT = Path(__file__).resolve().parents[2]

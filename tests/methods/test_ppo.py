@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 
 import penchant
-from penchant.config import load_config
-from penchant.errors import ConfigError
+from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError
 from penchant.methods import RolloutInputs
+from penchant.methods.experience import Experience
 from penchant.methods.ppo import PPO, PPOOptions, ppo_advantages, ppo_loss
-from penchant.rl.experience import Experience
 
 # Two answers, of two tokens and of one. Their mean length is 1.5.
 OLD = torch.tensor([-1.0, -2.0, -3.0])

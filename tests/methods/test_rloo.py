@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from penchant.methods import RolloutInputs
+from penchant.methods.experience import Experience
 from penchant.methods.rloo import RLOO, RLOOOptions, rloo_advantages, rloo_loss
-from penchant.rl.experience import Experience
 
 # Ratios of the two answers: 1.5 * 0.5 = 0.75, and 1.1.
 OLD = torch.tensor([-1.0, -2.0, -3.0])

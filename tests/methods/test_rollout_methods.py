@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from penchant.config import load_config
-from penchant.errors import ConfigError
+from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError
 from penchant.methods import METHODS, RolloutInputs
+from penchant.methods.experience import Experience
 from penchant.methods.online import GroupOptions, OnlineOptions
-from penchant.rl.experience import Experience
 
 METRICS = {
     "loss/policy",

@@ -18,9 +18,9 @@ from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
-from penchant.rl.judging import Scores
+from penchant.rl.rewards.judging import Scores
 from penchant.rl.rollout import Collector, make_rollouts
-from penchant.rl.sampling import Completion, Sampling
+from penchant.rl.sampling.sampler import Completion, Sampling
 
 PROMPTS = ["What is 2 + 2?\n", "Say hi", "Q"]
 ANSWERS = [

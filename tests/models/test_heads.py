@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from penchant.data.batch import Group
-from penchant.models.heads import RewardScorer
 from penchant.models.lora import add_lora
+from penchant.models.reward_scorer import RewardScorer
 from penchant.models.scoring import PLAIN, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
+from penchant.core.errors import ModelError
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
-from penchant.errors import ModelError
 from penchant.models.load import (
     default_cache_dir,
     end_token_ids,

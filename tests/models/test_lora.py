@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from penchant.errors import ModelError
+from penchant.core.errors import ModelError
 from penchant.models.lora import add_lora
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])

@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from penchant.data.batch import Group
-from penchant.memory import enable_checkpointing
 from penchant.models import logprobs
 from penchant.models.lora import add_lora
+from penchant.models.memory import enable_checkpointing
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from penchant.core.evaluation import Evaluation
 from penchant.data.tokenise import TokenisedPair
-from penchant.evaluation import Evaluation
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
 PLANS = {

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from penchant.config import load_config
+from penchant.config.keys import load_config
 from penchant.methods import METHODS
-from penchant.models.heads import RewardScorer
+from penchant.models.reward_scorer import RewardScorer
 from penchant.objectives import scores as scores_module
 from penchant.objectives.base import Parts
 from penchant.objectives.scores import ScoreObjective, calibration_error, score_statistics

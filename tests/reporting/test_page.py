@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.reporting import report
 
 WriteRun = Callable[..., Path]

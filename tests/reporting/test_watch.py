@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from penchant.cli import main
+from penchant.cli.main import main
 from penchant.reporting.reading import Run
 from penchant.reporting.watch import num_steps, seconds_left, sparkline, watch
 

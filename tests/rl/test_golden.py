@@ -10,16 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from penchant.methods import METHODS
+from penchant.methods.experience import Experience
+from penchant.methods.kl import AdaptiveKLController, FixedKLController, kl_penalty
 from penchant.models.policy import PolicyScorer
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
-from penchant.rl.experience import Experience
-from penchant.rl.judging import Scores
-from penchant.rl.kl import AdaptiveKLController, FixedKLController, kl_penalty
+from penchant.rl.rewards.judging import Scores
 from penchant.rl.rollout import Collector
-from penchant.rl.sampling import Completion, Sampling
+from penchant.rl.sampling.sampler import Completion, Sampling
 from penchant.rl.source import RolloutSource, Schedule
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")

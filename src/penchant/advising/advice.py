@@ -7,23 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from penchant.advising.findings import FEW, Findings, find
-from penchant.advising.machine import (
-    Machine,
-    ModelSize,
-    find_machine,
-    measure_model,
-    parse_memory,
-)
 from penchant.advising.plan import Planner
 from penchant.advising.ranking import GOALS, Ranked, noise_text, obstacle, rank
 from penchant.advising.settings import Settings, choose_settings, make_command
-from penchant.config import RunConfig, load_config
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.errors import ConfigError
+from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
 from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import LabelData, PairData, counted
-from penchant.errors import ConfigError
-from penchant.footprint import USABLE
 from penchant.methods import METHODS, Method
+from penchant.models.size import ModelSize, measure_model
 
 NUM_SHOWN = 3
 MANY_CUT = 0.02  # share of records
@@ -122,8 +116,8 @@ def _measure(
     memory_bytes: int | None,
 ) -> tuple[Findings, ModelSize, Planner]:
     """Tokenise a sample and size the model."""
+    from penchant.core.screen import setup_logging
     from penchant.models.load import load_tokenizer, resolve
-    from penchant.runtime import setup_logging
 
     setup_logging()
     base, trust = resolve(config.model), config.trust_remote_code

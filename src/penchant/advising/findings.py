@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from penchant.data.quality import LengthBias, Noise, measure_noise
-from penchant.data.records import Label, LabelData, Pair, PairData, Text, is_chat, prompt_key
+from penchant.data.quality import (
+    NUM_RATED,
+    LengthBias,
+    Noise,
+    Signal,
+    count_contradicted,
+    measure_length_bias,
+    measure_noise,
+    signal_of,
+)
+from penchant.data.records import Label, LabelData, PairData, prompt_key
 
 if TYPE_CHECKING:
     from penchant.data.lengths import TokenLengths
 
-# Shares of pairs whose votes are not unanimous: from here on the signal is called so.
-STRONG, NOISY, COIN_TOSS = 0.05, 0.25, 0.5
 DETERMINISTIC = 0.02
-NUM_RATED = 30  # fewer say too little
 FEW = 100
-
-Signal = Literal["unknown", "strong", "standard", "noisy", "coin toss"]
 
 
 @dataclass(frozen=True)
@@ -76,25 +79,6 @@ class Findings:
         )
 
 
-def signal_of(num_records: int, num_contradicted: int, noise: Noise | None) -> Signal:
-    """How clear preferences are, by their votes or by contradictions.
-
-    Args:
-        num_records: at least 1.
-        num_contradicted: pairs that also occur the other way round.
-        noise: of their votes, where there are any.
-    """
-    rated = noise is not None and noise.num_rated >= NUM_RATED
-    share = max(noise.split_share if noise and rated else 0.0, num_contradicted / num_records)
-    if share >= COIN_TOSS:
-        return "coin toss"
-    if share >= NOISY:
-        return "noisy"
-    if not rated:
-        return "unknown"
-    return "strong" if share <= STRONG else "standard"
-
-
 def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
     """Look at records; `tokens` are their lengths for the model."""
     pairs = source.pairs if isinstance(source, PairData) else []
@@ -116,30 +100,6 @@ def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
         length=measure_length_bias(pairs) if pairs else None,
         tokens=tokens,
     )
-
-
-def measure_length_bias(pairs: Sequence[Pair]) -> LengthBias:
-    """How often the longer completion is the chosen one."""
-    gaps = [_characters(pair.chosen) - _characters(pair.rejected) for pair in pairs]
-    return LengthBias(
-        longer_chosen=sum(gap > 0 for gap in gaps),
-        shorter_chosen=sum(gap < 0 for gap in gaps),
-        equal=sum(gap == 0 for gap in gaps),
-    )
-
-
-def _characters(text: Text) -> int:
-    return sum(len(message["content"]) for message in text) if is_chat(text) else len(text)
-
-
-def count_contradicted(pairs: Sequence[Pair]) -> int:
-    """Pairs that also occur the other way round."""
-
-    def key(*texts: Text) -> str:
-        return json.dumps(texts, sort_keys=True)
-
-    seen = {key(pair.prompt, pair.chosen, pair.rejected) for pair in pairs}
-    return sum(key(pair.prompt, pair.rejected, pair.chosen) in seen for pair in pairs)
 
 
 def _possible_pairs(labels: Sequence[Label]) -> int:

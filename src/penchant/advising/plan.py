@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from penchant.advising.findings import Findings
-from penchant.advising.machine import Estimate, Load, Machine, ModelSize, estimate
+from penchant.core.machine import Machine
 from penchant.data.lengths import Sample
 from penchant.methods import Method
+from penchant.models.footprint import Estimate, Load, estimate
+from penchant.models.size import ModelSize
 
 LORA_R = 16
 MANY = 10_000  # records from which training all weights pays

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from penchant.advising.findings import Findings
-from penchant.advising.machine import Machine
 from penchant.advising.plan import Plan
+from penchant.core.machine import Machine
 from penchant.data.records import counted
 from penchant.methods import METHODS, Method
 

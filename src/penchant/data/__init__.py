@@ -8,8 +8,8 @@ from typing import Any
 _HOMES = {
     "build": "penchant.data.building",
     "build_from_samples": "penchant.data.building.sampled",
-    "clean": "penchant.data.audit",
-    "inspect": "penchant.data.audit",
+    "clean": "penchant.audit",
+    "inspect": "penchant.audit",
 }
 
 

@@ -16,8 +16,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
-from penchant.data import formats, labels, margins
 from penchant.data.records import DataError, Refusal
+from penchant.data.rows import labels, margins
+from penchant.data.rows import pairs as formats
 
 # A row with its place, or a place where no row could be read.
 Item = tuple[str, object] | Refusal

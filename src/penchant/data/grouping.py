@@ -10,7 +10,7 @@ from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 
-from penchant.screen import track
+from penchant.core.screen import track
 
 SCHEMA = """
 pragma journal_mode = off;

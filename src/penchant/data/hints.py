@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from penchant.data import formats, labels, layouts
 from penchant.data.building import FORMS, named
 from penchant.data.building.logs import THUMBS
 from penchant.data.building.rules import Rules
+from penchant.data.converting import projects as layouts
 from penchant.data.opening import open_source
-from penchant.data.rows import Row
+from penchant.data.rows import labels
+from penchant.data.rows import pairs as formats
+from penchant.data.rows.row import Row
 
 NUM_LOOKED_AT = 20
 

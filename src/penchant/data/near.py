@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from penchant.core.screen import track
 from penchant.data.grouping import digest
 from penchant.data.records import DataError
 
-Signatures = npt.NDArray[np.uint32]
+Indices: TypeAlias = NDArray[np.int64]
+Signatures: TypeAlias = NDArray[np.uint32]
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 NUM_HASHES = 128
 BATCH = 2048
@@ -53,7 +60,6 @@ class NearGroups:
         count = len(self._numbers)
         if self.similarity == 1 or not count:
             return list(range(count))
-        from penchant.data.audit.neighbours import near_duplicates
 
         self._sign()
         self._signed = [np.concatenate(self._signed)]
@@ -87,3 +93,92 @@ def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
 def _tokens(text: str) -> list[str]:
     words = WORD.findall(text.lower())
     return [*words, *(f"{one} {other}" for one, other in pairwise(words))] or [text]
+
+
+def combined(*columns: NDArray[Any]) -> NDArray[np.uint64]:
+    """One 64-bit hash a row of several columns of unsigned integers."""
+    key = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        key = (key ^ column.astype(np.uint64)) * MULTIPLIER
+        key ^= key >> np.uint64(29)
+    return key
+
+
+# Texts of Jaccard similarity s share a band with probability 1 - (1 - s**4)**16: 99.8% at 0.75.
+ROWS_A_BAND = 4
+READ_ROWS = 1 << 16
+COMPARED_PAIRS = 1 << 16
+
+
+def near_duplicates(parts: Sequence[tuple[Signatures, float]], rows: Indices) -> Indices:
+    """Group rows that are alike in every part.
+
+    Args:
+        parts: signatures with the least estimated Jaccard similarity, such as of prompts and of
+            completions; candidates are those alike in all of them together.
+        rows: those to group.
+
+    Returns:
+        For each of `rows` the first row of its group, which is itself where it is alone.
+    """
+    if not rows.size:
+        return rows
+    pairs = [np.zeros((0, 2), np.int64)]
+    num_bands = parts[0][0].shape[1] // ROWS_A_BAND
+    bands = _bands([signatures for signatures, _ in parts], rows)
+    for keys in track(bands, "near duplicates", num_bands):
+        pairs.append(_alike(parts, rows, _candidates(keys)))
+    left, right = np.unique(np.concatenate(pairs), axis=0).T
+    graph = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(len(rows), len(rows)))
+    _, group = connected_components(graph, directed=False)
+    _, first = np.unique(group, return_index=True)
+    return rows[first[group]]
+
+
+def similarity(left: Signatures, right: Signatures) -> NDArray[np.float64]:
+    """Jaccard similarity of the sets behind signatures, estimated by the share of equal hashes."""
+    return (left == right).mean(axis=1)
+
+
+def _bands(signatures: Sequence[Signatures], rows: Indices) -> Iterator[NDArray[np.uint64]]:
+    """A key a row for each band; equal bands have equal keys."""
+    for start in range(0, signatures[0].shape[1], ROWS_A_BAND):
+        keys = np.empty(len(rows), np.uint64)
+        for at in range(0, len(rows), READ_ROWS):
+            chosen = rows[at : at + READ_ROWS]
+            # The signature of several texts together is the smaller value of each hash.
+            bands = [part[chosen, start : start + ROWS_A_BAND] for part in signatures]
+            keys[at : at + READ_ROWS] = combined(*np.minimum.reduce(bands).T)
+        yield keys
+
+
+def _candidates(keys: NDArray[np.uint64]) -> Indices:
+    """Pairs of positions with equal keys: each with the first of its group and the one before it.
+
+    All pairs of a large group would be too many; other bands bring other neighbours together.
+    """
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
+    starts = np.ones(len(keys), np.bool_)
+    starts[same] = False
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(keys)), 0))
+    pairs = np.concatenate(
+        [
+            np.stack([order[first[same]], order[same]], axis=1),
+            np.stack([order[same - 1], order[same]], axis=1),
+        ]
+    )
+    return np.unique(pairs, axis=0)
+
+
+def _alike(parts: Sequence[tuple[Signatures, float]], rows: Indices, pairs: Indices) -> Indices:
+    """Those pairs that are similar enough in every part."""
+    kept = []
+    for start in range(0, len(pairs), COMPARED_PAIRS):
+        some = pairs[start : start + COMPARED_PAIRS]
+        left, right = rows[some].T
+        for signatures, least in parts:
+            alike = similarity(signatures[left], signatures[right]) >= least
+            some, left, right = some[alike], left[alike], right[alike]
+        kept.append(some)
+    return np.concatenate([np.zeros((0, 2), np.int64), *kept])

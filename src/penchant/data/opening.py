@@ -11,9 +11,9 @@ from operator import setitem
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from penchant.core.screen import track, track_bytes
 from penchant.data.files import FIELDS, SUFFIXES, Item, Watch, data_suffix, numbered, open_file
 from penchant.data.records import DataError
-from penchant.screen import track, track_bytes
 
 if TYPE_CHECKING:
     import datasets

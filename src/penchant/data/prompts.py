@@ -11,18 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from penchant.data import formats, labels
-from penchant.data.messages import check_prompt, read_messages, read_text
 from penchant.data.read import Kind, read_rows, require_usable
-from penchant.data.records import (
-    Refusal,
-    Text,
-    counted,
-    describe_refusals,
-    fingerprint,
-    prompt_key,
-)
-from penchant.data.rows import (
+from penchant.data.records import Refusal, Text, counted, describe_refusals, fingerprint, prompt_key
+from penchant.data.rows import labels
+from penchant.data.rows import pairs as formats
+from penchant.data.rows.messages import check_prompt, read_messages, read_text
+from penchant.data.rows.row import (
     Layout,
     Row,
     RowError,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
+
+from penchant.data.records import Pair, Text, is_chat
 
 BIASED, STRONGLY_BIASED = 0.6, 0.75  # accuracy of the length alone
 BIASED_Z = 3.0
@@ -113,3 +117,56 @@ def _majority(error: float, votes: int) -> tuple[float, float]:
         against += chance * min(k, votes - k) / votes
         wrong += chance * (1.0 if 2 * k > votes else 0.5 if 2 * k == votes else 0.0)
     return against, wrong
+
+
+# Shares of pairs whose votes are not unanimous: from here on the signal is called so.
+STRONG, NOISY, COIN_TOSS = 0.05, 0.25, 0.5
+
+
+NUM_RATED = 30  # fewer say too little
+
+
+Signal = Literal["unknown", "strong", "standard", "noisy", "coin toss"]
+
+
+def signal_of(num_records: int, num_contradicted: int, noise: Noise | None) -> Signal:
+    """How clear preferences are, by their votes or by contradictions.
+
+    Args:
+        num_records: at least 1.
+        num_contradicted: pairs that also occur the other way round.
+        noise: of their votes, where there are any.
+    """
+    rated = noise is not None and noise.num_rated >= NUM_RATED
+    share = max(noise.split_share if noise and rated else 0.0, num_contradicted / num_records)
+    if share >= COIN_TOSS:
+        return "coin toss"
+    if share >= NOISY:
+        return "noisy"
+    if not rated:
+        return "unknown"
+    return "strong" if share <= STRONG else "standard"
+
+
+def measure_length_bias(pairs: Sequence[Pair]) -> LengthBias:
+    """How often the longer completion is the chosen one."""
+    gaps = [_characters(pair.chosen) - _characters(pair.rejected) for pair in pairs]
+    return LengthBias(
+        longer_chosen=sum(gap > 0 for gap in gaps),
+        shorter_chosen=sum(gap < 0 for gap in gaps),
+        equal=sum(gap == 0 for gap in gaps),
+    )
+
+
+def _characters(text: Text) -> int:
+    return sum(len(message["content"]) for message in text) if is_chat(text) else len(text)
+
+
+def count_contradicted(pairs: Sequence[Pair]) -> int:
+    """Pairs that also occur the other way round."""
+
+    def key(*texts: Text) -> str:
+        return json.dumps(texts, sort_keys=True)
+
+    seen = {key(pair.prompt, pair.chosen, pair.rejected) for pair in pairs}
+    return sum(key(pair.prompt, pair.rejected, pair.chosen) in seen for pair in pairs)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from penchant.data import formats, labels
 from penchant.data.hints import as_argument, hint
 from penchant.data.opening import open_source
 from penchant.data.records import (
@@ -26,7 +25,9 @@ from penchant.data.records import (
     describe_refusals,
     fingerprint,
 )
-from penchant.data.rows import Layout, RowError
+from penchant.data.rows import labels
+from penchant.data.rows import pairs as formats
+from penchant.data.rows.row import Layout, RowError
 
 if TYPE_CHECKING:
     from penchant.data.opening import Source

@@ -11,7 +11,7 @@ from typing import Protocol, TypedDict
 
 from typing_extensions import TypeIs
 
-from penchant.errors import UserError
+from penchant.core.errors import UserError
 
 NUM_EXAMPLES = 3
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2.exceptions import TemplateError
 
+from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.prompts import Prompt
 from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
-from penchant.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

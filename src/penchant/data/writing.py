@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from penchant.atomic import flush_to_disk
+from penchant.core.atomic import flush_to_disk
+from penchant.core.screen import track
 from penchant.data.records import DataError
-from penchant.screen import track
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 BATCH_ROWS = 1024

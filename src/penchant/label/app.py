@@ -18,8 +18,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from penchant.errors import ConfigError
-from penchant.label.guard import Guard
+from penchant.core.errors import ConfigError
+from penchant.label.guard import TokenGate
 from penchant.label.render import render
 from penchant.label.session import Session, check_name
 
@@ -48,7 +48,7 @@ def create_app(session: Session, token: str) -> Starlette:
     return Starlette(
         routes=[Mount("/{token}", routes=routes)],
         middleware=[
-            Middleware(Guard, token=token),
+            Middleware(TokenGate, token=token),
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
         ],
         exception_handlers={HTTPException: pages.mistake, sqlite3.Error: pages.not_saved},

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penchant.atomic import write_atomically
-from penchant.data.messages import plain
+from penchant.core.atomic import write_atomically
 from penchant.data.records import DataError, Pair, counted
+from penchant.data.rows.messages import plain
 from penchant.label.agreement import Agreement
 from penchant.label.session import database_path, open_session
 from penchant.label.store import Answer

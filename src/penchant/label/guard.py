@@ -22,7 +22,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class TokenGate:
     """Middleware: the token comes first in every path, and every response has the headers.
 
     A token in the path needs no cookie, which other ports of this machine would be sent too, and

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from penchant.data import formats, labels
 from penchant.data.read import Kind, OtherKindError, read_rows, require_usable
 from penchant.data.records import Pair, PairData, fingerprint
-from penchant.data.rows import Layout
+from penchant.data.rows import labels
+from penchant.data.rows import pairs as formats
+from penchant.data.rows.row import Layout
 
 
 def read_comparisons(source: Path, *, split: str = "train", strict: bool = False) -> PairData:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from penchant.core.errors import ConfigError, UserError
 from penchant.data.records import counted
-from penchant.errors import ConfigError, UserError
 from penchant.label.session import open_session
 
 ADDRESS = "127.0.0.1"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from penchant.core.errors import ConfigError
 from penchant.data.records import PairData
-from penchant.errors import ConfigError
 from penchant.label.agreement import Agreement, measure_agreement
 from penchant.label.reading import read_comparisons
 from penchant.label.store import Answer, Store, Task

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.guards.finding import Finding
-    from penchant.rl.experience import Estimate, Experience
+    from penchant.core.findings import Finding
+    from penchant.methods.experience import Advantages, Experience
 
 
 class MethodOptions(BaseModel):
@@ -242,7 +242,7 @@ class Method:
     model: Literal["language", "score"] = "language"
     needs: Callable[[Any], Needs] = lambda _: Needs()
     warnings: Callable[[Sequence[Any], Any], list[Finding]] = lambda _, __: []
-    advantages: Callable[[Experience, float, Any], Estimate] | None = None
+    advantages: Callable[[Experience, float, Any], Advantages] | None = None
     veto: Callable[[Mapping[str, float], Any], bool] = lambda _, __: False
 
     @property

@@ -21,7 +21,7 @@ from penchant.methods.online import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.rl.experience import Estimate, Experience
+    from penchant.methods.experience import Advantages, Experience
 
 
 class GRPOOptions(GroupOptions):
@@ -46,7 +46,7 @@ class GRPOOptions(GroupOptions):
     )
 
 
-def grpo_advantages(experience: Experience, kl_coef: float, options: GRPOOptions) -> Estimate:
+def grpo_advantages(experience: Experience, kl_coef: float, options: GRPOOptions) -> Advantages:
     """Rewards minus the group's mean, divided by its deviation; the same for all tokens.
 
     Shao et al. 2024 (https://arxiv.org/abs/2402.03300), 4.1; without the division Liu et al. 2025
@@ -57,8 +57,8 @@ def grpo_advantages(experience: Experience, kl_coef: float, options: GRPOOptions
         kl_coef: not read: GRPO's weight is `beta`.
         options: `scale_rewards`, `kl_in_reward`, `beta`, `skip_zero_variance`.
     """
-    from penchant.rl.advantages import group_means, group_stds
-    from penchant.rl.experience import Estimate
+    from penchant.methods.advantages import group_means, group_stds
+    from penchant.methods.experience import Advantages
 
     kept, metrics = kept_groups(experience, options.skip_zero_variance)
     scores = experience.scores
@@ -71,7 +71,7 @@ def grpo_advantages(experience: Experience, kl_coef: float, options: GRPOOptions
         advantages = advantages / (group_stds(scores, experience.group) + 1e-4)
     elif options.scale_rewards == "batch" and len(scores) > 1:
         advantages = advantages / (scores.std() + 1e-4)
-    return Estimate(advantages[experience.index], kept=kept, metrics=metrics)
+    return Advantages(advantages[experience.index], kept=kept, metrics=metrics)
 
 
 def grpo_loss(inputs: RolloutInputs, options: GRPOOptions) -> LossOutput:

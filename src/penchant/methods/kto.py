@@ -7,15 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from penchant.guards.finding import Finding
-from penchant.methods.base import (
-    Facts,
-    LabelInputs,
-    LossOutput,
-    Method,
-    MethodOptions,
-    Needs,
-)
+from penchant.core.findings import Finding
+from penchant.methods.base import Facts, LabelInputs, LossOutput, Method, MethodOptions, Needs
 
 BALANCE = (1.0, 4 / 3)
 """Sane `desirable_weight * num_desirable : undesirable_weight * num_undesirable` (Eq. 8)."""

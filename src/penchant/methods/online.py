@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.methods.base import RolloutInputs
-    from penchant.rl.experience import Experience
+    from penchant.methods.experience import Experience
 
 
 # e^30 times any advantage is far outside every clip range, and far from overflow.
@@ -194,7 +194,7 @@ def policy_metrics(inputs: RolloutInputs, clipfrac: Tensor) -> dict[str, Tensor]
 
 def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict[str, float]]:
     """Answers whose group has more than one reward, `[B]`, and the share of groups without."""
-    from penchant.rl.advantages import group_stds
+    from penchant.methods.advantages import group_stds
 
     varied = group_stds(experience.scores, experience.group) > 1e-8
     flat = {int(g) for g in experience.group[~varied]}

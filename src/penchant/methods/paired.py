@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    MethodOptions,
-    Needs,
-    PairInputs,
-    pair_metrics,
-)
+from penchant.methods.base import Facts, LossOutput, MethodOptions, Needs, PairInputs, pair_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor

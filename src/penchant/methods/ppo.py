@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from penchant.rl.experience import Estimate, Experience
+    from penchant.methods.experience import Advantages, Experience
 
 
 class PPOOptions(OnlineOptions):
@@ -58,7 +58,7 @@ class PPOOptions(OnlineOptions):
         return self.ppo_epochs
 
 
-def ppo_advantages(experience: Experience, kl_coef: float, options: PPOOptions) -> Estimate:
+def ppo_advantages(experience: Experience, kl_coef: float, options: PPOOptions) -> Advantages:
     """Token rewards, generalised advantages (whitened) and returns.
 
     The score is paid at the last token, the divergence from the reference at every one
@@ -69,9 +69,9 @@ def ppo_advantages(experience: Experience, kl_coef: float, options: PPOOptions) 
         kl_coef: weight of the penalty now.
         options: `kl_penalty`, `gamma`, `lam`, `whiten_rewards`.
     """
-    from penchant.rl.advantages import add_at_ends, gae, whiten
-    from penchant.rl.experience import Estimate
-    from penchant.rl.kl import kl_penalty
+    from penchant.methods.advantages import add_at_ends, gae, whiten
+    from penchant.methods.experience import Advantages
+    from penchant.methods.kl import kl_penalty
 
     assert experience.ref_logprobs is not None and experience.values is not None
     penalty = kl_penalty(
@@ -91,7 +91,7 @@ def ppo_advantages(experience: Experience, kl_coef: float, options: PPOOptions) 
         "value/mean": float(experience.values.mean()),
         "value/explained": _explained(returns, experience.values),
     }
-    return Estimate(whiten(advantages), returns, metrics=metrics)
+    return Advantages(whiten(advantages), returns, metrics=metrics)
 
 
 def _explained(returns: Tensor, values: Tensor) -> float:

@@ -18,7 +18,7 @@ from penchant.methods.online import (
 )
 
 if TYPE_CHECKING:
-    from penchant.rl.experience import Estimate, Experience
+    from penchant.methods.experience import Advantages, Experience
 
 
 class RLOOOptions(GroupOptions):
@@ -31,7 +31,7 @@ class RLOOOptions(GroupOptions):
     )
 
 
-def rloo_advantages(experience: Experience, kl_coef: float, options: RLOOOptions) -> Estimate:
+def rloo_advantages(experience: Experience, kl_coef: float, options: RLOOOptions) -> Advantages:
     """Reward, less the divergence from the reference, minus the mean of the group's others.
 
     Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740), Eq. 7.
@@ -41,8 +41,8 @@ def rloo_advantages(experience: Experience, kl_coef: float, options: RLOOOptions
         kl_coef: not read: RLOO's weight is `beta`.
         options: `beta`, `normalize_advantages`, `skip_zero_variance`.
     """
-    from penchant.rl.advantages import leave_one_out
-    from penchant.rl.experience import Estimate
+    from penchant.methods.advantages import leave_one_out
+    from penchant.methods.experience import Advantages
 
     kept, metrics = kept_groups(experience, options.skip_zero_variance)
     scores = experience.scores
@@ -53,7 +53,7 @@ def rloo_advantages(experience: Experience, kl_coef: float, options: RLOOOptions
     advantages = leave_one_out(scores, experience.group)
     if options.normalize_advantages and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-4)
-    return Estimate(advantages[experience.index], kept=kept, metrics=metrics)
+    return Advantages(advantages[experience.index], kept=kept, metrics=metrics)
 
 
 def rloo_loss(inputs: RolloutInputs, options: RLOOOptions) -> LossOutput:

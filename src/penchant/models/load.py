@@ -17,7 +17,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError
 
-from penchant.errors import ModelError
+from penchant.core.errors import ModelError
 
 if TYPE_CHECKING:
     from peft import PeftModel

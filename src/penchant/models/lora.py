@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
-from penchant.errors import ModelError
+from penchant.core.errors import ModelError
 from penchant.models.linear import product
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from penchant.evaluation import Evaluation
+from penchant.core.evaluation import Evaluation
 from penchant.methods import LossOutput, Method
 from penchant.models.logprobs import compare_heads
 from penchant.models.reference import Progress, Reference, weighted_sums

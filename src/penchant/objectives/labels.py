@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penchant.core.evaluation import Evaluation
 from penchant.data.batch import Item, share_prompts
-from penchant.evaluation import Evaluation
 from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress

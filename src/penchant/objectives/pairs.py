@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.evaluation import Evaluation
+from penchant.core.evaluation import Evaluation
 from penchant.methods import LossOutput, Needs, PairInputs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress, weighted_sums

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.evaluation import Evaluation
 from penchant.data.batch import share_prompts
-from penchant.evaluation import Evaluation
 from penchant.methods import LossOutput, RolloutInputs
 from penchant.models.reference import Progress
 from penchant.objectives.base import Parts

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from penchant.evaluation import Evaluation
+from penchant.core.evaluation import Evaluation
+from penchant.core.screen import track
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.models.reference import Progress
 from penchant.objectives.base import Parts, batches, mean
-from penchant.runtime import track
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.config import RunConfig
+    from penchant.config.keys import RunConfig
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedPair
 

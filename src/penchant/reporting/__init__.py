@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from penchant.atomic import write_atomically
+from penchant.core.atomic import write_atomically
 from penchant.reporting.reading import ReportError, read_run, read_runs
 
 logger = logging.getLogger("penchant")

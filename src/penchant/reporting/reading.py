@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from penchant.errors import UserError
+from penchant.core.errors import UserError
 from penchant.guards.monitors.history import History
 
 LIVE_SECONDS = 600

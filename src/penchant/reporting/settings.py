@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penchant.config import RECORDED
+from penchant.config.keys import RECORDED
+from penchant.config.sections import SECTIONS
 from penchant.methods import METHODS
 from penchant.reporting.reading import Run
-from penchant.sections import SECTIONS
 
 # Where a run is written, and whether it goes on, says nothing of what it is.
 NOT_SETTINGS = {"method", "resume", *RECORDED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from penchant.guards.finding import Finding, Severity
+from penchant.core.findings import Finding, Severity
 
 if TYPE_CHECKING:
     from penchant.rl.rollout import Judged

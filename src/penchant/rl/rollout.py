@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.machine import release_memory
+from penchant.core.screen import track
 from penchant.data.batch import Group, share_prompts
+from penchant.methods.experience import Advantages, Experience
 from penchant.models.logprobs import compare_heads
-from penchant.rl.experience import Estimate, Experience
-from penchant.rl.samples import Sample
-from penchant.runtime import release_memory, track
+from penchant.rl.rewards.samples import Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
-    from penchant.rl.judging import Rewards, Scores
-    from penchant.rl.sampling import Completion, Sampler, Sampling
+    from penchant.rl.rewards.judging import Rewards, Scores
+    from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class Collector:
         return both.kl
 
 
-def make_rollouts(judged: Judged, estimate: Estimate) -> list[Rollout]:
+def make_rollouts(judged: Judged, estimate: Advantages) -> list[Rollout]:
     """What a training pass sees: one rollout an answer, those left out that teach nothing."""
     experience = judged.experience
     lengths = experience.lengths.tolist()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from penchant.core.errors import TrainingError
 from penchant.data.source import StepBatch, visiting_order
-from penchant.errors import TrainingError
 from penchant.rl.findings import look_at, nothing_left
 from penchant.rl.rollout import Rollout, make_rollouts
 from penchant.rl.saving import pack_rollouts, unpack_rollouts
@@ -17,10 +17,10 @@ from penchant.rl.saving import pack_rollouts, unpack_rollouts
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.core.findings import Finding
     from penchant.data.tokenise import TokenisedPrompt
-    from penchant.guards.finding import Finding
-    from penchant.rl.experience import Estimate, Experience
-    from penchant.rl.kl import KLController
+    from penchant.methods.experience import Advantages, Experience
+    from penchant.methods.kl import KLController
     from penchant.rl.rollout import Collector, Judged
 
 logger = logging.getLogger("penchant")
@@ -71,7 +71,7 @@ class RolloutSource:
 
     prompts: Sequence[TokenisedPrompt]
     collector: Collector
-    estimate: Callable[[Experience, float], Estimate]
+    estimate: Callable[[Experience, float], Advantages]
     controller: KLController
     schedule: Schedule
     append: Callable[[str, Mapping[str, Any]], None]
@@ -85,7 +85,7 @@ class RolloutSource:
     position: int = 0
     """Mini-batches of the present rollouts that are done."""
     noted: set[str] = field(default_factory=set)
-    rebind: Callable[[Any], Callable[[Experience, float], Estimate]] | None = None
+    rebind: Callable[[Any], Callable[[Experience, float], Advantages]] | None = None
     """Options of the method to `estimate`."""
     _order: tuple[int, list[int]] = (-1, [])
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import penchant
-from penchant.checking import STOPPED
-from penchant.cli import main
-from penchant.config import load_config
-from penchant.errors import ConfigError
+from penchant.cli.main import main
+from penchant.commands.check import STOPPED
+from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 
@@ -153,7 +153,7 @@ def test_error_stops_training_before_it_starts_and_can_be_silenced(
 
 
 def test_refusal_names_the_finding_and_how_to_override_it() -> None:
-    from penchant.guards.checks.start import refuse_errors
+    from penchant.guards.checks.gather import refuse_errors
 
     run = snapshot()
     run = replace(
@@ -200,10 +200,10 @@ def test_command_exits_1_on_an_error_and_json_has_everything(
 def test_run_that_cannot_fit_is_refused_with_what_would(
     tiny_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penchant.advising import machine
+    from penchant.models import size as machine
 
     small = machine.Machine("cpu", 100_000_000, given=True, precision="fp32")
-    monkeypatch.setattr("penchant.checking.find_machine", lambda _: small)
+    monkeypatch.setattr("penchant.commands.check.find_machine", lambda _: small)
     result = penchant.check("dpo", output=tmp_path / "run", **tiny_keys)
     (finding,) = result.errors
     assert finding.id == "memory"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penchant.checking import check
+from penchant.commands.check import check
 from penchant.methods import METHODS
 
 Changed = Callable[..., Path]

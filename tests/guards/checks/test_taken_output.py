@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import penchant
-from penchant.errors import TrainingError
+from penchant.core.errors import TrainingError
 
 
 def test_taken_output_is_an_error_in_the_words_of_training(

@@ -11,17 +11,19 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
-from penchant.advising.machine import Machine, ModelSize
-from penchant.config import RunConfig, load_config
-from penchant.guards.estimate import run as estimate
-from penchant.guards.estimate.probe import fitted
-from penchant.guards.estimate.run import RunEstimate, estimate_run, estimate_unloaded
-from penchant.guards.estimate.sampling_probe import expected_length, longest_answer
-from penchant.prepare import prepare
-from penchant.rundata import read_run_data
-from penchant.running import open_directory, run_on
-from penchant.runtime import make_accelerator
-from penchant.setup import Setup
+from penchant.commands.run import run_on
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.machine import Machine
+from penchant.guards.estimate import estimate as estimate
+from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
+from penchant.guards.estimate.sampling_times import expected_length, longest_answer
+from penchant.guards.estimate.times import fitted
+from penchant.models.size import ModelSize
+from penchant.training.accelerator import make_accelerator
+from penchant.training.folder import open_directory
+from penchant.training.inputs import read_run_data
+from penchant.training.prepare import prepare
+from penchant.training.setup import Setup
 
 PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
 SAMPLING = {
@@ -194,7 +196,7 @@ def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
 
 
 def test_twice_the_steps_take_twice_the_time(full: Prepared) -> None:
-    from penchant.guards.estimate.probe import Line
+    from penchant.guards.estimate.times import Line
     from penchant.guards.estimate.workload import count_work
 
     def total(steps: int) -> float:

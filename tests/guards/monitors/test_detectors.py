@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from penchant.guards.finding import Finding
+from penchant.core.findings import Finding
 from penchant.guards.monitors.detectors import DETECTORS, detect
-from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.history import History
+from penchant.guards.monitors.history import History, RunFacts
 
 OFFLINE = RunFacts(num_steps=100, strength="beta", sft="rpo_alpha", beta=0.1)
 ONLINE = RunFacts(num_steps=100, samples=True, strength="init_kl_coef")

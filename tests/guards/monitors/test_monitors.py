@@ -11,9 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 import penchant
-from penchant.checkpoint import checkpoint_steps
-from penchant.guards.finding import Finding
+from penchant.core.findings import Finding
 from penchant.guards.monitors import supervisor
+from penchant.training.checkpoint import checkpoint_steps
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from penchant.guards.monitors.actions import parse_actions
-from penchant.guards.monitors.facts import RunFacts
+from penchant.config.actions import parse_actions
+from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import Lever
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
-from penchant.rundir import RunDirectory
+from penchant.training.folder import RunDirectory
 
 STEPS = 100
 
@@ -34,7 +34,7 @@ def watch(run: Path, divergences: Sequence[float]) -> list[float]:
     guard = Supervisor(
         run=RunDirectory(run, {}, resume=False),
         facts=RunFacts(num_steps=STEPS, samples=True, strength="init_kl_coef"),
-        policy=parse_actions("drift=adapt"),
+        actions=parse_actions("drift=adapt"),
         silenced=(),
         monitor=None,
         pace=Pace(STEPS, None, 0.1),

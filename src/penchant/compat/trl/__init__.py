@@ -10,13 +10,7 @@ An argument that is accepted has its effect; one that cannot have it is refused 
 
 from __future__ import annotations
 
-from penchant.compat.trl.configs import (
-    CPOConfig,
-    DPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    RewardConfig,
-)
+from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.trainer import PPOTrainer

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 
 # Argument: the values that say what happens anyway, and why no other can be had.
 Standing = dict[str, tuple[tuple[Any, ...], str]]

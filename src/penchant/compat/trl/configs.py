@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from penchant.compat.trl.arguments import STANDING, nearest, refuse_or_pass
 from penchant.compat.trl.keys import check
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
 

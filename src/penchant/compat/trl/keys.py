@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from penchant.config import RunConfig, load_config
-from penchant.errors import ConfigError
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from penchant.errors import ConfigError, ModelError
+from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import resolve
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ from penchant.compat.trl.objects import (
     require_trainable,
     whole_weights,
 )
-from penchant.errors import ConfigError, TrainingError
+from penchant.core.errors import ConfigError, TrainingError
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from penchant.config import RunConfig
+    from penchant.config.keys import RunConfig
     from penchant.models.scoring import Scorer
-    from penchant.rundata import RunData
-    from penchant.setup import Setup
+    from penchant.training.inputs import RunData
+    from penchant.training.setup import Setup
 
 ARGUMENTS = (
     *("model", "args", "config", "train_dataset", "eval_dataset", "tokenizer"),
@@ -72,7 +72,7 @@ class Trainer:
         peft_config: Any = None,
         **others: Any,
     ) -> None:
-        from penchant.runtime import setup_logging
+        from penchant.core.screen import setup_logging
 
         setup_logging()
         for name, value in others.items():
@@ -131,7 +131,8 @@ class Trainer:
         Raises:
             UserError: bad data, an `output_dir` that is taken, numbers that are not finite.
         """
-        from penchant.running import open_directory, run_on
+        from penchant.commands.run import run_on
+        from penchant.training.folder import open_directory
 
         if resume_from_checkpoint not in (None, True, False):
             raise ConfigError(
@@ -164,7 +165,7 @@ class Trainer:
         Raises:
             ConfigError: there is no `eval_dataset`.
         """
-        from penchant.runtime import track
+        from penchant.core.screen import track
 
         if self._eval_data is None:
             raise ConfigError("there is nothing to evaluate on; set eval_dataset")
@@ -196,8 +197,8 @@ class Trainer:
         """The accelerator and the data, made once."""
         from accelerate.utils import set_seed
 
-        from penchant.rundata import read_run_data
-        from penchant.runtime import make_accelerator
+        from penchant.training.accelerator import make_accelerator
+        from penchant.training.inputs import read_run_data
 
         if self._accelerator is None or self._run_data is None:
             config = self.run_config
@@ -211,7 +212,7 @@ class Trainer:
     def _prepared(self) -> Setup:
         """Everything that is loaded, made once."""
         from penchant.models.scoring import PLAIN
-        from penchant.prepare import prepare
+        from penchant.training.prepare import prepare
 
         if self._setup is not None:
             return self._setup

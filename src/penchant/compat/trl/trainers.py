@@ -5,16 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from penchant.compat.trl import logs
-from penchant.compat.trl.configs import (
-    CPOConfig,
-    DPOConfig,
-    KTOConfig,
-    ORPOConfig,
-    RewardConfig,
-)
+from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
 from penchant.compat.trl.objects import name_of, require_plain
 from penchant.compat.trl.trainer import Trainer
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 
 
 class ReferenceTrainer(Trainer):

@@ -18,7 +18,7 @@ from penchant.data.files import Item
 from penchant.data.grouping import grouped
 from penchant.data.opening import open_tracked
 from penchant.data.records import DataError, Refusal, Tally, counted
-from penchant.data.rows import Row, RowError, is_given
+from penchant.data.rows.row import Row, RowError, is_given
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from penchant.data import labels
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, pair
-from penchant.data.messages import plain, read_messages
 from penchant.data.records import Message
-from penchant.data.rows import Row, RowError, is_given, kind, missing_field
+from penchant.data.rows import labels
+from penchant.data.rows.messages import plain, read_messages
+from penchant.data.rows.row import Row, RowError, is_given, kind, missing_field
 
 # Where a message lists the answers that it replaced.
 REPLACED = ("alternatives", "regenerated")

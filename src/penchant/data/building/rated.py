@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
-from penchant.data.rows import Row, RowError, is_given, kind, shown
+from penchant.data.rows.row import Row, RowError, is_given, kind, shown
 
 TEXTS = ("completion", "response", "text")
 RATINGS = ("rating", "score", "overall_score")

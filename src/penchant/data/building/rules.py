@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from penchant.data import formats
-from penchant.data.messages import plain
 from penchant.data.records import DataError, Pair
-from penchant.data.rows import Layout, Row, RowError, is_given, kind, missing_field, shown
+from penchant.data.rows import pairs as formats
+from penchant.data.rows.messages import plain
+from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, missing_field, shown
 
 Choice = Literal["best_worst", "best_random", "all"]
 CHOICES = ("best_worst", "best_random", "all")

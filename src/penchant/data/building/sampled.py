@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penchant.atomic import write_atomically
+from penchant.core.atomic import write_atomically
+from penchant.core.screen import track
 from penchant.data.building import Built, build
 from penchant.data.building.rules import Choice, Rules
-from penchant.data.messages import plain
 from penchant.data.prompts import Prompt, read_prompts
 from penchant.data.records import DataError
+from penchant.data.rows.messages import plain
 from penchant.data.writing import encoded, require_new
-from penchant.runtime import track
 
 if TYPE_CHECKING:
     from penchant.data.opening import Source

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
 from penchant.data.grouping import digest
-from penchant.data.rows import Row, RowError, is_given, shown
+from penchant.data.rows.row import Row, RowError, is_given, shown
 
 SIDES = ("completion_a", "completion_b")
 STRENGTH = "strength"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
+from penchant.core.findings import Finding, by_severity
 from penchant.guards.checks import optimization, preferences, sampling, tokens
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.finding import SEVERITIES, Finding
 
 Rule = Callable[[Snapshot], Iterator[Finding]]
 
@@ -21,19 +21,3 @@ RULES: tuple[Rule, ...] = (
 def check_snapshot(run: Snapshot) -> list[Finding]:
     """What every rule finds, errors first; nothing is silenced."""
     return by_severity(finding for rule in RULES for finding in rule(run))
-
-
-def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, notes last; otherwise in the order given."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def silenced(text: str) -> frozenset[str]:
-    """The ids in the configuration's `silence`."""
-    return frozenset(name.strip() for name in text.split(",") if name.strip())
-
-
-def spoken(findings: Iterable[Finding], silence: str) -> list[Finding]:
-    """The findings that the user has not silenced by their ids."""
-    quiet = silenced(silence)
-    return [finding for finding in findings if finding.id not in quiet]

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.advising.findings import count_contradicted, measure_length_bias, signal_of
+from penchant.core.errors import ConfigError
+from penchant.core.findings import Finding, by_severity, spoken
 from penchant.data.prompts import Prompt, PromptData
-from penchant.data.quality import measure_noise
+from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
+from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
-from penchant.guards.checks.snapshot import DataFacts, ModelFacts, TokenFacts
+from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from penchant.config import RunConfig
+    from penchant.config.keys import RunConfig
     from penchant.data.tokenise import TokenReport
-    from penchant.rundata import Record, RunData
+    from penchant.training.inputs import Record, RunData
 
 # Near-duplicates of prompts are looked for among at most so many: they cost a second or two.
 MANY_PROMPTS = 20_000
@@ -215,10 +217,54 @@ def _other_reference(config: RunConfig, base: str) -> bool:
         return True
 
 
-def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
-    """The configuration of a resolved model, or of the one that an adapter stands on."""
-    from transformers import AutoConfig
+def take_snapshot(
+    config: RunConfig,
+    run_data: RunData,
+    examples: Sequence[Any],
+    report: TokenReport,
+    *,
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: Sequence[int],
+    settings: Any,
+    num_steps: int,
+) -> Snapshot:
+    """A run as rules see it.
 
-    from penchant.advising.machine import base_model
+    Args:
+        config: validated.
+        run_data: as read; examples, report: of its training records, tokenised.
+        base: the resolved name of the model.
+        tokenizer: with the run's template.
+        end_ids: tokens at which the model's answers end.
+        settings: the model's configuration as it was saved.
+        num_steps: optimizer steps.
+    """
+    return Snapshot(
+        config=config,
+        data=gather_data(run_data, tokenizer),
+        tokens=gather_tokens(examples, report, run_data, tokenizer, end_ids),
+        model=gather_model(config, base, tokenizer, end_ids, settings),
+        num_steps=num_steps,
+    )
 
-    return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)
+
+def find_faults(run: Snapshot, examples: Sequence[Any]) -> list[Finding]:
+    """What the rules and the method itself find, errors first, without what is silenced."""
+    config = run.config
+    own = config.spec.warnings(examples, config.options)
+    return spoken(by_severity([*check_snapshot(run), *own]), config.silence)
+
+
+def refuse_errors(findings: Sequence[Finding]) -> None:
+    """Stop a run that would be wrong.
+
+    Raises:
+        ConfigError: some finding is an error.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    said = "\n".join(map(str, errors))
+    ids = ",".join(dict.fromkeys(one.id for one in errors))
+    raise ConfigError(f"{said}\nif it is meant so, --silence {ids} trains all the same")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from penchant.core.findings import Finding
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.finding import Finding
 
 SFT_RATE = 2e-5
 LORA_FACTOR = 10.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penchant.advising.findings import FEW
+from penchant.core.findings import Finding, Severity
 from penchant.data.records import counted
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.finding import Finding, Severity
 
 MANY = 0.05  # share of records from which a fault costs more than a note
 MANY_REFUSED = 0.01

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penchant.core.findings import Finding
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.finding import Finding
-from penchant.rl.functions import ready
+from penchant.rl.rewards.ready import ready
 
 HEALTHY_KL, DRIFTED_KL = (0.5, 10.0), 15.0
 

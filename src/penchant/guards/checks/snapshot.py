@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penchant.advising.findings import Signal
-from penchant.data.quality import LengthBias, Noise
+from penchant.data.quality import LengthBias, Noise, Signal
 
 if TYPE_CHECKING:
-    from penchant.config import RunConfig
+    from penchant.config.keys import RunConfig
     from penchant.methods import Facts
 
 

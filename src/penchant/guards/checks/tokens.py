@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from penchant.core.findings import Finding, Severity
 from penchant.data.records import counted
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.finding import Finding, Severity
 
 MANY_CUT = 0.05
 LITTLE_ROOM = 1 / 8  # of max_length

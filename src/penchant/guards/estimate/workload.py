@@ -9,14 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from penchant.data.batch import share_prompts
-from penchant.online import num_sampled_steps, probe_groups
+from penchant.training.rollouts import num_sampled_steps, probe_groups
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from penchant.config import RunConfig
+    from penchant.config.keys import RunConfig
     from penchant.data.batch import Group
-    from penchant.setup import Setup
+    from penchant.training.setup import Setup
 
 # Steps that are counted one by one; a longer run is like them.
 NUM_COUNTED = 2000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from penchant.guards.finding import Finding
+from penchant.core.findings import Finding
 from penchant.guards.monitors.detectors_answers import collapse, drift, no_learning, reward_hacking
 from penchant.guards.monitors.detectors_training import (
     clip_fraction_high,
@@ -19,8 +19,7 @@ from penchant.guards.monitors.detectors_training import (
     reward_model_past_best,
     value_loss_exploding,
 )
-from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.history import History
+from penchant.guards.monitors.history import History, RunFacts
 
 Detector = Callable[[History, RunFacts], Finding | None]
 

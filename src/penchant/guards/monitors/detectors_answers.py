@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from penchant.guards.finding import Finding
-from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.history import History, Series
+from penchant.core.findings import Finding
+from penchant.guards.monitors.history import History, RunFacts, Series
 
 # Nats an answer, from the brief: a policy that has learnt and still is itself.
 HEALTHY_KL = (0.5, 10.0)

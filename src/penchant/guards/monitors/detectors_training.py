@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from penchant.guards.finding import Finding
-from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.history import History, Series
+from penchant.core.findings import Finding
+from penchant.guards.monitors.history import History, RunFacts, Series
 
 # Logged steps that are averaged where single batches say little.
 WINDOW = 20

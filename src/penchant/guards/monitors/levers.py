@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penchant.rl.rewards import Rewards
+    from penchant.rl.rewards.make import Rewards
 
 # A KL coefficient that starts from 0; rewards have deviation 1, so that this counts at once.
 FIRST_COEFFICIENT = 0.2

@@ -14,16 +14,16 @@ from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Scored, score_both
-from penchant.optimization import random_state, set_random_state
-from penchant.rl.samples import Sample
+from penchant.rl.rewards.samples import Sample
+from penchant.training.optimizer import random_state, set_random_state
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.models.reference import Reference
     from penchant.models.scoring import Scorer
-    from penchant.rl.rewards import Rewards
-    from penchant.rl.sampling import Completion, Sampler, Sampling
+    from penchant.rl.rewards.make import Rewards
+    from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
 
 # The same random numbers at every check: answers differ by the weights alone.
 SEED = 30_000_001

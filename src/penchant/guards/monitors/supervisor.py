@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from penchant.evaluation import BOUNDED_KL
-from penchant.guards.finding import Finding
-from penchant.guards.monitors.actions import Policy
+from penchant.config.actions import Actions
+from penchant.core.evaluation import BOUNDED_KL
+from penchant.core.findings import Finding
 from penchant.guards.monitors.detectors import detect
 from penchant.guards.monitors.detectors_answers import divergence
-from penchant.guards.monitors.facts import RunFacts
-from penchant.guards.monitors.history import History
+from penchant.guards.monitors.history import History, RunFacts
 from penchant.guards.monitors.levers import Lever
 from penchant.guards.monitors.pace import Pace
 
 if TYPE_CHECKING:
     from penchant.guards.monitors.monitor import Monitor
-    from penchant.rundir import RunDirectory
+    from penchant.training.folder import RunDirectory
 
 logger = logging.getLogger("penchant")
 
@@ -40,7 +39,7 @@ class Supervisor:
     Attributes:
         run: where findings and answers are written.
         facts: of the run.
-        policy: what findings do.
+        actions: what findings do.
         silenced: ids that are not looked for.
         monitor: None where there is nothing to answer; pace: when it looks.
         log: writes a record of metrics.
@@ -54,7 +53,7 @@ class Supervisor:
 
     run: RunDirectory
     facts: RunFacts
-    policy: Policy
+    actions: Actions
     silenced: Sequence[str]
     monitor: Monitor | None
     pace: Pace
@@ -117,7 +116,7 @@ class Supervisor:
                 self._handle(step, found)
         if metrics is None or step in self.acted.values():
             return False  # weights that had to be acted upon are not the best
-        return self._judge(step, metrics) and self.policy.wants("rollback")
+        return self._judge(step, metrics) and self.actions.wants("rollback")
 
     def _check(self, step: int) -> dict[str, float] | None:
         """What the answers to the held-out prompts say; None where that failed."""
@@ -156,7 +155,7 @@ class Supervisor:
         return seconds * self.monitor.sampling.max_completion_length / few / 2
 
     def _handle(self, step: int, found: Finding) -> None:
-        action = self.policy.of(found.id)
+        action = self.actions.of(found.id)
         if action == "warn":
             if found.id not in self.noted:
                 self._say(step, found)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from penchant.compat.trl.arguments import Standing, refuse_or_pass
 from penchant.compat.trl.configs import explain
-from penchant.config import TRACKERS, RunConfig, load_config
-from penchant.errors import ConfigError
+from penchant.config.keys import TRACKERS, RunConfig, load_config
+from penchant.core.errors import ConfigError
 
 TARGET = 6.0
 STOPPING_KL = 1.0

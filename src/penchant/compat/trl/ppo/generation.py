@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.compat.trl.arguments import Standing, refuse_or_pass
-from penchant.rl.sampling import CachedSampler, Sampling
+from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 if TYPE_CHECKING:
     from penchant.compat.trl.ppo.tokens import Tokens

@@ -12,18 +12,18 @@ import torch
 from penchant.data.prompts import Prompt
 from penchant.data.tokenise import TokenisedPrompt
 from penchant.methods import METHODS
-from penchant.rl.advantages import whiten
-from penchant.rl.sampling import Completion, Sampling
-from penchant.rl.shaping import RunningStatistics, clip
+from penchant.methods.advantages import whiten
+from penchant.rl.rewards.shaping import RunningStatistics, clip
+from penchant.rl.sampling.sampler import Completion, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.compat.trl.ppo.config import PPOConfig
     from penchant.compat.trl.ppo.tokens import Tokens
+    from penchant.methods.experience import Advantages, Experience
     from penchant.methods.ppo import PPOOptions
-    from penchant.rl.experience import Estimate, Experience
-    from penchant.rl.samples import Sample
+    from penchant.rl.rewards.samples import Sample
 
 
 @dataclass
@@ -84,10 +84,12 @@ def neutral(experience: Experience, mask: Tensor) -> Experience:
     )
 
 
-def estimate(experience: Experience, mask: Tensor, kl_coef: float, options: PPOOptions) -> Estimate:
+def estimate(
+    experience: Experience, mask: Tensor, kl_coef: float, options: PPOOptions
+) -> Advantages:
     """PPO's advantages, whitened over the tokens of `mask` `[N]`, NaN outside of it."""
     advantages: Any = METHODS["ppo"].advantages
-    found: Estimate = advantages(neutral(experience, mask), kl_coef, options)
+    found: Advantages = advantages(neutral(experience, mask), kl_coef, options)
     if bool(mask.all()):
         return found
     # Whitening is affine: what was whitened over all tokens can be over some.

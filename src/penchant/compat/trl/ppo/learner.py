@@ -13,16 +13,16 @@ from penchant.compat.trl.ppo import parts, stats
 from penchant.compat.trl.ppo.given import Given, as_prompts, estimate, neutral
 from penchant.data.batch import Group
 from penchant.data.source import StepBatch
-from penchant.engine import Engine
-from penchant.memory import enable_checkpointing
 from penchant.methods import METHODS
+from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
+from penchant.models.memory import enable_checkpointing
 from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
-from penchant.optimization import make_optimizer
-from penchant.rl.kl import AdaptiveKLController, FixedKLController, KLController
-from penchant.rl.rewards import Rewards
+from penchant.rl.rewards.make import Rewards
 from penchant.rl.rollout import Collector, Rollout, make_rollouts
-from penchant.rl.sampling import Sampling
+from penchant.rl.sampling.sampler import Sampling
+from penchant.training.engine import Engine
+from penchant.training.optimizer import make_optimizer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,7 +13,7 @@ from torch import nn
 
 from penchant.compat.trl.arguments import Standing, refuse_or_pass
 from penchant.compat.trl.objects import require_plain
-from penchant.errors import ConfigError, ModelError
+from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import is_adapter, load_causal_model, resolve
 from penchant.models.lora import FusedLoraLinear
 from penchant.models.policy import VALUE_HEAD

@@ -12,12 +12,12 @@ import torch
 
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
-from penchant.errors import ConfigError, ModelError
+from penchant.core.errors import ConfigError, ModelError
 from penchant.models.policy import PolicyScorer
 from penchant.models.reference import AdapterReference, CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.references import require_same_vocabulary
+from penchant.training.references import require_same_vocabulary
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 from penchant.methods import METHODS, LossOutput, RolloutInputs
+from penchant.methods.kl import kl_penalty
 from penchant.methods.online import ratio_of
-from penchant.rl.kl import kl_penalty
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.methods.experience import Experience
     from penchant.methods.ppo import PPOOptions
-    from penchant.rl.experience import Experience
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 
 Tokens = list[int]
 

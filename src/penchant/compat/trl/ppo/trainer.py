@@ -17,13 +17,13 @@ from penchant.compat.trl.ppo import generation, given, parts, tokens
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.stats import for_tracker, of_lengths
-from penchant.errors import ConfigError
+from penchant.core.errors import ConfigError
 from penchant.models.load import end_token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.rl.kl import KLController
+    from penchant.methods.kl import KLController
 
 logger = logging.getLogger("penchant")
 
@@ -77,8 +77,9 @@ class PPOTrainer:
         from accelerate.utils import set_seed
 
         from penchant.compat.trl.ppo.learner import Learner
-        from penchant.online import require_one_process
-        from penchant.runtime import make_accelerator, setup_logging
+        from penchant.core.screen import setup_logging
+        from penchant.training.accelerator import make_accelerator
+        from penchant.training.rollouts import require_one_process
 
         setup_logging()
         refuse_or_pass("num_shared_layers", num_shared_layers, TRAINER_STANDING, ())

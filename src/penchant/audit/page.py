@@ -1,0 +1,96 @@
+"""The report as one HTML page without script: records are untrusted text, and are escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from penchant.audit.finding import Finding
+from penchant.audit.plots import as_svg
+from penchant.audit.report import Report
+from penchant.audit.rules import slug
+from penchant.core.atomic import write_atomically
+from penchant.data.opening import open_tracked
+from penchant.data.records import DataError, Refusal, counted
+
+NUM_PLACES, NUM_SHOWN = 20, 2
+SHOWN_CHARACTERS = 600
+
+
+def write_page(report: Report, sources: Sequence[object], path: Path, split: str = "train") -> None:
+    """Write the page; rows to show are read from the sources again.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(
+        files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
+    text = template.render(
+        report=report,
+        figures=[Markup(as_svg(plot)) for plot in report.plots],
+        examples=_examples(report, sources, split),
+        places=lambda finding: places(report, finding, NUM_PLACES),
+        shown=shown,
+    )
+    try:
+        write_atomically(path, text.encode("utf-8", "replace").decode())
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; set html") from error
+
+
+def places(report: Report, finding: Finding, limit: int) -> str:
+    """The first places of a finding's rows, and how many more there are."""
+    text = ", ".join(report.places.at(finding.rows[:limit]))
+    more = finding.rows.size - limit
+    return f"{text} and {more:,} more" if more > 0 else text
+
+
+def shown(value: Any) -> str:
+    """A number of the evidence, for a person."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _examples(
+    report: Report, sources: Sequence[object], split: str
+) -> Mapping[str, list[tuple[str, str]]]:
+    """The first rows of each finding, as JSON, cut; nothing is read beyond the last of them."""
+    wanted: dict[int, list[str]] = {}
+    for finding in report.findings:
+        if finding.id == slug("personal data"):
+            continue  # a report is passed on
+        for row in finding.rows[:NUM_SHOWN]:
+            wanted.setdefault(int(row), []).append(finding.id)
+    found: dict[str, list[tuple[str, str]]] = {}
+    last = max(wanted, default=-1)
+    items = (
+        item
+        for source in sources
+        for item in open_tracked(source, split, "examples of", prompts=True)[1]
+    )
+    for number, item in enumerate(items):
+        if number > last:
+            break
+        for name in wanted.get(number, ()):
+            where, text = (
+                (item.where, str(item)) if isinstance(item, Refusal) else (item[0], _cut(item[1]))
+            )
+            found.setdefault(name, []).append((where, text))
+    return found
+
+
+def _cut(row: object) -> str:
+    text = json.dumps(row, ensure_ascii=False, indent=1, default=str)
+    more = len(text) - SHOWN_CHARACTERS
+    return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]}\n({counted(more, 'character')} more)"

@@ -1,0 +1,220 @@
+"""The command line's arguments: every command with every key, grouped, with defaults."""
+
+from __future__ import annotations
+
+import argparse
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
+
+from penchant.cli.data_arguments import add_build, add_convert, add_split
+from penchant.cli.data_arguments import add_commands as add_audit
+from penchant.config.sections import SECTIONS
+from penchant.core.errors import ConfigError
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes end like all others, in one line and status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with every key, grouped, with defaults."""
+    parser = _Parser(
+        prog="penchant", description="Preference tuning of language models on one machine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train", help="tune a model", description="Tune a model with one of the methods."
+    )
+    _add_methods(
+        train, "train", "penchant train {} --model M --data D --output RUN [--any_key value ...]"
+    )
+    check = commands.add_parser(
+        "check",
+        help="what a run would meet: findings, one record by token, memory and time",
+        description="Look at what train would be given, without training; exit 1 on an error.",
+    )
+    _add_methods(
+        check, "check", "penchant check {} --model M --data D [--any_key value ...] [--json]"
+    )
+    sweep = commands.add_parser(
+        "sweep",
+        help="one method at several settings",
+        description="Train a method at every combination of comma-separated values, and compare.",
+    )
+    _add_methods(
+        sweep,
+        "sweep",
+        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
+    )
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare a model with what people preferred",
+        description="Held-out accuracy, margin, log-probs and KL of a model or a run.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    evaluate.set_defaults(command="evaluate")
+    _add_evaluate(evaluate)
+    advise = commands.add_parser(
+        "advise",
+        help="recommend a method and settings for your data and machine",
+        description="Look at data, model and machine; rank the methods, with settings to start.",
+        argument_default=argparse.SUPPRESS,
+    )
+    advise.set_defaults(command="advise")
+    _add_advise(advise)
+    table = commands.add_parser("methods", help="the methods, and when to use which")
+    table.set_defaults(command="methods")
+    _add_data(
+        commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
+    )
+    _add_label(commands)
+    _add_report(commands)
+    demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
+    demo.set_defaults(command="demo")
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
+    return parser
+
+
+def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> None:
+    """A subcommand a method, with every key of a run."""
+    methods = parser.add_subparsers(required=True, metavar="METHOD", dest="method")
+    for name, method in METHODS.items():
+        one = methods.add_parser(
+            name, help=method.title, description=f"{method.title}: {method.facts.when}.",
+            argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=usage.format(name),
+            aliases=[name.replace("_", "-")] if "_" in name else [],
+        )  # fmt: skip
+        one.set_defaults(command=command)
+        one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+        if command == "check":
+            one.add_argument("--json", action="store_true", help="one JSON object")
+            one.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
+        _add_keys(one, f"{name} options", method.options)
+        for section in SECTIONS:
+            _add_keys(one, section.__doc__ or "", section)
+
+
+def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel]) -> None:
+    group = parser.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        default = "" if field.is_required() else f" (default: {_show(field.default)})"
+        help_text = f"{field.description}{default}".replace("%", "%%")
+        # Values stay text here: the configuration checks them and says what is wrong.
+        if field.annotation is bool:
+            shape: dict[str, Any] = {"nargs": "?", "const": "true", "metavar": "true|false"}
+        elif field.annotation == tuple[str, ...]:
+            shape = {"metavar": "TEXT", "action": "append"}
+        else:
+            shape = {"metavar": metavar(field)}
+        group.add_argument(f"--{name}", help=help_text, **shape)
+
+
+def metavar(field: FieldInfo) -> str:
+    """What a key's value is called in help."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def _show(default: Any) -> str:
+    return {"None": "none", "True": "true", "False": "false"}.get(str(default), str(default))
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
+    add("--data", action="append", required=True, help="held-out pairs; repeat for several files")
+    add("--reference", help="the model to compare with (default: what the run started from)")
+    add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
+    add("--max_length", type=int, help="tokens of prompt and completion")
+    add("--max_prompt_length", type=int, help="tokens of the prompt")
+    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--attention", help="auto, sdpa, flex or plain")
+    add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
+    add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
+    add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
+    add("--batch_size", type=int, help="records a forward pass (default: 8)")
+    add("--strict", action="store_true", help="any refused row is an error")
+    add("--trust_remote_code", action="store_true",
+        help="run code that comes with the model")  # fmt: skip
+    add("--json", action="store_true", help="one JSON object by file, on standard output")
+
+
+def _add_advise(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", required=True, help="preference data, in any form that training takes")
+    add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
+    add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
+    add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
+    add("--max_length", type=int, help="tokens of prompt and completion (default: covers 99%%)")
+    add("--max_prompt_length", type=int, help="tokens of the prompt (default: covers 99%%)")
+    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--trust_remote_code", action="store_true",
+        help="run code that comes with the model")  # fmt: skip
+    add("--json", action="store_true", help="the whole advice as JSON, on standard output")
+
+
+def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
+    label = commands.add_parser(
+        "label",
+        help="a local page to compare two completions",
+        description="Serve a page on this machine to compare pairs; or export its answers.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    label.set_defaults(command="label")
+    add = label.add_argument
+    add("file", metavar="FILE", help="pairs, in any form that training takes, or without a label")
+    add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
+    add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
+    add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
+    add("--port", type=int, metavar="N", help="of the address (default: any free one)")
+    add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
+    add("--split", help="of a source that has several (default: train)")
+    add("--strict", action="store_true", help="any refused row is an error")
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="what happened in a run, as one page",
+        description="Write one HTML file that opens offline: of a run, or of several side by side.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    report.set_defaults(command="report")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="what train wrote to (output)")
+    report.add_argument("--output", type=Path, metavar="FILE",
+        help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
+    report.add_argument("--card", action="store_true",
+        help="write the saved model's README.md anew too")  # fmt: skip
+    watch = commands.add_parser(
+        "watch",
+        help="look at a run as it goes on",
+        description="Show step, time left, metrics and findings until the run ends or Ctrl-C.",
+        allow_abbrev=False,
+    )
+    watch.set_defaults(command="watch")
+    watch.add_argument("run", metavar="RUN", help="what train writes to (output)")
+    watch.add_argument("--once", action="store_true", help="show it once, and end")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    tools = parser.add_subparsers(required=True, metavar="TOOL")
+    add_build(tools)
+    add_convert(tools)
+    add_split(tools)
+    add_audit(tools)

@@ -1,0 +1,231 @@
+"""The arguments of `penchant data build`, `convert` and `split`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from penchant.core.errors import ConfigError
+
+# As the modules that read them have them: help must not import those.
+JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range")
+DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
+    "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
+FORMS = "label, votes, ratings, ranking, thumbs or chats"
+PROJECTS = "trl, axolotl, llama-factory or openai"
+
+
+def add_build(tools: Any) -> None:
+    """`penchant data build`."""
+    build = tools.add_parser(
+        "build",
+        help="make preference data of labels, votes, ratings, rankings, thumbs, chats or samples",
+        description="Make pairs or labels of judgements, or of sampled and scored answers.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    build.set_defaults(command="data build")
+    _add_files(build, "a new .jsonl, .jsonl.gz or .parquet")
+    add = build.add_argument
+    add("--form", metavar="FORM", help=f"{FORMS}; needed where columns fit several")
+    add("--columns", type=_mapping, metavar="NAME=OWN,...",
+        help="your name of a column, as completion_a=response1")  # fmt: skip
+    add("--votes", type=_words, metavar="COLUMN,...", help="columns with one vote each")
+    add("--codes", type=_mapping, metavar="CODE=SIDE,...",
+        help="what votes mean: 1=a,2=b,0=tie (also both_bad)")  # fmt: skip
+    add("--agreement", type=_agreement, metavar="A",
+        help="majority (default), unanimity, or the least share of votes, as 0.66")  # fmt: skip
+    add("--pairs", metavar="WHICH", help="best_worst (default), best_random or all")
+    add("--min_gap", type=float, metavar="X", help="least gap of ratings or ranks (default: 0)")
+    add("--rating_range", type=_range, metavar="LOW,HIGH", help="ratings outside are left out")
+    add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
+    drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
+    drawn(
+        "--sample", dest="model", metavar="MODEL", help="a run, a model folder, a hub id, a .gguf"
+    )
+    drawn("--reward", action="append", metavar="R",
+        help="a reward model, module:function, file.py:function or a ready one")  # fmt: skip
+    drawn("--n", type=int, metavar="N", help="answers to each prompt (default: 4)")
+    drawn("--temperature", type=float, metavar="X", help="of sampling (default: 1)")
+    drawn("--top_p", type=float, metavar="X", help="of sampling (default: 1)")
+    drawn("--top_k", type=int, metavar="N", help="of sampling (default: 0, all)")
+    drawn("--max_completion_length", type=int, metavar="N", help="tokens (default: 512)")
+    drawn("--max_prompt_length", type=int, metavar="N", help="tokens (default: 1024)")
+    drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
+    drawn("--chat_template", metavar="FILE", help="a Jinja file in place of the model's")
+    drawn("--trust_remote_code", action="store_true", help="run code that comes with the model")
+
+
+def add_convert(tools: Any) -> None:
+    """`penchant data convert`."""
+    convert = tools.add_parser(
+        "convert",
+        help="between pairs and labels, strings and chat, projects' layouts",
+        description="Write preference data in another form: another kind, text or layout.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    convert.set_defaults(command="data convert", to=None)
+    _add_files(convert, "a new .jsonl, .jsonl.gz or .parquet")
+    add = convert.add_argument
+    add("--to", metavar="WHAT", help=f"labels, pairs or prompts; {PROJECTS} for its layout")
+    add("--from", dest="origin", metavar="PROJECT", help=f"{PROJECTS}, where columns fit several")
+    add("--text", metavar="chat|strings", help="write all texts as chat, or all as strings")
+    add("--template", metavar="T",
+        help="a Jinja file, a tokenizer's folder, chatml or human_assistant")  # fmt: skip
+
+
+def add_split(tools: Any) -> None:
+    """`penchant data split`."""
+    split = tools.add_parser(
+        "split",
+        help="divide a file by prompt into training and evaluation parts",
+        description="Divide rows by prompt, near-duplicates together, alike in source and length.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    split.set_defaults(command="data split")
+    _add_files(split, "a folder; each part becomes a file in it")
+    add = split.add_argument
+    add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
+    add("--by", metavar="COLUMN", help="whose values stand alike in all parts (default: source)")
+    add("--similarity", type=float, metavar="X",
+        help="of prompts that stay together, above 0 to 1 (default: 0.7)")  # fmt: skip
+    add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
+    add("--seed", type=int, metavar="N", help="the same seed, the same parts (default: 0)")
+
+
+def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
+    add = parser.add_argument
+    add("source", metavar="FILE", help="what to read, in any form that training takes")
+    add("--output", required=True, type=Path, metavar="OUT", help=output)
+    add("--split", help="of a source that has several (default: train)")
+    add("--strict", action="store_true", help="any refused row is an error")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _mapping(text: str) -> dict[str, str]:
+    found = dict.fromkeys(_words(text), "")
+    for word in list(found):
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"must be NAME=VALUE,..., got {text!r}")
+        del found[word]
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in _mapping(text).items()}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be NAME=SHARE,..., got {text!r}") from error
+
+
+def _agreement(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be LOW,HIGH, got {text!r}") from error
+    return low, high
+
+
+def run_build(values: dict[str, Any]) -> None:
+    """Build from judgements, or from samples where a model is given."""
+    drawn = "model" in values
+    unfit = sorted(values.keys() & set(JUDGED if drawn else DRAWN))
+    if unfit:
+        without = "without" if drawn else "with"
+        raise ConfigError(f"--{unfit[0]} goes only {without} --sample MODEL; leave it out")
+    if drawn and "reward" not in values:
+        raise ConfigError("--sample needs --reward, which scores the answers")
+    if drawn:
+        from penchant.commands.draw_pairs import build_with_model
+
+        print(build_with_model(**values).summary())
+        return
+    from penchant.data.building import build
+
+    print(build(**values).summary())
+
+
+def add_commands(tools: Any) -> None:
+    """Add both to the tools of `penchant data`."""
+    inspect = tools.add_parser(
+        "inspect",
+        help="find what is wrong with preference data",
+        description="Ties, duplicates, contradictions, noise, biases, leaks, lengths: each with "
+        "its rows and a remedy.",
+        argument_default=argparse.SUPPRESS,
+    )
+    inspect.set_defaults(command="data inspect")
+    _add_inspect(inspect)
+    add = inspect.add_argument
+    add("--html", type=Path, metavar="PATH", help="write the report as one page, with plots")
+    add("--json", action="store_true", help="the whole report as JSON, on standard output")
+    clean = tools.add_parser(
+        "clean",
+        help="drop what inspect found, by name",
+        description="Write the data without the rows of some findings, and those to OUT.removed.",
+        argument_default=argparse.SUPPRESS,
+    )
+    clean.set_defaults(command="data clean")
+    add = clean.add_argument
+    add("--drop", required=True, metavar="ID,ID", help="findings whose rows go")
+    add("--output", required=True, type=Path, metavar="OUT",
+        help="a new .jsonl, .jsonl.gz or .parquet file")  # fmt: skip
+    _add_inspect(clean)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("data", nargs="+", metavar="FILE", help="in any form that training takes")
+    add("--eval_data", metavar="E", help="evaluation data: rows with its prompts are found")
+    add("--model", help="whose tokenizer measures lengths")
+    add("--max_length", type=int, help="tokens of prompt and completion (default: 1024)")
+    add("--max_prompt_length", type=int, help="tokens of the prompt (default: half of that)")
+    add("--min_agreement", type=float, metavar="X", help="share of votes (default: 0.6)")
+    add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
+    add("--sample", type=int, metavar="N",
+        help="records for noise, languages and tokens (default: 10000)")  # fmt: skip
+    add("--split", help="of a source that has several (default: train)")
+    add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
+    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--trust_remote_code", action="store_true",
+        help="run code that comes with the model")  # fmt: skip
+
+
+def run_inspect(values: dict[str, Any]) -> None:
+    """Inspect, and print."""
+    from penchant.audit import inspect
+
+    as_json = values.pop("json", False)
+    report = inspect(values.pop("data"), **values)
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+        return
+    from penchant.cli.show_audit import print_report
+
+    print_report(report)
+    if "html" in values:
+        print(f"page: {values['html']}")
+
+
+def run_clean(values: dict[str, Any]) -> None:
+    """Clean, and say what went."""
+    from penchant.audit import clean
+
+    drop = [name.strip() for name in values.pop("drop").split(",") if name.strip()]
+    print(clean(values.pop("data"), drop=drop, **values).summary())

@@ -1,0 +1,210 @@
+"""The command line: parse, call, print. Torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from penchant.cli.arguments import build_parser, metavar
+from penchant.config.keys import RunConfig, unknown_key
+from penchant.core.errors import ConfigError, UserError
+from penchant.methods import METHODS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 a mistake named on the last line."""
+    given = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    try:
+        parsed, unknown = build_parser().parse_known_args(given)
+        values = vars(parsed)
+        command = values.pop("command")
+        _refuse_unknown(unknown, values)
+        return COMMANDS[command](values) or 0
+    except UserError as error:
+        print(f"penchant: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
+        print(f"penchant: interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+def _underscored(word: str) -> str:
+    """`--max-length` is `--max_length`, the key's name."""
+    flag, equals, value = word.partition("=")
+    return flag[:2] + flag[2:].replace("-", "_") + equals + value if flag[:2] == "--" else word
+
+
+def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(f"unexpected {word!r}; every setting is given as --key value")
+        key = word[2:].partition("=")[0]
+        if "method" not in values:
+            raise ConfigError(f"unknown option {word}; see --help")
+        raise ConfigError(unknown_key(key, values["method"].replace("-", "_")))
+
+
+def _train(values: dict[str, Any]) -> None:
+    from penchant.cli.show import print_result
+    from penchant.commands.train import train
+
+    print_result(train(_method(values), **values))
+
+
+def _check(values: dict[str, Any]) -> int:
+    from penchant.cli.show import print_check
+    from penchant.commands.check import check
+
+    as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
+    result = check(_method(values), probe=probe, **values)
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        print_check(result)
+    return 1 if result.errors else 0
+
+
+def _method(values: dict[str, Any]) -> str:
+    """The method's name, which may have been typed with hyphens."""
+    return str(values.pop("method")).replace("-", "_")
+
+
+def _sweep(values: dict[str, Any]) -> None:
+    from penchant.cli.show import print_sweep
+    from penchant.commands.sweep import sweep
+
+    method = _method(values)
+    vary = {key: value.split(",") for key, value in values.items() if _is_list(method, key, value)}
+    keys = {key: value for key, value in values.items() if key not in vary}
+    print_sweep(sweep(method, vary, **keys))
+
+
+def _is_list(method: str, key: str, value: object) -> bool:
+    """Whether a comma separates values: not in a text such as lora_target_modules."""
+    fields = {**RunConfig.model_fields, **METHODS[method].options.model_fields}
+    if key not in fields or not isinstance(value, str) or "," not in value:
+        return False
+    return metavar(fields[key]) not in ("TEXT", "PATH")
+
+
+def _evaluate(values: dict[str, Any]) -> None:
+    from penchant.cli.show import print_evaluations
+    from penchant.commands.evaluate import evaluate
+
+    as_json, files = values.pop("json", False), values.pop("data")
+    found = {file: evaluate(data=file, **values) for file in files}
+    if as_json:
+        print(json.dumps({file: asdict(one) for file, one in found.items()}, indent=2))
+        return
+    print_evaluations(found)
+
+
+def _advise(values: dict[str, Any]) -> None:
+    from penchant.advising import advise
+    from penchant.cli.show_advice import print_advice
+
+    as_json = values.pop("json", False)
+    advice = advise(**values)
+    if as_json:
+        print(json.dumps(advice.as_dict(), indent=2))
+        return
+    print_advice(advice)
+
+
+def _build(values: dict[str, Any]) -> None:
+    from penchant.cli.data_arguments import run_build
+
+    run_build(values)
+
+
+def _split(values: dict[str, Any]) -> None:
+    from penchant.data.split_file import split_file
+
+    print(split_file(**values).summary())
+
+
+def _convert(values: dict[str, Any]) -> None:
+    from penchant.data.converting.convert import convert
+
+    print(convert(**values).summary())
+
+
+def _inspect(values: dict[str, Any]) -> None:
+    from penchant.cli.data_arguments import run_inspect
+
+    run_inspect(values)
+
+
+def _clean(values: dict[str, Any]) -> None:
+    from penchant.cli.data_arguments import run_clean
+
+    run_clean(values)
+
+
+def _label(values: dict[str, Any]) -> None:
+    if "export" in values:
+        from penchant.label.export import export_answers
+
+        if extra := values.keys() & {"annotators", "overlap", "port", "seed"}:
+            raise ConfigError(
+                f"--export only writes answers; leave out --{' --'.join(sorted(extra))}"
+            )
+        print(export_answers(values.pop("file"), values.pop("export"), **values).summary())
+        return
+    from penchant.label.serving import label
+
+    if "annotators" in values:
+        values["annotators"] = values["annotators"].split(",")
+    label(**values)
+
+
+def _report(values: dict[str, Any]) -> None:
+    from penchant.reporting import report, write_card
+
+    runs, card = values.pop("runs"), values.pop("card", False)
+    print(report(*runs, **values))
+    if card:
+        for run in runs:
+            print(write_card(run))
+
+
+def _watch(values: dict[str, Any]) -> None:
+    from penchant.reporting.watch import watch
+
+    watch(values["run"], once=values["once"])
+
+
+def _demo(values: dict[str, Any]) -> None:
+    from penchant.commands.demo import demo
+
+    demo(values["output"])
+
+
+def _methods(_: dict[str, Any]) -> None:
+    from penchant.cli.show import print_methods
+
+    print_methods()
+
+
+# Each returns its exit status; nothing is 0.
+COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
+    "train": _train,
+    "check": _check,
+    "sweep": _sweep,
+    "evaluate": _evaluate,
+    "advise": _advise,
+    "methods": _methods,
+    "data build": _build,
+    "data convert": _convert,
+    "data split": _split,
+    "data inspect": _inspect,
+    "data clean": _clean,
+    "label": _label,
+    "report": _report,
+    "watch": _watch,
+    "demo": _demo,
+}

@@ -1,0 +1,130 @@
+"""Results on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from penchant.data.records import counted
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from penchant.commands.check import CheckResult
+    from penchant.commands.sweep import SweepResult
+    from penchant.core.evaluation import Evaluation
+    from penchant.guards.estimate.estimate import RunEstimate
+    from penchant.training.result import TrainResult
+
+
+def print_methods() -> None:
+    """The methods' facts, one row a method."""
+    table = Table(show_lines=True)
+    names = ("Method", "Data", "Models in memory", "Stability", "When to use", "beta", "lr (LoRA)")
+    for column in names:
+        table.add_column(column)
+    for method in METHODS.values():
+        facts = method.facts
+        rates = f"{facts.learning_rate:g} ({facts.learning_rate_lora:g})"
+        table.add_row(
+            method.name, facts.data, facts.models_in_memory, facts.stability, facts.when,
+            facts.beta or "-", rates,
+        )  # fmt: skip
+    Console().print(table)
+
+
+def print_evaluations(found: dict[str, Evaluation]) -> None:
+    """A table: one row a metric, one column a file (or a moment)."""
+    table = Table("")
+    for name in found:
+        table.add_column(name, justify="right")
+    metrics = [one.metrics() for one in found.values()]
+    for metric in dict.fromkeys(name for one in metrics for name in one):
+        cells = [one.get(metric) for one in metrics]
+        table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
+    Console().print(table)
+
+
+def print_check(result: CheckResult) -> None:
+    """Findings, errors first; one record by token; what the run would take."""
+    console = Console()
+    colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    for finding in result.findings:
+        console.print(
+            Text.assemble((finding.severity, colours[finding.severity]), f" {finding.id}: ",
+                          finding.what)
+        )  # fmt: skip
+        console.print(Text(f"  {finding.remedy} ({finding.docs})", style="dim"))
+    if result.preview is not None:
+        console.print()
+        console.print(result.preview.render())
+    if result.estimate is not None:
+        console.print()
+        console.print(_estimate(result.estimate))
+    counts = ", ".join(counted(n, name) for name, n in result.counts().items())
+    print(f"\n{result.method}: {counts}")
+
+
+def _estimate(found: RunEstimate) -> Group:
+    """Memory by part, the verdict, and what would take less."""
+    table = Table("memory at the peak", "GB")
+    table.columns[1].justify = "right"
+    for name, size in found.parts.items():
+        if size:
+            table.add_row(name, f"{size / 1e9:.2f}")
+    table.add_section()
+    table.add_row("together", f"{found.peak_bytes / 1e9:.2f}")
+    fits = "fits" if found.fits else "does not fit"
+    lines = [Text(f"{fits}: {found.needed_bytes / 1e9:.2f} GB to come of "
+                  f"{found.limit_bytes / 1e9:.2f} GB that can be had")]  # fmt: skip
+    if found.seconds is not None:
+        lines.append(Text(f"{found.num_steps} steps, about {found.seconds:.0f} s of training and "
+                          f"{found.evaluation_seconds:.0f} s of evaluation"))  # fmt: skip
+    if not found.fits:
+        lines += [Text(f"would take less: {one.describe()}") for one in found.proposals]
+    return Group(table, *lines)
+
+
+def print_sweep(result: SweepResult) -> None:
+    """A sweep for a person: one row a point, the recommended one marked."""
+    keys = list(result.points[0].values)
+    table = Table(
+        "", *keys, _quality(result), "margin", "loss", "KL, nats a token", "train seconds"
+    )
+    for i, point in enumerate(result.points):
+        cells = [str(point.values[key]) for key in keys]
+        found = point.after
+        if found is None:
+            table.add_row("", *cells, f"failed: {point.error}")
+            continue
+        kl = "-" if found.kl is None else f"{found.kl:.4f}"
+        values = (found.quality[1], found.margin, found.loss)
+        numbers = ("-" if v is None else f"{v:.4g}" for v in values)
+        mark = "*" if i == result.recommended else ""
+        table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
+    Console().print(table)
+    if result.recommended is not None:
+        chosen = result.points[result.recommended]
+        settings = ", ".join(f"{key} {value}" for key, value in chosen.values.items())
+        print(f"recommended: {settings} ({result.reason})")
+        print(f"model: {chosen.output / 'model'}")
+    print(f"sweep: {result.output} (sweep.json, sweep.png)")
+
+
+def _quality(result: SweepResult) -> str:
+    return next((p.after.quality[0] for p in result.points if p.after is not None), "accuracy")
+
+
+def print_result(result: TrainResult) -> None:
+    """The end of a run, for a person."""
+    if result.before and result.after:
+        print_evaluations({"before": result.before, "after": result.after})
+    print(
+        f"{result.steps} steps in {result.train_seconds:.0f} s, "
+        f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "
+        f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
+    )
+    print(f"model: {result.model}")
+    print(f"run:   {result.output}")

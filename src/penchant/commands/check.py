@@ -1,0 +1,210 @@
+"""`penchant.check`: what training would be given, looked at without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from penchant.commands.train import Given, given
+from penchant.config.keys import RunConfig
+from penchant.core.errors import ConfigError, ModelError, RewardError, TrainingError, UserError
+from penchant.core.findings import SEVERITIES, Finding, by_severity, spoken
+from penchant.core.machine import find_machine, resolve_precision
+from penchant.core.screen import setup_logging
+from penchant.data.records import DataError
+from penchant.guards.checks.gather import find_faults, take_snapshot
+from penchant.guards.checks.preview import Preview, preview
+from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
+from penchant.models.load import end_token_ids, load_tokenizer, resolve
+from penchant.models.size import measure_model, saved_settings
+from penchant.training.accelerator import make_accelerator
+from penchant.training.folder import recorded_keys, require_free
+from penchant.training.inputs import (
+    RunData,
+    make_tokeniser,
+    read_run_data,
+    require_margins,
+    require_mismatches,
+    tokenise,
+)
+from penchant.training.prepare import planned_steps, prepare
+
+# A mistake that stops a run before there is anything to check, by its kind.
+STOPPED: tuple[tuple[type[UserError], str], ...] = (
+    (DataError, "data"),
+    (ModelError, "model"),
+    (ConfigError, "configuration"),
+    (RewardError, "reward"),
+    (TrainingError, "output"),
+)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a run would meet.
+
+    Attributes:
+        method: that was checked.
+        findings: errors first, without what is silenced.
+        preview: the first record by token; None where data or tokenizer could not be read.
+        estimate: memory and time; None where an error came first.
+    """
+
+    method: str
+    findings: list[Finding]
+    preview: Preview | None = None
+    estimate: RunEstimate | None = None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Those that would make the run wrong."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def counts(self) -> dict[str, int]:
+        """Findings by severity."""
+        severities = [finding.severity for finding in self.findings]
+        return {severity: severities.count(severity) for severity in SEVERITIES}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "method": self.method,
+            "counts": self.counts(),
+            "findings": [{**asdict(finding), "docs": finding.docs} for finding in self.findings],
+            "preview": None if self.preview is None else self.preview.as_dict(),
+            "estimate": None if self.estimate is None else _described(self.estimate),
+        }
+
+
+def _described(found: RunEstimate) -> dict[str, Any]:
+    """An estimate with what follows from its numbers, for JSON."""
+    derived = {"peak_bytes": found.peak_bytes, "needed_bytes": found.needed_bytes,
+               "seconds": found.seconds, "fits": found.fits}  # fmt: skip
+    return {**asdict(found), **derived}
+
+
+def check(
+    method: str, *, config: Path | str | None = None, probe: bool = True, **keys: Any
+) -> CheckResult:
+    """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
+
+    What would stop the run is an error finding, not an exception. Nothing is written but what
+    training would find in the cache.
+
+    Args:
+        method: a name in `penchant.METHODS`.
+        config: a YAML file of flat keys; the arguments here win over it.
+        probe: load the weights, and measure memory and time in a few passes; without it memory is
+            estimated from the model's configuration, and time is not.
+        keys: any key that `penchant.train` takes.
+    """
+    setup_logging()
+    try:
+        wanted = given(method, config=config, keys=keys)
+    except UserError as error:
+        return CheckResult(method, spoken([_stopped(error)], str(keys.get("silence") or "")))
+    try:
+        return _look(wanted, probe)
+    except UserError as error:
+        return CheckResult(method, spoken([_stopped(error)], wanted.config.silence))
+
+
+def _stopped(error: UserError) -> Finding:
+    """The finding that a mistake is; by our convention its fix stands behind the last semicolon."""
+    name = next(name for kind, name in STOPPED if isinstance(error, kind))
+    said = str(error)
+    what, semicolon, remedy = said.rpartition("; ")
+    return Finding(name, "error", what if semicolon else said, remedy if semicolon else "see above")
+
+
+def _look(wanted: Given, probe: bool) -> CheckResult:
+    import torch
+
+    config = wanted.config
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolve_precision(config.precision, device)
+    base = resolve(config.model, config.cache_dir)
+    tokenizer = load_tokenizer(
+        base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
+    model: Any = SimpleNamespace(config=settings, generation_config=_generation_settings(base))
+    end_ids = end_token_ids(model)
+    run_data = read_run_data(config, wanted.data, wanted.eval_data)
+    examples, report = tokenise(
+        run_data.train, make_tokeniser(config, tokenizer, model), "training"
+    )
+    _require_examples(config, examples)
+    run = take_snapshot(
+        config,
+        run_data,
+        examples,
+        report,
+        base=base,
+        tokenizer=tokenizer,
+        end_ids=end_ids,
+        settings=settings,
+        num_steps=planned_steps(config, examples),
+    )
+    findings = by_severity([*_taken(config, run_data), *find_faults(run, examples)])
+    estimate = None
+    if not any(finding.severity == "error" for finding in findings):
+        estimate = _estimate(wanted, base, run_data, examples, probe)
+        refusal = estimate.finding()
+        findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
+    shown = preview(examples[0], tokenizer, end_ids)
+    return CheckResult(config.method, findings, shown, estimate)
+
+
+def _estimate(
+    wanted: Given, base: str, run_data: RunData, examples: Sequence[Any], probe: bool
+) -> RunEstimate:
+    """What the run would take: from the configuration alone, and with the weights if they fit."""
+    config = wanted.config
+    size = measure_model(base, trust_remote_code=config.trust_remote_code)
+    groups = [example.group() for example in examples]
+    longest = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
+    tokens = None if config.spec.samples else longest
+    rough = estimate_unloaded(config, size, find_machine(None), tokens=tokens)
+    if not probe or rough.impossible:
+        return rough
+    accelerator = make_accelerator(config.precision)
+    set_seed(config.seed)
+    setup = prepare(config, accelerator, run_data, rewards=wanted.rewards)
+    return estimate_run(config, setup, accelerator)
+
+
+def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
+    """That another run has the output, where training would refuse to start for it."""
+    if getattr(config.options, "ensemble", None):  # its members have folders of their own
+        return []
+    processes = PartialState().num_processes
+    try:
+        require_free(config.output, recorded_keys(config, run_data, processes),
+                     resume=config.resume)  # fmt: skip
+    except TrainingError as error:
+        return spoken([_stopped(error)], config.silence)
+    return []
+
+
+def _require_examples(config: RunConfig, examples: Sequence[Any]) -> None:
+    """What training asks of the examples before it starts."""
+    require_mismatches(config, examples)
+    if config.spec.needs(config.options).margins:
+        require_margins(examples)
+
+
+def _generation_settings(base: str) -> Any:
+    """How the model ends its answers, where it comes with that; None where it does not."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(base)
+    except OSError:
+        return None

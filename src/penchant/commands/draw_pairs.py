@@ -1,0 +1,152 @@
+"""A model that answers prompts and rewards that score the answers, for `build_from_samples`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penchant.core.machine import resolve_precision
+from penchant.core.screen import setup_logging
+from penchant.data.building.rules import Choice
+from penchant.data.building.sampled import build_from_samples
+from penchant.data.prompts import Prompt
+from penchant.data.records import DataError
+from penchant.data.tokenise import Tokeniser
+from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
+from penchant.models.scoring import Scorer
+from penchant.rl.rewards.make import make_rewards
+from penchant.rl.rewards.samples import Sample
+from penchant.rl.sampling.sampler import CachedSampler, Completion, Sampling
+from penchant.training.accelerator import make_accelerator
+
+if TYPE_CHECKING:
+    from penchant.data.building import Built
+    from penchant.data.opening import Source
+
+
+class Drawer:
+    """Samples answers from a model, and scores them.
+
+    Args:
+        model: a run, a folder, a hub id, a .gguf file or an adapter.
+        rewards: as for `make_rewards`; several are added up as they are.
+        max_completion_length: tokens of an answer.
+        max_prompt_length: tokens of a prompt; longer ones are cut on the left.
+        temperature, top_p, top_k: as for `Sampling`.
+        batch_size: answers that are drawn side by side.
+        chat_template: a Jinja file in place of the model's.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        rewards: Sequence[str | Callable[..., Any]],
+        *,
+        max_completion_length: int = 512,
+        max_prompt_length: int = 1024,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        batch_size: int = 32,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        setup_logging()
+        self.accelerator = make_accelerator("auto")
+        device = self.accelerator.device
+        name = resolve(str(model))
+        self.tokenizer = load_tokenizer(
+            name, chat_template=chat_template, trust_remote_code=trust_remote_code
+        )
+        loaded: Any = load_causal_model(
+            name,
+            dtype=DTYPES[resolve_precision("auto", device)],
+            trust_remote_code=trust_remote_code,
+        ).to(device)
+        self.tokeniser = Tokeniser(
+            self.tokenizer,
+            end_token_ids=end_token_ids(loaded),
+            max_length=max_prompt_length + max_completion_length,
+            max_prompt_length=max_prompt_length,
+        )
+        self.sampling = Sampling(max_completion_length, temperature, top_k, top_p)
+        pad = self.tokenizer.pad_token_id
+        self.sampler = CachedSampler(
+            Scorer(loaded, int(pad)), sorted(self.tokeniser.end_ids), batch_size
+        )
+        self.rewards = make_rewards(
+            list(rewards), tokenizer=self.tokenizer, max_completion_length=max_completion_length,
+            device=device, autocast=self.accelerator.autocast, trust_remote_code=trust_remote_code,
+            normalization="none",
+        )  # fmt: skip
+        self._drawn: list[tuple[list[int], Completion]] = []
+
+    def sample(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[list[str]]:
+        """`n` answers to each prompt, as text."""
+        examples, report = self.tokeniser.prompts(prompts)
+        if report.dropped:
+            reasons = ", ".join(report.dropped)
+            raise DataError(
+                f"a prompt from {prompts[0].where} to {prompts[-1].where} cannot be asked: "
+                f"{reasons}; remove it"
+            )
+        ids = [one.prompt for one in examples]
+        with self.accelerator.autocast():
+            drawn = self.sampler.sample(ids, n=n, sampling=self.sampling, seed=seed)
+        self._drawn = [
+            (prompt, completion)
+            for prompt, completions in zip(ids, drawn, strict=True)
+            for completion in completions
+        ]
+        return [[self._text(one) for one in completions] for completions in drawn]
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """The weighted rewards of the answers that were drawn last, in their order."""
+        samples = [
+            Sample(
+                prompt.prompt, answer, ids, completion.ids, completion.ended, prompt.fields,
+                prompt.where,
+            )
+            for prompt, answer, (ids, completion) in zip(prompts, answers, self._drawn, strict=True)
+        ]  # fmt: skip
+        return list(self.rewards.score(samples).raw)
+
+    def _text(self, completion: Completion) -> str:
+        return str(self.tokenizer.decode(completion.ids, skip_special_tokens=True))
+
+
+def build_with_model(
+    source: Source,
+    output: str | Path,
+    *,
+    model: str | Path,
+    reward: Sequence[str | Callable[..., Any]],
+    n: int = 4,
+    pairs: Choice = "best_worst",
+    min_gap: float = 0.0,
+    prompts_at_once: int = 8,
+    seed: int = 0,
+    split: str = "train",
+    strict: bool = False,
+    **sampling: Any,
+) -> Built:
+    """Sample a model's answers to prompts, score them and pair them up; called again, it goes on.
+
+    Args:
+        source, output, n, pairs, min_gap, seed, split, strict: as for `build_from_samples`.
+        model, reward, sampling: as for `Drawer`.
+        prompts_at_once: prompts that are answered and written together.
+
+    Raises:
+        UserError: as `build_from_samples`, and where a model or reward cannot be loaded.
+    """
+    drawer = Drawer(model, reward, **sampling)
+    names = [one if isinstance(one, str) else one.__name__ for one in reward]
+    about = {"model": str(model), "reward": names, **sampling}
+    return build_from_samples(
+        source, output, sample=drawer.sample, score=drawer.score, n=n, pairs=pairs,
+        min_gap=min_gap, batch_size=prompts_at_once, seed=seed, about=about, split=split,
+        strict=strict,
+    )  # fmt: skip

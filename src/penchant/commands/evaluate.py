@@ -1,0 +1,159 @@
+"""`penchant.evaluate`: a model, a reward model or a run against held-out records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+from peft import PeftModel
+
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.errors import ConfigError
+from penchant.core.evaluation import Evaluation
+from penchant.core.machine import resolve_precision
+from penchant.core.screen import setup_logging, track
+from penchant.data.batch import Group
+from penchant.methods import METHODS
+from penchant.models.load import (
+    DTYPES,
+    is_score_model,
+    load_causal_model,
+    load_score_model,
+    load_tokenizer,
+    resolve,
+)
+from penchant.models.reference import AdapterReference, CopyReference, Reference
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+from penchant.objectives import objective_of
+from penchant.objectives.base import Parts
+from penchant.training.accelerator import make_accelerator
+from penchant.training.inputs import (
+    make_tokeniser,
+    read_records,
+    require_margins,
+    require_mismatches,
+    tokenise,
+)
+from penchant.training.prepare import make_scorer
+from penchant.training.references import require_same_vocabulary
+
+logger = logging.getLogger("penchant")
+
+# What an evaluation takes from the run it evaluates.
+RUN_KEYS = ("max_length", "max_prompt_length", "chat_template", "trust_remote_code")
+
+
+def evaluate(
+    *,
+    model: str | Path,
+    data: Any,
+    reference: str | Path | None = None,
+    batch_size: int = 8,
+    **keys: Any,
+) -> Evaluation:
+    """Held-out accuracy, margin, log-probs and KL; of a reward model accuracy and calibration.
+
+    Args:
+        model: a run directory, a folder, a hub id, a .gguf file, or an adapter.
+        data: held-out records, in any form that training reads; a method for labels takes pairs
+            too.
+        reference: the model it is compared with; default: what the run or adapter started from.
+        batch_size: records a forward pass.
+        keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `attention`, `dtype`,
+            `precision`, `strict`, `trust_remote_code`, or an option of the method (`beta`);
+            default: the run's own.
+
+    Raises:
+        UserError: a wrong key, bad data, no reference to compare with.
+    """
+    setup_logging()
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
+    folder = resolve(str(model))
+    config = _config(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
+    accelerator = make_accelerator(config.precision)
+    records = read_records(config, data)
+    tokenizer = load_tokenizer(
+        folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    policy = _load(folder, config, accelerator, keep_adapter=True)
+    examples, _ = tokenise(records, make_tokeniser(config, tokenizer, policy), "held-out")
+    require_mismatches(config, examples)
+    if config.spec.needs(config.options).margins:
+        require_margins(examples)
+    scorer = make_scorer(config, tokenizer, policy)
+    groups = [example.group() for example in examples[:2]]
+    with accelerator.autocast():
+        _plan(scorer, groups, config)
+        compared = None
+        if config.spec.needs_reference or (config.spec.model == "language" and reference):
+            compared = _compared_with(scorer, Path(model), reference, groups, config, accelerator)
+        parts = Parts(scorer, compared, config.spec, config.options)
+        objective = objective_of(config.spec)(parts)
+        return objective.evaluate(examples, batch_size=batch_size, progress=track)
+
+
+def _load(
+    folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
+) -> Any:
+    precision = resolve_precision(config.precision, accelerator.device)
+    load = load_score_model if config.spec.model == "score" else load_causal_model
+    model: Any = load(
+        folder,
+        dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
+        trust_remote_code=config.trust_remote_code,
+        keep_adapter=keep_adapter,
+    )
+    return model.to(accelerator.device)
+
+
+def _plan(scorer: Scorer, groups: Sequence[Group], config: RunConfig) -> None:
+    plan_scoring(scorer, groups, attention=config.attention, max_length=config.max_length)
+
+
+def _compared_with(
+    scorer: Scorer,
+    model: Path,
+    named: str | Path | None,
+    groups: Sequence[Group],
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> Reference:
+    """The model that was named, or what the run or the adapter started from."""
+    settings = _run_settings(model)
+    named = named or settings.get("reference_model")
+    if isinstance(scorer.model, PeftModel) and named is None:
+        return AdapterReference(scorer)
+    start = named or settings.get("model")
+    if start is None:
+        raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
+    other = _load(resolve(str(start), config.cache_dir), config, accelerator)
+    require_same_vocabulary(scorer, other)
+    twin = Scorer(other, scorer.pad_token_id)
+    _plan(twin, groups, config)
+    return CopyReference(twin)
+
+
+def _run_settings(model: Path) -> dict[str, Any]:
+    file = model / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _config(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
+    """The run's own settings where there is a run, under what the caller set."""
+    settings = _run_settings(model)
+    given = {k: v for k, v in keys.items() if v is not None}
+    guess = "reward" if is_score_model(folder) else "dpo"
+    method = given.pop("method", None) or settings.get("method", guess)
+    if method in METHODS and METHODS[method].samples:
+        method = guess  # what a policy that was sampled from makes of pairs: its implicit rewards
+        settings = {key: value for key, value in settings.items() if key != "beta"}
+    options = METHODS[method].options.model_fields if method in METHODS else {}
+    own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
+    unpair = {"unpair": True} if method in METHODS and METHODS[method].data == "labels" else {}
+    return load_config(method, {**own, **unpair, **given})

@@ -1,0 +1,284 @@
+"""One run on a setup: its folder, training, evaluation, samples, and the saved model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from safetensors.torch import save_file
+
+from penchant.config.keys import RunConfig
+from penchant.core.atomic import write_atomically
+from penchant.core.errors import TrainingError
+from penchant.core.evaluation import Evaluation
+from penchant.core.findings import SEVERITIES, Finding, spoken
+from penchant.core.machine import memory_peak_bytes, versions
+from penchant.core.screen import track
+from penchant.guards.checks.gather import find_faults
+from penchant.guards.monitors.make import make_supervisor, predicted_seconds
+from penchant.models.load import is_adapter
+from penchant.models.policy import VALUE_HEAD, PolicyScorer
+from penchant.models.reference import CopyReference
+from penchant.models.save import save_model
+from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
+from penchant.reporting import write_end_of_run
+from penchant.rl.sampling.answers import answer_prompts
+from penchant.rl.source import RolloutSource
+from penchant.training.accelerator import start_trackers
+from penchant.training.checkpoint import is_disk_full
+from penchant.training.engine import Engine
+from penchant.training.folder import RunDirectory
+from penchant.training.prepare import planned_steps
+from penchant.training.result import TrainResult
+from penchant.training.rollouts import make_source
+from penchant.training.setup import Setup
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("penchant")
+
+LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
+
+
+def run_on(
+    config: RunConfig, accelerator: Accelerator, directory: RunDirectory, setup: Setup
+) -> TrainResult:
+    """Carry out a run on what is already loaded."""
+    start_trackers(accelerator, config)
+    try:
+        return _Run(config, accelerator, directory, setup).carry_out()
+    except Exception as error:
+        if not is_disk_full(error) or isinstance(error, TrainingError):
+            raise
+        raise TrainingError(
+            f"the disk is full: {error}; free some space and run again with --resume"
+        ) from error
+    finally:
+        accelerator.end_training()
+
+
+def start_findings(config: RunConfig, accelerator: Accelerator, setup: Setup) -> list[Finding]:
+    """What is to be said of a run before its first step, without what is silenced."""
+    assert setup.snapshot is not None
+    steps = planned_steps(config, setup.train_set, world_size=accelerator.num_processes)
+    # runs of a sweep share a setup
+    run = replace(setup.snapshot, config=config, num_steps=steps)
+    return [*find_faults(run, setup.train_set), *spoken(setup.notes, config.silence)]
+
+
+class _Run:
+    """One run on a setup: train, evaluate, save, summarise."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        directory: RunDirectory,
+        setup: Setup,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.directory, self.setup = directory, setup
+        self.objective = setup.objective(config, accelerator)
+        source = (
+            make_source(config, setup, directory.append)
+            if config.spec.samples
+            else setup.dataset_source(config, accelerator)
+        )
+        self.engine = Engine(
+            config=config,
+            accelerator=accelerator,
+            scorer=setup.scorer,
+            source=source,
+            objective=self.objective,
+            evaluate=self.evaluate if setup.eval_set else None,
+            run=directory,
+            after_step=self._sync_reference if config.sync_ref_model else None,
+            veto=lambda metrics: config.spec.veto(metrics, config.options),
+            extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
+        )
+        self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
+        if accelerator.is_main_process:  # others follow it: with several, findings only warn
+            self.engine.guard = self.guard
+
+    def carry_out(self) -> TrainResult:
+        """Train, evaluate, save, summarise."""
+        engine = self.engine
+        if self.directory.resumed:
+            engine.restore()
+        elif self.accelerator.is_main_process:
+            self._save_audit()
+            for finding in start_findings(self.config, self.accelerator, self.setup):
+                logger.log(LEVELS[finding.severity], "%s", finding)
+                self.directory.append("findings.jsonl", finding.record(0))
+        progress = engine.progress
+        if self.config.eval_on_start:
+            self._look(0)
+        if progress.step == 0:
+            self._guard_from_start()
+        engine.fit()
+        step = progress.step
+        logged = self._logged_evaluation(step)
+        if logged is not None:  # before a failure, of which no checkpoint could know
+            engine.judge(logged)
+        elif self.setup.eval_set:
+            engine.evaluate_now()
+        if self.config.load_best_model_at_end:
+            step = engine.load_best()
+        self._sample(progress.step)
+        self._save_model()
+        result = TrainResult(
+            output=self.config.output,
+            model=self.directory.model,
+            steps=progress.step,
+            train_seconds=progress.seconds,
+            examples_per_second=progress.examples / progress.seconds,
+            tokens_per_second=progress.tokens / progress.seconds,
+            memory_peak_bytes=memory_peak_bytes(self.accelerator.device),
+            before=self._logged_evaluation(0),
+            after=self._logged_evaluation(step),
+            best_step=progress.best_step,
+        )
+        if self.accelerator.is_main_process:
+            self.directory.write_summary({**result.summary(), **self._record()})
+            write_end_of_run(self.directory.path)
+        engine.drop_last_checkpoint()
+        return result
+
+    def _save_audit(self) -> None:
+        """What the checks have counted in the data, for the report."""
+        run = self.setup.snapshot
+        assert run is not None
+        counted = {"data": asdict(run.data), "tokens": asdict(run.tokens)}
+        write_atomically(self.directory.path / "data.json", json.dumps(counted, indent=2) + "\n")
+
+    def _guard_from_start(self) -> None:
+        """What a guard needs of the model before its first step."""
+        if not self.accelerator.is_main_process:
+            return
+        for finding in self.said:
+            logger.info("%s: %s; %s", finding.id, finding.what, finding.remedy)
+            self.directory.append("findings.jsonl", finding.record(0))
+        if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
+            steps = self.engine.source.num_steps
+            self.guard.begin(lambda: predicted_seconds(self.config, self.setup, steps))
+        if self.guard.actions.wants("rollback"):
+            self.guard.best_step = 0
+            self.engine.save()
+
+    def _look(self, step: int) -> None:
+        """Evaluate and sample before training, unless an interrupted run has done so."""
+        if self.engine.progress.step == step:
+            if self.setup.eval_set and self._logged_evaluation(step) is None:
+                self.engine.evaluate_now()
+            self._sample(step)
+
+    def evaluate(self) -> Evaluation:
+        """The policy on the held-out records."""
+        with self.accelerator.autocast():
+            return self.objective.evaluate(
+                self.setup.eval_set,
+                batch_size=self.config.per_device_eval_batch_size,
+                progress=track,
+            )
+
+    def _logged_evaluation(self, step: int) -> Evaluation | None:
+        """An evaluation that this run, or the one it resumes, has logged."""
+        for record in self.directory.read("metrics.jsonl"):
+            if record["step"] == step and any(k.startswith("eval/") for k in record):
+                return Evaluation.from_metrics(
+                    {k.removeprefix("eval/"): v for k, v in record.items()}
+                )
+        return None
+
+    def _sync_reference(self, step: int) -> None:
+        if step % self.config.ref_model_sync_steps == 0:
+            reference = self.setup.reference
+            assert isinstance(reference, CopyReference)
+            reference.mix_in(self.setup.scorer, self.config.ref_model_mixup_alpha)
+
+    def _sample(self, step: int) -> None:
+        """Let the model answer the first held-out prompts, each once."""
+        setup = self.setup
+        done = any(record["step"] == step for record in self.directory.read("samples.jsonl"))
+        if done or self.config.spec.model != "language" or not self.accelerator.is_main_process:
+            return
+        records = {record.where: record for record in setup.eval_records}
+        prompts: dict[tuple[int, ...], Any] = {}
+        for example in setup.eval_set:  # tokenising may have dropped some records
+            prompts.setdefault(tuple(example.prompt), records[example.where])
+        chosen = list(prompts.items())[: self.config.eval_samples]
+        answers = answer_prompts(
+            setup.scorer,
+            setup.tokenizer,
+            [list(ids) for ids, _ in chosen],
+            end_token_ids=setup.end_ids,
+            max_new_tokens=self.config.max_new_tokens,
+        )
+        for (_, record), answer in zip(chosen, answers, strict=True):
+            sample = {"step": step, "prompt": record.prompt, "answer": answer.text}
+            length = {"num_tokens": answer.num_tokens, "ended": answer.ended}
+            self.directory.append("samples.jsonl", {**sample, **length})
+
+    def _save_model(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        setup = self.setup
+        with setup.scorer.plain_attention():
+            save_model(
+                setup.scorer.model,
+                setup.tokenizer,
+                self.directory.model,
+                merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
+            )
+            if self.config.merge:
+                save_model(
+                    setup.scorer.model, setup.tokenizer, self.directory.path / "merged", merged=True
+                )
+        if isinstance(setup.scorer, PolicyScorer) and setup.scorer.value_head is not None:
+            weights = {n: p.detach().cpu() for n, p in setup.scorer.value_head.named_parameters()}
+            save_file(weights, self.directory.model / VALUE_HEAD)
+        if isinstance(self.objective, ScoreObjective):
+            with self.accelerator.autocast():
+                statistics = score_statistics(self.objective, setup.train_set, self.config)
+            write_atomically(self.directory.model / STATISTICS, json.dumps(statistics, indent=2))
+
+    def _record(self) -> dict[str, Any]:
+        setup = self.setup
+        source = self.engine.source
+        return {
+            **(
+                {"sampling": source.summary(), "memory_held": setup.memory_held}
+                if isinstance(source, RolloutSource)
+                else {}
+            ),
+            "method": self.config.method,
+            "chat": setup.snapshot is not None and setup.snapshot.data.num_chat > 0,
+            **self._guarded(),
+            "scoring": setup.plan,
+            "reference": None if setup.reference is None else setup.reference.kind,
+            "reference_cost": setup.reference_cost and asdict(setup.reference_cost),
+            "gradient_checkpointing": setup.checkpointing,
+            "tokenising": {name: asdict(report) for name, report in setup.reports.items()},
+            "versions": versions(),
+        }
+
+    def _guarded(self) -> dict[str, Any]:
+        """What guards found, what they cost, and what they did."""
+        found = [record["severity"] for record in self.directory.read("findings.jsonl")]
+        logged = self._logged_evaluation(self.engine.progress.step)
+        return {
+            "findings": {level: found.count(level) for level in SEVERITIES},
+            "monitor_seconds": self.guard.pace.seconds,
+            **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
+            **({"best_rule": logged.rule} if logged is not None else {}),
+        }
+
+
+def _reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
+    assert isinstance(setup.reference, CopyReference)
+    return {f"reference/{name}": w for name, w in setup.reference.weights().items()}

@@ -1,0 +1,127 @@
+"""`penchant.train`: one run from its keys to a tuned, saved, evaluated model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+
+from penchant.commands.ensemble import train_ensemble
+from penchant.commands.run import run_on
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.screen import setup_logging
+from penchant.training.accelerator import make_accelerator
+from penchant.training.folder import open_directory
+from penchant.training.inputs import read_run_data
+from penchant.training.prepare import prepare
+from penchant.training.result import TrainResult
+
+logger = logging.getLogger("penchant")
+
+
+def train(method: str, *, config: Path | str | None = None, **keys: Any) -> TrainResult:
+    """Tune a model and save it.
+
+    Args:
+        method: a name in `penchant.METHODS`.
+        config: a YAML file of flat keys; the arguments here win over it.
+        keys: any key of the configuration: `model`, `data`, `output`, `beta`, ...; `data` and
+            `eval_data` may also be a `datasets.Dataset` or a list of rows, and `reward` a function
+            or a list of functions and names.
+
+    Raises:
+        UserError: a wrong key, bad data, a model that cannot serve, an output folder that is
+            taken, numbers that are not finite.
+    """
+    setup_logging()
+    wanted = given(method, config=config, keys=keys)
+    return run(wanted.config, wanted.data, wanted.eval_data, rewards=wanted.rewards)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user gave: the validated keys, and objects where a key may hold one."""
+
+    config: RunConfig
+    data: Any
+    eval_data: Any
+    rewards: list[Any]
+
+
+def given(method: str, *, config: Path | str | None, keys: Mapping[str, Any]) -> Given:
+    """Validate the keys of `train`, in which data and rewards may be objects.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    objects = {
+        name: keys[name]
+        for name in ("data", "eval_data")
+        if keys.get(name) is not None and not isinstance(keys[name], str | Path)
+    }
+    texts = {name: f"<{type(value).__name__}>" for name, value in objects.items()}
+    paths = {k: str(keys[k]) for k in ("data", "eval_data") if isinstance(keys.get(k), Path)}
+    rewards = _listed(keys.get("reward"))
+    named = {"reward": [_name(one) for one in rewards]} if rewards else {}
+    checked = load_config(
+        method, {**keys, **paths, **texts, **named}, file=None if config is None else Path(config)
+    )
+    data = objects.get("data", checked.data)
+    return Given(checked, data, objects.get("eval_data", checked.eval_data), rewards)
+
+
+def _listed(reward: Any) -> list[Any]:
+    if reward is None:
+        return []
+    return list(reward) if isinstance(reward, list | tuple) else [reward]
+
+
+def _name(reward: Any) -> str:
+    """What `config.yaml` calls a reward."""
+    if not callable(reward):
+        return str(reward)
+    return f"{reward.__module__}:{getattr(reward, '__qualname__', type(reward).__name__)}"
+
+
+def run(
+    config: RunConfig,
+    data: Any,
+    eval_data: Any,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    rewards: Sequence[Any] | None = None,
+) -> TrainResult:
+    """Carry out a validated configuration.
+
+    Args:
+        config: the keys.
+        data, eval_data: paths, ids or rows.
+        model, tokenizer: objects in place of what `config.model` names.
+        rewards: functions or names, in place of what the method's `reward` names.
+    """
+    accelerator = make_accelerator(
+        config.precision, trackers=config.trackers, folder=config.output / "trackers"
+    )
+    set_seed(config.seed)
+    run_data = read_run_data(config, data, eval_data)
+    if size := getattr(config.options, "ensemble", None):
+        return train_ensemble(config, size, run_data)
+    directory = open_directory(config, accelerator, run_data)
+    if (summary := directory.summary()) is not None:
+        logger.info("%s is complete; nothing to resume", config.output)
+        return TrainResult.from_summary(summary)
+    setup = prepare(
+        config,
+        accelerator,
+        run_data,
+        model=model,
+        tokenizer=tokenizer,
+        rewards=rewards,
+        refuse=True,
+    )
+    return run_on(config, accelerator, directory, setup)

@@ -1,0 +1,1 @@
+"""What every room uses: errors, findings, evaluations, the screen, the machine."""

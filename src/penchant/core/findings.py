@@ -1,0 +1,104 @@
+"""What a guard finds: an id, how bad it is, the numbers, what to do, and where to read more."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+DOCS = "docs/guards.md"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake, danger or fact.
+
+    Attributes:
+        id: a stable name, by which it is silenced.
+        severity: error where a run would be wrong or would fail, warning where it probably costs,
+            note where it is only worth knowing.
+        what: one sentence with its numbers.
+        remedy: what to do, with the keys to set.
+        evidence: the numbers behind it, as JSON.
+        action: what was done about it during a run, with its reason; empty where nothing was.
+    """
+
+    id: str
+    severity: Severity
+    what: str
+    remedy: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    action: str = ""
+
+    @property
+    def docs(self) -> str:
+        """Where it is explained."""
+        return f"{DOCS}#{self.id}"
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.what}; {self.remedy}"
+
+    def record(self, step: int) -> dict[str, Any]:
+        """One line of `findings.jsonl`."""
+        values = {"step": step, "id": self.id, "severity": self.severity, "what": self.what}
+        more = {"remedy": self.remedy, "evidence": dict(self.evidence), "docs": self.docs}
+        return {**values, **more, **({"action": self.action} if self.action else {})}
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, notes last; otherwise in the order given."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def silenced(text: str) -> frozenset[str]:
+    """The ids in the configuration's `silence`."""
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
+
+
+def spoken(findings: Iterable[Finding], silence: str) -> list[Finding]:
+    """The findings that the user has not silenced by their ids."""
+    quiet = silenced(silence)
+    return [finding for finding in findings if finding.id not in quiet]
+
+
+BEFORE = (
+    "configuration", "data", "model", "reward", "output", "learning-rate", "beta", "beta-noise",
+    "reward-epochs", "epochs", "warmup", "fp16-of-bf16", "dropout", "lora-dropout", "ties",
+    "ties-left-out", "ambiguous-pairs", "contradictions", "label-noise", "length-bias",
+    "shared-prompts", "near-prompts", "no-held-out", "few-records", "one-prompt", "refused-rows",
+    "kto-imbalance", "prompts-cut", "answers-cut", "answer-room", "dropped-records", "context",
+    "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",
+    "not-instruction-tuned", "second-reference", "reference-differs", "reward-normalization",
+    "no-kl-penalty", "target-kl", "reward-setup", "memory",
+)  # fmt: skip
+# What a detector looks for in a run's history, so that an action may follow.
+DETECTED = (
+    "reward-hacking", "drift", "no-learning", "collapse", "falling-chosen", "over-fitting",
+    "reward-model-past-best", "value-loss-exploding", "clip-fraction-high", "loss-spike",
+    "gradient-spike",
+)  # fmt: skip
+DURING = (
+    *DETECTED, "no-held-out-prompts", "monitor-too-dear", "monitor-failed",
+    "detector-failed", "not-finite", "reward-constant", "nothing-left-to-learn", "reward-dropped",
+    "reward-scale", "never-ends", "kl-negative", "sampling-mismatch",
+)  # fmt: skip
+IDS = (*BEFORE, *DURING)
+
+
+def require_known(silence: str) -> None:
+    """Refuse an id that no finding has: silencing it would do nothing.
+
+    Args:
+        silence: ids, comma-separated.
+
+    Raises:
+        ValueError: an unknown id; the nearest known ones are named.
+    """
+    for name in filter(None, (part.strip() for part in silence.split(","))):
+        if name not in IDS:
+            close = difflib.get_close_matches(name, IDS, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}?" if close else "docs/guards.md lists them"
+            raise ValueError(f"silence: unknown finding {name!r}; {hint}")

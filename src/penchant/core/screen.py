@@ -1,0 +1,73 @@
+"""What every command shows while it works; imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track as rich_track
+
+Item = TypeVar("Item")
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
+    """A progress bar on a terminal, nothing elsewhere; `total` where items do not know theirs."""
+    return iter(
+        rich_track(
+            items,
+            description,
+            total=total,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+    )
+
+
+def track_bytes(
+    items: Iterable[Item], description: str, total: int, position: Callable[[], int]
+) -> Iterator[Item]:
+    """As `track`, for the rows of a file: how many there are is known at its end only.
+
+    Args:
+        items: what is read.
+        description: stands before the bar.
+        total: bytes of the file.
+        position: how many of them are read.
+    """
+    if not console.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task, shown = bar.add_task(description, total=total), 0
+        for item in items:
+            # A bar has a few hundred places; a large file has millions of rows.
+            if (now := position()) - shown >= total / 1000:
+                bar.update(task, completed=now)
+                shown = now
+            yield item
+
+
+def setup_logging() -> None:
+    """Penchant's own messages to the screen, everybody else's only from errors up."""
+    handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    logger = logging.getLogger("penchant")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+    # PEFT calls an old name of a transformers property: nothing a user could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

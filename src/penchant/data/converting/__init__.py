@@ -1,0 +1,1 @@
+"""Other projects' layouts, converted to Penchant's."""

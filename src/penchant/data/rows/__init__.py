@@ -1,0 +1,1 @@
+"""Rows of each layout, checked and turned into records."""

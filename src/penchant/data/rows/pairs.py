@@ -1,0 +1,205 @@
+"""Turn one row, in any of the common preference layouts, into a `Pair`.
+
+Everything here is a pure function of a row. A row that cannot be a pair raises `RowError`, which
+names the field, the value and the fix; `read.py` counts those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from penchant.data.records import Messages, Pair, Text
+from penchant.data.rows.margins import read_agreement, read_margin, read_side
+from penchant.data.rows.messages import (
+    HUMAN_TURN,
+    check_completion,
+    check_prompt,
+    contents,
+    plain,
+    read_messages,
+    read_parts,
+    read_transcript,
+)
+from penchant.data.rows.row import (
+    Layout,
+    Row,
+    RowError,
+    fit,
+    is_given,
+    kind,
+    missing_field,
+    needs_text_or_messages,
+    shown,
+)
+
+PAIR_FIELDS = ("chosen", "rejected")
+LABELLED_FIELDS = ("completion_a", "completion_b")
+FIELDS = ("prompt", *PAIR_FIELDS, *LABELLED_FIELDS, "label")
+
+TEXT = Layout("prompt, chosen, rejected (text)", ("prompt", *PAIR_FIELDS))
+CHAT = Layout("prompt, chosen, rejected (chat)", ("prompt", *PAIR_FIELDS))
+WHOLE_CHAT = Layout("chosen, rejected (chat)", PAIR_FIELDS)
+TRANSCRIPT = Layout("chosen, rejected (Human/Assistant transcript)", PAIR_FIELDS)
+LABELLED_TEXT = Layout(
+    "prompt, completion_a, completion_b, label (text)", ("prompt", *LABELLED_FIELDS, "label")
+)
+LABELLED_CHAT = Layout(
+    "prompt, completion_a, completion_b, label (chat)", ("prompt", *LABELLED_FIELDS, "label")
+)
+LAYOUTS = (TEXT, CHAT, WHOLE_CHAT, TRANSCRIPT, LABELLED_TEXT, LABELLED_CHAT)
+
+
+def recognise(row: object) -> Layout | None:
+    """Return the layout that a row's fields and their types fit, or None."""
+    if not isinstance(row, Mapping):
+        return None
+    given = {field for field in FIELDS if is_given(row, field)}
+    if given >= set(TEXT.fields):
+        return _text_or_chat(row, PAIR_FIELDS, TEXT, CHAT)
+    if given >= set(PAIR_FIELDS):
+        kinds = {kind(row[field]) for field in PAIR_FIELDS}
+        if kinds == {"messages"}:
+            return WHOLE_CHAT
+        transcripts = kinds == {"text"} and all(HUMAN_TURN.search(str(row[f])) for f in PAIR_FIELDS)
+        return TRANSCRIPT if transcripts else None
+    if given >= set(LABELLED_TEXT.fields):
+        return _text_or_chat(row, LABELLED_FIELDS, LABELLED_TEXT, LABELLED_CHAT)
+    return None
+
+
+def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
+    """Turn a row into a pair.
+
+    Args:
+        row: the fields by name; fields that no layout uses are ignored.
+        layout: the layout of the rows before, or None when no row has fitted one yet.
+        where: the file and line, kept in the pair.
+
+    Returns:
+        The pair, or None when the row is labelled a tie.
+
+    Raises:
+        RowError: when the row is in no layout, in another one than `layout`, or its content
+            cannot be trained on.
+    """
+    row, found = fit(row, layout, recognise, _misfit)
+    fields, label = PAIR_FIELDS, None
+    if found in (LABELLED_TEXT, LABELLED_CHAT):
+        label = _label(row)
+        if label == "tie":
+            return None
+        fields = LABELLED_FIELDS if label == "a" else ("completion_b", "completion_a")
+    prompt, chosen, rejected = _texts(row, found, fields)
+    _check(prompt, chosen, rejected, fields)
+    return Pair(prompt, chosen, rejected, where, read_margin(row), read_agreement(row, label))
+
+
+def prompt_of(row: Row, layout: Layout) -> Text:
+    """The prompt of a row in one of `LAYOUTS`, whichever completion is preferred.
+
+    Raises:
+        RowError: when its parts are not what they should be.
+    """
+    labelled = layout in (LABELLED_TEXT, LABELLED_CHAT)
+    return _texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0]
+
+
+def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
+    """Split two whole chats into their shared prompt and what follows it.
+
+    Args:
+        chosen: the preferred chat.
+        rejected: the other chat.
+
+    Returns:
+        The longest shared prefix that leaves each chat its last message, and both remainders.
+
+    Raises:
+        RowError: when the chats are equal or share nothing, or one has nothing after the prompt.
+    """
+    if chosen == rejected:
+        raise RowError("chosen equals rejected", f"both are {shown(list(chosen))}")
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    if not shared and chosen[0] == rejected[0]:
+        raise RowError(
+            "empty completion", f"a chat ends with its first message, {shown(chosen[0])}"
+        )
+    if not shared:
+        raise RowError(
+            "no shared prompt",
+            f"chosen starts with {shown(chosen[0]['content'])}, rejected with "
+            f"{shown(rejected[0]['content'])}; both must start with the messages of one prompt",
+        )
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _text_or_chat(
+    row: Row, completions: tuple[str, str], text: Layout, chat: Layout
+) -> Layout | None:
+    kinds = {kind(row[field]) for field in completions}
+    prompt = kind(row["prompt"])
+    if len(kinds) != 1 or None in kinds or prompt is None:
+        return None
+    return text if kinds == {"text"} and prompt == "text" else chat
+
+
+def _misfit(row: Row, layout: Layout | None) -> RowError:
+    """Say why a row fits no layout, measured against `layout` or else the nearest one."""
+    if layout is None:
+        labelled = any(is_given(row, field) for field in LABELLED_FIELDS)
+        layout = LABELLED_TEXT if labelled else TEXT
+    missing = [field for field in layout.fields if not is_given(row, field)]
+    if missing == ["prompt"] and all(kind(row.get(field)) == "text" for field in PAIR_FIELDS):
+        return RowError(
+            "missing field",
+            "'prompt' is absent, and chosen and rejected are not transcripts with '\\n\\nHuman:' "
+            "and '\\n\\nAssistant:' turns; add a 'prompt' field, or give both as lists of messages",
+        )
+    return missing_field(row, missing[:1], layout) if missing else _wrong_type(row, layout)
+
+
+def _wrong_type(row: Row, layout: Layout) -> RowError:
+    texts = [field for field in layout.fields if field != "label"]
+    for field in texts:
+        if kind(row[field]) is None:
+            return RowError("wrong type", needs_text_or_messages(field, row[field]))
+    completions = texts[-2:]
+    if len({kind(row[field]) for field in completions}) > 1:
+        types = " and ".join(f"'{f}' is a {type(row[f]).__name__}" for f in completions)
+        return RowError("wrong type", f"{types}; both must be strings, or both lists of messages")
+    if layout is WHOLE_CHAT:
+        got = shown(row["chosen"])
+        detail = f"'chosen' must be a list of messages, like the rows before, got {got}"
+        return RowError("wrong type", detail)
+    field = next(f for f in texts if not HUMAN_TURN.search(str(row[f])))
+    return RowError(
+        "not a transcript",
+        f"'{field}' has no '\\n\\nHuman:' turn, unlike the rows before it: {shown(row[field])}",
+    )
+
+
+def _label(row: Row) -> str:
+    side = read_side(row["label"])
+    if side is None:
+        raise RowError("unknown label", f"'label' must be a, b or tie, got {shown(row['label'])}")
+    return side
+
+
+def _texts(row: Row, layout: Layout, fields: tuple[str, str]) -> tuple[Text, ...]:
+    """Read prompt, chosen and rejected; `fields` names the completions, chosen first."""
+    if layout in (WHOLE_CHAT, TRANSCRIPT):
+        read = read_messages if layout is WHOLE_CHAT else read_transcript
+        chosen, rejected = (read(row[field], field) for field in fields)
+        return split_prompt(chosen, rejected)
+    return read_parts(row["prompt"], {field: row[field] for field in fields}, split_prompt)
+
+
+def _check(prompt: Text, chosen: Text, rejected: Text, fields: tuple[str, str]) -> None:
+    """Refuse what cannot teach a preference; `fields` names chosen and rejected for the user."""
+    check_prompt(prompt)
+    check_completion(chosen, fields[0])
+    check_completion(rejected, fields[1])
+    if contents(chosen) == contents(rejected):
+        raise RowError("chosen equals rejected", f"both are {shown(plain(chosen))}")

@@ -1,0 +1,238 @@
+"""How long a run will take, from a few of its own passes: no weight or random number changes."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.data.source import StepBatch
+from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
+from penchant.guards.estimate.workload import Workload, count_work, groups_of, laid_out
+from penchant.training.optimizer import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.training.setup import Setup
+
+# Of the micro-batches by size: those whose passes are timed.
+QUANTILES = (0.25, 0.9)
+# Weights on which the optimizer's update is timed, at most.
+NUM_UPDATED = 1 << 23
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds.
+
+    Attributes:
+        training: by part, as a run's `train_seconds` counts them.
+        evaluation: of all evaluations, which that leaves out.
+    """
+
+    training: Mapping[str, float]
+    evaluation: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a pass by its tokens."""
+
+    fixed: float
+    by_token: float
+
+    def of(self, tokens: int) -> float:
+        """Of one pass."""
+        return self.fixed + self.by_token * tokens
+
+    def total(self, work: Workload) -> float:
+        """Of all passes of a run."""
+        return self.fixed * work.num_passes + self.by_token * work.num_tokens
+
+
+def fitted(points: Sequence[tuple[int, float]]) -> Line:
+    """A line through (tokens, seconds), neither of whose coefficients is negative."""
+    (few, quick), *_, (many, slow) = sorted(points)
+    if many <= few or slow <= quick:
+        return Line(0.0, sum(s for _, s in points) / sum(t for t, _ in points))
+    by_token = (slow - quick) / (many - few)
+    fixed = quick - by_token * few
+    return Line(fixed, by_token) if fixed >= 0 else Line(0.0, slow / many)
+
+
+def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Times:
+    """Time passes, updates, and where answers are sampled these, and add up the run.
+
+    Args:
+        config, setup, accelerator: of the run.
+    """
+    with untouched(setup):
+        sampling = _sampling(config, setup, accelerator)
+        length = None if sampling is None else sampling.answer_length
+        work = count_work(config, setup, accelerator, answer_length=length)
+        first, *points = _timed_passes(config, setup, accelerator, sampling)
+        first_update, update = update_seconds(setup)
+        evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
+    line = fitted(points)
+    times = {
+        "passes": line.total(work),
+        # Kernels are chosen and memory is fetched at first; AdamW's moments are made.
+        "warm-up": max(0.0, first[1] - line.of(first[0])) + max(0.0, first_update - update),
+        "updates": update * work.num_steps,
+    }
+    if sampling is not None:
+        options: Any = config.options
+        mini_batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        iterations = math.ceil(
+            work.num_steps / (options.epochs * (options.batch_size // mini_batch))
+        )
+        rounds = sampling.of(config, options.batch_size)
+        times |= {name: seconds * iterations for name, seconds in rounds.items()}
+    return Times(times, evaluation)
+
+
+@contextmanager
+def untouched(setup: Setup) -> Iterator[None]:
+    """Put random states, gradients and the model's mode back afterwards."""
+    torch_state, python_state = random_state(), random.getstate()
+    gradients = {name: p.grad for name, p in setup.trained().items()}
+    training = setup.scorer.training
+    try:
+        yield
+    finally:
+        for name, parameter in setup.trained().items():
+            parameter.grad = gradients[name]
+        setup.scorer.train(training)
+        set_random_state(torch_state)
+        random.setstate(python_state)
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """How long a call takes, the device's queue included, and what it returns."""
+    _settle(device)
+    started = time.perf_counter()
+    found = call()
+    _settle(device)
+    return time.perf_counter() - started, found
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def update_seconds(setup: Setup) -> tuple[float, float]:
+    """Clipping and AdamW's update, the first one and a later, on other tensors of the same make."""
+    trained = list(setup.trained().values())
+    count = sum(p.numel() for p in trained)
+    device = trained[0].device
+    size = max(1, min(count, NUM_UPDATED))
+    tensor = torch.nn.Parameter(torch.zeros(size, device=device))
+    optimizer = torch.optim.AdamW([tensor], lr=0.0, fused=device.type in ("cpu", "cuda"))
+
+    def step() -> None:
+        tensor.grad = torch.ones_like(tensor)
+        torch.nn.utils.clip_grad_norm_([tensor], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    first, later = (seconds_of(step, device)[0] * count / size for _ in range(2))
+    return first, later
+
+
+def _sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) -> SamplingTimes | None:
+    return probe_sampling(config, setup, accelerator) if config.spec.samples else None
+
+
+def _timed_passes(
+    config: RunConfig, setup: Setup, accelerator: Accelerator, sampling: SamplingTimes | None
+) -> list[tuple[int, float]]:
+    """(tokens, seconds) of forward and backward; the first is the run's very first pass."""
+    objective = setup.objective(config, accelerator)
+    setup.scorer.train()
+    packed = setup.scorer.plan.packed
+    trained = setup.trained().values()
+
+    def take(examples: Sequence[Any]) -> None:
+        batch = StepBatch(1, 0.0, [(list(examples), 1.0)], list(examples))
+        with accelerator.autocast():
+            shared = objective.prepare(setup.scorer, batch)
+            output, _ = objective(setup.scorer, examples, shared)
+        output.per_example.mean().backward()
+
+    def size(examples: Sequence[Any]) -> int:
+        return laid_out(groups_of(config, examples), packed=packed)
+
+    every = _micro_batches(config, setup, accelerator, sampling)
+    ordered = sorted(every, key=size)
+    chosen = [ordered[round(q * (len(ordered) - 1))] for q in QUANTILES]
+    _clear(trained)
+    points = []
+    for examples in (chosen[0], *chosen):
+        # With accumulation gradients are added to those that are there.
+        if config.gradient_accumulation_steps == 1:
+            _clear(trained)
+        seconds, _ = seconds_of(partial(take, examples), accelerator.device)
+        points.append((size(examples), seconds))
+    _clear(trained)
+    return points
+
+
+def _clear(parameters: Any) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _micro_batches(
+    config: RunConfig, setup: Setup, accelerator: Accelerator, sampling: SamplingTimes | None
+) -> list[list[Any]]:
+    size = config.per_device_train_batch_size
+    if sampling is not None:
+        rollouts = sampling.rollouts
+        return [list(rollouts[i : i + size]) for i in range(0, len(rollouts), size)]
+    source = setup.dataset_source(config, accelerator)
+    found: list[list[Any]] = []
+    for step in source.steps():
+        found += [examples for examples, weight in step.micro_batches if weight]
+        if len(found) >= 256:
+            break
+    return found
+
+
+def _evaluation_seconds(
+    config: RunConfig,
+    setup: Setup,
+    accelerator: Accelerator,
+    work: Workload,
+    sampling: SamplingTimes | None,
+) -> float:
+    """Of all evaluations on the held-out records."""
+    if not setup.eval_set:
+        return 0.0
+    times = int(config.eval_on_start) + 1
+    if config.eval_steps:
+        times += (work.num_steps - 1) // config.eval_steps
+    if sampling is not None:
+        return times * sum(sampling.of(config, len(setup.eval_set)).values())
+    ordered = sorted(setup.eval_set, key=lambda e: e.group().num_tokens)
+    size = config.per_device_eval_batch_size
+    first = (len(ordered) - size) // 2 if len(ordered) > size else 0
+    some = ordered[first : first + size]
+    objective = setup.objective(config, accelerator)
+
+    def evaluate() -> None:
+        with accelerator.autocast():
+            objective.evaluate(some, batch_size=size, progress=lambda items, _: items)
+
+    seconds, _ = seconds_of(evaluate, accelerator.device)
+    tokens = [sum(e.group().num_tokens for e in several) for several in (ordered, some)]
+    return times * seconds * tokens[0] / tokens[1]

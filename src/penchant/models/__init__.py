@@ -1,0 +1,1 @@
+"""Models: loading, LoRA, attention, heads, scoring, references and sizes."""

@@ -1,0 +1,96 @@
+"""The machine and the model: what there is, and what training would take, without the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penchant.core.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory depends on.
+
+    Attributes:
+        num_parameters: of the language model, tied ones once.
+        num_layer_parameters: of the linear layers without the head.
+        width: inputs and outputs of those layers, added up: times the rank it is LoRA's weights.
+        hidden: size of the hidden state; num_layers: of them; vocabulary: tokens.
+        context: longest input in tokens, where there is a limit.
+        scores: whether it is a reward model.
+    """
+
+    num_parameters: int
+    num_layer_parameters: int
+    width: int
+    hidden: int
+    num_layers: int
+    vocabulary: int
+    context: int | None
+    scores: bool
+
+
+def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
+    """Sizes of a resolved model, built from its configuration without any memory for weights.
+
+    Raises:
+        ModelError: no configuration, or not one of a language model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from penchant.models.load import is_score_model
+
+    folder = base_model(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model could be loaded from {name}: {error}") from error
+    layers = list(layer_shapes(model))
+    text = config.get_text_config()
+    return ModelSize(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_layer_parameters=sum(a * b for a, b in layers),
+        width=sum(a + b for a, b in layers),
+        hidden=int(text.hidden_size),
+        num_layers=int(text.num_hidden_layers),
+        vocabulary=int(text.vocab_size),
+        context=getattr(text, "max_position_embeddings", None),
+        scores=is_score_model(name),
+    )
+
+
+def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
+    """Shapes of the matrices between embeddings and head; GPT-2 keeps its transposed."""
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or module is head or "Embedding" in type(module).__name__:
+            continue
+        if weight.ndim == 2:
+            yield weight.shape[0], weight.shape[1]
+
+
+def base_model(name: str) -> str:
+    """The model that an adapter stands on, or the model itself."""
+    from penchant.models.load import is_adapter, resolve
+
+    if not is_adapter(Path(name)):
+        return name
+    from peft import PeftConfig
+
+    return base_model(resolve(str(PeftConfig.from_pretrained(name).base_model_name_or_path)))
+
+
+def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
+    """The configuration of a resolved model, or of the one that an adapter stands on."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)

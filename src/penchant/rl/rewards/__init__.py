@@ -1,0 +1,1 @@
+"""Rewards: functions, reward models, their shaping, and how they fail."""

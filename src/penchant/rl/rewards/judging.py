@@ -1,0 +1,201 @@
+"""The rewards of a run together: weighted, brought to one scale, limited and penalised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Literal
+
+from penchant.core.errors import ConfigError
+from penchant.rl.rewards.attempts import OnError, attempt
+from penchant.rl.rewards.functions import FunctionReward
+from penchant.rl.rewards.models import EnsembleReward, ModelReward
+from penchant.rl.rewards.samples import Reward, Sample
+from penchant.rl.rewards.shaping import Penalties, RunningStatistics, Statistics, clip
+
+Normalization = Literal["auto", "saved", "running", "none"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a batch of samples is worth; every list has one entry a sample.
+
+    Args:
+        rewards: what training uses: weighted, normalised, clipped, less the penalties; NaN where
+            a sample was dropped.
+        raw: the weighted sum as the rewards gave it; NaN where a sample was dropped.
+        by_name: what each reward gave, and what each penalty in use added (at most 0).
+        dropped: how many samples were dropped.
+        disagreement: the deviation over an ensemble's members, in units of their own; the mean of
+            several ensembles, None without one.
+    """
+
+    rewards: list[float]
+    raw: list[float]
+    by_name: dict[str, list[float]]
+    dropped: int
+    disagreement: list[float] | None
+
+
+class Rewards:
+    """All that judges the samples of one run.
+
+    Args:
+        rewards: at least one, of different names.
+        weights: of each.
+        normalization: `saved`: each reward by the statistics of its own training, then weighted;
+            `running`: the weighted sum by mean and deviation of all that was seen, the present
+            batch among it; `none`; `auto`: `saved` where every reward has statistics, else
+            `running`.
+        score_clip: largest size of a normalised reward, None for no limit.
+        penalties: taken off behind that.
+        on_error: whether a sample that a reward fails on is an error or dropped.
+
+    Attributes:
+        findings: what the user should know about these rewards; more may come as samples do.
+
+    Raises:
+        ConfigError: weights do not fit, or `saved` statistics are asked for and absent.
+    """
+
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        *,
+        weights: Sequence[float] | None = None,
+        normalization: Normalization = "auto",
+        score_clip: float | None = None,
+        penalties: Penalties | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.rewards = rewards
+        self.weights = checked_weights(weights, len(rewards))
+        self.penalties = penalties or Penalties()
+        self.score_clip, self.on_error = score_clip, on_error
+        if score_clip is not None and not score_clip > 0:
+            raise ConfigError(
+                f"score_clip must be above 0, got {score_clip}; unset it for no limit"
+            )
+        self._saved = [getattr(reward, "statistics", None) for reward in rewards]
+        self.normalization = _resolved(normalization, rewards, self._saved)
+        self._running = RunningStatistics()
+        self.findings = [text for one in _models(rewards) for text in one.findings]
+
+    def check(self, columns: Collection[str]) -> None:
+        """Require that every function finds its arguments among the data's columns.
+
+        Raises:
+            RewardError: one does not.
+        """
+        for reward in self.rewards:
+            if isinstance(reward, FunctionReward):
+                reward.check(columns)
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """Score samples, and take them into the running statistics.
+
+        Raises:
+            RewardError: a reward cannot be called, fails on a sample where that is an error, or
+                fails on all.
+        """
+        if not samples:
+            return Scores([], [], {}, 0, None)
+        given, disagreements = [], []
+        for reward in self.rewards:
+            values, deviations = self._call(reward, samples)
+            given.append(values)
+            disagreements += [deviations] if deviations is not None else []
+        raw = [self._weighted(values) for values in zip(*given, strict=True)]
+        self._running.update([value for value in raw if not math.isnan(value)])
+        taken = [self.penalties.of(sample) for sample in samples]
+        self._note_cuts()
+        return Scores(
+            rewards=[
+                clip(self._normalised(values, total), self.score_clip) + math.fsum(less.values())
+                for values, total, less in zip(zip(*given, strict=True), raw, taken, strict=True)
+            ],
+            raw=raw,
+            by_name={
+                **{one.name: values for one, values in zip(self.rewards, given, strict=True)},
+                **{name: [less[name] for less in taken] for name in taken[0]},
+            },
+            dropped=sum(map(math.isnan, raw)),
+            disagreement=[mean(each) for each in zip(*disagreements, strict=True)] or None,
+        )
+
+    def state_dict(self) -> dict[str, float]:
+        """The running statistics, as JSON holds them exactly."""
+        return self._running.state_dict()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._running.load_state_dict(state)
+
+    def held_bytes(self) -> dict[str, int]:
+        """Memory of each reward model's weights by name, beside the policy's."""
+        return {model.name: model.held_bytes() for model in _models(self.rewards)}
+
+    def _call(
+        self, reward: Reward, samples: Sequence[Sample]
+    ) -> tuple[list[float], list[float] | None]:
+        if not isinstance(reward, EnsembleReward):
+            return attempt(reward, samples, self.on_error), None
+        return reward.combine([attempt(one, samples, self.on_error) for one in reward.members])
+
+    def _weighted(self, values: Sequence[float]) -> float:
+        return math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
+
+    def _normalised(self, values: Sequence[float], total: float) -> float:
+        if math.isnan(total) or self.normalization == "none":
+            return total
+        if self.normalization == "running":
+            return self._running.normalise(total)
+        pairs = zip(self._saved, values, strict=True)
+        return self._weighted([known.normalise(value) for known, value in pairs if known])
+
+    def _note_cuts(self) -> None:
+        for model in _models(self.rewards):
+            text = f"reward {model.name} reads {model.tokens.max_length} tokens: longer samples "
+            text += "lose the start of their prompt"
+            if model.tokens.num_cut and text not in self.findings:
+                self.findings.append(text)
+
+
+def _models(rewards: Sequence[Reward]) -> list[ModelReward]:
+    return [
+        model
+        for reward in rewards
+        for model in (reward.members if isinstance(reward, EnsembleReward) else [reward])
+        if isinstance(model, ModelReward)
+    ]
+
+
+def checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:
+    """One weight for each of `num` rewards, 1 where none are given.
+
+    Raises:
+        ConfigError: they are not as many, or not finite.
+    """
+    if weights is None:
+        return [1.0] * num
+    if len(weights) != num or not all(map(math.isfinite, weights)):
+        raise ConfigError(
+            f"reward_weights must be {num} finite numbers, one for each reward, got {list(weights)}"
+        )
+    return list(weights)
+
+
+def _resolved(
+    wanted: Normalization, rewards: Sequence[Reward], saved: Sequence[Statistics | None]
+) -> Normalization:
+    without = [one.name for one, known in zip(rewards, saved, strict=True) if known is None]
+    if wanted == "saved" and without:
+        raise ConfigError(
+            f"reward_normalization saved needs reward_statistics.json of every reward, and "
+            f"{', '.join(without)} has none; set it to running or auto"
+        )
+    if wanted != "auto":
+        return wanted
+    return "running" if without else "saved"

@@ -1,0 +1,164 @@
+"""Ready reward functions, by short names: `gsm8k`, `regex:…`, `length:…`, `sentiment`, `format`.
+
+Each takes the batch by keyword, as a user's own function does, and gives one number an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from penchant.core.errors import ConfigError
+
+# A minus behind a digit, letter or bracket subtracts; elsewhere it is a sign.
+NUMBER = re.compile(
+    r"(?:(?<![\w)\]])([-−+]))?(?:\$\s?([-−])?)?"
+    r"((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+)
+FINAL = "####"
+INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
+THINK = rf"\s*<think>{INSIDE}</think>\s*<answer>{INSIDE}</answer>\s*"
+
+
+def gsm8k(completions: Sequence[str], answer: Sequence[Any], **_: Any) -> list[float]:
+    """1.0 where the final number equals that of the reference answer, else 0.0.
+
+    The final number is what follows `####` where that stands, else the last one in the text
+    (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168). Commas, dollars, signs and decimals are
+    read: "$1,200.00" equals "1200".
+
+    Args:
+        completions: the answers.
+        answer: the reference answers, a column of the data.
+
+    Raises:
+        ValueError: a reference answer holds no number.
+    """
+    return [
+        float(_is_right(given, right)) for given, right in zip(completions, answer, strict=True)
+    ]
+
+
+def _is_right(given: str, right: Any) -> bool:
+    wanted = final_number(str(right))
+    if wanted is None:
+        raise ValueError(f"the reference answer {right!r} holds no number")
+    return final_number(given) == wanted
+
+
+def final_number(text: str) -> Decimal | None:
+    """The first number behind the last `####`, else the last number of the text, or None."""
+    _, marker, behind = text.rpartition(FINAL)
+    found = NUMBER.findall(behind if marker else text)
+    if not found:
+        return None
+    sign, inner_sign, digits = found[0] if marker else found[-1]
+    number = Decimal(digits.replace(",", ""))
+    return -number if (sign in ("-", "−")) != bool(inner_sign) else number
+
+
+def regex(pattern: str) -> Callable[..., list[float]]:
+    """1.0 where the pattern is found in the answer, else 0.0.
+
+    Raises:
+        ConfigError: the pattern is not a regular expression.
+    """
+    compiled = _compiled(pattern, "regex")
+
+    def regex_reward(completions: Sequence[str], **_: Any) -> list[float]:
+        return [float(compiled.search(text) is not None) for text in completions]
+
+    return regex_reward
+
+
+def whole_format(pattern: str) -> Callable[..., list[float]]:
+    """1.0 where the whole answer has the form, in which a dot stands for line ends too.
+
+    Args:
+        pattern: a regular expression; empty or `think` for one `<think>…</think>` and behind it
+            one `<answer>…</answer>`.
+
+    Raises:
+        ConfigError: the pattern is not a regular expression.
+    """
+    compiled = _compiled(THINK if pattern in ("", "think") else pattern, "format", re.DOTALL)
+
+    def format_reward(completions: Sequence[str], **_: Any) -> list[float]:
+        return [float(compiled.fullmatch(text) is not None) for text in completions]
+
+    return format_reward
+
+
+def length(target: str) -> Callable[..., list[float]]:
+    """Closeness to a length in tokens, the end token among them: `1 - |tokens - N| / N`, or 0.
+
+    Raises:
+        ConfigError: the target is not a whole number above 0.
+    """
+    if not target.isdecimal() or not int(target):
+        raise ConfigError(
+            f"reward length:N needs a number of tokens, got {target!r}; try length:64"
+        )
+    wanted = int(target)
+
+    def length_reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        return [max(0.0, 1 - abs(len(ids) - wanted) / wanted) for ids in completion_ids]
+
+    return length_reward
+
+
+def sentiment(completions: Sequence[str], **_: Any) -> list[float]:
+    """VADER's compound score of each answer, in [-1, 1] (Hutto and Gilbert 2014)."""
+    analyser = _analyser()
+    return [float(analyser.polarity_scores(text)["compound"]) for text in completions]
+
+
+@cache
+def _analyser() -> Any:
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError as error:
+        raise ConfigError(
+            "reward sentiment needs vaderSentiment: pip install 'penchant[sentiment]'"
+        ) from error
+    return SentimentIntensityAnalyzer()
+
+
+def _compiled(pattern: str, name: str, flags: int = 0) -> re.Pattern[str]:
+    if not pattern:
+        raise ConfigError(f"reward {name}:PATTERN needs a regular expression behind the colon")
+    try:
+        return re.compile(pattern, flags)
+    except re.error as error:
+        raise ConfigError(
+            f"reward {name}:{pattern} is not a regular expression: {error}"
+        ) from error
+
+
+WITHOUT_ARGUMENT: dict[str, Callable[..., list[float]]] = {"gsm8k": gsm8k, "sentiment": sentiment}
+WITH_ARGUMENT: dict[str, Callable[[str], Callable[..., list[float]]]] = {
+    "regex": regex,
+    "length": length,
+    "format": whole_format,
+}
+NAMES = (*WITHOUT_ARGUMENT, "regex:PATTERN", "length:N", "format", "format:PATTERN")
+
+
+def ready(spec: str) -> tuple[str, Callable[..., list[float]]] | None:
+    """The ready function that a short name means, with its name in metrics, or None.
+
+    Raises:
+        ConfigError: the name is one of them, and what stands behind its colon is not right, or a
+            package that it needs is missing.
+    """
+    name, colon, argument = spec.partition(":")
+    if name in WITH_ARGUMENT and (colon or name == "format"):
+        return name, WITH_ARGUMENT[name](argument)
+    if spec not in WITHOUT_ARGUMENT:
+        return None
+    if spec == "sentiment":
+        _analyser()
+    return spec, WITHOUT_ARGUMENT[spec]

@@ -1,0 +1,1 @@
+"""Sampling: answers drawn from a policy, by one engine or another."""

@@ -1,0 +1,235 @@
+"""Sampling answers: a key-value cache, prompts of like length together, finished rows dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+
+from penchant.core.screen import track
+from penchant.models.distribution import filtered
+from penchant.rl.sampling.cache import make_room
+from penchant.rl.sampling.prefill import read_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.models.scoring import Scorer
+
+# Rows leave the batch when at least this share of them has ended: moving a cache costs time.
+DROPPED_AT_ONCE = 0.25
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn; log-probs are taken of the same distribution.
+
+    Attributes:
+        max_completion_length: tokens, the end token included.
+        temperature: of the softmax; 0 takes the likeliest token.
+        top_k: keep the likeliest tokens only; 0: all.
+        top_p: keep the smallest set that has this probability (nucleus).
+    """
+
+    max_completion_length: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Completion(NamedTuple):
+    """One sampled answer: its tokens, their log-probs, and whether the model ended it itself."""
+
+    ids: list[int]
+    logprobs: list[float]
+    ended: bool
+
+
+class Sampler(Protocol):
+    """Draws answers from the policy as it is now."""
+
+    def sample(
+        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        """`n` answers to each prompt, in the order of `prompts`; the seed decides alone."""
+
+    def sync(self) -> None:
+        """The policy's weights have changed."""
+
+
+@dataclass
+class CachedSampler:
+    """Samples from a scorer's own model.
+
+    Args:
+        scorer: the policy; answers come from its weights as they are.
+        end_token_ids: any of them ends an answer.
+        batch_size: answers that are drawn side by side.
+    """
+
+    scorer: Scorer
+    end_token_ids: Sequence[int]
+    batch_size: int = 32
+
+    def sync(self) -> None:
+        """The weights are the same objects."""
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        was_training = self.scorer.training
+        self.scorer.eval()
+        answers: list[list[Completion]] = [[] for _ in prompts]
+        device = self.scorer.causal_model.device
+        batches = list(self._batches(prompts, n))
+        with self.scorer.plain_attention():
+            for number, batch in enumerate(track(batches, "sampling")):
+                generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
+                for (i, _), completions in zip(batch, rows, strict=True):
+                    answers[i].extend(completions)
+        self.scorer.train(was_training)
+        return answers
+
+    def _batches(self, prompts: Sequence[list[int]], n: int) -> Iterator[list[tuple[int, int]]]:
+        """Prompts by length, each with how many of its answers the batch draws."""
+        batch: list[tuple[int, int]] = []
+        room = self.batch_size
+        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            left = n
+            while left:
+                count = min(left, room)
+                batch.append((i, count))
+                left, room = left - count, room - count
+                if not room:
+                    yield batch
+                    batch, room = [], self.batch_size
+        if batch:
+            yield batch
+
+    def _batch(
+        self,
+        prompts: Sequence[list[int]],
+        batch: Sequence[tuple[int, int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+    ) -> list[list[Completion]]:
+        """The answers of one batch, by prompt."""
+        counts = torch.tensor([count for _, count in batch])
+        rows = _Rows(self.scorer, prompts, counts, set(self.end_token_ids), sampling)
+        for _ in range(sampling.max_completion_length):
+            if not rows.step(generator):
+                break
+        done = iter(rows.completions)
+        return [[next(done) for _ in range(count)] for _, count in batch]
+
+
+@dataclass
+class _Row:
+    """One answer under way."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+
+class _Rows:
+    """Answers that grow side by side; each prompt is read once, however many answer it."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        prompts: Sequence[list[int]],
+        counts: Tensor,
+        ends: set[int],
+        sampling: Sampling,
+    ) -> None:
+        self.model: Any = scorer.causal_model
+        self.ends, self.sampling = ends, sampling
+        device = self.model.device
+        read = read_prompts(self.model, prompts, scorer.pad_token_id)
+        self.cache = read.cache
+        repeated = torch.arange(len(prompts), device=device).repeat_interleave(counts.to(device))
+        make_room(self.cache, repeated, sampling.max_completion_length)
+        self.mask, self.logits = read.mask[repeated], read.logits[repeated]
+        self.positions = self.mask.sum(1, keepdim=True) - 1
+        self.rows = [_Row() for _ in range(len(repeated))]
+        self.alive = list(range(len(repeated)))
+        """Rows that are still in the batch, in its order."""
+
+    @property
+    def completions(self) -> list[Completion]:
+        return [Completion(row.ids, row.logprobs, row.ended) for row in self.rows]
+
+    def step(self, generator: torch.Generator) -> bool:
+        """Draw the next token of every row that has not ended; tells whether any goes on."""
+        tokens, logprobs = draw(self.logits, self.sampling, generator)
+        drawn = zip(self.alive, tokens.tolist(), logprobs.tolist(), strict=True)
+        for i, token, logprob in drawn:
+            row = self.rows[i]
+            if not row.ended:
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+                row.ended = token in self.ends
+        going = [k for k, i in enumerate(self.alive) if not self.rows[i].ended]
+        longest = len(self.rows[self.alive[going[0]]].ids) if going else 0
+        if not going or longest >= self.sampling.max_completion_length:
+            return False
+        if len(going) <= (1 - DROPPED_AT_ONCE) * len(self.alive):
+            kept = torch.tensor(going, device=self.mask.device)
+            self.cache.batch_select_indices(kept)
+            self.mask, self.positions, tokens = (
+                one[kept] for one in (self.mask, self.positions, tokens)
+            )
+            self.alive = [self.alive[k] for k in going]
+        self._advance(tokens)
+        return True
+
+    def _advance(self, tokens: Tensor) -> None:
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self.positions = self.positions + 1
+        out = self.model(
+            input_ids=tokens.unsqueeze(1),
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits = out.logits[:, -1]
+
+
+def draw(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """One token a row and its log-prob, `[rows]` each.
+
+    Args:
+        logits: `[rows, V]`, as the model gives them.
+        sampling: with temperature 0, the likeliest token, and its log-prob at temperature 1.
+        generator: of random numbers.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        every = logits.log_softmax(-1)
+        tokens = every.argmax(-1)
+    else:
+        kept = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+        every = kept.log_softmax(-1)
+        tokens = _drawn(every.exp(), generator)
+    return tokens, every.gather(1, tokens.unsqueeze(1)).squeeze(1)
+
+
+def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One index a row, `[rows]`: where the running sum `[rows, V]` passes a random number.
+
+    `torch.multinomial` draws a number for every token of the vocabulary instead of one a row.
+    """
+    # In fp32 the rounding of a sum over a large vocabulary would move what is rare.
+    dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
+    mass = probabilities.cumsum(-1, dtype=dtype)
+    where = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
+    found = torch.searchsorted(mass, where * mass[:, -1:], right=True).squeeze(1)
+    return found.clamp(max=probabilities.shape[-1] - 1)  # a product that was rounded up

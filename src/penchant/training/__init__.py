@@ -1,0 +1,1 @@
+"""Training: from validated keys to a finished run."""

@@ -1,0 +1,150 @@
+"""Checkpoints: written beside their name and moved there whole, verified before they are used."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from penchant.core.atomic import flush_to_disk
+from penchant.core.errors import TrainingError
+
+logger = logging.getLogger("penchant")
+
+MANIFEST = "manifest.json"
+FILES = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
+SOURCE = "source.safetensors"  # only of sources that have something to keep
+
+
+@dataclass
+class TrainingState:
+    """Everything that a run needs to go on: weights and moments by parameter name."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    random: dict[str, torch.Tensor]
+    extra: dict[str, Any]
+    """JSON: the scheduler, the gradient scaler, the best evaluation so far, seconds spent."""
+    source: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Of the source of batches."""
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> Path:
+    """Write `folder/step-N` so that it is there whole or not at all.
+
+    Raises:
+        TrainingError: the disk is full; earlier checkpoints are untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, partial = folder / f"step-{state.step}", folder / f".step-{state.step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        save_file(state.weights, partial / "weights.safetensors")
+        save_file(state.optimizer, partial / "optimizer.safetensors")
+        save_file(state.random, partial / "random.safetensors")
+        if state.source:
+            save_file(state.source, partial / SOURCE)
+        (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(digests))
+        for file in partial.iterdir():
+            flush_to_disk(file)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        flush_to_disk(folder)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not is_disk_full(error):
+            raise
+        kept = ", ".join(f"step-{step}" for step in checkpoint_steps(folder)) or "none"
+        raise TrainingError(
+            f"the disk is full: checkpoint step-{state.step} could not be written to {folder} "
+            f"(checkpoints that are intact: {kept}); free some space and run again with --resume"
+        ) from error
+    return target
+
+
+def load_checkpoint(folder: Path, step: int) -> TrainingState:
+    """Read one checkpoint.
+
+    Raises:
+        TrainingError: a file is missing or is not what was written.
+    """
+    source = folder / f"step-{step}"
+    try:
+        digests = json.loads((source / MANIFEST).read_text())
+        if set(digests) - {SOURCE} != FILES:
+            raise TrainingError(f"checkpoint {source} is corrupt: {MANIFEST} names other files")
+        for name, digest in digests.items():
+            if _digest(source / name) != digest:
+                raise TrainingError(f"checkpoint {source} is corrupt: {name} has changed")
+        extra = json.loads((source / "state.json").read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TrainingError(f"checkpoint {source} is incomplete: {error}") from error
+    return TrainingState(
+        step=extra.pop("step"),
+        weights=load_file(source / "weights.safetensors"),
+        optimizer=load_file(source / "optimizer.safetensors"),
+        random=load_file(source / "random.safetensors"),
+        extra=extra,
+        source=load_file(source / SOURCE) if SOURCE in digests else {},
+    )
+
+
+def load_newest(folder: Path) -> TrainingState | None:
+    """The newest sound checkpoint, saying which unsound ones were passed over."""
+    for step in reversed(checkpoint_steps(folder)):
+        try:
+            return load_checkpoint(folder, step)
+        except TrainingError as error:
+            logger.warning("%s; trying the one before it", error)
+    return None
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, oldest first; other files may lie beside them."""
+    names = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove one checkpoint, and the folder when it was the only one."""
+    shutil.rmtree(folder / f"step-{step}", ignore_errors=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[int]) -> None:
+    """Remove all but the newest `keep_newest` up to `step` and those in `keep`.
+
+    Later ones do not count: they are unsound, or the run would have resumed from them.
+    """
+    reached = [saved for saved in checkpoint_steps(folder) if saved <= step]
+    for saved in reached[:-keep_newest]:
+        if saved not in keep:
+            shutil.rmtree(folder / f"step-{saved}")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a lack of space; safetensors hides the number."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or f"os error {errno.ENOSPC}" in str(error)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""The report reaches people and programs whole, whatever the records hold and however large."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penchant.audit.scan import scan
+from penchant.cli.main import main
+from penchant.data import inspect
+
+Row = dict[str, Any]
+HOSTILE = "<script>alert(1)</script><img src=http://x.example/y onerror=alert(2)>\x1b[2J"
+
+
+def test_json_names_every_row_found(
+    tmp_path: Path, make_pairs: Callable[..., list[Row]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = make_pairs(20)
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *rows]))
+    assert main(["data", "inspect", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["rows"] == 40
+    finding = next(one for one in found["findings"] if one["id"] == "duplicates")
+    assert finding["rows"] == [f"p.jsonl:{line}" for line in range(21, 41)]
+    assert finding["severity"] == "warning" and finding["evidence"]["groups"] == 20
+
+
+def test_text_of_records_is_escaped_on_the_page_and_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = tmp_path / "<b>.jsonl", tmp_path / "report.html"
+    row = {"prompt": HOSTILE, "chosen": HOSTILE + "[red]a", "rejected": "b", "label": HOSTILE}
+    rows = [row, row, {**row, "rejected": ""}, {"prompt": "p", "chosen": HOSTILE}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "inspect", str(path), "--html", str(page)]) == 0
+    html = page.read_text()
+    assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
+    assert "<b>.jsonl" not in html
+    assert "default-src 'none'" in html and html.count("<svg") >= 2
+    # Nothing is fetched: addresses are only names of XML.
+    assert set(re.findall(r'(?:src|href)="(http[^"]*)"', html)) == set()
+    assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_several_processes_find_what_one_does(
+    tmp_path: Path, make_pairs: Callable[..., list[Row]]
+) -> None:
+    path = tmp_path / "p.jsonl"
+    rows = make_pairs(3500)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3400], *rows[:100]]))
+    one, two = (scan([path], num_sampled=50, processes=count) for count in (1, 2))
+    assert one.table.tobytes() == two.table.tobytes() and len(one.table) == 3500
+    assert np.array_equal(one.signatures, two.signatures)
+    assert one.sample == two.sample and len(one.sample) == 50
+
+
+def test_a_long_line_is_looked_at_like_others(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": "p", "chosen": "word " * 2_000_000, "rejected": "b"},
+            {"prompt": "q", "chosen": "a", "rejected": "b"}]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = inspect(path)
+    assert report.counts["pairs"] == 2
+    found = scan([path])
+    assert found.table["chosen_characters"].tolist() == [10_000_000, 1]
+    assert len(found.sample[0][1].chosen) < 100_000
+
+
+def test_invalid_utf8_is_a_finding_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    good = b'{"prompt": "p", "chosen": "x", "rejected": "y"}\n'
+    path.write_bytes(good + good.replace(b"x", b"\xff") + good.replace(b"x", b"z"))
+    finding = inspect(path).finding("invalid-utf-8")
+    assert finding is not None and finding.rows.tolist() == [1]
+    assert "p.jsonl:2" in finding.evidence["examples"][0]
+
+
+def test_a_missing_library_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penchant.audit.find_spec", lambda name: None)
+    with pytest.raises(Exception, match=r"pip install 'penchant\[data\]'"):
+        inspect([{"prompt": "p", "chosen": "x", "rejected": "y"}])

@@ -1,0 +1,45 @@
+"""The demo on a tiny model: the sample set reads, and the result is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penchant.data.read import read_pairs
+
+
+def test_the_sample_set_reads_and_its_planted_faults_are_named() -> None:
+    from penchant.commands.demo import sample_set
+
+    found = read_pairs(sample_set())
+    assert len(found.pairs) == 254
+    assert sorted({refusal.reason for refusal in found.refused}) == [
+        "chosen equals rejected",
+        "empty completion",
+    ]
+    assert len(found.refused) == 8
+
+
+@pytest.mark.slow
+def test_the_demo_shows_answers_and_numbers_before_and_after(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from penchant.commands import demo as module
+
+    monkeypatch.setattr(module, "demo_model", lambda: str(tiny_model_dir))
+    result = module.demo(tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert result.after is not None
+    assert result.after.accuracy > 0.6
+    for words in (
+        "preference accuracy",
+        "answer length",
+        "tokens/s",
+        "peak memory",
+        "run directory",
+    ):
+        assert words in shown

@@ -1,0 +1,360 @@
+"""Runs of methods that sample: they learn, resume exactly, refuse what cannot be, and report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import penchant
+from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError, TrainingError, UserError
+from penchant.guards.monitors.levers import length_lever
+from penchant.training.accelerator import make_accelerator
+from penchant.training.engine import Engine
+from penchant.training.inputs import read_run_data
+from penchant.training.prepare import prepare
+from penchant.training.rollouts import make_policy
+
+PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
+KEYS = {
+    "batch_size": 8,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_completion_length": 6,
+    "max_length": 64,
+    "max_steps": 6,
+    "learning_rate": 1e-2,
+    "lora_r": 4,
+    "eval_on_start": False,
+    "eval_samples": 0,
+    "save_steps": 1,
+    "warmup_ratio": 0.0,
+    "monitor_prompts": 0,
+}
+GROUPED = {"num_generations": 4}
+METHODS = {"ppo": {"ppo_epochs": 2}, "grpo": {**GROUPED, "num_iterations": 2}, "rloo": GROUPED}
+
+
+def share_of_letters(completions, **_):
+    """Characters that are letters: something that a random model can learn to say."""
+    return [sum("a" <= c.lower() <= "z" for c in text) / 6 for text in completions]
+
+
+def train(method, model, output, reward=share_of_letters, data=PROMPTS, **keys):
+    return penchant.train(
+        method, model=str(model), data=data, output=output, reward=reward,
+        **{**KEYS, **METHODS[method], **keys},
+    )  # fmt: skip
+
+
+def read(run, file):
+    return [json.loads(line) for line in (Path(run) / file).read_text().splitlines()]
+
+
+def weights(run):
+    found = load_file(Path(run) / "model" / "adapter_model.safetensors")
+    head = Path(run) / "model" / "value_head.safetensors"
+    return {**found, **(load_file(head) if head.exists() else {})}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_reward_rises(method, tiny_model_dir, tmp_path):
+    # Wide clipping: each of 259 tokens has little probability, which a step may not much raise.
+    free = {"init_kl_coef": 0.0, "adap_kl_ctrl": False, "cliprange": 2.0}
+    keys = free if method == "ppo" else {"beta": 0.0, "epsilon": 0.9, "epsilon_high": 2.0}
+    sizes = {"max_steps": 80, "batch_size": 32, "per_device_train_batch_size": 8}
+    train(method, tiny_model_dir, tmp_path / "run", lora_r=0, save_steps=500, **sizes, **keys)
+    rewards = [record["reward/mean"] for record in read(tmp_path / "run", "metrics.jsonl")]
+    assert rewards[-1] > rewards[0] + 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("killed", [1, 2, 3, 5])
+def test_a_killed_run_ends_in_the_same_weights(
+    method, killed, tiny_model_dir, tmp_path, monkeypatch
+):
+    train(method, tiny_model_dir, tmp_path / "whole")
+    between = Engine._between_steps
+
+    def die(self, *, last):
+        between(self, last=last)
+        if self.progress.step == killed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "_between_steps", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(method, tiny_model_dir, tmp_path / "halved")
+    monkeypatch.undo()
+    torch.manual_seed(999)
+    train(method, tiny_model_dir, tmp_path / "halved", resume=True)
+    whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
+    assert whole.keys() == halved.keys()
+    assert all(torch.equal(whole[name], halved[name]) for name in whole)
+    timed = ("tokens_per_second", "memory_peak_bytes")
+    for one, other in zip(
+        read(tmp_path / "whole", "metrics.jsonl"), read(tmp_path / "halved", "metrics.jsonl"),
+        strict=True,
+    ):  # fmt: skip
+        for name in one:
+            if name not in timed and not name.startswith("seconds/"):
+                assert one[name] == other[name], name
+    assert [r["completion"] for r in read(tmp_path / "whole", "rollouts.jsonl")] == [
+        r["completion"] for r in read(tmp_path / "halved", "rollouts.jsonl")
+    ]
+
+
+def test_running_statistics_and_the_controller_resume(tiny_model_dir, tmp_path, monkeypatch):
+    keys = {"reward_normalization": "running", "target_kl": 0.01, "horizon": 20}
+    train("ppo", tiny_model_dir, tmp_path / "whole", **keys)
+    between = Engine._between_steps
+
+    def die(self, *, last):
+        between(self, last=last)
+        if self.progress.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "_between_steps", die)
+    with pytest.raises(KeyboardInterrupt):
+        train("ppo", tiny_model_dir, tmp_path / "halved", **keys)
+    monkeypatch.undo()
+    train("ppo", tiny_model_dir, tmp_path / "halved", resume=True, **keys)
+    whole, halved = weights(tmp_path / "whole"), weights(tmp_path / "halved")
+    assert all(torch.equal(whole[name], halved[name]) for name in whole)
+    coefficients = {r["objective/kl_coef"] for r in read(tmp_path / "whole", "metrics.jsonl")}
+    assert len(coefficients) == 2  # a batch each
+
+
+def test_a_run_reports_what_it_sampled(tiny_model_dir, tmp_path):
+    run = tmp_path / "run"
+    result = train("ppo", tiny_model_dir, run, eval_data=None, train_fraction=0.7,
+                   eval_on_start=True, log_completions=3)  # fmt: skip
+    assert result.before.reward is not None
+    assert result.after.kl_sequence is not None
+    first = read(run, "metrics.jsonl")[1]  # the evaluation before training comes first
+    for name in ("reward/mean", "kl/sequence", "entropy", "completion/length", "policy/clipfrac",
+                 "policy/approxkl", "loss/policy", "loss/value", "objective/kl_coef",
+                 "returns/mean", "seconds/generation", "logprob/sampling_difference"):  # fmt: skip
+        assert name in first, name
+    assert first["kl/sequence"] == 0
+    assert first["logprob/sampling_difference"] < 1e-4
+    rollouts = read(run, "rollouts.jsonl")
+    assert len(rollouts) == 3 * 2  # two batches: six steps of four, two epochs over eight answers
+    assert {"prompt", "completion", "reward", "ended", "iteration"} <= set(rollouts[0])
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["sampling"]["episodes"] == 16
+    assert 0 < summary["sampling"]["generation_seconds"] < summary["train_seconds"]
+
+
+def test_a_value_model_of_its_own(tiny_model_dir, tmp_path):
+    shared, copied = tmp_path / "shared", tmp_path / "copied"
+    train("ppo", tiny_model_dir, shared, max_steps=1)
+    train("ppo", tiny_model_dir, copied, max_steps=1, value_model="copy", reference="copy")
+    one, other = read(shared, "metrics.jsonl")[0], read(copied, "metrics.jsonl")[0]
+    for name in ("loss", "loss/policy", "loss/value", "reward/mean", "kl/sequence"):
+        assert one[name] == pytest.approx(other[name], abs=1e-5), name
+
+
+def test_a_value_model_of_its_own_is_as_precise_as_the_policy(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    frozen = []
+
+    def made(config, model, pad_token_id, critic):
+        for one in (model, critic):
+            frozen.append({p.dtype for p in one.parameters() if not p.requires_grad})
+        return make_policy(config, model, pad_token_id, critic)
+
+    monkeypatch.setattr("penchant.training.prepare.make_policy", made)
+    keys = {"max_steps": 1, "value_model": "copy", "dtype": "bf16", "precision": "bf16"}
+    train("ppo", tiny_model_dir, tmp_path / "run", **keys)
+    assert frozen == [{torch.bfloat16}, {torch.bfloat16}]
+    frozen.clear()
+    train("ppo", tiny_model_dir, tmp_path / "exact", **{**keys, "dtype": "fp32"})
+    assert frozen == [{torch.float32}, {torch.float32}]
+
+
+def test_all_weights_train_with_a_copied_reference(tiny_model_dir, tmp_path):
+    train("ppo", tiny_model_dir, tmp_path / "run", lora_r=0, learning_rate=1e-3)
+    records = read(tmp_path / "run", "metrics.jsonl")
+    assert records[0]["kl/sequence"] == pytest.approx(0, abs=1e-5)
+    assert records[-1]["kl/sequence"] != 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"batch_size": 10}, "multiple of the mini-batch"),
+        ({"max_completion_length": 64}, "do not fit in max_length"),
+        ({"reference": "cache"}, "a cache cannot know"),
+        ({"reference": "none"}, "compares with a reference"),
+        ({"generation": "continuous"}, "needs a CUDA GPU"),
+        ({"reward": "no_such_module:reward"}, "no_such_module"),
+    ],
+)
+def test_what_cannot_be_is_refused(keys, said, tiny_model_dir, tmp_path):
+    with pytest.raises(UserError, match=said):
+        train("ppo", tiny_model_dir, tmp_path / "run", **keys)
+
+
+@pytest.mark.parametrize("reward", ["exact", "no_such_module:reward", "./no_such_folder"])
+def test_a_reward_that_is_not_there_is_refused_before_a_model_loads(
+    reward, tiny_model_dir, tmp_path, monkeypatch
+):
+    def loaded(*_):
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("penchant.training.prepare.load_policy", loaded)
+    with pytest.raises(UserError, match=r"no_such|'exact' is no folder"):
+        train("ppo", tiny_model_dir, tmp_path / "run", reward=reward)
+
+
+def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path):
+    def constant(completions, **_):
+        return [1.0] * len(completions)
+
+    with pytest.raises(TrainingError, match="nothing to learn from"):
+        train("grpo", tiny_model_dir, tmp_path / "grpo", reward=constant)
+    findings = read(tmp_path / "grpo", "findings.jsonl")
+    assert "reward-constant" in {f["id"] for f in findings}
+    with pytest.raises(UserError, match="nothing to learn from"):
+        train("rloo", tiny_model_dir, tmp_path / "rloo", reward=constant)
+    train("ppo", tiny_model_dir, tmp_path / "ppo", reward=constant)  # the penalty still teaches
+    assert "reward-constant" in {f["id"] for f in read(tmp_path / "ppo", "findings.jsonl")}
+
+
+def test_a_run_whose_reward_is_all_won_ends_with_what_it_has_learned(tiny_model_dir, tmp_path):
+    asked = []
+
+    def won_after_two_batches(completions, **_):
+        asked.append(completions)
+        return [1.0 if len(asked) > 2 else v for v in share_of_letters(completions)]
+
+    run = tmp_path / "run"
+    train("grpo", tiny_model_dir, run, reward=won_after_two_batches, max_steps=40, save_steps=100)
+    steps = [record["step"] for record in read(run, "metrics.jsonl")]
+    found = {f["id"]: f for f in read(run, "findings.jsonl")}["nothing-left-to-learn"]
+    assert found["step"] == steps[-1] < 40
+    assert f"ends after step {steps[-1]}" in found["what"]
+    assert any(w.abs().sum() > 0 for name, w in weights(run).items() if "lora_B" in name)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == steps[-1]
+    penchant.report(run, output=tmp_path / "report.html")
+
+
+def test_large_rewards_without_normalisation_are_found(tiny_model_dir, tmp_path, capfd):
+    def large(completions, **_):
+        return [100.0 * v for v in share_of_letters(completions)]
+
+    train("ppo", tiny_model_dir, tmp_path / "run", reward=large, reward_normalization="none")
+    found = {f["id"]: f["what"] for f in read(tmp_path / "run", "findings.jsonl")}
+    assert "reward-scale" in found
+    said = " ".join(capfd.readouterr().err.split())  # on the screen too, whatever its width
+    assert "rewards enter with a deviation" in said
+    assert "reward_normalization is none" in said
+    assert any("normal" in what for what in found.values())
+
+
+def test_answers_that_never_end_are_found(tiny_model_dir, tmp_path):
+    train("ppo", tiny_model_dir, tmp_path / "run", max_completion_length=2, seed=3)
+    records = read(tmp_path / "run", "metrics.jsonl")
+    found = {f["id"] for f in read(tmp_path / "run", "findings.jsonl")}
+    assert ("never-ends" in found) == any(r["completion/ended"] == 0 for r in records)
+    assert "never-ends" in found
+
+
+def test_filters_hold_while_sampling_and_scoring(tiny_model_dir, tmp_path):
+    train("ppo", tiny_model_dir, tmp_path / "run", temperature=0.8, top_k=7, top_p=0.9)
+    records = read(tmp_path / "run", "metrics.jsonl")
+    assert max(r["logprob/sampling_difference"] for r in records) < 1e-4
+    assert records[0]["policy/approxkl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_epochs_stop_early_when_the_policy_has_moved(tiny_model_dir, tmp_path):
+    keys = {"ppo_epochs": 4, "max_steps": 8, "learning_rate": 0.1}
+    train("ppo", tiny_model_dir, tmp_path / "on", early_stopping_kl=1e-6, **keys)
+    train("ppo", tiny_model_dir, tmp_path / "off", **keys)
+    on, off = (read(tmp_path / name, "metrics.jsonl")[-1]["iteration"] for name in ("on", "off"))
+    assert off == 1
+    assert on > 1
+
+
+def test_fields_of_a_record_reach_the_reward(tiny_model_dir, tmp_path):
+    seen = []
+
+    def reward(prompts, completions, n, **_):
+        seen.extend(zip(prompts, n, strict=True))
+        return [float(len(text)) for text in completions]
+
+    train("rloo", tiny_model_dir, tmp_path / "run", reward=[reward, share_of_letters],
+          reward_weights=(1.0, 0.5), max_steps=1)  # fmt: skip
+    assert set(seen) <= {(row["prompt"], row["n"]) for row in PROMPTS}
+
+
+def test_empty_prompts_and_long_ones(tiny_model_dir, tmp_path):
+    data = [*PROMPTS, {"prompt": ""}, {"prompt": "x" * 300}]
+    train("ppo", tiny_model_dir, tmp_path / "run", data=data, max_steps=1)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["tokenising"]["training"]["prompts_cut"] == 1
+    with pytest.raises(UserError, match="empty"):
+        train("ppo", tiny_model_dir, tmp_path / "strict", data=data, strict=True)
+
+
+def test_more_than_one_process_is_refused(tiny_model_dir):
+    from types import SimpleNamespace
+
+    from penchant.training.rollouts import require_one_process
+
+    with pytest.raises(ConfigError, match="one process"):
+        require_one_process(SimpleNamespace(num_processes=2))
+
+
+def test_a_sampled_policy_is_held_against_pairs_too(tiny_model_dir, tmp_path):
+    train("ppo", tiny_model_dir, tmp_path / "run", max_steps=2)
+    pairs = [{"prompt": "say a", "chosen": "aaa", "rejected": "zzz"}] * 2
+    found = penchant.evaluate(model=tmp_path / "run", data=pairs)
+    assert found.accuracy in (0.0, 1.0)
+    assert found.kl >= 0
+
+
+def test_a_sweep_loads_rewards_anew_for_each_point(tiny_model_dir, tmp_path):
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    found = penchant.sweep(
+        "ppo", {"init_kl_coef": [0.05, 0.5]}, model=str(tiny_model_dir), data=str(data),
+        reward="length:3", output=tmp_path / "sweep", train_fraction=0.7,
+        **{**KEYS, "max_steps": 2, "eval_on_start": True},
+    )  # fmt: skip
+    assert [point.error for point in found.points] == [None, None]
+    assert found.points[0].after.reward is not None
+    assert found.recommended is not None
+    assert "reward" in found.reason
+
+
+def test_a_penalty_that_a_guard_raised_ends_with_its_run(tiny_model_dir, tmp_path):
+    config = load_config(
+        "ppo", {**KEYS, "model": str(tiny_model_dir), "data": "<list>", "reward": ["length:3"]}
+    )
+    data = read_run_data(config, PROMPTS, None)
+    collector = prepare(config, make_accelerator(config.precision), data).collector
+    before = collector.rewards.penalties
+    length_lever(collector.rewards, 4).turn()
+    assert collector.rewards.penalties.length_penalty > before.length_penalty
+    collector.reset()
+    assert collector.rewards.penalties == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mini_batch_is_the_same_however_it_is_divided(method, tiny_model_dir, tmp_path):
+    divisions = {"whole": (4, 1), "halves": (2, 2), "singles": (1, 4)}
+    for name, (size, passes) in divisions.items():
+        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": passes}
+        train(method, tiny_model_dir, tmp_path / name, max_steps=3, **sizes)
+    whole = weights(tmp_path / "whole")
+    for name in ("halves", "singles"):
+        divided = weights(tmp_path / name)
+        for key, value in whole.items():
+            torch.testing.assert_close(divided[key], value, rtol=1e-3, atol=2e-5)

@@ -1,0 +1,43 @@
+"""A finding can only be silenced by an id that exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penchant
+from penchant.core.errors import ConfigError
+from penchant.core.findings import IDS
+from penchant.guards.monitors.detectors import DETECTORS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "guards.md"
+
+
+def test_ids_are_those_that_the_docs_explain() -> None:
+    headings = re.findall(r"^### `?([a-z0-9-]+)`?$", DOCS.read_text(encoding="utf-8"), re.M)
+    assert sorted(IDS) == sorted(headings)
+    assert set(DETECTORS) <= set(IDS)
+
+
+def test_misspelt_id_is_refused_before_anything_is_loaded(
+    tiny_keys: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "model": str(tmp_path / "none")}
+    with pytest.raises(ConfigError, match=r"silence: unknown finding 'lenght-bias'.*length-bias"):
+        penchant.train("dpo", output=tmp_path / "run", silence="ties,lenght-bias", **keys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_near_ids_are_all_named(tiny_keys: dict[str, Any], tmp_path: Path) -> None:
+    result = penchant.check("dpo", output=tmp_path / "run", silence="no-held", **tiny_keys)
+    (finding,) = result.errors
+    assert "no-held-out" in str(finding)
+    assert "no-held-out-prompts" in str(finding)
+
+
+def test_id_like_no_other_leads_to_the_list(tiny_keys: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"guards\.md lists them"):
+        penchant.train("dpo", output=tmp_path / "run", silence="zzzzqqqq", **tiny_keys)

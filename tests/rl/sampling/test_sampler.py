@@ -1,0 +1,121 @@
+"""Sampling with a cache: the model's own distribution, whatever the batch, and filters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from penchant.data.batch import Group
+from penchant.models.distribution import filtered
+from penchant.models.policy import PolicyScorer
+from penchant.models.scoring import ScoringPlan
+from penchant.rl.sampling.sampler import CachedSampler, Sampling, draw
+
+PROMPTS = [[40, 41, 42, 43, 44], [50, 51], [60], [70, 71, 72, 73, 74, 75, 76, 77]]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():  # sharper than random weights give
+        model.lm_head.weight.mul_(40)
+    scorer = PolicyScorer(model, 0)
+    scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    return scorer.eval()
+
+
+def test_the_likeliest_tokens_are_those_that_transformers_generates(policy):
+    sampler = CachedSampler(policy, [2], batch_size=3)
+    found = sampler.sample(PROMPTS, n=1, sampling=Sampling(12, temperature=0), seed=0)
+    for prompt, (completion,) in zip(PROMPTS, found, strict=True):
+        with policy.plain_attention():
+            theirs = policy.model.generate(
+                torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=[2],
+                pad_token_id=0,
+            )[0, len(prompt) :].tolist()  # fmt: skip
+        assert completion.ids == theirs
+        assert completion.ended == (completion.ids[-1] == 2)
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.9}])
+def test_sampled_log_probs_are_those_that_scoring_finds(policy, filters):
+    sampling = Sampling(16, temperature=0.7, **filters)
+    sampler = CachedSampler(policy, [2, 5, 9], batch_size=4)
+    found = sampler.sample(PROMPTS, n=3, sampling=sampling, seed=1)
+    policy.sample_from(temperature=0.7, **filters)
+    try:
+        groups = [Group(p, tuple(c.ids for c in cs)) for p, cs in zip(PROMPTS, found, strict=True)]
+        with torch.no_grad():
+            scored = policy(policy.batch(groups))
+    finally:
+        policy.sample_from(temperature=1.0)
+    sampled = torch.tensor([p for cs in found for c in cs for p in c.logprobs])
+    torch.testing.assert_close(scored, sampled, rtol=1e-4, atol=1e-4)
+    assert all(len(c.ids) <= 16 for cs in found for c in cs)
+    assert all(c.ended == (c.ids[-1] in (2, 5, 9)) for cs in found for c in cs)
+    assert all(not {2, 5, 9} & set(c.ids[:-1]) for cs in found for c in cs)
+
+
+def test_the_seed_decides_alone(policy):
+    sampler = CachedSampler(policy, [2], batch_size=4)
+    draws = [sampler.sample(PROMPTS, n=2, sampling=Sampling(8), seed=seed) for seed in (3, 3, 4)]
+    assert draws[0] == draws[1]
+    assert draws[0] != draws[2]
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    sampler.sample(PROMPTS, n=1, sampling=Sampling(3), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_tokens_come_as_often_as_they_are_probable():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(40_000, 1)
+    tokens, logprobs = draw(logits, Sampling(1, temperature=0.5), torch.Generator().manual_seed(0))
+    share = torch.bincount(tokens, minlength=4) / len(tokens)
+    expected = (logits[0] / 0.5).softmax(-1)
+    torch.testing.assert_close(share, expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(logprobs, expected.log()[tokens])
+
+
+def test_filters_by_hand():
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+    def kept(top_k=0, top_p=1.0, **how):
+        return filtered(logits, top_k, top_p, **how).isfinite().tolist()[0]
+
+    assert kept() == [True] * 4
+    assert kept(top_k=2) == [True, True, False, False]
+    assert kept(top_p=0.5) == [True, False, False, False]
+    assert kept(top_p=0.51) == [True, True, False, False]
+    assert kept(top_p=0.96) == [True] * 4
+    assert kept(top_k=1, kept=torch.tensor([3])) == [True, False, False, True]
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), n=st.integers(1, 3),
+       batch_size=st.integers(1, 5))  # fmt: skip
+def test_every_prompt_gets_its_answers(policy, lengths, n, batch_size):
+    prompts = [[30 + i] * length for i, length in enumerate(lengths)]
+    sampler = CachedSampler(policy, [2], batch_size=batch_size)
+    greedy = sampler.sample(prompts, n=n, sampling=Sampling(4, temperature=0), seed=0)
+    alone = CachedSampler(policy, [2], batch_size=1)
+    for prompt, completions in zip(prompts, greedy, strict=True):
+        (expected,) = alone.sample([prompt], n=1, sampling=Sampling(4, temperature=0), seed=0)[0]
+        assert [c.ids for c in completions] == [expected.ids] * n
+
+
+def test_prompts_of_unlike_length_are_read_apart_and_go_on_together(policy):
+    from penchant.rl.sampling.prefill import read_prompts
+
+    prompts = sorted(PROMPTS, key=len)
+    with torch.no_grad(), policy.plain_attention():
+        together = read_prompts(policy.model, prompts, 0)
+        for i, prompt in enumerate(prompts):
+            alone = policy.model(torch.tensor([prompt])).logits[0, -1]
+            torch.testing.assert_close(together.logits[i], alone, rtol=1e-4, atol=1e-4)
+            assert together.mask[i].sum() == len(prompt)
+    width = max(map(len, prompts))
+    assert together.mask.shape == (4, width)
+    assert together.cache.layers[0].keys.shape[::2] == (4, width)

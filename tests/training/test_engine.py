@@ -1,0 +1,158 @@
+"""The loop: the same step however it is divided."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+
+from penchant.config.keys import load_config
+from penchant.data.source import DatasetSource
+from penchant.data.tokenise import TokenisedLabel, TokenisedPair
+from penchant.methods import METHODS, Method
+from penchant.models.load import load_causal_model, load_score_model
+from penchant.models.reference import frozen_copy
+from penchant.models.reward_scorer import RewardScorer
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+from penchant.objectives import objective_of
+from penchant.objectives.base import Parts
+from penchant.training.accelerator import make_accelerator
+from penchant.training.engine import Engine
+from penchant.training.folder import RunDirectory
+
+
+def random_examples(count: int, method: Method) -> list[Any]:
+    """Records of all lengths, so that micro-batches differ in tokens."""
+    draw = random.Random(0)
+
+    def ids(least: int, most: int) -> list[int]:
+        return [draw.randrange(3, 259) for _ in range(draw.randint(least, most))]
+
+    pairs = [TokenisedPair(ids(1, 20), ids(1, 20), ids(1, 20), f"row {i}") for i in range(count)]
+    if method.data == "pairs":
+        return pairs
+    # Each behind its own prompt: what shares one is summed before Llama's norms round to fp32.
+    return [TokenisedLabel(p.prompt, p.chosen, i % 3 > 0, p.where) for i, p in enumerate(pairs)]
+
+
+def gradients(
+    tiny_model_dir: Path,
+    folder: Path,
+    *,
+    method: str,
+    micro_batch_size: int,
+    accumulation: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
+    """What reaches the optimizer in every step, in fp64, and the metrics."""
+    config = load_config(
+        method,
+        {
+            "model": str(tiny_model_dir),
+            "data": "pairs",
+            "lora_r": 0,
+            "learning_rate": 1e-3,
+            "max_grad_norm": 1e9,
+            "precision": "fp32",
+            "lr_scheduler_type": "constant",
+            "warmup_ratio": 0,
+            **options,
+        },
+    )
+    examples = random_examples(32 + 13, config.spec)  # an epoch's second step is an uneven one
+    torch.manual_seed(0)  # of a new score head
+    scored = config.spec.model == "score"
+    load = load_score_model if scored else load_causal_model
+    model: Any = load(str(tiny_model_dir), dtype=torch.float64)
+    scorer = (RewardScorer if scored else Scorer)(model.requires_grad_(True), 0)
+    groups = [example.group() for example in examples[:2]]
+    assert plan_scoring(scorer, groups, attention="auto", max_length=64).packed
+    reference = frozen_copy(scorer) if config.spec.needs_reference else None
+    objective = objective_of(config.spec)(Parts(scorer, reference, config.spec, config.options))
+    engine = Engine(
+        config=config,
+        accelerator=make_accelerator("fp32"),
+        scorer=scorer,
+        source=DatasetSource(
+            examples,
+            micro_batch_size=micro_batch_size,
+            accumulation=accumulation,
+            num_epochs=2,
+            max_steps=None,
+            shuffle=True,
+            seed=0,
+        ),
+        objective=objective,
+        evaluate=None,
+        run=RunDirectory(folder, {}, resume=False),
+    )
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def note(*_: Any) -> None:
+        assert all(p.grad is not None for p in engine.parameters.values())
+        steps.append(
+            {n: p.grad.clone() for n, p in engine.parameters.items() if p.grad is not None}
+        )
+
+    engine.optimizer.optimizer.register_step_pre_hook(note)
+    engine.fit()
+    return steps, engine.run.read("metrics.jsonl")
+
+
+# What methods ask of a whole step, beside what they ask by default.
+DEMANDS: list[tuple[str, dict[str, Any]]] = [
+    ("dpo", {"ld_alpha": 0.3, "rpo_alpha": 0.5}),
+    ("dpo", {"use_weighting": True, "rpo_alpha": 0.5}),
+    ("aot", {"paired": False}),
+    ("simpo", {"cpo_alpha": 1.0}),
+    ("kto", {"undesirable_weight": 1.5}),
+    ("kto", {"loss_type": "apo_zero_unpaired"}),
+]
+
+
+DIVISIONS = {"1x32": (32, 1, 1, 32), "8x4": (32, 1, 8, 4), "5 at a time": (30, 1, 5, 6)}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "divided"),
+    [
+        *((method, {}, divided) for method in ("dpo", "ipo", "kto", "reward", "aot")
+          for divided in ("1x32", "8x4")),
+        *((name, {}, "5 at a time") for name, method in METHODS.items() if not method.samples),
+        *((*demand, "5 at a time") for demand in DEMANDS),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_step_is_the_same_however_it_is_divided(
+    tmp_path: Path, tiny_model_dir: Path, method: str, options: dict[str, Any], divided: str
+) -> None:
+    """The whole of it in one pass against several; the last step of an epoch is an uneven one."""
+    *whole, micro_batch_size, accumulation = DIVISIONS[divided]
+    (expected, told), (found, said) = (
+        gradients(
+            tiny_model_dir,
+            tmp_path / f"{size}x{times}",
+            method=method,
+            options=options,
+            micro_batch_size=size,
+            accumulation=times,
+        )
+        for size, times in (whole, (micro_batch_size, accumulation))
+    )
+    assert len(expected) == len(found) == 4
+    for one, other in zip(expected, found, strict=True):
+        assert max(gradient.abs().max() for gradient in one.values()) > 1e-4
+        for name in one:
+            assert one[name].dtype == torch.float64
+            torch.testing.assert_close(other[name], one[name], atol=1e-10, rtol=1e-9)
+    for one, other in zip(told, said, strict=True):
+        # Labels of one prompt share its tokens only where they are in one pass.
+        apart = {"tokens"} if METHODS[method].data == "labels" else set()
+        for name in one.keys() - {"tokens_per_second", "memory_peak_bytes"} - apart:
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-7), name

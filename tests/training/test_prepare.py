@@ -1,0 +1,63 @@
+"""What a run loads, and in which precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import penchant
+from penchant.config.keys import load_config
+from penchant.training.prepare import load_policy
+
+
+@pytest.fixture(scope="module")
+def adapter_run(tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, Any]) -> Path:
+    output = tmp_path_factory.mktemp("adapter") / "run"
+    return penchant.train("dpo", output=output, max_steps=2, **tiny_keys).model
+
+
+def dtypes(model: Any) -> tuple[set[torch.dtype], set[torch.dtype]]:
+    """Of the frozen weights, and of the trained ones."""
+    every = list(model.parameters())
+    return (
+        {p.dtype for p in every if not p.requires_grad},
+        {p.dtype for p in every if p.requires_grad},
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "frozen", "trained"),
+    [
+        ("fp32", {}, {torch.float32}, {torch.float32}),
+        ("bf16", {}, {torch.bfloat16}, {torch.float32}),
+        ("bf16", {"dtype": "fp32"}, {torch.float32}, {torch.float32}),
+        ("fp32", {"dtype": "bf16"}, {torch.bfloat16}, {torch.float32}),
+        ("bf16", {"lora_r": 0}, set(), {torch.float32}),
+    ],
+    ids=str,
+)
+def test_trained_weights_are_fp32_and_a_frozen_base_is_as_precise_as_the_arithmetic(
+    tiny_keys: dict[str, Any], precision: str, changes: dict[str, Any], frozen: Any, trained: Any
+) -> None:
+    config = load_config("dpo", {**tiny_keys, **changes})
+    assert dtypes(load_policy(config, precision, config.model)) == (frozen, trained)
+
+
+def test_score_head_is_trained_in_fp32_beside_a_bf16_base(tiny_keys: dict[str, Any]) -> None:
+    config = load_config("reward", tiny_keys)
+    policy = load_policy(config, "bf16", config.model)
+    assert dtypes(policy) == ({torch.bfloat16}, {torch.float32})
+    assert any("score" in name for name, p in policy.named_parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adapter_that_training_starts_from_is_merged_in_fp32(
+    tiny_keys: dict[str, Any], adapter_run: Path, precision: str
+) -> None:
+    """Rounded to bf16, the base would take back what its adapter had learnt."""
+    config = load_config("dpo", {**tiny_keys, "model": str(adapter_run)})
+    policy = load_policy(config, precision, config.model)
+    assert dtypes(policy) == ({torch.float32}, {torch.float32})

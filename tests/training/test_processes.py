@@ -1,0 +1,118 @@
+"""Several processes train what one trains, however their shares of a step come out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import penchant
+from penchant.methods import METHODS
+from penchant.training.result import TrainResult
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def launch(num_processes: int, method: str, keys: dict[str, Any]) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(num_processes),
+    ]
+    given = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    process = subprocess.Popen(
+        [*command, "--master-port", str(port), "-m", "penchant", "train", method, *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        _, told = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its own processes; a kill would leave them
+        process.wait(timeout=60)
+        raise
+    assert process.returncode == 0, told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "num_processes", "num_pairs", "changes"),
+    [
+        # Steps of 8, 8 and 1 pairs: at last one process has nothing of its own.
+        ("dpo", 2, 17, {"lora_r": 8}),
+        ("dpo", 2, 17, {"lora_r": 0}),
+        ("reward", 2, 17, {"lora_r": 8}),
+        # Steps of 12 and 2: two processes have something to share, one has not.
+        ("aot", 3, 14, {"lora_r": 8}),
+        ("kto", 3, 13, {"lora_r": 8, "unpair": True}),
+    ],
+    ids=str,
+)
+def test_several_processes_train_what_one_trains(
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    method: str,
+    num_processes: int,
+    num_pairs: int,
+    changes: dict[str, Any],
+) -> None:
+    rows = Path(tiny_keys["data"]).read_text().splitlines()[:num_pairs]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    keys = {
+        **tiny_keys,
+        "data": str(tmp_path / "data.jsonl"),
+        "eval_data": str(held_out_file),
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "save_steps": 2,
+        "adam_epsilon": 1e-4,  # else Adam makes steps of rounding errors where gradients vanish
+        **changes,
+    }
+    lora_r = keys["lora_r"]
+    keys["gradient_accumulation_steps"] = 2 * num_processes
+    one = penchant.train(method, output=tmp_path / "one", **keys)
+    both = {**keys, "gradient_accumulation_steps": 2, "output": str(tmp_path / "two")}
+    launch(num_processes, method, both)
+    two = TrainResult.from_summary(json.loads((tmp_path / "two" / "summary.json").read_text()))
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    expected, found = (load_file(run.model / name) for run in (one, two))
+    start = load_file(Path(tiny_keys["model"]) / "model.safetensors")
+    assert expected.keys() == found.keys()
+    if not lora_r:
+        assert max((expected[n] - start[n]).abs().max() for n in expected) > 1e-3
+    for weight in expected:
+        torch.testing.assert_close(found[weight], expected[weight], atol=1e-5, rtol=0)
+    for a, b in zip(metrics(one.output), metrics(two.output), strict=True):
+        assert a["step"] == b["step"]
+        # Labels of one prompt share its tokens only where they are in one process.
+        shared = {"tokens"} if METHODS[method].data == "labels" else set()
+        for metric in set(a) - {"tokens_per_second", "memory_peak_bytes"} - shared:
+            assert a[metric] == pytest.approx(b[metric], rel=1e-4, abs=1e-5), metric
+    if method == "dpo":  # They go on from a checkpoint, too.
+        (two.output / "summary.json").unlink()
+        shutil.rmtree(two.model)
+        shutil.rmtree(two.output / "checkpoints" / "step-6")
+        launch(num_processes, method, {**both, "resume": "true"})
+        again = load_file(two.model / name)
+        assert all(torch.equal(again[weight], found[weight]) for weight in found)
+        assert [m["step"] for m in metrics(two.output)] == [m["step"] for m in metrics(one.output)]
