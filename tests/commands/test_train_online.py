@@ -340,11 +340,11 @@ def test_a_penalty_that_a_guard_raised_ends_with_its_run(tiny_model_dir, tmp_pat
     )
     data = read_run_data(config, PROMPTS, None)
     collector = prepare(config, make_accelerator(config.precision), data).collector
-    before = collector.rewards.penalties
+    before = collector.rewards.options
     length_lever(collector.rewards, 4).turn()
-    assert collector.rewards.penalties.length_penalty > before.length_penalty
+    assert collector.rewards.options.length_penalty > before.length_penalty
     collector.reset()
-    assert collector.rewards.penalties == before
+    assert collector.rewards.options == before
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -60,7 +60,7 @@ CASES = [
 class Replay:
     """Gives the answers and their scores, to either side."""
 
-    penalties = None
+    options = None
 
     def __init__(self, tokenizer):
         end = tokenizer.eos_token_id

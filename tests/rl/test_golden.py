@@ -30,7 +30,7 @@ CASES = range(6)
 class Replay:
     """Gives the trace's answers and scores."""
 
-    penalties = None
+    options = None
 
     def __init__(self, trace, clip):
         self.trace, self.clip, self.findings = trace, clip, []

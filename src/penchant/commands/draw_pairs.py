@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.data.building.rules import Choice
@@ -15,7 +16,7 @@ from penchant.data.records import DataError
 from penchant.data.tokenise import Tokeniser
 from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.make import make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.rewards.samples import Sample
 from penchant.rl.sampling.sampler import CachedSampler, Completion, Sampling
 from penchant.training.accelerator import make_accelerator
@@ -54,6 +55,8 @@ class Drawer:
         trust_remote_code: bool = False,
     ) -> None:
         setup_logging()
+        if not rewards:
+            raise ConfigError("reward names nothing; give a reward model or a function")
         self.accelerator = make_accelerator("auto")
         device = self.accelerator.device
         name = resolve(str(model))
@@ -76,11 +79,16 @@ class Drawer:
         self.sampler = CachedSampler(
             Scorer(loaded, int(pad)), sorted(self.tokeniser.end_ids), batch_size
         )
-        self.rewards = make_rewards(
-            list(rewards), tokenizer=self.tokenizer, max_completion_length=max_completion_length,
-            device=device, autocast=self.accelerator.autocast, trust_remote_code=trust_remote_code,
-            normalization="none",
-        )  # fmt: skip
+        context = ModelContext(
+            self.tokenizer,
+            device=device,
+            autocast=self.accelerator.autocast,
+            trust_remote_code=trust_remote_code,
+        )
+        options = RewardOptions.model_validate(
+            {"reward": list(map(str, rewards)), "reward_normalization": "none"}
+        )
+        self.rewards = make_rewards(rewards, options, context)
         self._drawn: list[tuple[list[int], Completion]] = []
 
     def sample(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[list[str]]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LARGEST_LOG_RATIO = 30.0
 
 
-class OnlineOptions(MethodOptions):
-    """Options of sampling, rewards and their shape."""
+class RewardOptions(MethodOptions):
+    """What judges an answer, and what is made of the scores."""
 
     reward: tuple[str, ...] = Field(
         description="What judges an answer; repeat for several. A reward model (folder, run, hub "
@@ -68,24 +68,7 @@ class OnlineOptions(MethodOptions):
         True, description="Score a reward model that is a LoRA adapter of the same base on the "
         "policy's own weights."
     )  # fmt: skip
-    batch_size: int = Field(
-        64, ge=1, description="Answers sampled before the weights are updated on them."
-    )
     max_completion_length: int = Field(128, ge=1, description="Tokens of a sampled answer.")
-    temperature: float = Field(1.0, gt=0, description="Of sampling, and of every log-prob.")
-    top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
-    generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")
-    generation: Literal["auto", "cached", "continuous", "vllm"] = Field(
-        "auto", description="What draws the answers: a key-value cache here, transformers' "
-        "continuous batching (CUDA), or vLLM."
-    )  # fmt: skip
-    total_episodes: int | None = Field(
-        None, ge=1, description="Answers to sample in all; default: num_train_epochs passes over "
-        "the prompts, or max_steps."
-    )  # fmt: skip
-    entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
-    log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")
 
     @field_validator("reward", mode="before")
     @classmethod
@@ -114,6 +97,28 @@ class OnlineOptions(MethodOptions):
                 f"max_completion_length ({self.max_completion_length})"
             )
         return self
+
+
+class OnlineOptions(RewardOptions):
+    """Options of sampling and of the steps between two samplings."""
+
+    batch_size: int = Field(
+        64, ge=1, description="Answers sampled before the weights are updated on them."
+    )
+    temperature: float = Field(1.0, gt=0, description="Of sampling, and of every log-prob.")
+    top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
+    generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")
+    generation: Literal["auto", "cached", "continuous", "vllm"] = Field(
+        "auto", description="What draws the answers: a key-value cache here, transformers' "
+        "continuous batching (CUDA), or vLLM."
+    )  # fmt: skip
+    total_episodes: int | None = Field(
+        None, ge=1, description="Answers to sample in all; default: num_train_epochs passes over "
+        "the prompts, or max_steps."
+    )  # fmt: skip
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
+    log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")
 
     @property
     def generations(self) -> int:

@@ -103,11 +103,11 @@ class Collector:
     autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
 
     def __post_init__(self) -> None:
-        self._at_first = self.rewards.state_dict(), self.rewards.penalties
+        self._at_first = self.rewards.state_dict(), self.rewards.options
 
     def reset(self) -> None:
         """Forget the running statistics of the rewards, and penalties that a guard has raised."""
-        state, self.rewards.penalties = self._at_first
+        state, self.rewards.options = self._at_first
         self.rewards.load_state_dict(state)
 
     def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:

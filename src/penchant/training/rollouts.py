@@ -17,7 +17,7 @@ from penchant.models.footprint import training_state
 from penchant.models.policy import PolicyScorer, make_value_head
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.make import make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.rollout import Collector
 from penchant.rl.sampling.engines import make_sampler
 from penchant.rl.sampling.sampler import Sampling
@@ -125,39 +125,24 @@ def make_collector(
 def _rewards(
     config: RunConfig, accelerator: Accelerator, setup: Setup, rewards: Sequence[Any] | None
 ) -> Rewards:
-    options: Any = config.options
-    policy = setup.scorer
-    found = make_rewards(
-        list(rewards or options.reward),
-        weights=options.reward_weights,
-        normalization=options.reward_normalization,
-        score_clip=options.score_clip,
-        length_penalty=options.length_penalty,
-        length_budget=options.length_budget,
-        overlong_buffer=options.overlong_buffer,
-        overlong_penalty=options.overlong_penalty,
-        missing_eos_penalty=options.missing_eos_penalty,
-        ngram_repetition_penalty=options.ngram_repetition_penalty,
-        max_completion_length=options.max_completion_length,
-        tokenizer=setup.tokenizer,
-        policy=policy.model
-        if options.share_reward_adapter and isinstance(policy.model, PeftModel)
-        else None,
+    options = config.options
+    assert isinstance(options, RewardOptions)
+    model = setup.scorer.model
+    context = ModelContext(
+        setup.tokenizer,
+        policy=model if options.share_reward_adapter and isinstance(model, PeftModel) else None,
         base=setup.base,
         device=accelerator.device,
+        dtype=setup.scorer.causal_model.dtype,
         autocast=accelerator.autocast,
-        on_error=options.on_reward_error,
-        timeout=options.reward_timeout,
-        ensemble=options.reward_ensemble,
-        ensemble_k=options.reward_ensemble_k,
         batch_size=config.per_device_eval_batch_size,
         max_length=config.max_length,
-        dtype=policy.causal_model.dtype,
         trust_remote_code=config.trust_remote_code,
     )
-    every = [set(example.record.fields) for example in setup.train_set]
-    found.check(set.intersection(*every))
-    return found
+    made = make_rewards(rewards or options.reward, options, context)
+    columns = [set(example.record.fields) for example in setup.train_set]
+    made.check(set.intersection(*columns))
+    return made
 
 
 def make_source(

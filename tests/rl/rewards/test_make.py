@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError, RewardError
-from penchant.rl.rewards.make import Sample, make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, Sample, make_rewards
 
 NAN = math.nan
 
@@ -30,8 +31,10 @@ def samples(*completions, prompt="Why?", **columns):
 
 
 def make(*specs, **options):
-    settings = {"tokenizer": None, "max_completion_length": 16, "normalization": "none", **options}
-    return make_rewards(specs, **settings)
+    chosen = RewardOptions(
+        reward=tuple(map(str, specs)), **{"reward_normalization": "none", **options}
+    )
+    return make_rewards(specs, chosen, ModelContext(tokenizer=None))
 
 
 def size(completions):
@@ -138,7 +141,7 @@ def test_results_that_are_no_numbers_are_errors_in_every_mode(result, message, m
         return result
 
     with pytest.raises(RewardError, match=message):
-        make(judge, on_error=mode).score(samples("a", "b"))
+        make(judge, on_reward_error=mode).score(samples("a", "b"))
 
 
 def test_arrays_and_tensors_and_booleans_are_numbers():
@@ -167,7 +170,7 @@ def test_a_raising_function_names_the_sample_at_fault():
 
 
 def test_dropping_keeps_the_samples_that_are_not_at_fault():
-    found = make(picky, "length:1", on_error="drop").score(samples("a", "bad", "ab"))
+    found = make(picky, "length:1", on_reward_error="drop").score(samples("a", "bad", "ab"))
     assert same(found.rewards, [2.0, NAN, 2.0])
     assert same(found.raw, [2.0, NAN, 2.0])
     assert same(found.by_name["picky"], [1.0, NAN, 2.0])
@@ -177,7 +180,7 @@ def test_dropping_keeps_the_samples_that_are_not_at_fault():
 
 def test_dropping_all_is_an_error():
     with pytest.raises(RewardError, match="so did every other of 2 samples"):
-        make(picky, on_error="drop").score(samples("bad", "bad"))
+        make(picky, on_reward_error="drop").score(samples("bad", "bad"))
 
 
 def test_a_failure_of_the_batch_alone_says_so():
@@ -188,7 +191,7 @@ def test_a_failure_of_the_batch_alone_says_so():
 
     with pytest.raises(RewardError, match=r"2 samples together.*for none of them alone"):
         make(judge).score(samples("a", "b"))
-    assert make(judge, on_error="drop").score(samples("a", "b")).dropped == 0
+    assert make(judge, on_reward_error="drop").score(samples("a", "b")).dropped == 0
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
@@ -198,7 +201,7 @@ def test_a_score_that_is_not_finite_is_treated_like_a_failure(value):
 
     with pytest.raises(RewardError, match=r"prompts.jsonl:2.*not a finite number"):
         make(judge).score(samples("a", "bad"))
-    found = make(judge, on_error="drop").score(samples("a", "bad"))
+    found = make(judge, on_reward_error="drop").score(samples("a", "bad"))
     assert same(found.rewards, [1.0, NAN])
 
 
@@ -208,15 +211,15 @@ def test_a_function_that_takes_too_long_is_an_error_that_names_the_first_sample(
         return size(completions)
 
     with pytest.raises(RewardError, match=r"slow failed for prompts.jsonl:1.*longer than 0.05 s"):
-        make(slow, timeout=0.05).score(samples("a", "bad"))
-    found = make(slow, timeout=0.05, on_error="drop").score(samples("a", "bad"))
+        make(slow, reward_timeout=0.05).score(samples("a", "bad"))
+    found = make(slow, reward_timeout=0.05, on_reward_error="drop").score(samples("a", "bad"))
     assert same(found.rewards, [1.0, NAN])
 
 
 def test_a_fast_function_passes_the_time_limit_and_its_errors_come_through():
-    assert make(picky, timeout=10).score(samples("a")).rewards == [1.0]
+    assert make(picky, reward_timeout=10).score(samples("a")).rewards == [1.0]
     with pytest.raises(RewardError, match="KeyError"):
-        make(picky, timeout=10).score(samples("bad"))
+        make(picky, reward_timeout=10).score(samples("bad"))
 
 
 # Together
@@ -224,7 +227,7 @@ def test_a_fast_function_passes_the_time_limit_and_its_errors_come_through():
 
 def test_rewards_are_weighted_and_told_apart():
     """2 * length + 0.5 * (1 - |n - 2| / 2), for n = 2 and 4."""
-    rewards = make(size, size, "length:2", weights=[1.5, 0.5, 0.5])
+    rewards = make(size, size, "length:2", reward_weights=[1.5, 0.5, 0.5])
     found = rewards.score(samples("ab", "abcd"))
     assert found.raw == [4.5, 8.0]
     assert found.by_name == {"size": [2.0, 4.0], "size-2": [2.0, 4.0], "length": [1.0, 0.0]}
@@ -233,7 +236,7 @@ def test_rewards_are_weighted_and_told_apart():
 
 def test_running_normalisation_covers_all_batches_and_the_present_one():
     """2, 4: mean 3, std 1. Then 9 more: mean 5, std sqrt((9 + 1 + 16) / 3)."""
-    rewards = make(size, normalization="auto")
+    rewards = make(size, reward_normalization="auto")
     assert rewards.normalization == "running"
     assert rewards.findings == []
     assert rewards.score(samples("ab", "abcd")).rewards == pytest.approx([-1.0, 1.0])
@@ -241,20 +244,20 @@ def test_running_normalisation_covers_all_batches_and_the_present_one():
     expected = 4 / math.sqrt(26 / 3)
     third = rewards.score(samples("a" * 9)).rewards
     assert third == pytest.approx([expected])
-    resumed = make(size, normalization="running")
+    resumed = make(size, reward_normalization="running")
     resumed.load_state_dict(state)
     assert resumed.score(samples("a" * 9)).rewards == third
     assert resumed.state_dict() == rewards.state_dict()
 
 
 def test_dropped_samples_leave_the_running_statistics_alone():
-    rewards = make(picky, normalization="running", on_error="drop")
+    rewards = make(picky, reward_normalization="running", on_reward_error="drop")
     rewards.score(samples("ab", "bad", "abcd"))
     assert rewards.state_dict() == {"num": 2.0, "mean": 3.0, "squares": 2.0}
 
 
 def test_equal_rewards_are_all_0_when_normalised():
-    rewards = make(lambda completions: [0.1] * len(completions), normalization="running")
+    rewards = make(lambda completions: [0.1] * len(completions), reward_normalization="running")
     for _ in range(3):
         assert rewards.score(samples("a", "b", "c")).rewards == [0.0, 0.0, 0.0]
 
@@ -262,7 +265,7 @@ def test_equal_rewards_are_all_0_when_normalised():
 def test_penalties_come_behind_normalisation_and_clipping():
     """1, 1, 10 tokens: mean 4, std sqrt(18), so 1.414 for the last, clipped to 1, less 0.6."""
     rewards = make(
-        size, normalization="running", score_clip=1.0, length_penalty=0.1, length_budget=4
+        size, reward_normalization="running", score_clip=1.0, length_penalty=0.1, length_budget=4
     )
     found = rewards.score(samples("a", "a", "a" * 10))
     assert found.rewards == pytest.approx([-3 / math.sqrt(18)] * 2 + [0.4])
@@ -273,21 +276,20 @@ def test_penalties_come_behind_normalisation_and_clipping():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": [1.0, 2.0]}, "must be 1 finite numbers"),
-        ({"weights": [NAN]}, "must be 1 finite numbers"),
-        ({"normalization": "saved"}, "size has none"),
-        ({"score_clip": 0.0}, "score_clip must be above 0"),
-        ({"timeout": 0}, "reward_timeout must be above 0"),
+        ({"reward_weights": [1.0, 2.0]}, "2 numbers for 1 rewards"),
+        ({"reward_weights": [NAN]}, "reward_weights.0 should be a finite number"),
+        ({"reward_timeout": 0}, "reward_timeout should be greater than 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
+    keys = {"model": "m", "data": "d", "output": "o", "reward": ["gsm8k"], **options}
     with pytest.raises(ConfigError, match=message):
-        make(size, **options)
+        load_config("grpo", keys)
 
 
-def test_no_reward_at_all_lists_what_there_is():
-    with pytest.raises(ConfigError, match=r"reward names nothing.*gsm8k"):
-        make()
+def test_saved_statistics_are_asked_of_every_reward():
+    with pytest.raises(ConfigError, match="size has none"):
+        make(size, reward_normalization="saved")
 
 
 def test_gsm8k_rows_are_scored_end_to_end(shared):

@@ -13,7 +13,7 @@ from penchant.core.errors import ConfigError, ModelError, RewardError
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.lora import FusedLoraLinear, add_lora
 from penchant.models.scoring import Scorer, ScoringPlan
-from penchant.rl.rewards.make import Sample, make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, Sample, make_rewards
 from penchant.rl.rewards.models import EnsembleReward
 from penchant.rl.rewards.shared_adapter import SharedAdapterReward
 
@@ -64,9 +64,11 @@ def make_reward_dir(tiny_model_dir, tokenizer, tmp_path_factory):
     return make
 
 
-def make(*specs, tokenizer, **options):
-    settings = {"max_completion_length": 16, "normalization": "none", **options}
-    return make_rewards([str(spec) for spec in specs], tokenizer=tokenizer, **settings)
+def make(*specs, tokenizer, policy=None, base=None, batch_size=8, max_length=None, **options):
+    names = tuple(map(str, specs))
+    chosen = RewardOptions(reward=names, **{"reward_normalization": "none", **options})
+    context = ModelContext(tokenizer, policy, base, batch_size=batch_size, max_length=max_length)
+    return make_rewards(names, chosen, context)
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ def test_the_memory_of_each_reward_model_is_told(make_reward_dir, load_saved, to
 
 def test_saved_statistics_normalise_a_single_model(make_reward_dir, samples, tokenizer):
     folder = make_reward_dir(1, statistics={"mean": 0.5, "std": 0.25, "num": 10})
-    rewards = make(folder, tokenizer=tokenizer, normalization="auto", weights=[2.0])
+    rewards = make(folder, tokenizer=tokenizer, reward_normalization="auto", reward_weights=[2.0])
     found = rewards.score(samples)
     assert rewards.normalization == "saved"
     values = found.by_name["judge-1"]
@@ -155,10 +157,10 @@ def test_saved_statistics_normalise_a_single_model(make_reward_dir, samples, tok
 
 def test_one_reward_without_statistics_means_running_ones(make_reward_dir, tokenizer):
     folder = make_reward_dir(1, statistics={"mean": 0.5, "std": 0.25, "num": 10})
-    rewards = make(folder, "length:4", tokenizer=tokenizer, normalization="auto")
+    rewards = make(folder, "length:4", tokenizer=tokenizer, reward_normalization="auto")
     assert rewards.normalization == "running"
     with pytest.raises(ConfigError, match="length has none"):
-        make(folder, "length:4", tokenizer=tokenizer, normalization="saved")
+        make(folder, "length:4", tokenizer=tokenizer, reward_normalization="saved")
 
 
 @pytest.fixture
@@ -179,7 +181,11 @@ def test_an_ensemble_combines_normalised_members(
 ):
     folder, known = ensemble_dir
     rewards = make(
-        folder, tokenizer=tokenizer, normalization="auto", ensemble=combination, ensemble_k=0.5
+        folder,
+        tokenizer=tokenizer,
+        reward_normalization="auto",
+        reward_ensemble=combination,
+        reward_ensemble_k=0.5,
     )
     each = torch.tensor(
         [

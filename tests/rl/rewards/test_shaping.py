@@ -8,14 +8,14 @@ import random
 
 import pytest
 
-from penchant.core.errors import ConfigError
+from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.samples import Sample
 from penchant.rl.rewards.shaping import (
-    Penalties,
     RunningStatistics,
     Statistics,
     clip,
     overlong,
+    penalties,
     repeated_share,
 )
 
@@ -75,8 +75,8 @@ def test_clipping_is_symmetric_and_keeps_nan():
 
 
 def test_the_length_penalty_counts_tokens_beyond_the_budget():
-    penalties = Penalties(length_penalty=0.1, length_budget=4)
-    assert [penalties.of(sample([5] * n))["length_penalty"] for n in (3, 4, 7)] == [
+    options = RewardOptions(reward=("size",), length_penalty=0.1, length_budget=4)
+    assert [penalties(sample([5] * n), options)["length_penalty"] for n in (3, 4, 7)] == [
         0.0,
         0.0,
         pytest.approx(-0.3),
@@ -87,14 +87,16 @@ def test_the_overlong_form_is_dapo_equation_13():
     """L_max 20, buffer 5: free to 15, then (15 - n) / 5, and -1 from 20 on."""
     found = [overlong(n, 5, 20) for n in (1, 15, 16, 18, 20, 25)]
     assert found == [0.0, 0.0, -0.2, -0.6, -1.0, -1.0]
-    penalties = Penalties(overlong_buffer=5, overlong_penalty=2.0, max_completion_length=20)
-    assert penalties.of(sample([5] * 18)) == {"overlong_penalty": -1.2}
+    options = RewardOptions(
+        reward=("size",), overlong_buffer=5, overlong_penalty=2.0, max_completion_length=20
+    )
+    assert penalties(sample([5] * 18), options) == {"overlong_penalty": -1.2}
 
 
 def test_a_missing_end_costs_only_answers_without_one():
-    penalties = Penalties(missing_eos_penalty=1.5)
-    assert penalties.of(sample([5]))["missing_eos_penalty"] == 0.0
-    assert penalties.of(sample([5], ended=False))["missing_eos_penalty"] == -1.5
+    options = RewardOptions(reward=("size",), missing_eos_penalty=1.5)
+    assert penalties(sample([5]), options)["missing_eos_penalty"] == 0.0
+    assert penalties(sample([5], ended=False), options)["missing_eos_penalty"] == -1.5
 
 
 def test_the_repeated_share_counts_3_grams_seen_before():
@@ -102,23 +104,10 @@ def test_the_repeated_share_counts_3_grams_seen_before():
     assert repeated_share([1, 2, 3, 1, 2, 3]) == 0.25
     assert repeated_share([7] * 6) == 0.75
     assert repeated_share([1, 2]) == 0.0
-    penalties = Penalties(ngram_repetition_penalty=2.0)
-    assert penalties.of(sample([7] * 6)) == {"ngram_repetition_penalty": -1.5}
+    options = RewardOptions(reward=("size",), ngram_repetition_penalty=2.0)
+    assert penalties(sample([7] * 6), options) == {"ngram_repetition_penalty": -1.5}
 
 
 def test_no_penalty_is_in_use_unless_asked_for():
-    assert Penalties(max_completion_length=8).of(sample([7] * 8, ended=False)) == {}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"length_penalty": 0.1}, "needs length_budget"),
-        ({"missing_eos_penalty": -1.0}, "missing_eos_penalty must be at least 0"),
-        ({"length_penalty": math.inf, "length_budget": 1}, "finite"),
-        ({"overlong_buffer": 30, "max_completion_length": 20}, "at most the longest answer, 20"),
-    ],
-)
-def test_penalties_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        Penalties(**options)
+    options = RewardOptions(reward=("size",), max_completion_length=8)
+    assert penalties(sample([7] * 8, ended=False), options) == {}

@@ -107,12 +107,15 @@ def length_lever(rewards: Rewards, budget: int) -> Lever:
     """The price of each token beyond `budget`."""
 
     def put(value: float) -> None:
-        kept = rewards.penalties.length_budget or budget
-        rewards.penalties = replace(rewards.penalties, length_penalty=value, length_budget=kept)
+        changed = {
+            "length_penalty": value,
+            "length_budget": rewards.options.length_budget or budget,
+        }
+        rewards.options = rewards.options.model_copy(update=changed)
 
     return Lever(
         "length_penalty",
-        lambda: rewards.penalties.length_penalty,
+        lambda: rewards.options.length_penalty,
         put,
         LARGEST_LENGTH_PENALTY,
         FIRST_LENGTH_PENALTY,

@@ -18,7 +18,7 @@ from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
 from penchant.models.reference import AdapterReference, Reference
-from penchant.rl.rewards.make import make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 if TYPE_CHECKING:
@@ -153,18 +153,18 @@ def _reference(setup: Setup) -> Reference | None:
 def _held_out(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
     if config.monitor_reward is None:
         return None
-    return make_rewards(
-        [config.monitor_reward],
-        tokenizer=setup.tokenizer,
-        max_completion_length=config.monitor_length,
+    context = ModelContext(
+        setup.tokenizer,
         base=setup.base,
         device=accelerator.device,
-        autocast=accelerator.autocast,
         dtype=setup.scorer.causal_model.dtype,
+        autocast=accelerator.autocast,
         batch_size=config.per_device_eval_batch_size,
         max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )
+    options = RewardOptions.model_validate({"reward": config.monitor_reward})
+    return make_rewards(options.reward, options, context)
 
 
 @torch.no_grad()

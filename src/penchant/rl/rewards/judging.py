@@ -6,16 +6,14 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Literal
 
 from penchant.core.errors import ConfigError
-from penchant.rl.rewards.attempts import OnError, attempt
+from penchant.methods.online import RewardOptions
+from penchant.rl.rewards.attempts import attempt
 from penchant.rl.rewards.functions import FunctionReward
 from penchant.rl.rewards.models import EnsembleReward, ModelReward
 from penchant.rl.rewards.samples import Reward, Sample
-from penchant.rl.rewards.shaping import Penalties, RunningStatistics, Statistics, clip
-
-Normalization = Literal["auto", "saved", "running", "none"]
+from penchant.rl.rewards.shaping import RunningStatistics, Statistics, clip, penalties
 
 
 @dataclass(frozen=True)
@@ -44,42 +42,25 @@ class Rewards:
 
     Args:
         rewards: at least one, of different names.
-        weights: of each.
-        normalization: `saved`: each reward by the statistics of its own training, then weighted;
-            `running`: the weighted sum by mean and deviation of all that was seen, the present
-            batch among it; `none`; `auto`: `saved` where every reward has statistics, else
-            `running`.
-        score_clip: largest size of a normalised reward, None for no limit.
-        penalties: taken off behind that.
-        on_error: whether a sample that a reward fails on is an error or dropped.
+        options: weights, normalisation, clipping, penalties, and what an error means. Under
+            `reward_normalization` `saved` each reward is normalised by the statistics of its own
+            training, then weighted; under `running` the weighted sum, by mean and deviation of
+            all that was seen, the present batch among it; `auto` is `saved` where every reward
+            has statistics, else `running`.
 
     Attributes:
+        normalization: what `auto` came to.
         findings: what the user should know about these rewards; more may come as samples do.
 
     Raises:
-        ConfigError: weights do not fit, or `saved` statistics are asked for and absent.
+        ConfigError: `saved` statistics are asked for and absent.
     """
 
-    def __init__(
-        self,
-        rewards: Sequence[Reward],
-        *,
-        weights: Sequence[float] | None = None,
-        normalization: Normalization = "auto",
-        score_clip: float | None = None,
-        penalties: Penalties | None = None,
-        on_error: OnError = "raise",
-    ) -> None:
-        self.rewards = rewards
-        self.weights = checked_weights(weights, len(rewards))
-        self.penalties = penalties or Penalties()
-        self.score_clip, self.on_error = score_clip, on_error
-        if score_clip is not None and not score_clip > 0:
-            raise ConfigError(
-                f"score_clip must be above 0, got {score_clip}; unset it for no limit"
-            )
+    def __init__(self, rewards: Sequence[Reward], options: RewardOptions) -> None:
+        self.rewards, self.options = rewards, options
+        self.weights = options.reward_weights or (1.0,) * len(rewards)
         self._saved = [getattr(reward, "statistics", None) for reward in rewards]
-        self.normalization = _resolved(normalization, rewards, self._saved)
+        self.normalization = _resolved(options.reward_normalization, rewards, self._saved)
         self._running = RunningStatistics()
         self.findings = [text for one in _models(rewards) for text in one.findings]
 
@@ -109,11 +90,12 @@ class Rewards:
             disagreements += [deviations] if deviations is not None else []
         raw = [self._weighted(values) for values in zip(*given, strict=True)]
         self._running.update([value for value in raw if not math.isnan(value)])
-        taken = [self.penalties.of(sample) for sample in samples]
+        taken = [penalties(sample, self.options) for sample in samples]
         self._note_cuts()
+        limit = self.options.score_clip
         return Scores(
             rewards=[
-                clip(self._normalised(values, total), self.score_clip) + math.fsum(less.values())
+                clip(self._normalised(values, total), limit) + math.fsum(less.values())
                 for values, total, less in zip(zip(*given, strict=True), raw, taken, strict=True)
             ],
             raw=raw,
@@ -140,9 +122,10 @@ class Rewards:
     def _call(
         self, reward: Reward, samples: Sequence[Sample]
     ) -> tuple[list[float], list[float] | None]:
+        on_error = self.options.on_reward_error
         if not isinstance(reward, EnsembleReward):
-            return attempt(reward, samples, self.on_error), None
-        return reward.combine([attempt(one, samples, self.on_error) for one in reward.members])
+            return attempt(reward, samples, on_error), None
+        return reward.combine([attempt(one, samples, on_error) for one in reward.members])
 
     def _weighted(self, values: Sequence[float]) -> float:
         return math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
@@ -172,24 +155,7 @@ def _models(rewards: Sequence[Reward]) -> list[ModelReward]:
     ]
 
 
-def checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:
-    """One weight for each of `num` rewards, 1 where none are given.
-
-    Raises:
-        ConfigError: they are not as many, or not finite.
-    """
-    if weights is None:
-        return [1.0] * num
-    if len(weights) != num or not all(map(math.isfinite, weights)):
-        raise ConfigError(
-            f"reward_weights must be {num} finite numbers, one for each reward, got {list(weights)}"
-        )
-    return list(weights)
-
-
-def _resolved(
-    wanted: Normalization, rewards: Sequence[Reward], saved: Sequence[Statistics | None]
-) -> Normalization:
+def _resolved(wanted: str, rewards: Sequence[Reward], saved: Sequence[Statistics | None]) -> str:
     without = [one.name for one, known in zip(rewards, saved, strict=True) if known is None]
     if wanted == "saved" and without:
         raise ConfigError(

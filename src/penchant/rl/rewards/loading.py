@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils.hub import cached_file
 
 from penchant.core.errors import ModelError
+from penchant.methods.online import RewardOptions
 from penchant.models.load import (
     end_token_ids,
     is_adapter,
@@ -19,7 +20,7 @@ from penchant.models.load import (
     scoring_architecture,
 )
 from penchant.models.reward_scorer import RewardScorer
-from penchant.rl.rewards.models import Combination, EnsembleReward, ModelContext, ModelReward
+from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
 from penchant.rl.rewards.shaping import Statistics
 from penchant.rl.rewards.shared_adapter import SharedAdapterReward, why_apart
 from penchant.rl.rewards.tokens import RewardTokens
@@ -34,7 +35,7 @@ UNBOUNDED = 1 << 20
 
 
 def load_model_reward(
-    name: str, context: ModelContext, *, combination: Combination = "mean", k: float = 1.0
+    name: str, options: RewardOptions, context: ModelContext
 ) -> ModelReward | EnsembleReward:
     """The reward that a folder, run, ensemble or hub id holds.
 
@@ -43,8 +44,8 @@ def load_model_reward(
 
     Args:
         name: what the user named.
+        options: `reward_ensemble` and `reward_ensemble_k`, for an ensemble's members.
         context: of the run.
-        combination, k: of an ensemble's members.
 
     Raises:
         ModelError: there is no reward model, or an ensemble's member has no statistics.
@@ -61,7 +62,9 @@ def load_model_reward(
         )
     label = _label(name)
     members = [_single(str(p), f"{label}/{i}", context) for i, p in enumerate(paths, start=1)]
-    return EnsembleReward(label, members, combination=combination, k=k)
+    return EnsembleReward(
+        label, members, combination=options.reward_ensemble, k=options.reward_ensemble_k
+    )
 
 
 def _single(name: str, label: str, context: ModelContext) -> ModelReward:

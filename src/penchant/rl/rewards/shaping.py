@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from penchant.core.errors import ConfigError
+from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.samples import Sample
 
 NGRAM = 3
@@ -75,72 +75,36 @@ class RunningStatistics:
             setattr(self, field.name, float(state[field.name]))
 
 
-@dataclass(frozen=True)
-class Penalties:
-    """What is taken off a normalised and clipped reward, in its units; 0 switches one off.
+def penalties(sample: Sample, options: RewardOptions) -> dict[str, float]:
+    """What each penalty in use adds to a normalised and clipped reward, in its units: at most 0.
 
     Args:
-        length_penalty: for each token beyond `length_budget`.
-        length_budget: tokens that are free.
-        overlong_penalty: times the overlong form, which falls from 0 to -1 over the last
-            `overlong_buffer` tokens before `max_completion_length` (DAPO, Yu et al. 2025,
-            https://arxiv.org/abs/2503.14476, Eq. 13).
-        overlong_buffer: tokens; 0 for no such penalty.
-        max_completion_length: tokens that an answer may have.
-        missing_eos_penalty: where the model did not end by itself.
-        ngram_repetition_penalty: times the share of 3-grams that repeat an earlier one.
-
-    Raises:
-        ConfigError: a value is out of range, or one needs another.
+        sample: the answer.
+        options: `length_penalty`, `length_budget`, `overlong_penalty`, `overlong_buffer`,
+            `max_completion_length`, `missing_eos_penalty`, `ngram_repetition_penalty`.
     """
-
-    length_penalty: float = 0.0
-    length_budget: int | None = None
-    overlong_penalty: float = 1.0
-    overlong_buffer: int = 0
-    max_completion_length: int = 0
-    missing_eos_penalty: float = 0.0
-    ngram_repetition_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(
-                    f"{field.name} must be at least 0 and finite, got {value}: it is taken off"
-                )
-        if self.length_penalty and self.length_budget is None:
-            raise ConfigError(
-                f"length_penalty {self.length_penalty:g} needs length_budget, the tokens that are "
-                "free; set it"
-            )
-        if self.overlong_buffer > self.max_completion_length:
-            raise ConfigError(
-                f"overlong_buffer {self.overlong_buffer} must be at most the longest answer, "
-                f"{self.max_completion_length} tokens; lower it"
-            )
-
-    def of(self, sample: Sample) -> dict[str, float]:
-        """What each penalty in use adds to a sample's score: at most 0."""
-        num = len(sample.completion_ids)
-        found = {}
-        if self.length_penalty:
-            assert self.length_budget is not None
-            found["length_penalty"] = -self.length_penalty * max(0, num - self.length_budget)
-        if self.overlong_buffer and self.overlong_penalty:
-            found["overlong_penalty"] = self.overlong_penalty * overlong(
-                num, self.overlong_buffer, self.max_completion_length
-            )
-        if self.missing_eos_penalty:
-            found["missing_eos_penalty"] = 0.0 if sample.ended else -self.missing_eos_penalty
-        if self.ngram_repetition_penalty:
-            share = repeated_share(sample.completion_ids)
-            found["ngram_repetition_penalty"] = -self.ngram_repetition_penalty * share
-        return found
+    num = len(sample.completion_ids)
+    charged = {}
+    if options.length_penalty:
+        assert options.length_budget is not None, "options refuse a penalty without a budget"
+        charged["length_penalty"] = -options.length_penalty * max(0, num - options.length_budget)
+    if options.overlong_buffer and options.overlong_penalty:
+        charged["overlong_penalty"] = options.overlong_penalty * overlong(
+            num, options.overlong_buffer, options.max_completion_length
+        )
+    if options.missing_eos_penalty:
+        charged["missing_eos_penalty"] = 0.0 if sample.ended else -options.missing_eos_penalty
+    if options.ngram_repetition_penalty:
+        share = repeated_share(sample.completion_ids)
+        charged["ngram_repetition_penalty"] = -options.ngram_repetition_penalty * share
+    return charged
 
 
 def overlong(num_tokens: int, buffer: int, longest: int) -> float:
-    """DAPO Eq. 13: 0 up to `longest - buffer` tokens, then linear to -1 at `longest`."""
+    """0 up to `longest - buffer` tokens, then linear to -1 at `longest`.
+
+    DAPO (Yu et al. 2025, https://arxiv.org/abs/2503.14476), Eq. 13.
+    """
     return max(-1.0, min(0.0, (longest - buffer - num_tokens) / buffer))
 
 

@@ -75,7 +75,9 @@ class Learner:
             reference=reference,
             sampler=self._given,
             sampling=Sampling(1),
-            rewards=Rewards([self._given], normalization="none"),
+            rewards=Rewards(
+                [self._given], self.options.model_copy(update={"reward_normalization": "none"})
+            ),
             tokenizer=tokenizer,
             full_kl=config.kl_penalty == "full",
             batch_size=config.mini_batch_size,
