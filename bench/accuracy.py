@@ -52,7 +52,7 @@ def main() -> None:
     data = records.shared_folder() / "data" / "pandalm.jsonl"
     if not data.exists():
         raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
-    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).pairs]
+    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
     table = Table("method", "accuracy", "by seed", "margin", "KL, nats a token", "examples/s")
     for method in options.methods.split(","):
         found, speed = [], 0.0

@@ -46,7 +46,7 @@ def main() -> None:
     if not data.exists():
         raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
     model = options.model or demo_model()
-    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).pairs]
+    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
     train, held_out = split_by_prompt(pairs, 0.8, options.seed)
     turned = flips(len(train), options.rate, options.seed)
     table = Table("labels", "pairs", "wrong", "held-out accuracy", "margin", "pairs/s")

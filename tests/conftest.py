@@ -132,7 +132,7 @@ def tokenised() -> Callable[[Path | str, Path | str], Any]:
         from penchant.models.load import load_tokenizer
 
         tokeniser = Tokeniser(load_tokenizer(str(model)), max_length=64, max_prompt_length=32)
-        return tokeniser.pairs(read_pairs(file).pairs)[0]
+        return tokeniser.pairs(read_pairs(file).records)[0]
 
     return tokenise
 

@@ -15,7 +15,7 @@ HEAVY = (
 )
 REPORT = f"\nimport sys; print('heavy:', [m for m in {HEAVY} if m in sys.modules])"
 HELP = (
-    "from penchant.cli import main\n"
+    "from penchant.cli.main import main\n"
     "try:\n    main({words})\nexcept SystemExit as end:\n    assert not end.code\n"
 )
 CODE = {

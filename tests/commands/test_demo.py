@@ -13,7 +13,7 @@ def test_the_sample_set_reads_and_its_planted_faults_are_named() -> None:
     from penchant.commands.demo import sample_set
 
     found = read_pairs(sample_set())
-    assert len(found.pairs) == 254
+    assert len(found.records) == 254
     assert sorted({refusal.reason for refusal in found.refused}) == [
         "chosen equals rejected",
         "empty completion",

@@ -73,7 +73,7 @@ def test_a_majority_for_tie_or_both_bad_is_no_pair():
 def test_agreement_of_votes_reaches_training(tmp_path):
     output = tmp_path / "p.parquet"
     build([{**SIDES, "votes": ["a", "a", "b"]}], output)
-    assert read_pairs(output).pairs[0].agreement == pytest.approx(2 / 3)
+    assert read_pairs(output).records[0].agreement == pytest.approx(2 / 3)
 
 
 def test_rows_of_several_annotators_are_one_pair_however_the_sides_were_shown(tmp_path):
@@ -207,7 +207,7 @@ def test_thumbs_become_labels_that_training_reads(tmp_path):
         {"prompt": "q", "response": "so", "thumbs_up": "hm"},
     ]
     built = build(rows, tmp_path / "l.jsonl")
-    assert [one.desirable for one in read_labels(tmp_path / "l.jsonl").labels] == [True, False]
+    assert [one.desirable for one in read_labels(tmp_path / "l.jsonl").records] == [True, False]
     assert built.refused.counts == {"unknown label": 1}
     assert "made 2 labels" in built.summary()
 
@@ -281,14 +281,14 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, suffix):
     for output in outputs:
         build(rows, output, pairs="best_random")
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    assert len(read_pairs(outputs[0]).pairs) == 50
+    assert len(read_pairs(outputs[0]).records) == 50
 
 
 def test_parquet_takes_a_column_that_comes_late(tmp_path):
     rows = [{**SIDES, "label": "a", "annotator": "x", "prompt": f"q{n}"} for n in range(1500)]
     rows[-1]["strength"] = 2
     build(jsonl(tmp_path / "v.jsonl", rows), tmp_path / "o.parquet")
-    assert len(read_pairs(tmp_path / "o.parquet").pairs) == 1500
+    assert len(read_pairs(tmp_path / "o.parquet").records) == 1500
 
 
 def test_nothing_to_make_is_an_error_that_says_what_was_left_out(tmp_path):

@@ -96,7 +96,7 @@ def test_layout_is_named_and_the_command_makes_it_readable(
     command = str(refused.value).splitlines()[-1]
     assert command.strip().startswith(f"penchant data {tool} raw.jsonl ")
     assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
-    assert len(read_pairs("pairs.jsonl").pairs) == 1
+    assert len(read_pairs("pairs.jsonl").records) == 1
 
 
 def test_labels_of_another_project_become_labels(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_labels_of_another_project_become_labels(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="llama-factory") as refused:
         read_labels("raw.jsonl")
     assert main(shlex.split(str(refused.value).splitlines()[-1])[1:]) == 0
-    assert len(read_labels("labels.jsonl").labels) == 2
+    assert len(read_labels("labels.jsonl").records) == 2
 
 
 def test_columns_of_several_layouts_are_all_named(tmp_path):

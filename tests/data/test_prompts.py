@@ -19,19 +19,19 @@ MORE = {"role": "user", "content": "Really?"}
 
 
 def texts(rows):
-    return [one.prompt for one in read_prompts(rows).prompts]
+    return [one.prompt for one in read_prompts(rows).records]
 
 
 def test_gsm8k_rows_give_the_question_and_keep_the_answer(shared):
     data = read_prompts(shared / "data" / "gsm8k-train-1000.jsonl", strict=True)
-    assert len(data.prompts) == 1000
-    assert data.prompts[0].prompt.startswith("Natalia sold clips")
-    assert data.prompts[0].fields["answer"].endswith("#### 72")
-    assert data.prompts[16].where == "gsm8k-train-1000.jsonl:17"
+    assert len(data.records) == 1000
+    assert data.records[0].prompt.startswith("Natalia sold clips")
+    assert data.records[0].fields["answer"].endswith("#### 72")
+    assert data.records[16].where == "gsm8k-train-1000.jsonl:17"
 
 
 def test_every_other_column_stays_in_the_fields():
-    (one,) = read_prompts([{"prompt": "a", "answer": 3, "meta": {"id": [1]}}]).prompts
+    (one,) = read_prompts([{"prompt": "a", "answer": 3, "meta": {"id": [1]}}]).records
     assert one == Prompt("a", {"answer": 3, "meta": {"id": [1]}}, "list:1")
 
 
@@ -51,7 +51,7 @@ def test_every_other_column_stays_in_the_fields():
     ],
 )
 def test_each_name_of_a_prompt_is_recognised(row, prompt, fields):
-    (found,) = read_prompts([row]).prompts
+    (found,) = read_prompts([row]).records
     assert found.prompt == prompt
     assert fields is None or found.fields == fields
 
@@ -62,8 +62,8 @@ def test_pairs_give_each_distinct_prompt_once_in_order():
         for n, prompt in enumerate(["a", "b", "a"])
     ]
     data = read_prompts(rows)
-    assert [one.prompt for one in data.prompts] == ["a", "b"]
-    assert data.prompts[0].fields == {"chosen": "good 0", "rejected": "bad"}
+    assert [one.prompt for one in data.records] == ["a", "b"]
+    assert data.records[0].fields == {"chosen": "good 0", "rejected": "bad"}
     assert data.repeated == 1
     assert "1 row with a prompt read before left out" in data.summary()
 
@@ -90,7 +90,7 @@ def test_rows_of_the_same_prompt_stay_apart_where_no_pair_repeats_it():
 def test_empty_prompts_are_refused_and_counted_with_their_row():
     rows = [{"prompt": "a"}, {"prompt": "  "}, {"prompt": None}, {"prompt": "b"}]
     data = read_prompts(rows)
-    assert [one.prompt for one in data.prompts] == ["a", "b"]
+    assert [one.prompt for one in data.records] == ["a", "b"]
     assert [(one.where, one.reason) for one in data.refused] == [
         ("list:2", "empty prompt"),
         ("list:3", "missing field"),
@@ -119,7 +119,7 @@ def test_a_text_file_gives_one_prompt_a_line(tmp_path, suffix):
     path = tmp_path / f"prompts{suffix}"
     content = b"Once upon\r\n\n  a time \nlast"
     path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
-    found = read_prompts(str(path)).prompts
+    found = read_prompts(str(path)).records
     assert [one.prompt for one in found] == ["Once upon", "  a time ", "last"]
     assert [one.where for one in found] == [f"{path.name}:{n}" for n in (1, 3, 4)]
 
@@ -139,9 +139,9 @@ def test_tables_and_datasets_keep_every_column(tmp_path):
     dataset.save_to_disk(tmp_path / "saved")
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     for source in (dataset, *(tmp_path / n for n in ("rows.parquet", "saved", "rows.json"))):
-        (one,) = read_prompts(source).prompts
+        (one,) = read_prompts(source).records
         assert (one.prompt, one.fields) == ("q", {"answer": "a", "level": 2})
-    (one,) = read_prompts(tmp_path / "rows.csv").prompts
+    (one,) = read_prompts(tmp_path / "rows.csv").records
     assert (one.prompt, one.fields) == ("q", {"answer": "a", "level": "2"})
 
 
@@ -159,7 +159,7 @@ def test_prompts_are_cut_on_the_left_and_counted(tiny_model_dir):
     tokenizer = load_tokenizer(str(tiny_model_dir))
     tokeniser = Tokeniser(tokenizer, max_length=16, max_prompt_length=4)
     found, report = tokeniser.prompts(
-        read_prompts([{"prompt": "abcdefg"}, {"prompt": "xy"}]).prompts
+        read_prompts([{"prompt": "abcdefg"}, {"prompt": "xy"}]).records
     )
     assert [tokenizer.decode(one.prompt) for one in found] == ["defg", "xy"]
     assert (found[0].where, found[0].record.prompt) == ("list:1", "abcdefg")
@@ -174,7 +174,7 @@ def test_prompts_are_cut_on_the_left_and_counted(tiny_model_dir):
 def test_chat_prompts_end_where_the_assistant_starts(tiny_model_dir):
     tokenizer = load_tokenizer(str(tiny_model_dir))
     tokeniser = Tokeniser(tokenizer, max_length=128, max_prompt_length=100)
-    (one,), _ = tokeniser.prompts(read_prompts([{"prompt": [USER]}]).prompts)
+    (one,), _ = tokeniser.prompts(read_prompts([{"prompt": [USER]}]).records)
     assert tokenizer.decode(one.prompt) == (
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
     )

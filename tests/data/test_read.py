@@ -71,27 +71,27 @@ def test_every_file_format_gives_the_same_pairs(tmp_path, name, gz, rows):
     path = write_rows(tmp_path / (name + gz), rows)
     data, listed = read_pairs(path), read_pairs(rows)
     assert data.fingerprint == listed.fingerprint
-    assert len(data.pairs) == 3
+    assert len(data.records) == 3
     assert not data.refused
     assert data.layout == listed.layout
     assert data.source == str(path)
-    assert read_pairs(str(path)).pairs == data.pairs
+    assert read_pairs(str(path)).records == data.records
 
 
 def test_pair_says_the_line_or_row_it_came_from(tmp_path):
     blank_first = write(tmp_path / "p.jsonl", b"\n" + jsonl(ROWS))
-    assert read_pairs(blank_first).pairs[0].where == "p.jsonl:2"
+    assert read_pairs(blank_first).records[0].where == "p.jsonl:2"
     # Each row of the table spans two lines, and the heading is the first.
     table = write_rows(tmp_path / "p.csv", ROWS)
-    assert [pair.where for pair in read_pairs(table).pairs] == ["p.csv:2", "p.csv:4", "p.csv:6"]
-    assert [pair.where for pair in read_pairs(ROWS).pairs] == ["list:1", "list:2", "list:3"]
+    assert [pair.where for pair in read_pairs(table).records] == ["p.csv:2", "p.csv:4", "p.csv:6"]
+    assert [pair.where for pair in read_pairs(ROWS).records] == ["list:1", "list:2", "list:3"]
 
 
 def test_byte_order_mark_does_not_cost_the_first_row(tmp_path):
     for name in ("p.jsonl", "p.json", "p.csv"):
         path = write_rows(tmp_path / name, ROWS)
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-        assert len(read_pairs(path, strict=True).pairs) == 3
+        assert len(read_pairs(path, strict=True).records) == 3
 
 
 def test_dataset_saved_dataset_and_split_give_the_same_pairs(tmp_path):
@@ -103,12 +103,12 @@ def test_dataset_saved_dataset_and_split_give_the_same_pairs(tmp_path):
     dataset.save_to_disk(str(tmp_path / "one"))
     saved = read_pairs(tmp_path / "one")
     assert saved.fingerprint == expected
-    assert saved.pairs[2].where == "one:3"
+    assert saved.records[2].where == "one:3"
 
     both = datasets.DatasetDict(train=dataset.select([0]), test=dataset)
     both.save_to_disk(str(tmp_path / "both"))
     assert read_pairs(tmp_path / "both", split="test").fingerprint == expected
-    assert len(read_pairs(both).pairs) == 1
+    assert len(read_pairs(both).records) == 1
     with pytest.raises(DataError, match=r"no split 'dev'; it has: train, test"):
         read_pairs(tmp_path / "both", split="dev")
 
@@ -137,7 +137,7 @@ def test_hub_id_is_loaded_with_its_split(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = read_pairs("owner/feedback_v1.0", split="test")
     assert asked == [("owner/feedback_v1.0", "test")]
-    assert (data.source, data.pairs[0].where) == ("owner/feedback_v1.0", "owner/feedback_v1.0:1")
+    assert (data.source, data.records[0].where) == ("owner/feedback_v1.0", "owner/feedback_v1.0:1")
 
 
 def test_unserved_hub_id_says_that_the_file_is_missing_too(monkeypatch, tmp_path):
@@ -189,7 +189,7 @@ def test_empty_parquet_list_and_heading_alone_are_errors(tmp_path):
 def test_malformed_json_line_is_refused_with_its_position(tmp_path):
     path = write(tmp_path / "p.jsonl", jsonl(ROWS[:1]) + b'{"prompt": oops}\n' + jsonl(ROWS[1:]))
     data = read_pairs(path)
-    assert len(data.pairs) == 2 + 1
+    assert len(data.records) == 2 + 1
     [refusal] = data.refused
     assert (refusal.where, refusal.reason) == ("p.jsonl:2", "malformed JSON")
     assert "column 12" in refusal.detail
@@ -197,31 +197,31 @@ def test_malformed_json_line_is_refused_with_its_position(tmp_path):
 
 def test_jsonl_whose_last_line_was_cut_keeps_the_rows_before(tmp_path):
     data = read_pairs(write(tmp_path / "p.jsonl", jsonl(ROWS)[:-20]))
-    assert len(data.pairs) == 2
+    assert len(data.records) == 2
     assert data.refused[0].where == "p.jsonl:3"
 
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'{"prompt": ' + b"9" * 10_000 + b"}"])
 def test_hostile_json_line_is_refused_like_any_other(tmp_path, line):
     data = read_pairs(write(tmp_path / "p.jsonl", jsonl(ROWS) + line + b"\n"))
-    assert len(data.pairs) == 3
+    assert len(data.records) == 3
     assert len(data.refused) == 1
 
 
 def test_line_separator_within_a_string_does_not_end_the_line(tmp_path):
     row = json.dumps({**ROWS[0], "chosen": "one\u2028two"}, ensure_ascii=False) + "\r\n"
-    assert read_pairs(write(tmp_path / "p.jsonl", row.encode())).pairs[0].chosen == "one\u2028two"
+    assert read_pairs(write(tmp_path / "p.jsonl", row.encode())).records[0].chosen == "one\u2028two"
 
 
 def test_invalid_utf8_refuses_only_its_row(tmp_path):
     bad = jsonl([{**ROWS[0], "chosen": "XX"}]).replace(b"XX", b"caf\xe9")
     data = read_pairs(write(tmp_path / "p.jsonl", bad + jsonl(ROWS)))
-    assert (len(data.pairs), data.refused[0].reason) == (3, "invalid UTF-8")
+    assert (len(data.records), data.refused[0].reason) == (3, "invalid UTF-8")
     assert "0xe9" in data.refused[0].detail
 
     table = b"prompt,chosen,rejected\nq,caf\xe9,bad\nq,good,bad\n"
     data = read_pairs(write(tmp_path / "p.csv", table))
-    assert (len(data.pairs), data.refused[0].reason) == (1, "invalid text")
+    assert (len(data.records), data.refused[0].reason) == (1, "invalid text")
 
 
 @pytest.mark.parametrize("name", ["p.jsonl.gz", "p.csv.gz"])
@@ -231,8 +231,10 @@ def test_gzip_cut_off_keeps_the_rows_before_the_cut_and_counts_it(tmp_path, name
     path = write_rows(tmp_path / name, rows)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     data = read_pairs(path)
-    assert 50 < len(data.pairs) < 150
-    assert [pair.chosen for pair in data.pairs] == [r["chosen"] for r in rows[: len(data.pairs)]]
+    assert 50 < len(data.records) < 150
+    assert [pair.chosen for pair in data.records] == [
+        r["chosen"] for r in rows[: len(data.records)]
+    ]
     [refusal] = data.refused
     assert refusal.reason == "gzip file cut off"
     with pytest.raises(DataError, match="gzip file cut off"):
@@ -267,7 +269,7 @@ def test_json_lines_named_json_are_recognised_in_the_error(tmp_path):
 @pytest.mark.parametrize("key", ["data", "train"])
 def test_json_object_with_one_list_is_read(tmp_path, key):
     content = json.dumps({"version": 1, key: ROWS}).encode()
-    assert len(read_pairs(write(tmp_path / "p.json", content)).pairs) == 3
+    assert len(read_pairs(write(tmp_path / "p.json", content)).records) == 3
 
 
 @pytest.mark.parametrize("value", [{"rows": ROWS}, {"data": ROWS, "train": ROWS}, 3])
@@ -279,7 +281,7 @@ def test_json_of_another_shape_is_an_error(tmp_path, value):
 def test_csv_cell_beyond_the_modules_limit_is_read_and_the_limit_restored(tmp_path):
     limit = csv.field_size_limit()
     path = write_rows(tmp_path / "p.csv", [{**ROWS[0], "chosen": "x" * 300_000}])
-    assert len(read_pairs(path).pairs[0].chosen) == 300_000
+    assert len(read_pairs(path).records[0].chosen) == 300_000
     assert csv.field_size_limit() == limit
 
 
@@ -295,13 +297,13 @@ def test_csv_cell_beyond_the_modules_limit_is_read_and_the_limit_restored(tmp_pa
 def test_bad_csv_row_is_refused(tmp_path, cells, reason):
     content = f"prompt,chosen,rejected\nq,good,bad\n{cells}\n".encode()
     data = read_pairs(write(tmp_path / "p.csv", content))
-    assert len(data.pairs) == 1
+    assert len(data.records) == 1
     assert [(one.where, one.reason) for one in data.refused] == [("p.csv:3", reason)]
 
 
 def test_csv_text_that_begins_with_a_bracket_stays_text(tmp_path):
     path = write_rows(tmp_path / "p.csv", [{**ROWS[0], "chosen": "[1, 2]", "rejected": "[{}]"}])
-    assert read_pairs(path).pairs[0].chosen == "[1, 2]"
+    assert read_pairs(path).records[0].chosen == "[1, 2]"
 
 
 def test_csv_with_an_open_quote_is_an_error_not_one_long_cell(tmp_path):
@@ -318,7 +320,7 @@ def test_file_that_is_not_parquet_is_an_error(tmp_path):
 def test_first_row_that_fits_decides_the_layout():
     label = {"prompt": "q", "completion_a": "x", "completion_b": "y", "label": "a"}
     data = read_pairs([{"question": "?"}, ROWS[0], label, CHAT_ROWS[0], ROWS[1]])
-    assert [pair.where for pair in data.pairs] == ["list:2", "list:5"]
+    assert [pair.where for pair in data.records] == ["list:2", "list:5"]
     assert [one.reason for one in data.refused] == [
         "missing field",
         "mixed formats",
@@ -380,7 +382,7 @@ def test_importing_and_reading_jsonl_loads_no_heavy_library(tmp_path):
     path = write_rows(tmp_path / "p.jsonl", ROWS)
     code = (
         "import sys; from penchant.data.read import read_pairs\n"
-        f"assert len(read_pairs({str(path)!r}).pairs) == 3\n"
+        f"assert len(read_pairs({str(path)!r}).records) == 3\n"
         "print(sorted({'datasets', 'pyarrow', 'torch', 'numpy'} & set(sys.modules)))"
     )
     source = str(Path(__file__).resolve().parents[2] / "src")
@@ -396,15 +398,15 @@ def test_importing_and_reading_jsonl_loads_no_heavy_library(tmp_path):
 
 def test_pandalm_gives_its_842_pairs_and_103_ties(shared):
     data = read_pairs(shared / "data" / "pandalm.jsonl", strict=True)
-    assert (len(data.pairs), data.ties) == (842, 103)
-    first = data.pairs[0]
+    assert (len(data.records), data.ties) == (842, 103)
+    first = data.records[0]
     assert isinstance(first, Pair)
     assert first.chosen.endswith("please let me know.")
 
 
 def test_hh_harmless_reads_but_for_its_four_empty_answers(shared):
     data = read_pairs(shared / "data" / "hh-harmless.jsonl.gz")
-    assert len(data.pairs) == 2308
+    assert len(data.records) == 2308
     assert [one.where.rpartition(":")[2] for one in data.refused] == ["87", "517", "926", "1104"]
     assert {one.reason for one in data.refused} == {"empty completion"}
-    assert all(pair.prompt[-1]["role"] == "user" for pair in data.pairs)
+    assert all(pair.prompt[-1]["role"] == "user" for pair in data.records)

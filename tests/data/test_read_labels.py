@@ -45,7 +45,7 @@ def table(path, rows):
 def test_every_source_gives_the_same_labels(tmp_path, rows):
     datasets = pytest.importorskip("datasets")
     expected = read_labels(rows)
-    assert len(expected.labels) == 4
+    assert len(expected.records) == 4
     dataset = datasets.Dataset.from_list([{**row, "extra": 1} for row in rows])
     dataset.to_parquet(str(tmp_path / "l.parquet"))
     (tmp_path / "l.json").write_text(json.dumps(rows))
@@ -54,8 +54,8 @@ def test_every_source_gives_the_same_labels(tmp_path, rows):
         found = read_labels(source, strict=True)
         assert found.fingerprint == expected.fingerprint
         assert found.layout == expected.layout
-    assert read_labels(sources[0]).labels[1] == Label(
-        *(expected.labels[1].prompt, expected.labels[1].completion), True, "l.jsonl:2"
+    assert read_labels(sources[0]).records[1] == Label(
+        *(expected.records[1].prompt, expected.records[1].completion), True, "l.jsonl:2"
     )
 
 
@@ -68,7 +68,7 @@ def test_labels_in_a_table_are_understood(tmp_path, values):
 
 def test_refused_rows_are_counted_by_reason_and_the_classes_in_the_summary():
     found = read_labels([*ROWS, {**ROWS[0], "label": "maybe"}, {**ROWS[0], "completion": ""}])
-    assert (len(found.labels), found.num_desirable, found.ties) == (4, 2, 0)
+    assert (len(found.records), found.ties) == (4, 0)
     assert [(one.where, one.reason) for one in found.refused] == [
         ("list:5", "unknown label"),
         ("list:6", "empty completion"),
@@ -135,16 +135,16 @@ def test_labels_given_as_pairs_are_refused_with_both_ways_to_use_them(tmp_path):
 
 
 def test_a_stray_row_of_the_other_kind_is_only_refused():
-    assert len(read_pairs([ROWS[0], *PAIRS]).pairs) == 3
+    assert len(read_pairs([ROWS[0], *PAIRS]).records) == 3
     found = read_labels([PAIRS[0], *ROWS])
-    assert (len(found.labels), found.refused[0].where) == (4, "list:1")
+    assert (len(found.records), found.refused[0].where) == (4, "list:1")
 
 
 def test_unpair_makes_two_adjacent_labels_of_each_pair_and_counts_what_is_left_out():
     voted = {"prompt": "q", "completion_a": "x", "completion_b": "y"}
     rows = [{**voted, "label": label} for label in ("b", "tie", "c", "a")]
     found = read_labels(rows, unpair=True)
-    assert [(one.completion, one.desirable, one.where) for one in found.labels] == [
+    assert [(one.completion, one.desirable, one.where) for one in found.records] == [
         ("y", True, "list:1"),
         ("x", False, "list:1"),
         ("x", True, "list:4"),
@@ -159,10 +159,10 @@ def test_unpair_makes_two_adjacent_labels_of_each_pair_and_counts_what_is_left_o
 def test_unpair_leaves_labels_as_they_are_and_mixes_neither_kind():
     assert read_labels(ROWS, unpair=True) == read_labels(ROWS)
     found = read_labels([*PAIRS, ROWS[0]], unpair=True)
-    assert len(found.labels) == 6
+    assert len(found.records) == 6
     assert [one.where for one in found.refused] == ["list:4"]
     found = read_labels([*ROWS, PAIRS[0]], unpair=True)
-    assert (len(found.labels), [one.where for one in found.refused]) == (4, ["list:5"])
+    assert (len(found.records), [one.where for one in found.refused]) == (4, ["list:5"])
 
 
 def test_margins_and_votes_survive_a_table_and_a_blank_cell_is_none(tmp_path):
@@ -175,7 +175,7 @@ def test_margins_and_votes_survive_a_table_and_a_blank_cell_is_none(tmp_path):
     ]
     row = {"prompt": "q", "completion_a": "x", "completion_b": "y", "label": "a"}
     found = read_pairs(table(tmp_path / "p.csv", [{**row, **one} for one in rows]))
-    known = [(pair.margin, pair.agreement) for pair in found.pairs]
+    known = [(pair.margin, pair.agreement) for pair in found.records]
     assert known == [(1.5, 0.5), (None, None), (None, None)]
     assert [(one.where, one.reason) for one in found.refused] == [
         ("p.csv:4", "wrong type"),
@@ -188,11 +188,11 @@ def test_margins_of_a_dataset_are_read_with_its_pairs():
     rows = [{**row, "score_chosen": 3.0, "score_rejected": None} for row in PAIRS]
     rows[0]["score_rejected"] = 1.0
     found = read_pairs(datasets.Dataset.from_list(rows), strict=True)
-    assert [pair.margin for pair in found.pairs] == [2.0, None, None]
+    assert [pair.margin for pair in found.records] == [2.0, None, None]
 
 
 def test_pandalms_votes_give_its_agreement(shared):
-    pairs = read_pairs(shared / "data" / "pandalm.jsonl").pairs
+    pairs = read_pairs(shared / "data" / "pandalm.jsonl").records
     assert {round(pair.agreement, 2) for pair in pairs} == {0.67, 1.0}
     labels = read_labels(shared / "data" / "pandalm.jsonl", unpair=True)
-    assert (len(labels.labels), labels.num_desirable, labels.ties) == (1684, 842, 103)
+    assert (len(labels.records), labels.ties) == (1684, 103)

@@ -111,7 +111,7 @@ def test_labels_are_split_by_prompt_like_pairs():
 
 
 def test_pandalm_repeats_prompts_yet_splits_without_leaking(shared):
-    pairs = read_pairs(shared / "data" / "pandalm.jsonl").pairs
+    pairs = read_pairs(shared / "data" / "pandalm.jsonl").records
     train, evaluation = split_by_prompt(pairs, 0.9, seed=0)
     assert shared_prompts(train, evaluation) == 0
     assert abs(len(train) - 0.9 * len(pairs)) <= 1

@@ -59,8 +59,8 @@ def test_export_of_chats_is_training_data(tmp_path, page):
     task = site.session.next_task("ann")
     site.answer("right" if task.swapped else "left")
     export_answers(file, tmp_path / "out.jsonl")
-    (pair,) = read_pairs(tmp_path / "out.jsonl").pairs
-    (expected,) = read_pairs(file).pairs
+    (pair,) = read_pairs(tmp_path / "out.jsonl").records
+    (expected,) = read_pairs(file).records
     assert pair.content() == expected.content()
 
 

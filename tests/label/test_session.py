@@ -24,13 +24,13 @@ def test_rows_without_a_label_and_ties_are_compared(tmp_path: Path):
     texts = {"prompt": "p", "completion_a": "one", "completion_b": "two"}
     rows = [texts, *({**texts, "label": label} for label in ("tie", "b", "nonsense"))]
     session = open_session(jsonl(tmp_path / "f.jsonl", *rows))
-    assert [(one.chosen, one.rejected) for one in session.data.pairs] == [("one", "two")] * 4
+    assert [(one.chosen, one.rejected) for one in session.data.records] == [("one", "two")] * 4
     assert session.data.layout == "prompt, completion_a, completion_b (text)"
 
 
 def test_ratings_do_not_decide_which_rows_are_compared(tmp_path: Path):
     row = {"prompt": "p", "chosen": "x", "rejected": "y", "score_chosen": 1, "score_rejected": "?"}
-    assert len(open_session(jsonl(tmp_path / "f.jsonl", row)).data.pairs) == 1
+    assert len(open_session(jsonl(tmp_path / "f.jsonl", row)).data.records) == 1
 
 
 def test_rows_that_cannot_be_trained_on_are_refused_by_name(tmp_path: Path):

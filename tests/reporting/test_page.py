@@ -77,7 +77,7 @@ def test_several_runs_share_their_charts_and_a_table(write_run: WriteRun) -> Non
 
 def test_the_package_imports_no_torch(write_run: WriteRun) -> None:
     code = (
-        "import sys; from penchant.cli import main; main(sys.argv[1:]);"
+        "import sys; from penchant.cli.main import main; main(sys.argv[1:]);"
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     for command in (["report"], ["watch", "--once"]):

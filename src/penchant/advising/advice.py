@@ -15,7 +15,7 @@ from penchant.core.errors import ConfigError
 from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
 from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.read import OtherKindError, read_labels, read_pairs
-from penchant.data.records import LabelData, PairData, counted
+from penchant.data.records import Data, Label, Pair, counted
 from penchant.methods import METHODS, Method
 from penchant.models.size import ModelSize, measure_model
 
@@ -102,7 +102,7 @@ def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: st
     )
 
 
-def _read(data: Any) -> PairData | LabelData:
+def _read(data: Any) -> Data[Pair] | Data[Label]:
     try:
         return read_pairs(data)
     except OtherKindError:
@@ -110,7 +110,7 @@ def _read(data: Any) -> PairData | LabelData:
 
 
 def _measure(
-    source: PairData | LabelData,
+    source: Data[Pair] | Data[Label],
     config: RunConfig,
     keys: dict[str, Any],
     memory_bytes: int | None,
@@ -123,7 +123,7 @@ def _measure(
     base, trust = resolve(config.model), config.trust_remote_code
     tokenizer = load_tokenizer(base, chat_template=config.chat_template, trust_remote_code=trust)
     size = measure_model(base, trust_remote_code=trust)
-    records = source.pairs if isinstance(source, PairData) else source.labels
+    records = source.records
     sample = sample_lengths(records, tokenizer)
     given = (keys.get("max_length"), keys.get("max_prompt_length"))
     findings = find(source, sample.lengths(size.context, *given))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from penchant.data.quality import (
     NUM_RATED,
@@ -16,7 +16,7 @@ from penchant.data.quality import (
     measure_noise,
     signal_of,
 )
-from penchant.data.records import Label, LabelData, PairData, prompt_key
+from penchant.data.records import Data, Label, Pair, prompt_key
 
 if TYPE_CHECKING:
     from penchant.data.lengths import TokenLengths
@@ -79,11 +79,11 @@ class Findings:
         )
 
 
-def find(source: PairData | LabelData, tokens: TokenLengths) -> Findings:
+def find(source: Data[Pair] | Data[Label], tokens: TokenLengths) -> Findings:
     """Look at records; `tokens` are their lengths for the model."""
-    pairs = source.pairs if isinstance(source, PairData) else []
-    labels = source.labels if isinstance(source, LabelData) else []
-    records: Sequence[Any] = pairs or labels
+    records = source.records
+    pairs = [record for record in records if isinstance(record, Pair)]
+    labels = [record for record in records if isinstance(record, Label)]
     return Findings(
         kind="pairs" if pairs else "labels",
         source=source.source,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from penchant.data.read import Kind, read_rows, require_usable
-from penchant.data.records import Refusal, Text, counted, describe_refusals, fingerprint, prompt_key
+from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import check_prompt, read_messages, read_text
@@ -51,6 +51,7 @@ class Prompt:
         where: the file and 1-based line or row, such as `prompts.jsonl:17`.
     """
 
+    noun: ClassVar[str] = "prompt"
     prompt: Text
     fields: Mapping[str, Any]
     where: str
@@ -60,39 +61,7 @@ class Prompt:
         return [self.prompt, json.dumps(dict(self.fields), sort_keys=True, default=str)]
 
 
-@dataclass(frozen=True)
-class PromptData:
-    """The prompts of one source, with everything that was left out of them.
-
-    Args:
-        prompts: the usable prompts, in the order of the source.
-        refused: one entry for each row that was not usable.
-        repeated: rows of pairs or labels whose prompt an earlier row has given.
-        layout: the name of the layout that the rows are in.
-        source: what was read, as the user named it.
-        fingerprint: hex digest of the prompts' content and order, not of their `where`.
-    """
-
-    prompts: list[Prompt]
-    refused: list[Refusal]
-    repeated: int
-    layout: str
-    source: str
-    fingerprint: str
-
-    def summary(self) -> str:
-        """Say in a few lines what was read and what was left out, and why."""
-        text = f"read {counted(len(self.prompts), 'prompt')} from {self.source}"
-        text += f", layout: {self.layout}"
-        if self.repeated:
-            text += f"; {counted(self.repeated, 'row')} with a prompt read before left out"
-        if not self.refused:
-            return text
-        refused = counted(len(self.refused), "row")
-        return f"{text}; {refused} refused\n{describe_refusals(self.refused)}"
-
-
-def read_prompts(source: Source, *, strict: bool = False, split: str = "train") -> PromptData:
+def read_prompts(source: Source, *, strict: bool = False, split: str = "train") -> Data[Prompt]:
     """Read the prompts of a source, in any recognised layout.
 
     A row gives its prompt as `prompt` (a string or messages), `question`, `instruction` (a
@@ -113,11 +82,11 @@ def read_prompts(source: Source, *, strict: bool = False, split: str = "train") 
         TypeError: when the source is of another type.
     """
     found = read_rows(source, split, _PROMPTS, prompts=True)
-    layout, prompts = require_usable(found, _PROMPTS, strict), found.records
-    if found.layout in (*formats.LAYOUTS, *labels.LAYOUTS):
-        prompts = _distinct(prompts)
-    repeated = len(found.records) - len(prompts)
-    return PromptData(prompts, found.refused, repeated, layout, found.name, fingerprint(prompts))
+    read = require_usable(found, _PROMPTS, strict)
+    if found.layout not in (*formats.LAYOUTS, *labels.LAYOUTS):
+        return read
+    prompts = _distinct(read.records)
+    return replace(read, records=prompts, repeated=len(read.records) - len(prompts))
 
 
 def recognise_prompt(row: object) -> Layout | None:

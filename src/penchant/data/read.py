@@ -14,16 +14,14 @@ from penchant.data.hints import as_argument, hint
 from penchant.data.opening import open_source
 from penchant.data.records import (
     NUM_EXAMPLES,
+    Data,
     DataError,
     Label,
-    LabelData,
     Pair,
-    PairData,
     Record,
     Refusal,
     counted,
     describe_refusals,
-    fingerprint,
 )
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -39,7 +37,7 @@ class OtherKindError(DataError):
     """The source holds labels where pairs are wanted, or the reverse."""
 
 
-def read_pairs(source: Source, *, strict: bool = False, split: str = "train") -> PairData:
+def read_pairs(source: Source, *, strict: bool = False, split: str = "train") -> Data[Pair]:
     """Read preference pairs, in any recognised layout.
 
     Args:
@@ -67,13 +65,12 @@ def read_pairs(source: Source, *, strict: bool = False, split: str = "train") ->
             f"completions of each prompt: penchant data convert {as_argument(source)} "
             "--to pairs --output pairs.jsonl"
         )
-    layout, pairs = require_usable(found, _PAIRS, strict), found.records
-    return PairData(pairs, found.refused, found.ties, layout, found.name, fingerprint(pairs))
+    return require_usable(found, _PAIRS, strict)
 
 
 def read_labels(
     source: Source, *, strict: bool = False, split: str = "train", unpair: bool = False
-) -> LabelData:
+) -> Data[Label]:
     """Read completions that were each judged good or bad, in any recognised layout.
 
     Args:
@@ -101,10 +98,10 @@ def read_labels(
             "completions; set unpair to read each pair as two labels, or write them to a file: "
             f"penchant data convert {as_argument(source)} --to labels --output labels.jsonl"
         )
-    layout = require_usable(found, kind, strict)
-    judged = [one for r in found.records for one in ([r] if isinstance(r, Label) else r.labels())]
+    read = require_usable(found, kind, strict)
+    judged = [one for r in read.records for one in ([r] if isinstance(r, Label) else r.labels())]
     _require_both_classes(judged, found.name)
-    return LabelData(judged, found.refused, layout, found.name, fingerprint(judged), found.ties)
+    return Data(judged, read.refused, read.layout, read.source, read.ties)
 
 
 # Rows to records
@@ -202,8 +199,8 @@ def read_rows(
     return found
 
 
-def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> str:
-    """Return the layout's name; refuse a source without a record, or when strict with a refusal."""
+def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> Data[R]:
+    """Return what was read; refuse a source without a record, or when strict with a refusal."""
     if not found.records or found.layout is None:
         raise _nothing_usable(found, kind)
     if strict and found.refused:
@@ -213,7 +210,7 @@ def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> str:
             f"{counted(len(found.refused), 'refused row')}; "
             f"correct or remove what is refused. The first:\n{shown}"
         )
-    return found.layout.name
+    return Data(found.records, found.refused, found.layout.name, found.name, found.ties)
 
 
 def _require_known_layout(found: Found[R], source: object, split: str) -> None:

@@ -7,7 +7,8 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from functools import cached_property
+from typing import ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 from typing_extensions import TypeIs
 
@@ -32,7 +33,9 @@ Text = str | Messages
 
 
 class Record(Protocol):
-    """What a pair and a label have in common."""
+    """What a pair, a label and a prompt have in common."""
+
+    noun: ClassVar[str]
 
     @property
     def prompt(self) -> Text:
@@ -44,6 +47,9 @@ class Record(Protocol):
 
     def content(self) -> list[object]:
         """What makes the record what it is, as JSON: all but `where`."""
+
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Label:
         where: the file and 1-based line or row, such as `labels.jsonl:17`.
     """
 
+    noun: ClassVar[str] = "label"
     prompt: Text
     completion: Text
     desirable: bool
@@ -86,6 +93,7 @@ class Pair:
             known.
     """
 
+    noun: ClassVar[str] = "pair"
     prompt: Text
     chosen: Text
     rejected: Text
@@ -126,70 +134,45 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class PairData:
-    """The pairs of one source, with everything that was left out of them.
+class Data(Generic[R]):
+    """The records of one source, with everything that was left out of them.
 
     Args:
-        pairs: the usable pairs, in the order of the source.
+        records: the usable ones, at least one, in the order of the source.
         refused: one entry for each row that was not usable.
+        layout: the name of the layout that the rows are in.
+        source: what was read, as the user named it.
         ties: rows labelled a tie, which hold no preference.
-        layout: the name of the layout that the rows are in.
-        source: what was read, as the user named it.
-        fingerprint: hex digest of the pairs' content and order, not of their `where`.
+        repeated: rows of pairs or labels read for their prompts, whose prompt an earlier row gave.
     """
 
-    pairs: list[Pair]
-    refused: list[Refusal]
-    ties: int
-    layout: str
-    source: str
-    fingerprint: str
-
-    def summary(self) -> str:
-        """Say in a few lines what was read and what was left out, and why."""
-        return _summary(counted(len(self.pairs), "pair"), self)
-
-
-@dataclass(frozen=True)
-class LabelData:
-    """The judged completions of one source, with everything that was left out of them.
-
-    Args:
-        labels: the usable labels, in the order of the source.
-        refused: one entry for each row that was not usable.
-        layout: the name of the layout that the rows are in.
-        source: what was read, as the user named it.
-        fingerprint: hex digest of the labels' content and order, not of their `where`.
-        ties: where pairs were read as labels, those that hold no preference.
-    """
-
-    labels: list[Label]
+    records: list[R]
     refused: list[Refusal]
     layout: str
     source: str
-    fingerprint: str
     ties: int = 0
+    repeated: int = 0
 
-    @property
-    def num_desirable(self) -> int:
-        """How many labels are desirable; the others are undesirable."""
-        return sum(label.desirable for label in self.labels)
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the records' content and order, not of their `where`."""
+        return fingerprint(self.records)
 
     def summary(self) -> str:
         """Say in a few lines what was read and what was left out, and why."""
-        good, total = self.num_desirable, len(self.labels)
-        what = f"{counted(total, 'label')} ({good} desirable, {total - good} undesirable)"
-        return _summary(what, self)
-
-
-def _summary(what: str, data: PairData | LabelData) -> str:
-    first = f"read {what} from {data.source}, layout: {data.layout}"
-    if data.ties:
-        first += f"; {counted(data.ties, 'tie')} left out"
-    if not data.refused:
-        return first
-    refused = counted(len(data.refused), "row")
-    return f"{first}; {refused} refused\n{describe_refusals(data.refused)}"
+        what = counted(len(self.records), self.records[0].noun)
+        if judged := [record.desirable for record in self.records if isinstance(record, Label)]:
+            good = sum(judged)
+            what += f" ({good} desirable, {len(judged) - good} undesirable)"
+        text = f"read {what} from {self.source}, layout: {self.layout}"
+        if self.ties:
+            text += f"; {counted(self.ties, 'tie')} left out"
+        if self.repeated:
+            text += f"; {counted(self.repeated, 'row')} with a prompt read before left out"
+        if not self.refused:
+            return text
+        refused = counted(len(self.refused), "row")
+        return f"{text}; {refused} refused\n{describe_refusals(self.refused)}"
 
 
 def counted(number: int, noun: str) -> str:

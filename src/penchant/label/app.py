@@ -97,7 +97,7 @@ class _Pages:
             "complete": self.session.store.num_complete(self.session.overlap),
         }
         if task:
-            pair = self.session.data.pairs[task.item]
+            pair = self.session.data.records[task.item]
             sides = (pair.rejected, pair.chosen) if task.swapped else (pair.chosen, pair.rejected)
             shown["prompt"] = render(pair.prompt, plain=plain)
             shown["left"], shown["right"] = (render(side, plain=plain) for side in sides)
@@ -110,7 +110,7 @@ class _Pages:
         strength, reason = form.values.get("strength", ""), form.values.get("reason", "").strip()
         if side not in SIDES:
             raise HTTPException(400, f"side must be one of {', '.join(SIDES)}, got {side!r}")
-        if not (item.isdecimal() and int(item) < len(self.session.data.pairs)):
+        if not (item.isdecimal() and int(item) < len(self.session.data.records)):
             raise HTTPException(400, f"item must be the number of a pair, got {item!r}")
         if strength not in ("", "1", "2", "3"):
             raise HTTPException(400, f"strength must be 1, 2 or 3, or empty, got {strength!r}")

@@ -61,7 +61,7 @@ def export_answers(
     if not kept:
         raise DataError(f"{session.store.path} holds no answers but skips; label {file} first")
     try:
-        write_atomically(output, _text(session.data.pairs, kept))
+        write_atomically(output, _text(session.data.records, kept))
     except OSError as error:
         raise DataError(f"cannot write {output}: {error.strerror}; set output") from error
     skipped = len(answers) - len(kept)

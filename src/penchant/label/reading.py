@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from penchant.data.read import Kind, OtherKindError, read_rows, require_usable
-from penchant.data.records import Pair, PairData, fingerprint
+from penchant.data.records import Data, Pair
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout
 
 
-def read_comparisons(source: Path, *, split: str = "train", strict: bool = False) -> PairData:
+def read_comparisons(source: Path, *, split: str = "train", strict: bool = False) -> Data[Pair]:
     """Read pairs of completions; rows labelled a tie and rows without a label are pairs as well.
 
     Args:
@@ -32,9 +33,8 @@ def read_comparisons(source: Path, *, split: str = "train", strict: bool = False
             f"{found.name} holds single completions (layout: {found.other.name}); to compare, a "
             "row needs two: prompt, completion_a, completion_b"
         )
-    layout, pairs = require_usable(found, _COMPARISONS, strict), found.records
-    name = layout.replace(", label", "")
-    return PairData(pairs, found.refused, 0, name, found.name, fingerprint(pairs))
+    read = require_usable(found, _COMPARISONS, strict)
+    return replace(read, layout=read.layout.replace(", label", ""))
 
 
 def _unjudged(row: object) -> object:

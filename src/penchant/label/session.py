@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from penchant.core.errors import ConfigError
-from penchant.data.records import PairData
+from penchant.data.records import Data, Pair
 from penchant.label.agreement import Agreement, measure_agreement
 from penchant.label.reading import read_comparisons
 from penchant.label.store import Answer, Store, Task
@@ -45,7 +45,7 @@ class Session:
         seed: of the left and right order.
     """
 
-    data: PairData
+    data: Data[Pair]
     store: Store
     annotators: tuple[str, ...] = ()
     overlap: int = 1
@@ -57,7 +57,7 @@ class Session:
         def swap(item: int) -> bool:
             return random.Random(f"{self.seed}/{item}/{annotator}").random() < 0.5
 
-        return self.store.next_task(annotator, len(self.data.pairs), self.overlap, swap)
+        return self.store.next_task(annotator, len(self.data.records), self.overlap, swap)
 
     def agreement(self) -> Agreement:
         """How far the annotators agree; skips are no answers."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
-from penchant.data.prompts import Prompt, PromptData, read_prompts
+from penchant.data.prompts import Prompt, read_prompts
 from penchant.data.read import read_labels, read_pairs
-from penchant.data.records import Label, LabelData, Pair, PairData
+from penchant.data.records import Data, Label, Pair
 from penchant.data.split import shared_prompts, split_by_prompt
 from penchant.data.tokenise import (
     TokenisedLabel,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 Record = Pair | Label | Prompt
-RecordData = PairData | LabelData | PromptData
 Example = TokenisedPair | TokenisedLabel | TokenisedPrompt
 
 
@@ -40,23 +39,23 @@ class RunData:
 
     train: Sequence[Record]
     evaluation: Sequence[Record]
-    sources: list[RecordData]
+    sources: list[Data[Any]]
     shared_prompts: int
 
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
     source = _read(config, data)
-    records = _records(source)
+    records = source.records
     if eval_data is not None:
         held_out = _read(config, eval_data)
-        shared = shared_prompts(records, _records(held_out))
+        shared = shared_prompts(records, held_out.records)
         if shared:
             logger.warning(
                 "%d of %d held-out records have a prompt that is also trained on: accuracy will "
-                "flatter", shared, len(_records(held_out)),
+                "flatter", shared, len(held_out.records),
             )  # fmt: skip
-        return RunData(records, _records(held_out), [source, held_out], shared)
+        return RunData(records, held_out.records, [source, held_out], shared)
     if config.train_fraction is None:
         return RunData(records, [], [source], 0)
     train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
@@ -65,11 +64,11 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
     """The records of one source, of the kind that the method learns from."""
-    return _records(_read(config, data))
+    return _read(config, data).records
 
 
-def _read(config: RunConfig, data: Any) -> RecordData:
-    source: RecordData
+def _read(config: RunConfig, data: Any) -> Data[Any]:
+    source: Data[Any]
     if config.spec.samples:
         source = read_prompts(data, strict=config.strict)
     elif config.spec.data == "labels":
@@ -78,12 +77,6 @@ def _read(config: RunConfig, data: Any) -> RecordData:
         source = read_pairs(data, strict=config.strict)
     logger.info("%s", source.summary())
     return source
-
-
-def _records(source: RecordData) -> Sequence[Record]:
-    if isinstance(source, PromptData):
-        return source.prompts
-    return source.pairs if isinstance(source, PairData) else source.labels
 
 
 def make_tokeniser(config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Tokeniser:

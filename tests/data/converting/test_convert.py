@@ -88,7 +88,8 @@ def test_a_chat_prompt_is_not_the_text_that_says_the_same():
 def test_files_survive_the_way_to_labels_and_back(tmp_path, rows):
     source = jsonl(tmp_path / "pairs.jsonl", rows)
     done = convert(source, "labels", tmp_path / "labels.jsonl")
-    assert read_labels(tmp_path / "labels.jsonl", strict=True).num_desirable == len(rows)
+    labels = read_labels(tmp_path / "labels.jsonl", strict=True).records
+    assert sum(label.desirable for label in labels) == len(rows)
     assert done.summary() == (
         f"{read_pairs(source).summary()}\n"
         f"wrote {2 * len(rows)} labels to {tmp_path / 'labels.jsonl'}"
@@ -129,7 +130,7 @@ def test_command_takes_split_and_strict(tmp_path, capsys):
     assert not output.exists()
     assert main([*command, "--output", str(output), "--split", "test"]) == 0
     assert len(output.read_text().splitlines()) > 0
-    assert len(read_labels(output).labels) == 6
+    assert len(read_labels(output).records) == 6
 
 
 def test_existing_output_is_not_overwritten(tmp_path, capsys):
@@ -202,7 +203,7 @@ def test_mistake_on_the_command_line_ends_in_one_line(tmp_path, monkeypatch, cap
 def test_converting_loads_no_heavy_library(tmp_path):
     source = jsonl(tmp_path / "p.jsonl", PAIRS)
     code = (
-        "import sys; from penchant.cli import main\n"
+        "import sys; from penchant.cli.main import main\n"
         f"main(['data', 'convert', {str(source)!r}, '--to', 'labels', "
         f"'--output', {str(tmp_path / 'o.jsonl')!r}])\n"
         "print(sorted({'datasets', 'pyarrow', 'torch', 'numpy'} & set(sys.modules)))"

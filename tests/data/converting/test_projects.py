@@ -121,7 +121,7 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_each_published_layout_becomes_the_same_pair(tmp_path, name):
     convert(jsonl(tmp_path / "s.jsonl", [SAMPLES[name]]), "pairs", tmp_path / "o.jsonl")
-    (pair,) = read_pairs(tmp_path / "o.jsonl").pairs
+    (pair,) = read_pairs(tmp_path / "o.jsonl").records
     assert pair.prompt == (turn("user", "q"),)
     assert pair.chosen == (turn("assistant", "good"),)
     assert pair.rejected == (turn("assistant", "bad"),)
@@ -186,7 +186,7 @@ def test_labelled_rows_become_pairs_with_their_agreement_and_ties_are_counted(tm
     row = {"prompt": "q", "completion_a": "x", "completion_b": "y", "label": "b"}
     rows = [{**row, "votes": ["b", "b", "a"]}, {**row, "label": "tie", "votes": ["tie"]}]
     done = convert(jsonl(tmp_path / "p.jsonl", rows), "pairs", tmp_path / "o.jsonl")
-    (pair,) = read_pairs(tmp_path / "o.jsonl").pairs
+    (pair,) = read_pairs(tmp_path / "o.jsonl").records
     assert (pair.chosen, pair.agreement) == ("y", pytest.approx(2 / 3))
     assert "1 tie left out" in done.summary() and "not kept: votes" in done.summary()
 

@@ -295,7 +295,7 @@ def test_saved_statistics_are_asked_of_every_reward():
 def test_gsm8k_rows_are_scored_end_to_end(shared):
     from penchant.data.prompts import read_prompts
 
-    prompts = read_prompts(shared / "data" / "gsm8k-train-1000.jsonl").prompts
+    prompts = read_prompts(shared / "data" / "gsm8k-train-1000.jsonl").records
     right = [one.fields["answer"] for one in prompts]
     rows = [Sample(p.prompt, a, [1], [2], True, p.fields, p.where)
             for p, a in zip(prompts, right, strict=True)]  # fmt: skip

@@ -81,11 +81,11 @@ def build_from_samples(
         **(about or {}), "prompts": found.fingerprint, "n": n, "batch_size": batch_size,
         "seed": seed,
     }  # fmt: skip
-    done = _resume(samples, settings, batch_size, len(found.prompts))
-    starts = range(done, len(found.prompts), batch_size)
+    done = _resume(samples, settings, batch_size, len(found.records))
+    starts = range(done, len(found.records), batch_size)
     with samples.open("ab") as stream:
         for start in track(starts, "sampling and scoring"):
-            batch = found.prompts[start : start + batch_size]
+            batch = found.records[start : start + batch_size]
             stream.write(b"".join(map(encoded, _rows(batch, n, seed + start, sample, score))))
             stream.flush()
             os.fsync(stream.fileno())

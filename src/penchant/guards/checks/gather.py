@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
-from penchant.data.prompts import Prompt, PromptData
+from penchant.data.prompts import Prompt
 from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
@@ -54,7 +54,7 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
         num_rendered=sum(_rendered(record.prompt, specials) for record in train),
         num_shared=run_data.shared_prompts,
         num_near=_near(train, evaluation),
-        num_ties=sum(0 if isinstance(one, PromptData) else one.ties for one in sources),
+        num_ties=sum(one.ties for one in sources),
         num_refused=sum(len(one.refused) for one in sources),
         num_same=sum(_squeezed(pair.chosen) == _squeezed(pair.rejected) for pair in pairs),
         num_rated=len(shares),
