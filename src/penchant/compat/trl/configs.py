@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from penchant.compat.trl.arguments import STANDING, nearest, refuse_or_pass
-from penchant.compat.trl.keys import check
+from penchant.compat.trl.keys import run_config
+from penchant.config.keys import RunConfig
 from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
@@ -32,7 +34,6 @@ class TrainingConfig(BaseModel):
     )
     # Loss arguments that a method may lack: then they may only stand at their defaults.
     options: ClassVar[tuple[str, ...]] = ("beta",)
-    has_reference: ClassVar[bool] = False
 
     output_dir: str | Path = "trainer_output"
     seed: int = 42
@@ -89,7 +90,17 @@ class TrainingConfig(BaseModel):
             super().__init__(**plain)
         except ValidationError as error:
             raise ConfigError("\n".join(map(explain, error.errors()))) from None
-        check(self)
+        # What no run could have is refused before there is a model or data.
+        held_out = {} if self.eval_strategy == "no" else {"eval_data": "<data>"}
+        self.run_config({"model": "<model>", "data": "<data>", "lora_r": 0, **held_out})
+
+    def run_config(self, keys: Mapping[str, Any]) -> RunConfig:
+        """The configuration of a run on what `keys` tell: the model, the data, LoRA.
+
+        Raises:
+            ConfigError: an argument that cannot have its effect, or a wrong value.
+        """
+        return run_config(*self.chosen(), self.model_dump(), keys)
 
     @abstractmethod
     def chosen(self) -> Chosen:
@@ -121,8 +132,6 @@ class RewardConfig(TrainingConfig):
 
 class ReferenceConfig(TrainingConfig):
     """What the trainers with a reference take beside."""
-
-    has_reference: ClassVar[bool] = True
 
     beta: float = 0.1
     precompute_ref_log_probs: bool = False

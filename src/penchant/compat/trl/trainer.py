@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from penchant.compat.trl import logs
 from penchant.compat.trl.arguments import TRAINER_STANDING, refuse_or_pass
 from penchant.compat.trl.configs import TrainingConfig
-from penchant.compat.trl.keys import run_config
 from penchant.compat.trl.objects import (
     disable_dropout,
     lora_keys,
@@ -92,8 +91,7 @@ class Trainer:
         self._eval_data = None if eval_dataset is None else _dataset("eval_dataset", eval_dataset)
         if self.args.eval_strategy != "no" and eval_dataset is None:
             raise ConfigError("eval_strategy needs held-out data; set eval_dataset")
-        self.run_config: RunConfig = run_config(
-            self.args,
+        self.run_config: RunConfig = self.args.run_config(
             {
                 "model": name_of(self.model),
                 "data": f"<{type(train_dataset).__name__}>",
