@@ -9,17 +9,27 @@ from typing import Any
 import pytest
 
 import penchant
+from penchant.commands.check import STOPPED
 from penchant.core.errors import ConfigError
 from penchant.core.findings import IDS
 from penchant.guards.monitors.detectors import DETECTORS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "guards.md"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "guards.md"
+MADE = re.compile(r'\b(?:Finding|note|warning|some)\(\s*(?:id=)?"([a-z0-9-]+)"')
 
 
 def test_ids_are_those_that_the_docs_explain() -> None:
     headings = re.findall(r"^### `?([a-z0-9-]+)`?$", DOCS.read_text(encoding="utf-8"), re.M)
     assert sorted(IDS) == sorted(headings)
     assert set(DETECTORS) <= set(IDS)
+
+
+def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:
+    rooms = [ROOT / "src" / "penchant" / name for name in ("guards", "rl", "training", "methods")]
+    source = "".join(file.read_text("utf-8") for room in rooms for file in room.rglob("*.py"))
+    made = {*MADE.findall(source), *DETECTORS, *(name for _, name in STOPPED)}
+    assert made == set(IDS)
 
 
 def test_misspelt_id_is_refused_before_anything_is_loaded(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+Evidence = Mapping[str, Any]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 DOCS = "docs/guards.md"
 
@@ -30,7 +31,7 @@ class Finding:
     severity: Severity
     what: str
     remedy: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
     action: str = ""
 
     @property
@@ -46,6 +47,16 @@ class Finding:
         values = {"step": step, "id": self.id, "severity": self.severity, "what": self.what}
         more = {"remedy": self.remedy, "evidence": dict(self.evidence), "docs": self.docs}
         return {**values, **more, **({"action": self.action} if self.action else {})}
+
+
+def warning(name: str, what: str, remedy: str, evidence: Evidence | None = None) -> Finding:
+    """A finding that probably costs something."""
+    return Finding(name, "warning", what, remedy, evidence or {})
+
+
+def note(name: str, what: str, remedy: str, evidence: Evidence | None = None) -> Finding:
+    """A finding that is only worth knowing."""
+    return Finding(name, "note", what, remedy, evidence or {})
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from penchant.core.findings import Finding, Severity
+from penchant.core.findings import Finding, warning
 
 if TYPE_CHECKING:
     from penchant.rl.rollout import Judged
@@ -26,12 +26,12 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[Finding]:
         metrics: of the batch, estimates included.
     """
     if judged.scores.dropped:
-        yield _finding(
-            "reward-dropped", "warning",
+        yield warning(
+            "reward-dropped",
             f"{judged.scores.dropped} answers of this batch had no reward and were dropped",
             "mend the reward for such answers; on_reward_error raise names the first of them",
-            dropped=judged.scores.dropped,
-        )  # fmt: skip
+            {"dropped": judged.scores.dropped},
+        )
     if not judged.answers:
         return
     yield from _constant(metrics)
@@ -49,78 +49,75 @@ def nothing_left(batches: int, steps: int) -> Finding:
         steps: optimizer steps that were done before.
     """
     ended = f": the run ends after step {steps}, with what it has learned" if steps else ""
-    return _finding(
-        "nothing-left-to-learn", "warning",
+    return warning(
+        "nothing-left-to-learn",
         f"{batches} batches of answers in a row gave nothing to learn from{ended}: the rewards "
         "within each group were all the same, or every answer was dropped (see rollouts.jsonl)",
         "where that is not the highest reward, use one that tells answers apart, harder or easier "
         "prompts, or a higher temperature",
-        batches=batches,
-    )  # fmt: skip
-
-
-def _finding(name: str, severity: Severity, what: str, remedy: str, **evidence: float) -> Finding:
-    return Finding(name, severity, what, remedy, evidence)
+        {"batches": batches},
+    )
 
 
 def _constant(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics["rollouts"] > 1 and metrics["reward/std"] < 1e-8:
-        yield _finding(
-            "reward-constant", "warning",
+        yield warning(
+            "reward-constant",
             f"all {metrics['rollouts']:.0f} answers of a batch got the reward "
             f"{metrics['reward/mean']:g}: there is nothing to learn from",
             "use a reward that tells answers apart, or other prompts",
-            reward=metrics["reward/mean"],
-        )  # fmt: skip
+            {"reward": metrics["reward/mean"]},
+        )
 
 
 def _endless(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics["completion/ended"] == 0:
-        yield _finding(
-            "never-ends", "warning",
+        yield warning(
+            "never-ends",
             f"no answer of a batch ended by itself (mean length {metrics['completion/length']:.0f} "
             "tokens, all cut)",
             "raise max_completion_length, use an instruction-tuned model, or set "
             "missing_eos_penalty",
-            length=metrics["completion/length"],
-        )  # fmt: skip
+            {"length": metrics["completion/length"]},
+        )
 
 
 def _negative(metrics: Mapping[str, float]) -> Iterator[Finding]:
     error = metrics.get("kl/sequence_error")
     if error is not None and metrics["kl/sequence"] < -SURELY_NEGATIVE * error - 1e-3:
-        yield _finding(
-            "kl-negative", "error",
+        yield Finding(
+            "kl-negative",
+            "error",
             f"the mean divergence from the reference is {metrics['kl/sequence']:.2f} nats an "
             f"answer (standard error {error:.2f}), which samples of the policy cannot give: the "
             "answers were not drawn from the distribution that scores them",
             "look for sampling with another temperature or filter than is scored, a forced or "
             "forbidden token (min_new_tokens, suppressed tokens), dropout, or an engine with old "
             "weights",
-            kl=metrics["kl/sequence"], error=error,
-        )  # fmt: skip
+            {"kl": metrics["kl/sequence"], "error": error},
+        )
 
 
 def _mismatch(metrics: Mapping[str, float]) -> Iterator[Finding]:
     difference = metrics.get("logprob/sampling_difference", 0.0)
     if difference > SAMPLING_DIFFERENCE:
-        yield _finding(
-            "sampling-mismatch", "warning",
+        yield warning(
+            "sampling-mismatch",
             f"log-probs while sampling and while scoring differ by {difference:.3f} nats a token "
             "on average: the generation engine computes otherwise, or has old weights",
             "set generation to cached",
-            difference=difference,
-        )  # fmt: skip
+            {"difference": difference},
+        )
 
 
 def _scale(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics.get("reward/normalized/std", 0.0) > LARGE_DEVIATION:
         penalty = abs(metrics.get("objective/non_score_reward", 0.0))
-        yield _finding(
-            "reward-scale", "warning",
+        yield warning(
+            "reward-scale",
             f"rewards enter with a deviation of {metrics['reward/normalized/std']:.3g}, beside "
             f"which the divergence penalty ({penalty:.3g}) hardly counts and value clipping holds "
             "the value head back",
             "set reward_normalization to auto, or score_clip",
-            std=metrics["reward/normalized/std"],
-        )  # fmt: skip
+            {"std": metrics["reward/normalized/std"]},
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from penchant.core.findings import Finding
+from penchant.core.findings import Finding, note, warning
 from penchant.guards.checks.snapshot import Snapshot
 
 SFT_RATE = 2e-5
@@ -40,11 +40,12 @@ def learning_rate(run: Snapshot) -> Iterator[Finding]:
         what += f"; {SFT_RATE:g} and the like are rates of supervised fine-tuning"
     facts = run.facts
     usual = facts.learning_rate_lora if run.config.lora_r else facts.learning_rate
-    yield Finding(
-        "learning-rate", "warning", what,
+    yield warning(
+        "learning-rate",
+        what,
         f"set learning_rate to {usual:g}, or leave it out: that is the method's own",
         {"learning_rate": rate, "range": [low, high], "lora": bool(run.config.lora_r)},
-    )  # fmt: skip
+    )
 
 
 def beta(run: Snapshot) -> Iterator[Finding]:
@@ -62,12 +63,12 @@ def beta(run: Snapshot) -> Iterator[Finding]:
     )
     if not run.config.spec.needs_reference:
         meaning = "far from the values that are known to train"
-    yield Finding(
-        "beta", "warning",
+    yield warning(
+        "beta",
         f"beta {value:g} is outside {low:g} to {high:g} for {run.config.method}: {meaning}",
         f"set beta within {low:g} to {high:g} (typical: {run.facts.beta})",
         {"beta": value, "range": [low, high]},
-    )  # fmt: skip
+    )
 
 
 def beta_noise(run: Snapshot) -> Iterator[Finding]:
@@ -78,16 +79,19 @@ def beta_noise(run: Snapshot) -> Iterator[Finding]:
     evidence = {"beta": value, "signal": signal}
     if signal in ("noisy", "coin toss") and value < NOISY_BETA / 2:
         yield Finding(
-            "beta-noise", "warning" if value < STRONG_BETA else "note",
+            "beta-noise",
+            "warning" if value < STRONG_BETA else "note",
             f"the preferences are {_signal(run)}, and beta {value:g} follows them closely",
-            f"set beta to {NOISY_BETA:g}, or drop the pairs that people disagree on", evidence,
-        )  # fmt: skip
+            f"set beta to {NOISY_BETA:g}, or drop the pairs that people disagree on",
+            evidence,
+        )
     if signal == "strong" and value >= NOISY_BETA:
-        yield Finding(
-            "beta-noise", "note",
+        yield note(
+            "beta-noise",
             f"the preferences are clear ({_signal(run)}), and beta {value:g} holds back",
-            f"try beta {STRONG_BETA:g} to 0.1", evidence,
-        )  # fmt: skip
+            f"try beta {STRONG_BETA:g} to 0.1",
+            evidence,
+        )
 
 
 def _signal(run: Snapshot) -> str:
@@ -103,18 +107,20 @@ def epochs(run: Snapshot) -> Iterator[Finding]:
     passes = run.epochs
     evidence = {"epochs": round(passes, 2), "num_train_epochs": run.config.num_train_epochs}
     if run.config.spec.model == "score" and passes > 1.05:
-        yield Finding(
-            "reward-epochs", "warning",
+        yield warning(
+            "reward-epochs",
             f"the reward model sees its data {passes:.3g} times: it over-fits beyond once",
-            "set num_train_epochs to 1 (or max_steps to one pass), and hold pairs out", evidence,
-        )  # fmt: skip
+            "set num_train_epochs to 1 (or max_steps to one pass), and hold pairs out",
+            evidence,
+        )
     elif run.config.spec.model != "score" and passes > MANY_EPOCHS:
-        yield Finding(
-            "epochs", "note",
+        yield note(
+            "epochs",
             f"{passes:.3g} passes over the data: preferences are learned in one to "
             f"{MANY_EPOCHS}, and memorised after",
-            "set num_train_epochs lower, or eval_steps with load_best_model_at_end", evidence,
-        )  # fmt: skip
+            "set num_train_epochs lower, or eval_steps with load_best_model_at_end",
+            evidence,
+        )
 
 
 def warmup(run: Snapshot) -> Iterator[Finding]:
@@ -125,29 +131,31 @@ def warmup(run: Snapshot) -> Iterator[Finding]:
     count = math.ceil(steps * share)
     evidence = {"num_steps": steps, "warmup_steps": count}
     if count * 2 > steps:
-        yield Finding(
-            "warmup", "warning",
+        yield warning(
+            "warmup",
             f"{count} of the {steps} steps are warm-up: the learning rate is hardly reached",
-            "set warmup_ratio to 0.1, or train longer", evidence,
-        )  # fmt: skip
+            "set warmup_ratio to 0.1, or train longer",
+            evidence,
+        )
     elif steps < FEW_STEPS:
-        yield Finding(
-            "warmup", "warning",
+        yield warning(
+            "warmup",
             f"the run has {steps} optimizer steps, {count} of them warm-up: too few for a schedule",
-            "add data, lower gradient_accumulation_steps, or raise num_train_epochs", evidence,
-        )  # fmt: skip
+            "add data, lower gradient_accumulation_steps, or raise num_train_epochs",
+            evidence,
+        )
 
 
 def half_precision(run: Snapshot) -> Iterator[Finding]:
     """fp16 for weights that were trained in bf16, whose range is wider."""
     config = run.config
     if run.model.dtype == "bf16" and "fp16" in (config.precision, config.dtype):
-        yield Finding(
-            "fp16-of-bf16", "warning",
+        yield warning(
+            "fp16-of-bf16",
             "the model was trained in bf16, whose range fp16 does not have: activations overflow",
             "set precision to bf16 or fp32 (auto chooses), and dtype to auto",
             {"saved": run.model.dtype, "precision": config.precision, "dtype": config.dtype},
-        )  # fmt: skip
+        )
 
 
 def dropout(run: Snapshot) -> Iterator[Finding]:
@@ -156,21 +164,24 @@ def dropout(run: Snapshot) -> Iterator[Finding]:
     compared = "log-probs of policy and reference" if config.spec.needs_reference else "scores"
     if rates:
         shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-        yield Finding(
-            "dropout", "warning",
+        yield warning(
+            "dropout",
             f"the model's configuration has dropout on ({shown}): it makes the {compared} noisy, "
             "and attention dropout switches the packed layout off",
-            "set them to 0 in the model's config.json", dict(rates),
-        )  # fmt: skip
+            "set them to 0 in the model's config.json",
+            dict(rates),
+        )
     if config.lora_r and config.lora_dropout:
         ratios = config.spec.samples
         harm = "ratios to the policy that sampled are not 1 at the first step" if ratios else ""
         yield Finding(
-            "lora-dropout", "warning" if ratios else "note",
+            "lora-dropout",
+            "warning" if ratios else "note",
             f"lora_dropout {config.lora_dropout:g} makes the policy's log-probs noisy"
             + (f": {harm}" if harm else ""),
-            "set lora_dropout to 0", {"lora_dropout": config.lora_dropout},
-        )  # fmt: skip
+            "set lora_dropout to 0",
+            {"lora_dropout": config.lora_dropout},
+        )
 
 
 RULES = (learning_rate, beta, beta_noise, epochs, warmup, half_precision, dropout)

@@ -5,67 +5,62 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penchant.advising.findings import FEW
-from penchant.core.findings import Finding, Severity
+from penchant.core.findings import Finding, note, warning
 from penchant.data.records import counted
+from penchant.guards.checks.shares import some
 from penchant.guards.checks.snapshot import Snapshot
 
-MANY = 0.05  # share of records from which a fault costs more than a note
-MANY_REFUSED = 0.01
-MANY_CONTRADICTED = 0.01
+FEW_SPOIL = 0.01  # share of records from which a fault that teaches the wrong thing is a warning
+MANY_NEAR = 0.2
 DOUBTFUL = 0.6  # share of the votes for a preference, below which it is ambiguous
 NOISY_LABELS = 0.1  # estimated share of wrong labels from which a loss should know of them
-
-
-def _severity(share: float, many: float = MANY) -> Severity:
-    return "warning" if share > many else "note"
 
 
 def ties(run: Snapshot) -> Iterator[Finding]:
     """Pairs without a preference: left out while reading, or still there."""
     data = run.data
-    if data.num_same:
-        share = data.num_same / data.num_train
-        yield Finding(
-            "ties", _severity(share, MANY_CONTRADICTED),
-            f"{counted(data.num_same, 'pair')} ({share:.1%}) whose answers differ in white space "
-            "or case only: ties that are still trained on",
-            "drop them: penchant data clean", {"num_same": data.num_same, "share": share},
-        )  # fmt: skip
+    yield from some(
+        "ties",
+        "pair",
+        data.num_same,
+        data.num_train,
+        "whose answers differ in white space or case only: ties that are still trained on",
+        "drop them: penchant data clean",
+        many=FEW_SPOIL,
+    )
     if data.num_ties:
-        yield Finding(
-            "ties-left-out", "note",
+        yield note(
+            "ties-left-out",
             f"{counted(data.num_ties, 'tie')} left out while reading: they hold no preference",
-            "nothing to do", {"num_ties": data.num_ties},
-        )  # fmt: skip
+            "nothing to do",
+            {"num_ties": data.num_ties},
+        )
 
 
 def ambiguous(run: Snapshot) -> Iterator[Finding]:
     """Pairs that people did not agree on."""
-    data = run.data
-    if not data.num_doubtful:
-        return
-    share = data.num_doubtful / data.num_train
-    yield Finding(
-        "ambiguous-pairs", _severity(share),
-        f"{counted(data.num_doubtful, 'pair')} ({share:.1%}) with less than {DOUBTFUL:.0%} of the "
-        "votes for the chosen answer",
+    yield from some(
+        "ambiguous-pairs",
+        "pair",
+        run.data.num_doubtful,
+        run.data.num_train,
+        f"with less than {DOUBTFUL:.0%} of the votes for the chosen answer",
         "drop them: penchant data clean --drop low-agreement; or set label_smoothing, or a higher "
         "beta",
-        {"num_doubtful": data.num_doubtful, "share": share},
-    )  # fmt: skip
+    )
 
 
 def contradictions(run: Snapshot) -> Iterator[Finding]:
     """Pairs that occur both ways round."""
-    num = run.data.num_contradicted
-    if num:
-        share = num / run.data.num_train
-        yield Finding(
-            "contradictions", _severity(share, MANY_CONTRADICTED),
-            f"{counted(num, 'pair')} ({share:.1%}) also occur the other way round",
-            "drop them: penchant data clean --drop contradictions",
-            {"num_contradicted": num, "share": share},
-        )  # fmt: skip
+    yield from some(
+        "contradictions",
+        "pair",
+        run.data.num_contradicted,
+        run.data.num_train,
+        "also occur the other way round",
+        "drop them: penchant data clean --drop contradictions",
+        many=FEW_SPOIL,
+    )
 
 
 def label_noise(run: Snapshot) -> Iterator[Finding]:
@@ -78,12 +73,13 @@ def label_noise(run: Snapshot) -> Iterator[Finding]:
     if not toss and (smoothed or noise.flip_probability < NOISY_LABELS):
         return
     yield Finding(
-        "label-noise", "warning" if toss else "note",
+        "label-noise",
+        "warning" if toss else "note",
         f"{noise.split_share:.0%} of the rated pairs are not unanimous; about "
         f"{noise.flip_probability:.0%} of the labels are estimated to be wrong",
         "drop doubtful pairs, set label_smoothing to that share, or use ipo or robust",
         {"split_share": noise.split_share, "flip_probability": noise.flip_probability},
-    )  # fmt: skip
+    )
 
 
 def length_bias(run: Snapshot) -> Iterator[Finding]:
@@ -93,81 +89,92 @@ def length_bias(run: Snapshot) -> Iterator[Finding]:
         return
     longer = "longer" if length.longer_share >= 0.5 else "shorter"
     yield Finding(
-        "length-bias", "warning" if length.strongly_biased else "note",
+        "length-bias",
+        "warning" if length.strongly_biased else "note",
         f"the {longer} answer is the chosen one in "
         f"{max(length.longer_share, 1 - length.longer_share):.0%} of the pairs: length alone is "
         f"right in {length.accuracy:.0%}, and is what will be learned",
         "use simpo or sigmoid_norm, set ld_alpha, or balance the data",
         {"longer_share": length.longer_share, "accuracy": length.accuracy},
-    )  # fmt: skip
+    )
 
 
 def shared_prompts(run: Snapshot) -> Iterator[Finding]:
     """Held-out records that are known from training."""
     data = run.data
-    advice = "divide again with penchant data split, or set train_fraction, which keeps each prompt"
-    advice += " on one side"
-    if data.num_shared:
-        share = data.num_shared / data.num_held_out
-        yield Finding(
-            "shared-prompts", "warning",
-            f"{data.num_shared} of {counted(data.num_held_out, 'held-out record')} ({share:.0%}) "
-            "have a prompt that is trained on: accuracy will flatter",
-            advice, {"num_shared": data.num_shared, "share": share},
-        )  # fmt: skip
-    if data.num_near:
-        share = data.num_near / data.num_held_out
-        yield Finding(
-            "near-prompts", _severity(share, 0.2),
-            f"{data.num_near} of {counted(data.num_held_out, 'held-out record')} ({share:.0%}) "
-            "have nearly a prompt that is trained on",
-            "penchant data split --similarity 0.7 keeps near-duplicates on one side",
-            {"num_near": data.num_near, "share": share},
-        )  # fmt: skip
+    yield from some(
+        "shared-prompts",
+        "held-out record",
+        data.num_shared,
+        data.num_held_out,
+        "have a prompt that is trained on: accuracy will flatter",
+        "divide again with penchant data split, or set train_fraction, which keeps each prompt on "
+        "one side",
+        many=0,
+    )
+    yield from some(
+        "near-prompts",
+        "held-out record",
+        data.num_near or 0,
+        data.num_held_out,
+        "have nearly a prompt that is trained on",
+        "penchant data split --similarity 0.7 keeps near-duplicates on one side",
+        many=MANY_NEAR,
+    )
 
 
 def held_out(run: Snapshot) -> Iterator[Finding]:
     """Nothing to measure on."""
     if not run.data.num_held_out:
-        yield Finding(
-            "no-held-out", "note",
+        yield note(
+            "no-held-out",
             "no data are held out: nothing will say whether the run helped, or over-fitted",
             "--train_fraction 0.9 holds out a tenth, whole prompts at a time; or set eval_data",
-        )  # fmt: skip
+        )
 
 
 def size(run: Snapshot) -> Iterator[Finding]:
     """Too little to learn from."""
     data = run.data
     if data.num_train < FEW:
-        yield Finding(
-            "few-records", "note",
+        yield note(
+            "few-records",
             f"only {counted(data.num_train, 'training record')}: too few to learn more from than "
             "their wording",
-            f"collect at least {FEW}, better 1,000", {"num_train": data.num_train},
-        )  # fmt: skip
+            f"collect at least {FEW}, better 1,000",
+            {"num_train": data.num_train},
+        )
     if data.num_prompts == 1 < data.num_train:
-        yield Finding(
-            "one-prompt", "warning",
+        yield warning(
+            "one-prompt",
             f"all {data.num_train} records share one prompt: the policy learns to answer that one",
-            "add records with other prompts", {"num_train": data.num_train},
-        )  # fmt: skip
+            "add records with other prompts",
+            {"num_train": data.num_train},
+        )
 
 
 def refused(run: Snapshot) -> Iterator[Finding]:
     """Rows that could not be read."""
     data = run.data
-    if data.num_refused:
-        share = data.num_refused / (data.num_refused + data.num_train + data.num_held_out)
-        yield Finding(
-            "refused-rows", _severity(share, MANY_REFUSED),
-            f"{counted(data.num_refused, 'row')} ({share:.1%}) were refused while reading",
-            "see the reasons above; strict makes them an error",
-            {"num_refused": data.num_refused, "share": share},
-        )  # fmt: skip
+    yield from some(
+        "refused-rows",
+        "row",
+        data.num_refused,
+        data.num_refused + data.num_train + data.num_held_out,
+        "were refused while reading",
+        "see the reasons above; strict makes them an error",
+        many=FEW_SPOIL,
+    )
 
 
 RULES = (
-    ties, ambiguous, contradictions, label_noise, length_bias, shared_prompts, held_out, size,
+    ties,
+    ambiguous,
+    contradictions,
+    label_noise,
+    length_bias,
+    shared_prompts,
+    held_out,
+    size,
     refused,
-)  # fmt: skip
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from penchant.core.findings import Finding
+from penchant.core.findings import Finding, warning
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.rl.rewards.ready import ready
 
@@ -16,13 +16,13 @@ def reward_normalization(run: Snapshot) -> Iterator[Finding]:
     config = run.config
     if not config.spec.needs(config.options).values or run.options.reward_normalization != "none":
         return
-    yield Finding(
-        "reward-normalization", "warning",
+    yield warning(
+        "reward-normalization",
         "reward_normalization is none: rewards enter in their own units, so the KL coefficient "
         "and the value head depend on their scale",
         "set reward_normalization to auto, or score_clip at least",
         {"reward_normalization": "none", "score_clip": run.options.score_clip},
-    )  # fmt: skip
+    )
 
 
 def kl_penalty(run: Snapshot) -> Iterator[Finding]:
@@ -35,20 +35,23 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
         # GRPO is often run without a penalty where functions judge.
         judged = config.spec.needs(options).values or not _by_rules(options.reward)
         yield Finding(
-            "no-kl-penalty", "warning" if judged else "note",
+            "no-kl-penalty",
+            "warning" if judged else "note",
             f"{key} is 0: nothing holds the policy near its start, and a reward that can be gamed "
             "will be",
-            f"set {key} to {config.options.__class__.model_fields[key].default}", {key: 0},
-        )  # fmt: skip
+            f"set {key} to {config.options.__class__.model_fields[key].default}",
+            {key: 0},
+        )
     elif getattr(options, "adap_kl_ctrl", False):
         low, high = HEALTHY_KL
         if not low <= options.target_kl <= DRIFTED_KL:
-            yield Finding(
-                "target-kl", "warning",
+            yield warning(
+                "target-kl",
                 f"target_kl {options.target_kl:g} nats an answer is outside {low:g} to {high:g}, "
                 "between learning nothing and drifting",
-                "set target_kl to 6", {"target_kl": options.target_kl, "range": [low, high]},
-            )  # fmt: skip
+                "set target_kl to 6",
+                {"target_kl": options.target_kl, "range": [low, high]},
+            )
 
 
 def _by_rules(rewards: tuple[str, ...]) -> bool:
@@ -66,26 +69,26 @@ def second_reference(run: Snapshot) -> Iterator[Finding]:
         return
     if config.reference_model and run.model.other_reference:
         return
-    yield Finding(
-        "second-reference", "warning",
+    yield warning(
+        "second-reference",
         "an adapter is trained and a copy of the same model is held beside it as the reference: "
         "the model with its adapter switched off is that reference, for no memory",
         "set reference to auto and leave reference_model out",
         {"reference": config.reference, "reference_model": config.reference_model},
-    )  # fmt: skip
+    )
 
 
 def other_reference(run: Snapshot) -> Iterator[Finding]:
     """A reference that the policy does not start from."""
     config = run.config
     if config.reference_model and run.model.other_reference:
-        yield Finding(
-            "reference-differs", "warning",
+        yield warning(
+            "reference-differs",
             f"reference_model {config.reference_model} is not what the policy starts from: log-"
             "ratios are not 0 at the first step, and the divergence counts from another model",
             "leave reference_model out, unless a further round against the first model is meant",
             {"reference_model": config.reference_model, "model": config.model},
-        )  # fmt: skip
+        )
 
 
 RULES = (reward_normalization, kl_penalty, second_reference, other_reference)
