@@ -21,6 +21,7 @@ HELP = (
 CODE = {
     "import penchant": "import penchant",
     "penchant.METHODS": "import penchant; assert 'dpo' in penchant.METHODS",
+    "penchant's names": "import penchant; assert {*penchant.__all__, 'data'} <= {*dir(penchant)}",
     "penchant --help": HELP.format(words=["--help"]),
     "penchant train dpo --help": HELP.format(words=["train", "dpo", "--help"]),
     "penchant methods": HELP.format(words=["methods"]),
@@ -47,3 +48,13 @@ def test_answer_comes_within_a_second_and_a_half(what: str) -> None:
         subprocess.run([sys.executable, "-c", CODE[what]], capture_output=True, check=True)
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < LIMIT_SECONDS, seconds
+
+
+def test_what_penchant_offers_is_reached_by_its_import_alone() -> None:
+    code = (
+        "import penchant\n"
+        "assert callable(penchant.data.inspect) and 'inspect' in dir(penchant.data)\n"
+        "assert penchant.compat.trl.DPOTrainer\n"
+        "assert callable(penchant.train) and not hasattr(penchant, 'trian')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

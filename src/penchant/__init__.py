@@ -63,9 +63,18 @@ _HOMES = {
     "train": "penchant.commands.train",
 }
 
+# Modules that are used as `penchant.data.inspect` and `penchant.compat.trl`.
+_ROOMS = ("compat", "data")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})
+
 
 def __getattr__(name: str) -> Any:
     # Torch takes seconds to import: it waits until something needs it.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"penchant.{name}")
     raise AttributeError(f"module 'penchant' has no attribute {name!r}")

@@ -277,3 +277,23 @@ def test_config_of_a_run_starts_it_again_from_any_folder(
     # and the run itself is still the same run
     (result.output / "summary.json").unlink()
     train("dpo", config=result.output / "config.yaml", resume=True)
+
+
+def test_a_list_stands_for_text_with_commas() -> None:
+    """As it comes from Python and YAML; so does a mapping where each id has its action."""
+    base = {"model": "m", "data": "d"}
+    texts = {
+        "lora_target_modules": "q_proj,v_proj",
+        "report_to": "tensorboard,wandb",
+        "silence": "collapse,reward-hacking",
+        "reward": "gsm8k",
+        "reward_weights": "0.5",
+    }
+    lists = {name: text.split(",") for name, text in texts.items()}
+    actions = {"reward-hacking": "adapt", "collapse": "rollback"}
+    listed = load_config("grpo", {**base, **lists, "on_finding": actions})
+    on_finding = "reward-hacking=adapt,collapse=rollback"
+    assert listed == load_config("grpo", {**base, **texts, "on_finding": on_finding})
+    assert listed.lora_target_modules == "q_proj,v_proj"
+    with pytest.raises(ConfigError, match="report_to: unknown tracker 'wand'"):
+        load_config("grpo", {**base, **lists, "report_to": ["tensorboard", "wand"]})

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+
+def joined(value: Any) -> Any:
+    """Text with commas, of a list of names or of a mapping such as `{"collapse": "rollback"}`."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return ",".join(map(str, value))
+    return value
+
+
+CommaSeparated = Annotated[str, BeforeValidator(joined)]
 ReferenceKind = Literal["auto", "adapter", "copy", "copy-8bit", "copy-4bit", "cache", "none"]
 
 
@@ -24,7 +36,7 @@ class RunSection(Section):
     output: Path = Field(Path("run"), description="Folder that receives everything the run writes.")
     resume: bool = Field(False, description="Go on from the newest sound checkpoint in output.")
     seed: int = Field(0, ge=0, description="Seed of the split, the order, LoRA and dropout.")
-    report_to: str = Field(
+    report_to: CommaSeparated = Field(
         "none", description="Trackers, comma-separated: tensorboard, wandb, trackio, mlflow."
     )
 
@@ -94,7 +106,7 @@ class LoraSection(Section):
     lora_r: int = Field(16, ge=0, description="Rank; 0 trains all weights.")
     lora_alpha: float = Field(32, gt=0, description="Updates are scaled by lora_alpha / lora_r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
-    lora_target_modules: str = Field(
+    lora_target_modules: CommaSeparated = Field(
         "all-linear", description="Layer names, comma-separated, or all-linear (without the head)."
     )
     merge: bool = Field(False, description="Also save the model with the adapter merged in.")
@@ -156,10 +168,10 @@ class EvaluationSection(Section):
 class GuardSection(Section):
     """Guards"""
 
-    silence: str = Field(
+    silence: CommaSeparated = Field(
         "", description="Ids of findings that are known and not to be reported, comma-separated."
     )
-    on_finding: str = Field(
+    on_finding: CommaSeparated = Field(
         "warn",
         description="What a finding during the run does: warn, adapt, rollback or stop; also by "
         "id, comma-separated: reward-hacking=adapt,collapse=rollback.",
