@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -404,9 +405,9 @@ def test_pandalm_gives_its_842_pairs_and_103_ties(shared):
     assert first.chosen.endswith("please let me know.")
 
 
-def test_hh_harmless_reads_but_for_its_four_empty_answers(shared):
+def test_hh_harmless_reads_but_for_empty_answers_and_chats_that_part_early(shared):
     data = read_pairs(shared / "data" / "hh-harmless.jsonl.gz")
-    assert len(data.records) == 2308
-    assert [one.where.rpartition(":")[2] for one in data.refused] == ["87", "517", "926", "1104"]
-    assert {one.reason for one in data.refused} == {"empty completion"}
+    assert len(data.records) == 2303
+    reasons = Counter(one.reason for one in data.refused)
+    assert reasons == {"empty completion": 4, "completion is not one answer": 5}
     assert all(pair.prompt[-1]["role"] == "user" for pair in data.records)

@@ -343,3 +343,70 @@ def test_a_completion_that_fuses_with_the_prompts_last_token_is_not_lost():
     example, report, _ = tokenise(Pair("a\u2603", "\u2603", "a", "f:1"), tokenizer)
     assert (example.prompt, example.chosen, example.rejected) == ([2, 0], [0, 1], [2, 1])
     assert report.tokenised_apart == 1
+
+
+DROPS_THOUGHT = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+
+
+def test_reasoning_that_the_template_drops_is_counted_with_an_example():
+    pair = chat_pair(USER, chosen="<think>two and two</think>4", rejected="<think>no</think>5")
+    _, report, _ = tokenise(pair, byte_level(template=DROPS_THOUGHT))
+    assert report.lost == {"answers": 1}
+    assert report.lost_examples == {"answers": "f:1: 'no'"}
+    assert "the chat template leaves out text of answers" in report.summary()
+
+
+def test_pairs_that_only_the_template_makes_equal_are_not_called_cut():
+    pair = chat_pair(USER, chosen="<think>two and two</think>4", rejected="<think>no</think>4")
+    example, report, _ = tokenise(pair, byte_level(template=DROPS_THOUGHT))
+    assert example is None
+    (reason,) = report.dropped
+    assert "the chat template" in reason and report.lost == {"answers": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "lost"),
+    [
+        ("{% for m in messages if m['role'] != 'system' %}", [message("system", "Be brief.")],
+         "system, user or tool messages, or tools"),
+        ("{% for m in messages %}", [USER, {**message("assistant", "ho"), "reasoning": "so"}],
+         "earlier answers, or names of tool messages"),
+        ("{% for m in messages %}", [{**USER, "tools": [{"function": {"name": "find"}}]}],
+         "system, user or tool messages, or tools"),
+    ],
+    ids=["system", "earlier reasoning", "tools"],
+)  # fmt: skip
+def test_every_part_of_a_prompt_that_the_template_drops_is_told(template, prompt, lost):
+    tokenizer = byte_level(template=CHATML.replace("{% for m in messages %}", template))
+    _, report, _ = tokenise(chat_pair(*prompt, USER), tokenizer)
+    assert report.lost == {lost: 1}
+
+
+def test_what_a_template_writes_in_its_own_way_is_not_called_lost():
+    said = '  <think>\nA "quote"\n</think>\n\nand  more \n'
+    trims = CHATML.replace("m['content']", "m['content'] | trim | replace('<think>', '[T]')")
+    written = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | tojson }}")
+    for template in (trims, written):
+        _, report, _ = tokenise(chat_pair(message("user", said), chosen=said),
+                                byte_level(template=template))  # fmt: skip
+        assert not report.lost
+
+
+def test_tools_and_reasoning_reach_the_template():
+    template = "{{ tools | tojson if tools else '' }}" + CHATML.replace(
+        "{{ m['content'] }}", "{{ m['reasoning_content'] or '' }}|{{ m['content'] }}"
+    )
+    user = {**USER, "tools": [{"type": "function", "function": {"name": "find"}}]}
+    answers = [({**message("assistant", "4"), "reasoning_content": t},) for t in ("so", "as")]
+    example, report, decode = tokenise(
+        Pair((user,), *answers, "f:1"), byte_level(template=template)
+    )
+    assert '"find"' in decode(example.prompt) and "tools" not in decode(example.prompt)
+    assert decode(example.chosen).startswith("so|4")
+    assert not report.lost
+
+
+def test_generation_prompt_that_no_answer_continues_is_counted():
+    template = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    _, report, _ = tokenise(CHAT, byte_level(template=template))
+    assert (report.placed_apart, report.tokenised_apart, report.lost) == (1, 1, {})

@@ -19,13 +19,16 @@ from typing import IO
 from penchant.data.records import DataError, Refusal
 from penchant.data.rows import labels, margins
 from penchant.data.rows import pairs as formats
+from penchant.data.rows.row import FIELDS as BESIDE_FIELDS
 
 # A row with its place, or a place where no row could be read.
 Item = tuple[str, object] | Refusal
 # Told how many bytes of a file are behind the rows that were read.
 Watch = Callable[[int], None]
 
-FIELDS = frozenset((*formats.FIELDS, *labels.FIELDS, *margins.FIELDS, "system"))
+FIELDS = frozenset(
+    (*formats.FIELDS, *labels.FIELDS, *margins.FIELDS, *BESIDE_FIELDS, "conversations")
+)
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 TEXT_SUFFIX = ".txt"
 MESSAGES_CELL = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")

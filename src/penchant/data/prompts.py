@@ -15,7 +15,7 @@ from penchant.data.read import Kind, read_rows, require_usable
 from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import check_prompt, read_messages, read_text
+from penchant.data.rows.messages import check_prompt, read_messages, read_text, with_tools
 from penchant.data.rows.row import (
     Layout,
     Row,
@@ -118,8 +118,8 @@ def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
         RowError: when the row is in no layout, in another one than `layout`, or its prompt is
             empty or not the user's.
     """
-    row, found = fit(row, layout, recognise_prompt, _misfit)
-    prompt = _prompt(row, found)
+    row, found = fit(row, layout, recognise_prompt, _misfit, ("input", "context"))
+    prompt = with_tools(_prompt(row, found), row)
     check_prompt(prompt)
     used = {"prompt", "input"} if found is INSTRUCTION else {"prompt"}
     used |= {found.fields[0]} if found in PLAIN else set()

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
-from typing_extensions import TypeIs
+from typing_extensions import NotRequired, TypeIs
 
 from penchant.core.errors import UserError
 
@@ -22,10 +22,25 @@ class DataError(UserError):
 
 
 class Message(TypedDict):
-    """One turn of a chat."""
+    """One turn of a chat, with what else the chat template is given of it.
+
+    Attributes:
+        reasoning_content, reasoning, thinking: what was thought before the content, by the name
+            that the data use.
+        tool_calls: functions that the assistant calls, as `{"function": {"name": ...}}`.
+        name, tool_call_id: of the function that a tool message answers for.
+        tools: the functions on offer; only the first message of a prompt has them.
+    """
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
+    thinking: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    name: NotRequired[str]
+    tool_call_id: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]
 
 
 Messages = tuple[Message, ...]

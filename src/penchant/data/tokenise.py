@@ -11,7 +11,9 @@ from jinja2.exceptions import TemplateError
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.prompts import Prompt
-from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
+from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
+from penchant.data.rendered import lost_parts
+from penchant.data.rows.row import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +77,11 @@ class TokenReport:
     prompts_cut: int = 0
     completions_cut: int = 0
     tokenised_apart: int = 0
+    # Answers that the template does not render as its generation prompt begins them.
+    placed_apart: int = 0
+    # Examples of which the template left something out, by what that is, and the first of each.
+    lost: dict[str, int] = field(default_factory=dict)
+    lost_examples: dict[str, str] = field(default_factory=dict)
     # No Counter: dataclasses.asdict would make one of its items.
     dropped: dict[str, int] = field(default_factory=dict)
     longest_prompt: int = 0
@@ -91,9 +98,20 @@ class TokenReport:
             "prompts cut on the left (max_prompt_length)": self.prompts_cut,
             "completions cut on the right (max_length)": self.completions_cut,
             f"{self.noun} whose prompt and completion were tokenised apart": self.tokenised_apart,
+            **{
+                f"{self.noun} of which the chat template leaves out text of {what} (such as "
+                f"{self.lost_examples[what]})": n
+                for what, n in self.lost.items()
+            },
             **{f"{self.noun} dropped: {reason}": n for reason, n in self.dropped.items()},
         }
         return "; ".join(parts + [f"{n} {what}" for what, n in counted.items() if n])
+
+    def add_lost(self, parts: Iterable[tuple[str, str]], where: str) -> None:
+        """Count one example for each kind of part that the template left out of it."""
+        for what, part in dict(parts).items():
+            self.lost[what] = self.lost.get(what, 0) + 1
+            self.lost_examples.setdefault(what, f"{where}: {shown(part.strip())}")
 
 
 class _Dropped(Exception):  # noqa: N818
@@ -155,24 +173,28 @@ class Tokeniser:
 
     def _pair(self, pair: Pair, report: TokenReport) -> TokenisedPair:
         completions = (pair.chosen, pair.rejected)
-        prompt, (chosen, rejected) = self._fitted(pair.prompt, completions, report)
+        num_cut = report.completions_cut
+        prompt, (chosen, rejected) = self._fitted(pair, completions, report)
         if chosen == rejected:
-            raise _Dropped("chosen equals rejected once cut")
+            cut = report.completions_cut > num_cut
+            why = "once cut" if cut else "as the chat template and the tokenizer write them"
+            raise _Dropped(f"chosen equals rejected {why}")
         return TokenisedPair(prompt, chosen, rejected, pair.where, pair.margin)
 
     def _label(self, label: Label, report: TokenReport) -> TokenisedLabel:
-        prompt, (completion,) = self._fitted(label.prompt, (label.completion,), report)
+        prompt, (completion,) = self._fitted(label, (label.completion,), report)
         return TokenisedLabel(prompt, completion, label.desirable, label.where)
 
     def _prompt(self, prompt: Prompt, report: TokenReport) -> TokenisedPrompt:
-        return TokenisedPrompt(self._fitted(prompt.prompt, (), report)[0], prompt, prompt.where)
+        return TokenisedPrompt(self._fitted(prompt, (), report)[0], prompt, prompt.where)
 
     def _fitted(
-        self, prompt: Text, completions: Sequence[Text], report: TokenReport
+        self, record: Record, completions: Sequence[Text], report: TokenReport
     ) -> tuple[list[int], list[list[int]]]:
-        """The tokens of a prompt and its completions, within the lengths allowed."""
+        """The tokens of a record's prompt and of completions, within the lengths allowed."""
+        prompt = record.prompt
         try:
-            prompt_ids, answers = self._ids(prompt, completions, report)
+            prompt_ids, answers = self._ids(record, completions, report)
         except TemplateError as error:
             # Some templates insist on alternating roles, or know no system message.
             raise _Dropped(f"the chat template refused the messages ({error})") from error
@@ -186,14 +208,19 @@ class Tokeniser:
         return prompt_ids, [ids[:room] for ids in answers]
 
     def _ids(
-        self, prompt: Text, completions: Sequence[Text], report: TokenReport
+        self, record: Record, completions: Sequence[Text], report: TokenReport
     ) -> tuple[list[int], list[list[int]]]:
+        prompt = record.prompt
         prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
+        written = [self._completion_text(prompt, before, one) for one in completions]
+        lost = list(lost_parts(prompt, before, answer=False)) if is_chat(prompt) else []
+        for one, (text, _) in zip(completions, written, strict=True):
+            lost += lost_parts(one, text, answer=True) if is_chat(one) else ()
+        report.add_lost(lost, record.where)
         if not completions:
             return prompt_ids, []
-        texts, together = zip(
-            *(self._completion_text(prompt, before, one) for one in completions), strict=True
-        )
+        texts, together = zip(*written, strict=True)
+        report.placed_apart += not all(together)
         answers = [self._behind(prompt_ids, before, text, is_chat(prompt)) for text in texts]
         if not all(together) or not all(answers):
             report.tokenised_apart += 1
@@ -261,7 +288,8 @@ class Tokeniser:
                 "chat_template (a Jinja file), or use an instruction-tuned model"
             )
         rendered: Any = self.tokenizer.apply_chat_template(
-            [{**message} for message in messages],  # type: ignore[arg-type]
+            [{k: v for k, v in message.items() if k != "tools"} for message in messages],  # type: ignore[arg-type]
+            tools=messages[0].get("tools"),  # type: ignore[arg-type]
             tokenize=False,
             add_generation_prompt=generation_prompt,
         )

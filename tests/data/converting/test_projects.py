@@ -141,14 +141,6 @@ def test_columns_of_two_layouts_are_an_error_that_shows_both_and_how_to_say_whic
     [
         ({"prompt": "q", "chosen": "x", "rejected": "y"}, "openai", "text in place of chat"),
         (
-            {
-                **SHORT,
-                "chosen": [turn("assistant", "x"), turn("user", "y"), turn("assistant", "z")],
-            },
-            "axolotl",
-            "completion of several messages",
-        ),
-        (
             {**CHAT, "prompt": [turn("user", "x"), turn("user", "y")]},
             "llama-factory",
             "turns do not alternate",

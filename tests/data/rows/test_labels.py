@@ -62,13 +62,14 @@ def test_chat_is_one_label_however_it_is_given(row):
     assert convert({**row, "label": True}) == CHAT_LABEL
 
 
-def test_the_assistants_last_turn_of_a_whole_chat_is_the_completion():
+def test_the_last_message_of_a_whole_chat_is_the_completion():
     tool = {"role": "tool", "content": "4"}
     before = [SYSTEM, user("2+2?"), assistant("calculating"), tool]
-    row = {"messages": [*before, assistant("It is"), assistant("4")], "label": False}
+    row = {"messages": [*before, assistant("It is 4")], "label": False}
     assert recognise_label(row) is labels.WHOLE_CHAT
-    expected = Label(tuple(before), (assistant("It is"), assistant("4")), False, "f:1")
-    assert convert(row) == expected
+    assert convert(row) == Label(tuple(before), (assistant("It is 4"),), False, "f:1")
+    two = {**row, "messages": [*before, assistant("It is"), assistant("4")]}
+    assert refusal(two).reason == "prompt does not end with the user"
 
 
 GOOD = [True, 1, 1.0, "true", "TRUE", "1", "1.0", "+1", " Good ", "desirable", "thumbs up"]
@@ -107,7 +108,7 @@ def test_any_other_label_is_refused_with_field_value_and_accepted_forms(field, v
         ({"completion": 5}, "wrong type", "'completion'"),
         ({"completion": [user("Hi")]}, "completion is not the assistant's", "role 'user' ('Hi')"),
         ({"completion": [SYSTEM, assistant("x")]}, "prompt mismatch", "'Hi'"),
-        ({"completion": [{"role": "gpt", "content": "x"}]}, "unknown role", "completion[0].role"),
+        ({"completion": [{"role": "bot", "content": "x"}]}, "unknown role", "completion[0].role"),
         ({"completion": None}, "missing field", "'completion' is null"),
         ({"prompt": None}, "missing field", "'prompt' is null"),
         ({"prompt": [user("Hi"), assistant("x")]}, "prompt does not end with the user", "'x'"),

@@ -37,10 +37,80 @@ def test_text_row_becomes_a_text_pair_and_other_columns_are_ignored():
     assert convert(row) == Pair("Hi", "good", "bad", "f:1")
 
 
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [
+        ({"from": "gpt", "value": "x"}, assistant("x")),
+        ({"role": "model", "parts": [{"text": "x"}, {"text": "y"}]}, assistant("x\ny")),
+        ({"role": "assistant", "content": [{"type": "text", "text": "x"}]}, assistant("x")),
+        (
+            {"role": "assistant", "content": "x", "reasoning_content": "because", "id": 7},
+            {**assistant("x"), "reasoning_content": "because"},
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]},
+            {**assistant(""), "tool_calls": [{"function": {"name": "f"}}]},
+        ),
+        (
+            {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
+            {
+                **assistant(""),
+                "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}],
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_list", [True, False], ids=["list", "message"])
+def test_messages_of_every_usual_form_are_read_with_what_they_say(message, read, as_list):
+    row = {"prompt": [user("Hi")], "chosen": [assistant("no")], "rejected": message}
+    assert convert({**row, "chosen": assistant("no")}).chosen == (assistant("no"),)
+    row = {**row, "rejected": [message] if as_list else message}
+    assert convert(row).rejected == (read,)
+
+
+@pytest.mark.parametrize("roles", [("human", "observation"), ("user", "tool")])
+def test_roles_of_other_projects_are_read_as_ours(roles):
+    asked, answered = ({"role": role, "content": "x"} for role in roles)
+    row = {"prompt": [asked, answered], "chosen": "good", "rejected": "bad"}
+    assert [one["role"] for one in convert(row).prompt] == ["user", "tool"]
+
+
+def test_answers_that_differ_in_their_reasoning_alone_are_a_pair():
+    sides = [{**assistant("two"), "reasoning_content": text} for text in ("1+1", "I guess")]
+    pair = convert({"prompt": "1+1?", "chosen": sides[:1], "rejected": sides[1:]})
+    assert pair.chosen != pair.rejected
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("history", [["Who?", "Tim."]], "history beside the prompt"),
+        ("input", "a text to rewrite", "input beside the prompt"),
+        ("context", "what is known", "context beside the prompt"),
+        ("images", ["a.png"], "images, sound or video"),
+        ("tools", [{"name": "f"}], "tools beside a text prompt"),
+        ("tools", '[{"name": "f"}]', "tools beside a text prompt"),
+    ],
+)
+def test_part_of_the_prompt_that_stands_beside_it_is_never_dropped(column, value, reason):
+    row = {"prompt": "p", "chosen": "yes", "rejected": "no"}
+    error = refusal({**row, column: value})
+    assert (error.reason, column in error.detail) == (reason, True)
+    for nothing in (None, "", []):
+        assert convert({**row, column: nothing}).prompt == "p"
+
+
+def test_tools_beside_a_chat_go_to_the_template_with_its_first_message():
+    row = {"prompt": [user("p")], "chosen": "yes", "rejected": "no", "tools": [{"name": "f"}]}
+    function = {"type": "function", "function": {"name": "f"}}
+    assert convert(row).prompt == ({**user("p"), "tools": [function]},)
+    assert convert({**row, "tools": [function]}).prompt[0]["tools"] == [function]
+
+
 def test_system_message_beside_the_prompt_is_refused_rather_than_lost():
     row = {"prompt": "p", "chosen": "yes", "rejected": "no", "system": "Be brief."}
     error = refusal(row)
-    assert error.reason == "system message beside the prompt"
+    assert error.reason == "system beside the prompt"
     assert "--from axolotl --to trl" in error.detail
     assert convert({**row, "system": " "}).prompt == "p"
 
@@ -50,7 +120,7 @@ def test_system_column_beside_a_chat_that_begins_with_it_is_no_loss():
     row = {"prompt": prompt, "chosen": [assistant("yes")], "rejected": [assistant("no")]}
     assert convert({**row, "system": "Be brief."}) == convert(row)
     assert refusal({**row, "prompt": [user("p")], "system": "Be brief."}).reason == (
-        "system message beside the prompt"
+        "system beside the prompt"
     )
 
 
@@ -106,12 +176,13 @@ def test_whole_chats_are_split_at_their_longest_shared_prefix():
     assert convert(row) == Pair(tuple(turns), (assistant("good"),), (assistant("bad"),), "f:1")
 
 
-def test_whole_chat_that_continues_the_other_leaves_both_a_completion():
+@pytest.mark.parametrize("role", ["user", "tool", "assistant"])
+def test_turns_of_others_within_a_completion_never_carry_loss(role):
     short = [user("Hi"), assistant("same")]
-    pair = convert({"chosen": [*short, user("And?"), assistant("more")], "rejected": short})
-    assert pair.prompt == (user("Hi"),)
-    assert pair.rejected == (assistant("same"),)
-    assert len(pair.chosen) == 3
+    longer = [*short, {"role": role, "content": "And?"}, assistant("more")]
+    error = refusal({"chosen": longer, "rejected": [user("Hi"), assistant("other")]})
+    assert error.reason == "completion is not one answer"
+    assert f"assistant, {role}, assistant" in error.detail
 
 
 def test_completion_after_a_tool_result_keeps_the_tool_message_in_the_prompt():
@@ -162,22 +233,20 @@ def test_transcript_becomes_stripped_chat_messages():
     )
 
 
-def test_transcripts_that_part_early_keep_the_following_turns_as_completions():
+def test_transcripts_that_part_early_are_refused_for_the_turns_that_follow():
     row = {
         "chosen": "\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
         "rejected": "\n\nHuman: Hi\n\nAssistant: z",
     }
-    pair = convert(row)
-    assert pair.prompt == (user("Hi"),)
-    assert pair.chosen == (assistant("a"), user("b"), assistant("c"))
+    assert refusal(row).reason == "completion is not one answer"
 
 
 @pytest.mark.parametrize(
     ("chosen", "reason"),
     [
         ("\n\nHuman: Hi\n\nAssistant: ", "empty completion"),
-        ("\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b", "completion is not the assistant's"),
-        ("\n\nHuman: Hi\n\nHuman: b\n\nAssistant: c", "completion is not the assistant's"),
+        ("\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b", "completion is not one answer"),
+        ("\n\nHuman: Hi\n\nHuman: b\n\nAssistant: c", "completion is not one answer"),
         ("\n\nHuman: Other\n\nAssistant: a", "no shared prompt"),
         ("Title\n\nHuman: Hi\n\nAssistant: a", "not a transcript"),
         ("\n\nHuman: Hi\n\nAssistant:  z ", "chosen equals rejected"),
@@ -252,7 +321,7 @@ def test_missing_field_is_named(row, field):
     ("change", "got"),
     [
         ({"prompt": 5}, "int 5"),
-        ({"chosen": {"role": "assistant", "content": "x"}}, "dict"),
+        ({"chosen": {"text": "x"}}, "dict"),
         ({"rejected": 1.5}, "float 1.5"),
         ({"rejected": float("nan")}, "float nan"),
         ({"chosen": [assistant("x")]}, "'chosen' is a list and 'rejected' is a str"),
@@ -269,12 +338,21 @@ def test_wrong_type_names_the_field_and_the_type(change, got):
     ("message", "reason", "detail"),
     [
         ("hello", "wrong type", "'chosen[0]' must be a message"),
-        ({"from": "gpt", "value": "x"}, "missing field", "it has: from, value"),
+        ({"from": "gpt", "text": "x"}, "missing field", "it has: from, text"),
         ({"role": "assistant", "content": None}, "missing field", "content"),
-        ({"role": "gpt", "content": "x"}, "unknown role", "'gpt'"),
+        ({"role": "bot", "content": "x"}, "unknown role", "'bot'"),
         ({"role": 3, "content": "x"}, "wrong type", "chosen[0].role"),
-        ({"role": "assistant", "content": [{"text": "x"}]}, "wrong type", "chosen[0].content"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "tool calls", "chosen[0]"),
+        ({"role": "assistant", "content": [{"text": 1}]}, "wrong type", "content[0].text"),
+        (
+            {"role": "assistant", "content": [{"type": "image", "text": "x"}]},
+            "part that is not text",
+            "content[0]",
+        ),
+        (
+            {"role": "assistant", "content": "x", "images": ["a.png"]},
+            "images, sound or video",
+            "images",
+        ),
     ],
 )
 def test_bad_message_is_refused_with_its_place(message, reason, detail):
@@ -297,7 +375,7 @@ def test_bad_message_is_refused_with_its_place(message, reason, detail):
         ({"chosen": [assistant("x")], "rejected": [assistant("x")]}, "chosen equals rejected"),
         (
             {"prompt": [user("Hi")], "chosen": [user("x")], "rejected": [assistant("y")]},
-            "completion is not the assistant's",
+            "completion is not one answer",
         ),
         ({"chosen": "lone surrogate \ud800"}, "invalid text"),
     ],

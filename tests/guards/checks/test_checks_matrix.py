@@ -91,6 +91,10 @@ def early_end(row: Row, number: int) -> Row:
     return {**row, "chosen": chat("assistant", text_of(row, "chosen") + "<|im_end|> and more")}
 
 
+def thoughtful(row: Row, number: int) -> Row:
+    return {**row, "chosen": chat("assistant", f"<think>so</think>{text_of(row, 'chosen')}")}
+
+
 def lopsided(row: Row, number: int) -> Row:
     return {"prompt": row["prompt"], "completion": row["chosen"], "label": number % 10 != 0}
 
@@ -110,6 +114,11 @@ def no_pairs(row: Row, number: int) -> Row:
 
 PPO = {"reward": "length:8", "batch_size": 16, "max_completion_length": 32}
 FULL = {"lora_r": 0}
+QUIET = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OPENS = QUIET.replace("assistant\n", "assistant\n<think>\n")
 WRONG = [
     # the configuration
     Wrong("reward-epochs", "reward", {"num_train_epochs": 2}),
@@ -160,6 +169,8 @@ WRONG = [
     Wrong("answers-cut", rows=long_answer),
     Wrong("answer-room", "dpo", {"max_prompt_length": 230}),
     Wrong("chat-as-text", rows=plain),
+    Wrong("template-drops-text", "dpo", {"chat_template": QUIET}, thoughtful, severity="error"),
+    Wrong("generation-prompt", "dpo", {"chat_template": OPENS}),
     Wrong("early-eos", rows=early_end),
     # the model
     Wrong("double-bos", rows=two_bos, model={"tokenizer_config": {"bos_token": "<|im_start|>"}}),
@@ -208,6 +219,9 @@ def test_mistake_is_caught_by_its_rule(
         keys["eval_data"] = files["pairs"]
     if keys.get("reference_model") == "other":
         keys["reference_model"] = str(changed_model())
+    if template := keys.get("chat_template"):
+        (tmp_path / "template.jinja").write_text(template)
+        keys["chat_template"] = str(tmp_path / "template.jinja")
     if case.rows:
         keys["data"] = write_pairs(tmp_path / "data.jsonl", case.rows)
     found = check(case.method, probe=False, **keys_of(case.method, files, model, tmp_path, **keys))

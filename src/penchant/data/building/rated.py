@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
-from penchant.data.rows.row import Row, RowError, is_given, kind, shown
+from penchant.data.rows.row import Row, RowError, is_given, shown
 
 TEXTS = ("completion", "response", "text")
 RATINGS = ("rating", "score", "overall_score")
@@ -181,10 +181,9 @@ def _apart(better: Scored, worse: Scored, rules: Rules, counts: Counts) -> bool:
 
 def _list(row: Row, column: str, rules: Rules) -> Sequence[object]:
     value = row[column]
-    if kind(value) != "messages":
+    if not isinstance(value, list | tuple):
         got = shown(value)
         raise RowError("wrong type", f"'{rules.name(column)}' must be a list, got {got}")
-    assert isinstance(value, list | tuple)
     return value
 
 

@@ -16,7 +16,7 @@ from penchant.data.grouping import digest, grouped
 from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counted, is_chat
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import contents, plain
+from penchant.data.rows.messages import plain
 from penchant.data.rows.row import RowError
 
 KINDS = ("labels", "pairs", "prompts")
@@ -132,10 +132,13 @@ class Run:
             raise RowError("in no such layout", f"the row has {has}; it must be in {asked}")
         own = layout.read(row)
         record: Pair | Label | None
+        canonical = {**_beside(row, layout), **own}
+        # They stay a column, for which a target has a place or not.
+        canonical.pop("tools", None)
         if layout.kind == "pairs":
-            record = formats.to_pair({**row, **own}, None, where)
+            record = formats.to_pair(canonical, None, where)
         else:
-            record = labels.to_label({**_beside(row, layout), **own}, None, where)
+            record = labels.to_label(canonical, None, where)
         if record is None:
             return None
         self._count_dropped(own)
@@ -256,7 +259,7 @@ def partners(group: list[Label]) -> list[tuple[int, int]]:
     return [
         (good, bad)
         for good, bad in product(desirable, undesirable)
-        if contents(group[good].completion) != contents(group[bad].completion)
+        if group[good].completion != group[bad].completion
     ]
 
 

@@ -9,7 +9,13 @@ import re
 from collections.abc import Mapping
 
 from penchant.data.records import Label, Messages, Text
-from penchant.data.rows.messages import check_completion, check_prompt, read_messages, read_parts
+from penchant.data.rows.messages import (
+    check_completion,
+    check_prompt,
+    read_messages,
+    read_parts,
+    with_tools,
+)
 from penchant.data.rows.row import (
     Layout,
     Row,
@@ -67,7 +73,7 @@ def to_label(row: object, layout: Layout | None, where: str) -> Label:
     """Turn a row into a label.
 
     Args:
-        row: the fields by name; fields that no layout uses are ignored.
+        row: the fields by name; those that no layout knows are ignored.
         layout: the layout of the rows before, or None when no row has fitted one yet.
         where: the file and line, kept in the label.
 
@@ -84,7 +90,7 @@ def to_label(row: object, layout: Layout | None, where: str) -> Label:
     prompt, completion = _texts(row, found, field)
     check_prompt(prompt)
     check_completion(completion, field)
-    return Label(prompt, completion, desirable, where)
+    return Label(with_tools(prompt, row), completion, desirable, where)
 
 
 def prompt_of(row: Row, layout: Layout) -> Text:
@@ -94,27 +100,24 @@ def prompt_of(row: Row, layout: Layout) -> Text:
         RowError: when its parts are not what they should be.
     """
     field = "messages" if layout is WHOLE_CHAT else _name(row, "completion") or ""
-    return _texts(row, layout, field)[0]
+    return with_tools(_texts(row, layout, field)[0], row)
 
 
 def split_last_turn(chat: Messages) -> tuple[Messages, Messages]:
-    """Split a whole chat into what precedes the assistant's last turn, and that turn.
+    """Split a whole chat into what precedes its last message, the assistant's, and that message.
 
     Raises:
         RowError: when the chat does not end with the assistant, or holds nothing else.
     """
-    start = len(chat)
-    while start and chat[start - 1]["role"] == "assistant":
-        start -= 1
-    if start == len(chat):
+    if chat[-1]["role"] != "assistant":
         raise RowError(
             "completion is not the assistant's",
             f"the chat ends with role '{chat[-1]['role']}' ({shown(chat[-1]['content'])}); "
             "it must end with the assistant message that is labelled",
         )
-    if not start:
+    if len(chat) == 1:
         raise RowError("empty prompt", f"nothing precedes the answer {shown(list(chat))}")
-    return chat[:start], chat[start:]
+    return chat[:-1], chat[-1:]
 
 
 def _name(row: Row, field: str) -> str | None:

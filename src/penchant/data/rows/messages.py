@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from penchant.data.records import Message, Messages, Text, is_chat
-from penchant.data.rows.row import RowError, needs_text_or_messages, shown
+from penchant.data.rendered import REASONING
+from penchant.data.rows.row import Row, RowError, needs_text_or_messages, refuse_media, shown
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
+# What ShareGPT, Gemini and OASST call them.
+ROLE_NAMES = {
+    "human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant",
+    "function_call": "assistant", "function": "tool", "observation": "tool",
+}  # fmt: skip
+# What a message may say beside its content; the chat template is given it.
+ANSWERING = ("assistant", *(name for name, role in ROLE_NAMES.items() if role == "assistant"))
+BESIDE_CONTENT = (*REASONING, "tool_calls", "name", "tool_call_id", "tools")
 HUMAN_TURN = re.compile(r"(?:\A|\n\n)Human:")
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
@@ -28,7 +39,13 @@ def read_text(value: object, field: str) -> str:
 
 
 def read_messages(value: object, field: str) -> Messages:
-    """Require a list of messages, each with a known role and text, and keep only those."""
+    """Require one or several messages, each with a known role and text.
+
+    A message has `role` and `content`, or `from` and `value` (ShareGPT), or `parts` (Gemini).
+    Content in parts is joined by line breaks where all of them are text.
+    """
+    if isinstance(value, Mapping):
+        value = (value,)
     if not isinstance(value, list | tuple):
         raise RowError("wrong type", needs_text_or_messages(field, value))
     if not value:
@@ -40,19 +57,81 @@ def read_messages(value: object, field: str) -> Messages:
 def _message(value: object, field: str) -> Message:
     if not isinstance(value, Mapping):
         raise RowError("wrong type", f"'{field}' must be a message, got {shown(value)}")
-    for key in ("role", "content"):
-        if value.get(key) is None:
-            has = ", ".join(map(str, value)) or "no fields"
-            raise RowError("missing field", f"'{field}' has no '{key}' (it has: {has})")
-    if value.get("tool_calls"):
-        # The model would be trained to answer without the call that the answer rests on.
-        raise RowError("tool calls", f"'{field}' has tool_calls, which only 'content' can hold")
-    role = read_text(value["role"], f"{field}.role")
-    if role not in ROLES:
+    refuse_media(value, field)
+    names = ("from", "value") if value.get("role") is None else ("role", "content")
+    said = value.get(names[1]) if value.get("parts") is None else value["parts"]
+    calls = value.get("tool_calls")
+    if said is None and calls:
+        said = ""
+    if value.get(names[0]) is None or said is None:
+        lacking = "role" if value.get(names[0]) is None else "content"
+        has = ", ".join(map(str, value)) or "no fields"
+        raise RowError("missing field", f"'{field}' has no '{lacking}' (it has: {has})")
+    role = read_text(value[names[0]], f"{field}.{names[0]}")
+    if (known := ROLE_NAMES.get(role, role)) not in ROLES:
         raise RowError(
-            "unknown role", f"'{field}.role' must be one of {', '.join(ROLES)}, got {shown(role)}"
+            "unknown role",
+            f"'{field}.{names[0]}' must be one of {', '.join((*ROLES, *ROLE_NAMES))}, "
+            f"got {shown(role)}",
         )
-    return Message(role=role, content=read_text(value["content"], f"{field}.content"))
+    content = _content(said, f"{field}.{names[1]}")
+    message = Message(role=known, content=content)
+    if role == "function_call" and (call := _called(content)):
+        message = Message(role=known, content="", tool_calls=[call])
+    beside = {name: value[name] for name in BESIDE_CONTENT if value.get(name)}
+    return {**message, **beside}  # type: ignore[typeddict-item]
+
+
+def _content(said: object, field: str) -> str:
+    """Text, or the text of parts that hold nothing else."""
+    if not isinstance(said, list | tuple):
+        return read_text(said, field)
+    texts = []
+    for number, part in enumerate(said):
+        place = f"{field}[{number}]"
+        if not isinstance(part, Mapping):
+            raise RowError("wrong type", f"'{place}' must be a part with text, got {shown(part)}")
+        if part.get("type", "text") not in ("text", "input_text", "output_text"):
+            raise RowError("part that is not text", f"'{place}' is of type {shown(part['type'])}")
+        texts.append(read_text(part.get("text"), f"{place}.text"))
+    return "\n".join(texts)
+
+
+def with_tools(prompt: Text, row: Row) -> Text:
+    """Put the functions on offer that stand beside a prompt into its first message."""
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        tools = _parsed(tools)
+    if not tools:
+        return prompt
+    if not isinstance(tools, list | tuple) or not all(isinstance(one, Mapping) for one in tools):
+        raise RowError("wrong type", f"'tools' must be a list of functions, got {shown(tools)}")
+    if not is_chat(prompt):
+        raise RowError(
+            "tools beside a text prompt",
+            f"'tools' is {shown(tools)}, which only a chat template can write; give the prompt as "
+            "messages ('penchant data convert FILE --text chat --output NEW'), or rename the "
+            "column where the texts do without it",
+        )
+    functions = [
+        {**one} if "function" in one else {"type": "function", "function": {**one}} for one in tools
+    ]
+    return {**prompt[0], "tools": functions}, *prompt[1:]
+
+
+def _parsed(text: str) -> Any:
+    """What a text is as JSON; the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _called(text: str) -> dict[str, object] | None:
+    """The call that a ShareGPT turn of `function_call` writes as JSON; None where it is text."""
+    call = _parsed(text)
+    named = isinstance(call, dict) and isinstance(call.get("name"), str)
+    return {"type": "function", "function": call} if named else None
 
 
 def read_transcript(value: object, field: str) -> Messages:
@@ -144,19 +223,28 @@ def check_completion(completion: Text, field: str) -> None:
         return
     if not completion:
         raise RowError("empty completion", f"'{field}' has no message after the prompt")
-    roles = [message["role"] for message in completion]
-    if roles[0] != "assistant" or roles[-1] != "assistant":
+    if len(completion) > 1 or completion[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in completion)
         raise RowError(
-            "completion is not the assistant's",
-            f"'{field}' must start and end with an assistant message, got {', '.join(roles)}",
+            "completion is not one answer",
+            f"'{field}' must be one assistant message, got {roles}: what others say, and the turns "
+            "before the last, would be trained on; end both chats with their first answer, or put "
+            "the turns that they share into the prompt",
         )
-    if any(one["role"] == "assistant" and not one["content"].strip() for one in completion):
+    if not said(completion[0]).strip():
         raise RowError("empty completion", f"'{field}' has an assistant message without text")
+
+
+def said(message: Message) -> str:
+    """What a message says: its reasoning, its content and the functions that it calls."""
+    calls = message.get("tool_calls")
+    parts = [*(message.get(name, "") for name in REASONING), message["content"]]
+    return "\n".join(filter(None, [*parts, json.dumps(calls) if calls else ""]))
 
 
 def contents(text: Text) -> tuple[str, ...]:
     """What is said, whoever says it."""
-    return tuple(message["content"] for message in text) if is_chat(text) else (str(text),)
+    return tuple(map(said, text)) if is_chat(text) else (str(text),)
 
 
 def plain(text: Text) -> object:

@@ -11,19 +11,21 @@ from collections.abc import Mapping
 from penchant.data.records import Messages, Pair, Text
 from penchant.data.rows.margins import read_agreement, read_margin, read_side
 from penchant.data.rows.messages import (
+    ANSWERING,
     HUMAN_TURN,
     check_completion,
     check_prompt,
-    contents,
     plain,
     read_messages,
     read_parts,
     read_transcript,
+    with_tools,
 )
 from penchant.data.rows.row import (
     Layout,
     Row,
     RowError,
+    first_role,
     fit,
     is_given,
     kind,
@@ -59,7 +61,9 @@ def recognise(row: object) -> Layout | None:
     if given >= set(PAIR_FIELDS):
         kinds = {kind(row[field]) for field in PAIR_FIELDS}
         if kinds == {"messages"}:
-            return WHOLE_CHAT
+            # Answers behind a prompt of another name are another project's layout.
+            behind = is_given(row, "conversations") or is_given(row, "messages")
+            return None if behind and first_role(row["chosen"]) in ANSWERING else WHOLE_CHAT
         transcripts = kinds == {"text"} and all(HUMAN_TURN.search(str(row[f])) for f in PAIR_FIELDS)
         return TRANSCRIPT if transcripts else None
     if given >= set(LABELLED_TEXT.fields):
@@ -71,7 +75,7 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
     """Turn a row into a pair.
 
     Args:
-        row: the fields by name; fields that no layout uses are ignored.
+        row: the fields by name; those that no layout knows are ignored.
         layout: the layout of the rows before, or None when no row has fitted one yet.
         where: the file and line, kept in the pair.
 
@@ -91,6 +95,7 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
         fields = LABELLED_FIELDS if label == "a" else ("completion_b", "completion_a")
     prompt, chosen, rejected = _texts(row, found, fields)
     _check(prompt, chosen, rejected, fields)
+    prompt = with_tools(prompt, row)
     return Pair(prompt, chosen, rejected, where, read_margin(row), read_agreement(row, label))
 
 
@@ -101,7 +106,7 @@ def prompt_of(row: Row, layout: Layout) -> Text:
         RowError: when its parts are not what they should be.
     """
     labelled = layout in (LABELLED_TEXT, LABELLED_CHAT)
-    return _texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0]
+    return with_tools(_texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0], row)
 
 
 def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
@@ -201,5 +206,5 @@ def _check(prompt: Text, chosen: Text, rejected: Text, fields: tuple[str, str]) 
     check_prompt(prompt)
     check_completion(chosen, fields[0])
     check_completion(rejected, fields[1])
-    if contents(chosen) == contents(rejected):
+    if chosen == rejected:
         raise RowError("chosen equals rejected", f"both are {shown(plain(chosen))}")

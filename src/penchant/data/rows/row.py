@@ -37,6 +37,7 @@ def fit(
     layout: Layout | None,
     recognise: Callable[[object], Layout | None],
     misfit: Callable[[Row, Layout | None], RowError],
+    kept: Sequence[str] = (),
 ) -> tuple[Row, Layout]:
     """Require that a row has fields, in the layout of the rows before it.
 
@@ -45,13 +46,14 @@ def fit(
         layout: the layout of the rows before, or None when no row has fitted one yet.
         recognise: tells a row's layout.
         misfit: says why a row is in no layout.
+        kept: columns of `BESIDE` that the reader uses itself, or keeps.
 
     Returns:
         The row, and its layout.
 
     Raises:
-        RowError: when it is no row, in no layout, or in another one than `layout`; or a system
-            message stands beside its prompt.
+        RowError: when it is no row, in no layout, or in another one than `layout`; or a part of
+            the prompt stands beside it.
     """
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with fields, got {shown(row)}")
@@ -64,28 +66,56 @@ def fit(
             f"the row is in the layout '{found.name}', the rows before it in '{layout.name}'; "
             "keep one layout in a file",
         )
-    _refuse_system_beside(row)
+    _refuse_beside(row, kept)
     return row, found
 
 
-def _refuse_system_beside(row: Row) -> None:
-    """Without its system message a prompt is another one: no row loses it unsaid."""
-    system = row.get("system")
-    if not isinstance(system, str) or not system.strip():
-        return
-    if "system" in (_first_role(row.get("prompt")), _first_role(row.get("chosen"))):
-        return
-    raise RowError(
-        "system message beside the prompt",
-        f"'system' is {shown(system)}, and prompts are read without it; "
-        "'penchant data convert FILE --from axolotl --to trl --output NEW' puts it into the "
-        "prompt as a message, or rename the column if it is none",
-    )
+# Columns that belong to the prompt, by what reading does about them.
+BESIDE = {
+    "system": "'penchant data convert FILE --from axolotl --to trl --output NEW' puts it into the "
+    "prompt as a message",
+    "history": "'penchant data convert FILE --from llama-factory --to trl --output NEW' puts it "
+    "into the prompt as messages",
+    "input": "'penchant data convert FILE --from llama-factory --to trl --output NEW' puts it into "
+    "the prompt",
+    "context": "put it into the prompt",
+}
+MEDIA = ("image", "images", "image_url", "input_audio", "audio", "audios", "video", "videos")
+FIELDS = (*BESIDE, *MEDIA, "tools")
 
 
-def _first_role(value: object) -> object:
-    chat = value if isinstance(value, list | tuple) else ()
-    return chat[0].get("role") if chat and isinstance(chat[0], Mapping) else None
+def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
+    """Without its system message or its context a prompt is another one: none is lost unsaid."""
+    refuse_media(row, "the row")
+    for column, remedy in BESIDE.items():
+        value = row.get(column)
+        if column in kept or not value or (isinstance(value, str) and not value.strip()):
+            continue
+        firsts = (first_role(row.get("prompt")), first_role(row.get("chosen")))
+        if column == "system" and "system" in firsts:
+            continue
+        raise RowError(
+            f"{column} beside the prompt",
+            f"'{column}' is {shown(value)}, and the prompt is read without it; {remedy}, or "
+            "rename the column if it is no part of the prompt",
+        )
+
+
+def refuse_media(value: Row, field: str) -> None:
+    """Refuse what only a model of images, sound or video could read."""
+    if name := next((name for name in MEDIA if value.get(name)), None):
+        raise RowError(
+            "images, sound or video",
+            f"{field} has '{name}', which a language model does not read; leave such rows out, or "
+            "rename the column where the texts do without it",
+        )
+
+
+def first_role(value: object) -> object:
+    """Who speaks first in messages; None for anything else."""
+    chat = (value,) if isinstance(value, Mapping) else value
+    first = chat[0] if isinstance(chat, list | tuple) and chat else None
+    return first.get("role", first.get("from")) if isinstance(first, Mapping) else None
 
 
 def is_given(row: Row, field: str) -> bool:
@@ -106,10 +136,11 @@ def missing_field(row: Row, names: Sequence[str], layout: Layout) -> RowError:
 
 
 def kind(value: object) -> str | None:
-    """Tell "text" from "messages" by the type alone; None for anything else."""
+    """Tell "text" from "messages", or one message, by the type alone; None for anything else."""
     if isinstance(value, str):
         return "text"
-    return "messages" if isinstance(value, list | tuple) else None
+    message = isinstance(value, Mapping) and ("role" in value or "from" in value)
+    return "messages" if message or isinstance(value, list | tuple) else None
 
 
 def needs_text_or_messages(field: str, value: object) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
-from penchant.data.prompts import Prompt
 from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
@@ -98,7 +97,6 @@ def _near(train: Sequence[Record], evaluation: Sequence[Record]) -> int | None:
 def gather_tokens(
     examples: Sequence[Any],
     report: TokenReport,
-    run_data: RunData,
     tokenizer: PreTrainedTokenizerBase,
     end_ids: Sequence[int],
 ) -> TokenFacts:
@@ -106,7 +104,6 @@ def gather_tokens(
 
     Args:
         examples, report: as tokenised; at least one.
-        run_data: the records behind them.
         tokenizer: with an EOS token.
         end_ids: tokens at which the model's answers end; empty where nothing says.
     """
@@ -114,12 +111,11 @@ def gather_tokens(
     completions = [(group.prompt, ids) for group in groups for ids in group.completions]
     ends = {int(tokenizer.eos_token_id), *end_ids}
     specials = {*special_ids(tokenizer), *ends}
-    # Turns before the last end too, and what was cut does not end at all.
-    turns = any(len(one) > 1 for record in run_data.train for one in _answers(record))
+    # What was cut does not end at all.
     whole = [ids for _, ids in completions if ids[-1] in specials]
     last = [ids[-1] for ids in whole if end_ids and ids[-1] not in end_ids]
     doubled = [_doubled(ids, specials, tokenizer) for ids in whole]
-    early = [not ends.isdisjoint(ids[:-1]) and not turns for ids in whole]
+    early = [not ends.isdisjoint(ids[:-1]) for ids in whole]
     token = last[0] if last else int(tokenizer.eos_token_id)
     return TokenFacts(
         num_examples=len(examples),
@@ -128,6 +124,9 @@ def gather_tokens(
         prompts_cut=report.prompts_cut,
         completions_cut=report.completions_cut,
         dropped=dict(report.dropped),
+        placed_apart=report.placed_apart,
+        lost=dict(report.lost),
+        lost_examples=dict(report.lost_examples),
         double_bos=sum(_begins_twice(group, tokenizer.bos_token_id, ends) for group in groups),
         doubled_end=sum(doubled),
         early_end=sum(a and not b for a, b in zip(early, doubled, strict=True)),
@@ -140,14 +139,6 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that is no text: those with a role, and those a template may use."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return {*tokenizer.all_special_ids, *added}
-
-
-def _answers(record: Record) -> list[Any]:
-    """The completions of a record that are messages."""
-    if isinstance(record, Prompt):
-        return []
-    texts = (record.chosen, record.rejected) if isinstance(record, Pair) else (record.completion,)
-    return [text for text in texts if is_chat(text)]
 
 
 def _begins_twice(group: Any, bos: Any, ends: set[int]) -> bool:
@@ -243,7 +234,7 @@ def take_snapshot(
     return Snapshot(
         config=config,
         data=gather_data(run_data, tokenizer),
-        tokens=gather_tokens(examples, report, run_data, tokenizer, end_ids),
+        tokens=gather_tokens(examples, report, tokenizer, end_ids),
         model=gather_model(config, base, tokenizer, end_ids, settings),
         num_steps=num_steps,
     )

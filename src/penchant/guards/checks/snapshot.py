@@ -61,6 +61,10 @@ class TokenFacts:
         longest: tokens of the longest prompt with its longest completion.
         prompts_cut, completions_cut: by max_prompt_length and by max_length.
         dropped: records that cannot be trained on, by reason.
+        placed_apart: examples of which the template renders an answer otherwise than its
+            generation prompt begins it.
+        lost: examples of which the template leaves something out, by what that is;
+            lost_examples: the first of each.
         double_bos: examples that begin with two BOS tokens, or repeat it behind the prompt.
         doubled_end: completions that end on two end tokens.
         early_end: completions with an end token before their last.
@@ -74,6 +78,9 @@ class TokenFacts:
     prompts_cut: int = 0
     completions_cut: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    placed_apart: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    lost_examples: Mapping[str, str] = field(default_factory=dict)
     double_bos: int = 0
     doubled_end: int = 0
     early_end: int = 0

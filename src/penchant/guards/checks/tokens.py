@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from penchant.core.findings import Finding, warning
 from penchant.data.records import counted
+from penchant.data.rendered import EARLIER
 from penchant.guards.checks.shares import some
 from penchant.guards.checks.snapshot import Snapshot
 
@@ -170,6 +171,36 @@ def template(run: Snapshot) -> Iterator[Finding]:
         )
 
 
+def template_drops(run: Snapshot) -> Iterator[Finding]:
+    """Texts of the data that the chat template does not write, so that no model reads them."""
+    tokens = run.tokens
+    for what, num in tokens.lost.items():
+        earlier = what == EARLIER
+        yield Finding(
+            "template-drops-text",
+            "note" if earlier else "error",
+            f"the chat template leaves out text of {what} in {counted(num, 'record')}, such as "
+            f"{tokens.lost_examples[what]}",
+            "set chat_template to a file that writes it, or take that text out of the data"
+            + (", unless it is left out while sampling too, as reasoning often is" * earlier),
+            {"num": num, "what": what, "example": tokens.lost_examples[what]},
+        )
+
+
+def template_parts(run: Snapshot) -> Iterator[Finding]:
+    """A generation prompt, such as one that opens <think>, with which no answer goes on."""
+    if num := run.tokens.placed_apart:
+        yield warning(
+            "generation-prompt",
+            f"the chat template writes the answers of {counted(num, 'record')} otherwise than its "
+            "generation prompt begins them: the model learns an answer at a place where it will "
+            "be asked for something else, such as reasoning",
+            "set chat_template to a file whose answers go on where its generation prompt ends, or "
+            "put what the prompt opens, such as <think>, into the answers",
+            {"num": num},
+        )
+
+
 RULES = (
     prompts_cut,
     answers_cut,
@@ -180,4 +211,6 @@ RULES = (
     ends,
     padding,
     template,
+    template_drops,
+    template_parts,
 )
