@@ -135,14 +135,15 @@ def predict(
     from penchant.config.keys import load_config
     from penchant.guards.estimate.estimate import estimate_run
     from penchant.training.accelerator import make_accelerator
-    from penchant.training.inputs import read_run_data
+    from penchant.training.inputs import read_inputs, read_run_data
     from penchant.training.prepare import prepare
 
     more = {"reward": ["length:20"]} if samples else {}
     config = load_config(method, {"data": "<list>", **keys, **more})
     accelerator = make_accelerator(config.precision)
     rewards = [share_of_letters] if samples else None
-    setup = prepare(config, accelerator, read_run_data(config, rows, None), rewards=rewards)
+    inputs = read_inputs(config, read_run_data(config, rows, None), rewards=rewards)
+    setup = prepare(config, accelerator, inputs)
     found = estimate_run(config, setup, accelerator)
     return {
         "peak": found.peak_bytes,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+import penchant
+from penchant.core.errors import UserError
 
 LIMIT_SECONDS = 1.5
 HEAVY = (
@@ -58,3 +65,43 @@ def test_what_penchant_offers_is_reached_by_its_import_alone() -> None:
         "assert callable(penchant.train) and not hasattr(penchant, 'trian')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+RUN = """
+import json, sys, penchant
+penchant.train("dpo", max_steps=2, **json.loads(sys.argv[1]))
+print(json.dumps([name for name in sys.modules if name.split(".")[0] == "penchant"]))
+"""
+
+
+def test_a_run_on_pairs_loads_no_room_that_it_does_not_use(
+    tiny_keys: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "output": str(tmp_path / "run")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(keys)], capture_output=True, text=True, check=True
+    )
+    modules = json.loads(done.stdout.splitlines()[-1])
+    rooms = {name.split(".")[1] for name in modules if "." in name}
+    assert not rooms & {"rl", "label", "compat", "audit", "advising"}
+    assert len(modules) <= 110
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference_model": "no-such-model"}, "no-such-model"),
+        ({"max_prompt_length": 64}, "leaves no room"),
+        ({"data": "no-such-file.jsonl"}, "no-such-file"),
+        ({"chat_template": "no-such-template.jinja"}, "no-such-template"),
+    ],
+    ids=["reference", "lengths", "data", "template"],
+)
+def test_what_can_be_refused_is_refused_before_a_weight_is_loaded(
+    tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, changes: Any, message: str
+) -> None:
+    without_weights = tmp_path / "without-weights"
+    shutil.copytree(tiny_model_dir, without_weights, ignore=lambda *_: ["model.safetensors"])
+    keys = {**tiny_keys, "model": str(without_weights), **changes}
+    with pytest.raises(UserError, match=message):
+        penchant.train("dpo", output=tmp_path / "run", **keys)

@@ -619,7 +619,7 @@ def test_loss_that_is_not_finite_names_the_records(
     told = refused(TrainingError, tmp_path / "run", **keys)
     assert told.startswith("the loss is not finite at step 2 (records data.jsonl:7)")
     (finding,) = [f for f in lines(tmp_path / "run" / "findings.jsonl") if f["step"]]
-    assert (finding["step"], finding["rows"]) == (2, "data.jsonl:7")
+    assert (finding["step"], finding["evidence"]) == (2, {"rows": "data.jsonl:7"})
     assert (finding["id"], finding["severity"]) == ("not-finite", "error")
     assert not (tmp_path / "run" / "model").exists()
 

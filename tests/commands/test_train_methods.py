@@ -14,10 +14,11 @@ import penchant
 from penchant.core.errors import ConfigError, ModelError, UserError
 from penchant.data.records import DataError
 from penchant.models.scoring import Scorer
-from penchant.training import prepare
+from penchant.training import kinds
 from penchant.training import references as references_module
-from penchant.training.engine import Engine
 from penchant.training.result import TrainResult
+from penchant.training.setup import Setup
+from penchant.training.step import Step
 
 
 def steps(result: TrainResult) -> list[dict[str, Any]]:
@@ -245,19 +246,19 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
     passes: list[int] = []
     loaded: list[str] = []
     references: list[Any] = []
-    call, step, objective = Scorer.__call__, Engine.take, prepare.Setup.objective
+    call, step, objective = Scorer.__call__, Step.take, Setup.objective
 
     def counted(scorer: Scorer, *given: Any, **named: Any) -> Any:
         forwards.append(1)
         return call(scorer, *given, **named)
 
-    def counting(engine: Engine, batch: Any) -> Any:
+    def counting(taker: Step, batch: Any) -> Any:
         forwards.clear()
-        metrics = step(engine, batch)
+        metrics = step(taker, batch)
         passes.append(len(forwards))
         return metrics
 
-    def noted(setup: prepare.Setup, *rest: Any) -> Any:
+    def noted(setup: Setup, *rest: Any) -> Any:
         references.append(setup.reference)
         return objective(setup, *rest)
 
@@ -269,10 +270,10 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
         return note
 
     monkeypatch.setattr(Scorer, "__call__", counted)
-    monkeypatch.setattr(Engine, "take", counting)
-    monkeypatch.setattr(prepare.Setup, "objective", noted)
-    for name in ("load_causal_model", "load_score_model"):
-        monkeypatch.setattr(prepare, name, noting(getattr(prepare, name)))
+    monkeypatch.setattr(Step, "take", counting)
+    monkeypatch.setattr(Setup, "objective", noted)
+    for kind in (kinds.Pairs, kinds.Scores):
+        monkeypatch.setattr(kind, "load_model", staticmethod(noting(kind.load_model)))
     for name in ("load_causal_model", "frozen_copy", "CachedReference"):
         monkeypatch.setattr(references_module, name, None)  # to call it would be an error
     keys = {**tiny_keys, "gradient_accumulation_steps": 3, "lora_r": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from penchant.core.errors import ConfigError, TrainingError, UserError
 from penchant.guards.monitors.levers import length_lever
 from penchant.training.accelerator import make_accelerator
 from penchant.training.engine import Engine
-from penchant.training.inputs import read_run_data
+from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
-from penchant.training.rollouts import make_policy
+from penchant.training.rollouts import Prompts
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 KEYS = {
@@ -163,12 +164,14 @@ def test_a_value_model_of_its_own_is_as_precise_as_the_policy(
 ):
     frozen = []
 
-    def made(config, model, pad_token_id, critic):
+    scorer = Prompts.scorer
+
+    def made(kind, config, model, pad_token_id, critic):
         for one in (model, critic):
             frozen.append({p.dtype for p in one.parameters() if not p.requires_grad})
-        return make_policy(config, model, pad_token_id, critic)
+        return scorer(kind, config, model, pad_token_id, critic)
 
-    monkeypatch.setattr("penchant.training.prepare.make_policy", made)
+    monkeypatch.setattr(Prompts, "scorer", made)
     keys = {"max_steps": 1, "value_model": "copy", "dtype": "bf16", "precision": "bf16"}
     train("ppo", tiny_model_dir, tmp_path / "run", **keys)
     assert frozen == [{torch.bfloat16}, {torch.bfloat16}]
@@ -202,14 +205,12 @@ def test_what_cannot_be_is_refused(keys, said, tiny_model_dir, tmp_path):
 
 @pytest.mark.parametrize("reward", ["exact", "no_such_module:reward", "./no_such_folder"])
 def test_a_reward_that_is_not_there_is_refused_before_a_model_loads(
-    reward, tiny_model_dir, tmp_path, monkeypatch
+    reward, tiny_model_dir, tmp_path
 ):
-    def loaded(*_):
-        pytest.fail("the model was loaded")
-
-    monkeypatch.setattr("penchant.training.prepare.load_policy", loaded)
+    without_weights = tmp_path / "without-weights"
+    shutil.copytree(tiny_model_dir, without_weights, ignore=lambda *_: ["model.safetensors"])
     with pytest.raises(UserError, match=r"no_such|'exact' is no folder"):
-        train("ppo", tiny_model_dir, tmp_path / "run", reward=reward)
+        train("ppo", without_weights, tmp_path / "run", reward=reward)
 
 
 def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path):
@@ -304,12 +305,11 @@ def test_empty_prompts_and_long_ones(tiny_model_dir, tmp_path):
 
 
 def test_more_than_one_process_is_refused(tiny_model_dir):
-    from types import SimpleNamespace
 
     from penchant.training.rollouts import require_one_process
 
     with pytest.raises(ConfigError, match="one process"):
-        require_one_process(SimpleNamespace(num_processes=2))
+        require_one_process(2)
 
 
 def test_a_sampled_policy_is_held_against_pairs_too(tiny_model_dir, tmp_path):
@@ -338,8 +338,8 @@ def test_a_penalty_that_a_guard_raised_ends_with_its_run(tiny_model_dir, tmp_pat
     config = load_config(
         "ppo", {**KEYS, "model": str(tiny_model_dir), "data": "<list>", "reward": ["length:3"]}
     )
-    data = read_run_data(config, PROMPTS, None)
-    collector = prepare(config, make_accelerator(config.precision), data).collector
+    inputs = read_inputs(config, read_run_data(config, PROMPTS, None))
+    collector = prepare(config, make_accelerator(config.precision), inputs).collector
     before = collector.rewards.options
     length_lever(collector.rewards, 4).turn()
     assert collector.rewards.options.length_penalty > before.length_penalty

@@ -432,15 +432,15 @@ def test_a_mini_batch_far_from_its_sampler_teaches_nothing(
     trainer = make(ppo_epochs=3, mini_batch_size=4, learning_rate=0.5, ratio_threshold=1.0001,
                    cliprange=5.0)  # fmt: skip
     losses: list[float] = []
-    engine = trainer._learner._engine
-    take = engine.take
+    steps = trainer._learner._step
+    take = steps.take
 
     def noted(one: Any) -> Any:
         found = take(one)
         losses.append(found["loss"])
         return found
 
-    engine.take = noted  # type: ignore[method-assign]
+    steps.take = noted  # type: ignore[method-assign]
     step(trainer, batch)
     ratios = list(trainer._learner._passes.ratios)
     for loss, ratio in zip(losses, ratios, strict=True):

@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penchant.methods import METHODS
 from penchant.models.reference import CopyReference
-from penchant.objectives import (
-    LabelObjective,
-    PairObjective,
-    RolloutObjective,
-    ScoreObjective,
-    objective_of,
-)
 from penchant.objectives.base import Scored, TokenMeans, batches, mean, score_both
 
 
@@ -79,13 +71,3 @@ def test_a_policy_without_a_reference_is_scored_alone(make_model, scorer_for, gr
     scored = score_both(policy, None, groups, policy.batch(groups))
     assert scored.ref_sums is scored.kl is scored.entropy is None
     assert len(scored.logprobs) == 26
-
-
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-def test_every_method_gets_the_objective_of_its_data_and_model(method):
-    kind = objective_of(method)
-    if method.model == "score":
-        assert kind is ScoreObjective
-    else:
-        kinds = {"pairs": PairObjective, "labels": LabelObjective, "prompts": RolloutObjective}
-        assert kind is kinds[method.data]

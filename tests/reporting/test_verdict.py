@@ -82,7 +82,7 @@ def test_a_killed_run_is_unfinished_and_names_its_last_step() -> None:
 
 def test_a_run_that_broke_down_is_failed_though_it_is_unfinished() -> None:
     verdict = judge(_run([{"step": 1, "loss": 0.7}], summary=None, findings=[
-        {"step": 2, "id": "not-finite", "severity": "error", "what": "the loss", "rows": "a:3"}
+        {"step": 2, "id": "not-finite", "severity": "error", "what": "the loss"},
     ]))  # fmt: skip
     assert verdict.kind == "failed" and "broke down (step 2): the loss" in verdict.outcome
 

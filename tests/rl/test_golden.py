@@ -99,7 +99,8 @@ def source_of(trace, case, policy, reference, experiences):
         batch_size=8, num_generations=1, epochs=4, micro_batch_size=4, accumulation=2, num_steps=4,
         shuffle=False, seed=0,
     )  # fmt: skip
-    source = RolloutSource(prompts, collector, estimate, controller, schedule, lambda *_: None)
+    ignore = lambda *_: None  # noqa: E731
+    source = RolloutSource(prompts, collector, estimate, controller, schedule, ignore, ignore)
     return (
         source,
         RolloutObjective(Parts(policy, reference, METHODS["ppo"], options), collector),

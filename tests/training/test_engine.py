@@ -20,11 +20,12 @@ from penchant.models.reference import frozen_copy
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
+from penchant.training.kinds import kind_of
+from penchant.training.step import make_step
 
 
 def random_examples(count: int, method: Method) -> list[Any]:
@@ -74,33 +75,35 @@ def gradients(
     groups = [example.group() for example in examples[:2]]
     assert plan_scoring(scorer, groups, attention="auto", max_length=64).packed
     reference = frozen_copy(scorer) if config.spec.needs_reference else None
-    objective = objective_of(config.spec)(Parts(scorer, reference, config.spec, config.options))
-    engine = Engine(
-        config=config,
-        accelerator=make_accelerator("fp32"),
-        scorer=scorer,
-        source=DatasetSource(
-            examples,
-            micro_batch_size=micro_batch_size,
-            accumulation=accumulation,
-            num_epochs=2,
-            max_steps=None,
-            shuffle=True,
-            seed=0,
-        ),
-        objective=objective,
-        evaluate=None,
-        run=RunDirectory(folder, {}, resume=False),
+    objective = kind_of(config.spec).objective(
+        Parts(scorer, reference, config.spec, config.options)
     )
+    source: DatasetSource[Any] = DatasetSource(
+        examples,
+        micro_batch_size=micro_batch_size,
+        accumulation=accumulation,
+        num_epochs=2,
+        max_steps=None,
+        shuffle=True,
+        seed=0,
+    )
+    run = RunDirectory(folder, {}, resume=False)
+    step = make_step(
+        config,
+        make_accelerator("fp32"),
+        scorer,
+        objective,
+        num_steps=source.num_steps,
+        say=run.say,
+    )
+    engine = Engine(config=config, step=step, source=source, evaluate=None, run=run)
     steps: list[dict[str, torch.Tensor]] = []
 
     def note(*_: Any) -> None:
-        assert all(p.grad is not None for p in engine.parameters.values())
-        steps.append(
-            {n: p.grad.clone() for n, p in engine.parameters.items() if p.grad is not None}
-        )
+        assert all(p.grad is not None for p in step.parameters.values())
+        steps.append({n: p.grad.clone() for n, p in step.parameters.items() if p.grad is not None})
 
-    engine.optimizer.optimizer.register_step_pre_hook(note)
+    step.optimizer.optimizer.register_step_pre_hook(note)
     engine.fit()
     return steps, engine.run.read("metrics.jsonl")
 

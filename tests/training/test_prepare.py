@@ -10,7 +10,7 @@ import torch
 
 import penchant
 from penchant.config.keys import load_config
-from penchant.training.prepare import load_policy
+from penchant.training.kinds import kind_of
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,13 @@ def test_trained_weights_are_fp32_and_a_frozen_base_is_as_precise_as_the_arithme
     tiny_keys: dict[str, Any], precision: str, changes: dict[str, Any], frozen: Any, trained: Any
 ) -> None:
     config = load_config("dpo", {**tiny_keys, **changes})
-    assert dtypes(load_policy(config, precision, config.model)) == (frozen, trained)
+    policy = kind_of(config.spec).load(config, precision, config.model)
+    assert dtypes(policy) == (frozen, trained)
 
 
 def test_score_head_is_trained_in_fp32_beside_a_bf16_base(tiny_keys: dict[str, Any]) -> None:
     config = load_config("reward", tiny_keys)
-    policy = load_policy(config, "bf16", config.model)
+    policy = kind_of(config.spec).load(config, "bf16", config.model)
     assert dtypes(policy) == ({torch.bfloat16}, {torch.float32})
     assert any("score" in name for name, p in policy.named_parameters() if p.requires_grad)
 
@@ -59,5 +60,5 @@ def test_adapter_that_training_starts_from_is_merged_in_fp32(
 ) -> None:
     """Rounded to bf16, the base would take back what its adapter had learnt."""
     config = load_config("dpo", {**tiny_keys, "model": str(adapter_run)})
-    policy = load_policy(config, precision, config.model)
+    policy = kind_of(config.spec).load(config, precision, config.model)
     assert dtypes(policy) == ({torch.float32}, {torch.float32})

@@ -22,8 +22,8 @@ import penchant
 from penchant.core.errors import TrainingError
 from penchant.training import checkpoint
 from penchant.training.checkpoint import checkpoint_steps, load_checkpoint
-from penchant.training.engine import Engine
 from penchant.training.result import TrainResult
+from penchant.training.step import Step
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -470,7 +470,7 @@ def test_failure_behind_the_last_step_loses_nothing(
     assert 6 in checkpoint_steps(run / "checkpoints")
     assert not (run / "summary.json").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "take", lambda *_: pytest.fail("a step was taken again"))
+        patch.setattr(Step, "take", lambda *_: pytest.fail("a step was taken again"))
         result = penchant.train("dpo", output=run, resume=True, **ending_keys)
     assert_same_run(run, ended)
     expected = TrainResult.from_summary(json.loads((ended / "summary.json").read_text()))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from penchant.advising.findings import FEW, Findings, find
+from penchant.advising.findings import Findings, find
 from penchant.advising.plan import Planner
 from penchant.advising.ranking import GOALS, Ranked, noise_text, obstacle, rank
 from penchant.advising.settings import Settings, choose_settings, make_command
@@ -14,6 +14,7 @@ from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
 from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
 from penchant.data.lengths import UNCUT, sample_lengths
+from penchant.data.quality import FEW
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import Data, Label, Pair, counted
 from penchant.methods import METHODS, Method

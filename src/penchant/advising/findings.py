@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from penchant.data.quality import (
+    FEW,
     NUM_RATED,
     LengthBias,
     Noise,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from penchant.data.lengths import TokenLengths
 
 DETERMINISTIC = 0.02
-FEW = 100
 
 
 @dataclass(frozen=True)

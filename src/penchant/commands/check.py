@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from accelerate import PartialState
@@ -21,19 +19,11 @@ from penchant.data.records import DataError
 from penchant.guards.checks.gather import find_faults, take_snapshot
 from penchant.guards.checks.preview import Preview, preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
-from penchant.models.load import end_token_ids, load_tokenizer, resolve
-from penchant.models.size import measure_model, saved_settings
+from penchant.models.size import measure_model
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import recorded_keys, require_free
-from penchant.training.inputs import (
-    RunData,
-    make_tokeniser,
-    read_run_data,
-    require_margins,
-    require_mismatches,
-    tokenise,
-)
-from penchant.training.prepare import planned_steps, prepare
+from penchant.training.inputs import Inputs, RunData, read_inputs, read_run_data
+from penchant.training.prepare import prepare
 
 # A mistake that stops a run before there is anything to check, by its kind.
 STOPPED: tuple[tuple[type[UserError], str], ...] = (
@@ -129,46 +119,23 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
     config = wanted.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolve_precision(config.precision, device)
-    base = resolve(config.model, config.cache_dir)
-    tokenizer = load_tokenizer(
-        base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
-    )
-    settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
-    model: Any = SimpleNamespace(config=settings, generation_config=_generation_settings(base))
-    end_ids = end_token_ids(model)
     run_data = read_run_data(config, wanted.data, wanted.eval_data)
-    examples, report = tokenise(
-        run_data.train, make_tokeniser(config, tokenizer, model), "training"
-    )
-    _require_examples(config, examples)
-    run = take_snapshot(
-        config,
-        run_data,
-        examples,
-        report,
-        base=base,
-        tokenizer=tokenizer,
-        end_ids=end_ids,
-        settings=settings,
-        num_steps=planned_steps(config, examples),
-    )
-    findings = by_severity([*_taken(config, run_data), *find_faults(run, examples)])
+    inputs = read_inputs(config, run_data, rewards=wanted.rewards)
+    run = take_snapshot(config, inputs)
+    findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
     estimate = None
     if not any(finding.severity == "error" for finding in findings):
-        estimate = _estimate(wanted, base, run_data, examples, probe)
+        estimate = _estimate(config, inputs, probe)
         refusal = estimate.finding()
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
-    shown = preview(examples[0], tokenizer, end_ids)
+    shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
     return CheckResult(config.method, findings, shown, estimate)
 
 
-def _estimate(
-    wanted: Given, base: str, run_data: RunData, examples: Sequence[Any], probe: bool
-) -> RunEstimate:
+def _estimate(config: RunConfig, inputs: Inputs, probe: bool) -> RunEstimate:
     """What the run would take: from the configuration alone, and with the weights if they fit."""
-    config = wanted.config
-    size = measure_model(base, trust_remote_code=config.trust_remote_code)
-    groups = [example.group() for example in examples]
+    size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
+    groups = [example.group() for example in inputs.train_set]
     longest = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
     tokens = None if config.spec.samples else longest
     rough = estimate_unloaded(config, size, find_machine(None), tokens=tokens)
@@ -176,7 +143,7 @@ def _estimate(
         return rough
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
-    setup = prepare(config, accelerator, run_data, rewards=wanted.rewards)
+    setup = prepare(config, accelerator, inputs)
     return estimate_run(config, setup, accelerator)
 
 
@@ -191,20 +158,3 @@ def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
     except TrainingError as error:
         return spoken([_stopped(error)], config.silence)
     return []
-
-
-def _require_examples(config: RunConfig, examples: Sequence[Any]) -> None:
-    """What training asks of the examples before it starts."""
-    require_mismatches(config, examples)
-    if config.spec.needs(config.options).margins:
-        require_margins(examples)
-
-
-def _generation_settings(base: str) -> Any:
-    """How the model ends its answers, where it comes with that; None where it does not."""
-    from transformers import GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(base)
-    except OSError:
-        return None

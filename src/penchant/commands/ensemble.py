@@ -18,11 +18,12 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
+from penchant.guards.checks.gather import checked
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import RunData
+from penchant.training.inputs import RunData, read_inputs
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
 
@@ -89,8 +90,10 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
         logger.info("%s is complete", config.output)
         return TrainResult.from_summary(done)
     logger.info("member %s, seed %d", config.output.name, config.seed)
-    setup = prepare(config, accelerator, run_data)
-    result = run_on(config, accelerator, directory, setup)
+    inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
+    snapshot = checked(config, inputs, accelerator.num_processes)
+    setup = prepare(config, accelerator, inputs)
+    result = run_on(config, accelerator, directory, setup, snapshot)
     if setup.eval_set:
         objective = setup.objective(config, accelerator)
         assert isinstance(objective, ScoreObjective)

@@ -20,26 +20,22 @@ from penchant.data.batch import Group
 from penchant.methods import METHODS
 from penchant.models.load import (
     DTYPES,
+    end_token_ids,
     is_score_model,
-    load_causal_model,
-    load_score_model,
     load_tokenizer,
     resolve,
 )
 from penchant.models.reference import AdapterReference, CopyReference, Reference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import (
     make_tokeniser,
     read_records,
-    require_margins,
-    require_mismatches,
     tokenise,
 )
-from penchant.training.prepare import make_scorer
+from penchant.training.kinds import kind_of
 from penchant.training.references import require_same_vocabulary
 
 logger = logging.getLogger("penchant")
@@ -82,11 +78,11 @@ def evaluate(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
     policy = _load(folder, config, accelerator, keep_adapter=True)
-    examples, _ = tokenise(records, make_tokeniser(config, tokenizer, policy), "held-out")
-    require_mismatches(config, examples)
-    if config.spec.needs(config.options).margins:
-        require_margins(examples)
-    scorer = make_scorer(config, tokenizer, policy)
+    kind = kind_of(config.spec)
+    tokeniser = make_tokeniser(config, tokenizer, end_token_ids(policy))
+    examples, _ = tokenise(kind, records, tokeniser, "held-out")
+    kind.require(config, examples)
+    scorer = kind.scorer(config, policy, int(tokenizer.pad_token_id))
     groups = [example.group() for example in examples[:2]]
     with accelerator.autocast():
         _plan(scorer, groups, config)
@@ -94,7 +90,7 @@ def evaluate(
         if config.spec.needs_reference or (config.spec.model == "language" and reference):
             compared = _compared_with(scorer, Path(model), reference, groups, config, accelerator)
         parts = Parts(scorer, compared, config.spec, config.options)
-        objective = objective_of(config.spec)(parts)
+        objective = kind.objective(parts)
         return objective.evaluate(examples, batch_size=batch_size, progress=track)
 
 
@@ -102,8 +98,7 @@ def _load(
     folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
 ) -> Any:
     precision = resolve_precision(config.precision, accelerator.device)
-    load = load_score_model if config.spec.model == "score" else load_causal_model
-    model: Any = load(
+    model: Any = type(kind_of(config.spec)).load_model(
         folder,
         dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
         trust_remote_code=config.trust_remote_code,
@@ -133,7 +128,7 @@ def _compared_with(
     if start is None:
         raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
     other = _load(resolve(str(start), config.cache_dir), config, accelerator)
-    require_same_vocabulary(scorer, other)
+    require_same_vocabulary(scorer.causal_model.config, other.config)
     twin = Scorer(other, scorer.pad_token_id)
     _plan(twin, groups, config)
     return CopyReference(twin)

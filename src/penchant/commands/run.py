@@ -9,49 +9,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
-from safetensors.torch import save_file
 
 from penchant.config.keys import RunConfig
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.evaluation import Evaluation
-from penchant.core.findings import SEVERITIES, Finding, spoken
+from penchant.core.findings import SEVERITIES
 from penchant.core.machine import memory_peak_bytes, versions
 from penchant.core.screen import track
 from penchant.guards.checks.gather import find_faults
+from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor, predicted_seconds
 from penchant.models.load import is_adapter
-from penchant.models.policy import VALUE_HEAD, PolicyScorer
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
-from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
 from penchant.reporting import write_end_of_run
-from penchant.rl.sampling.answers import answer_prompts
-from penchant.rl.source import RolloutSource
 from penchant.training.accelerator import start_trackers
 from penchant.training.checkpoint import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
-from penchant.training.prepare import planned_steps
+from penchant.training.kinds import kind_of
 from penchant.training.result import TrainResult
-from penchant.training.rollouts import make_source
 from penchant.training.setup import Setup
+from penchant.training.step import make_step
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger("penchant")
 
-LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
-
 
 def run_on(
-    config: RunConfig, accelerator: Accelerator, directory: RunDirectory, setup: Setup
+    config: RunConfig,
+    accelerator: Accelerator,
+    directory: RunDirectory,
+    setup: Setup,
+    snapshot: Snapshot,
 ) -> TrainResult:
-    """Carry out a run on what is already loaded."""
+    """Carry out a run on what is already loaded.
+
+    Args:
+        config, accelerator, directory: of the run.
+        setup: runs may follow each other on it.
+        snapshot: what the checks saw of the run, or of one on the same setup.
+    """
     start_trackers(accelerator, config)
     try:
-        return _Run(config, accelerator, directory, setup).carry_out()
+        return _Run(config, accelerator, directory, setup, snapshot).carry_out()
     except Exception as error:
         if not is_disk_full(error) or isinstance(error, TrainingError):
             raise
@@ -60,15 +64,6 @@ def run_on(
         ) from error
     finally:
         accelerator.end_training()
-
-
-def start_findings(config: RunConfig, accelerator: Accelerator, setup: Setup) -> list[Finding]:
-    """What is to be said of a run before its first step, without what is silenced."""
-    assert setup.snapshot is not None
-    steps = planned_steps(config, setup.train_set, world_size=accelerator.num_processes)
-    # runs of a sweep share a setup
-    run = replace(setup.snapshot, config=config, num_steps=steps)
-    return [*find_faults(run, setup.train_set), *spoken(setup.notes, config.silence)]
 
 
 class _Run:
@@ -80,25 +75,30 @@ class _Run:
         accelerator: Accelerator,
         directory: RunDirectory,
         setup: Setup,
+        snapshot: Snapshot,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.directory, self.setup = directory, setup
         self.objective = setup.objective(config, accelerator)
-        source = (
-            make_source(config, setup, directory.append)
-            if config.spec.samples
-            else setup.dataset_source(config, accelerator)
+        self.kind = kind_of(config.spec)
+        source = self.kind.source(config, accelerator, setup, directory)
+        # Runs of a sweep share a setup and what was seen of it, but not all keys.
+        self.snapshot = replace(snapshot, config=config, num_steps=source.num_steps)
+        step = make_step(
+            config,
+            accelerator,
+            setup.scorer,
+            self.objective,
+            num_steps=source.num_steps,
+            say=directory.say,
         )
         self.engine = Engine(
             config=config,
-            accelerator=accelerator,
-            scorer=setup.scorer,
+            step=step,
             source=source,
-            objective=self.objective,
             evaluate=self.evaluate if setup.eval_set else None,
             run=directory,
             after_step=self._sync_reference if config.sync_ref_model else None,
-            veto=lambda metrics: config.spec.veto(metrics, config.options),
             extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
         )
         self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
@@ -107,14 +107,13 @@ class _Run:
 
     def carry_out(self) -> TrainResult:
         """Train, evaluate, save, summarise."""
-        engine = self.engine
+        engine, setup = self.engine, self.setup
         if self.directory.resumed:
             engine.restore()
         elif self.accelerator.is_main_process:
             self._save_audit()
-            for finding in start_findings(self.config, self.accelerator, self.setup):
-                logger.log(LEVELS[finding.severity], "%s", finding)
-                self.directory.append("findings.jsonl", finding.record(0))
+            for finding in [*find_faults(self.snapshot, setup.train_set), *setup.notes]:
+                self.directory.say(0, finding)
         progress = engine.progress
         if self.config.eval_on_start:
             self._look(0)
@@ -125,7 +124,7 @@ class _Run:
         logged = self._logged_evaluation(step)
         if logged is not None:  # before a failure, of which no checkpoint could know
             engine.judge(logged)
-        elif self.setup.eval_set:
+        elif setup.eval_set:
             engine.evaluate_now()
         if self.config.load_best_model_at_end:
             step = engine.load_best()
@@ -151,9 +150,7 @@ class _Run:
 
     def _save_audit(self) -> None:
         """What the checks have counted in the data, for the report."""
-        run = self.setup.snapshot
-        assert run is not None
-        counted = {"data": asdict(run.data), "tokens": asdict(run.tokens)}
+        counted = {"data": asdict(self.snapshot.data), "tokens": asdict(self.snapshot.tokens)}
         write_atomically(self.directory.path / "data.json", json.dumps(counted, indent=2) + "\n")
 
     def _guard_from_start(self) -> None:
@@ -161,8 +158,7 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         for finding in self.said:
-            logger.info("%s: %s; %s", finding.id, finding.what, finding.remedy)
-            self.directory.append("findings.jsonl", finding.record(0))
+            self.directory.say(0, finding)
         if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
             steps = self.engine.source.num_steps
             self.guard.begin(lambda: predicted_seconds(self.config, self.setup, steps))
@@ -205,13 +201,17 @@ class _Run:
         """Let the model answer the first held-out prompts, each once."""
         setup = self.setup
         done = any(record["step"] == step for record in self.directory.read("samples.jsonl"))
-        if done or self.config.spec.model != "language" or not self.accelerator.is_main_process:
+        if done or not self.kind.generates or not self.accelerator.is_main_process:
             return
         records = {record.where: record for record in setup.eval_records}
         prompts: dict[tuple[int, ...], Any] = {}
         for example in setup.eval_set:  # tokenising may have dropped some records
             prompts.setdefault(tuple(example.prompt), records[example.where])
         chosen = list(prompts.items())[: self.config.eval_samples]
+        if not chosen:
+            return
+        from penchant.rl.sampling.answers import answer_prompts
+
         answers = answer_prompts(
             setup.scorer,
             setup.tokenizer,
@@ -239,25 +239,17 @@ class _Run:
                 save_model(
                     setup.scorer.model, setup.tokenizer, self.directory.path / "merged", merged=True
                 )
-        if isinstance(setup.scorer, PolicyScorer) and setup.scorer.value_head is not None:
-            weights = {n: p.detach().cpu() for n, p in setup.scorer.value_head.named_parameters()}
-            save_file(weights, self.directory.model / VALUE_HEAD)
-        if isinstance(self.objective, ScoreObjective):
-            with self.accelerator.autocast():
-                statistics = score_statistics(self.objective, setup.train_set, self.config)
-            write_atomically(self.directory.model / STATISTICS, json.dumps(statistics, indent=2))
+        with self.accelerator.autocast():
+            self.kind.save_beside(self.config, setup, self.objective, self.directory.model)
 
     def _record(self) -> dict[str, Any]:
         setup = self.setup
-        source = self.engine.source
+        sampling = self.engine.source.summary()
+        held = {"memory_held": setup.memory_held} if setup.memory_held else {}
         return {
-            **(
-                {"sampling": source.summary(), "memory_held": setup.memory_held}
-                if isinstance(source, RolloutSource)
-                else {}
-            ),
+            **({"sampling": sampling, **held} if sampling else held),
             "method": self.config.method,
-            "chat": setup.snapshot is not None and setup.snapshot.data.num_chat > 0,
+            "chat": self.snapshot.data.num_chat > 0,
             **self._guarded(),
             "scoring": setup.plan,
             "reference": None if setup.reference is None else setup.reference.kind,

@@ -21,12 +21,14 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import setup_logging, track
+from penchant.guards.checks.gather import checked
+from penchant.guards.checks.snapshot import Snapshot
 from penchant.models.reference import AdapterReference
-from penchant.objectives import objective_of
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import RunData, read_run_data
+from penchant.training.inputs import RunData, read_inputs, read_run_data
+from penchant.training.kinds import kind_of
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
 from penchant.training.setup import Setup
@@ -115,17 +117,16 @@ def sweep(
     _open_folder(base, vary)
     run_data = read_run_data(base, base.data, base.eval_data)
     points: list[Point] = []
-    setup: tuple[Any, Setup, dict[str, torch.Tensor]] | None = None
+    start: _Start | None = None
     for values, point in configs:
         point = point.model_copy(update={"output": base.output / _name(values)})
         done = _finished(point, run_data)
         if done is None:
-            weight = _heavy(point)
-            if setup is None or setup[0] != weight:
-                setup = None  # the old model goes before the new one comes
-                setup = (weight, *_loaded(point, run_data))
+            if start is None or start.keys != _heavy(point):
+                start = None  # the old model goes before the new one comes
+                start = _load(point, run_data)
             logger.info("point %d of %d: %s", len(points) + 1, len(configs), _name(values))
-            done = _train(point, run_data, setup[1], setup[2])
+            done = _train(point, run_data, start)
         points.append(replace(done, values=dict(values)))
     return _conclude(base.output, points)
 
@@ -180,12 +181,30 @@ def _open_folder(config: RunConfig, vary: Mapping[str, Sequence[Any]]) -> None:
     write_atomically(marker, json.dumps(wanted))
 
 
-def _loaded(config: RunConfig, run_data: RunData) -> tuple[Setup, dict[str, torch.Tensor]]:
-    """The setup, and the weights that every point starts from."""
+@dataclass(frozen=True)
+class _Start:
+    """What points that differ in light keys only start from.
+
+    Attributes:
+        keys: those that decide what is loaded.
+        setup: of these points; snapshot: what the checks saw of the first.
+        weights: of the parameters that are trained.
+    """
+
+    keys: dict[str, Any]
+    setup: Setup
+    snapshot: Snapshot
+    weights: dict[str, torch.Tensor]
+
+
+def _load(config: RunConfig, run_data: RunData) -> _Start:
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
-    setup = prepare(config, accelerator, run_data, keep_reference=True)
-    return setup, {n: p.detach().to("cpu", copy=True) for n, p in setup.trained().items()}
+    inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
+    snapshot = checked(config, inputs, accelerator.num_processes)
+    setup = prepare(config, accelerator, inputs, keep_reference=True)
+    weights = {n: p.detach().to("cpu", copy=True) for n, p in setup.trained().items()}
+    return _Start(_heavy(config), setup, snapshot, weights)
 
 
 def _finished(config: RunConfig, run_data: RunData) -> Point | None:
@@ -199,23 +218,21 @@ def _finished(config: RunConfig, run_data: RunData) -> Point | None:
     return Point({}, config.output, after, train_seconds=summary["train_seconds"])
 
 
-def _train(
-    config: RunConfig, run_data: RunData, setup: Setup, start: Mapping[str, torch.Tensor]
-) -> Point:
+def _train(config: RunConfig, run_data: RunData, start: _Start) -> Point:
     with torch.no_grad():
-        for name, parameter in setup.trained().items():
-            parameter.copy_(start[name])
+        for name, parameter in start.setup.trained().items():
+            parameter.copy_(start.weights[name])
     accelerator = make_accelerator(
         config.precision, trackers=config.trackers, folder=config.output / "trackers"
     )
     set_seed(config.seed)
     directory = open_directory(config, accelerator, run_data)
     try:
-        result = run_on(config, accelerator, directory, setup)
+        result = run_on(config, accelerator, directory, start.setup, start.snapshot)
     except TrainingError as error:
         logger.warning("%s failed: %s", config.output.name, error)
         return Point({}, config.output, None, str(error))
-    after = _with_kl(config, setup, result)
+    after = _with_kl(config, start.setup, result)
     write_atomically(config.output / "point.json", json.dumps({"after": asdict(after)}))
     return Point({}, config.output, after, train_seconds=result.train_seconds)
 
@@ -227,8 +244,10 @@ def _with_kl(config: RunConfig, setup: Setup, result: TrainResult) -> Evaluation
     if result.after.kl is not None or not adapted:
         return result.after
     parts = Parts(setup.scorer, AdapterReference(setup.scorer), config.spec, config.options)
-    compared = objective_of(config.spec)(parts).evaluate(
-        setup.eval_set, batch_size=config.per_device_eval_batch_size, progress=track
+    compared = (
+        kind_of(config.spec)
+        .objective(parts)
+        .evaluate(setup.eval_set, batch_size=config.per_device_eval_batch_size, progress=track)
     )
     return replace(result.after, kl=compared.kl, entropy=compared.entropy)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from penchant.commands.ensemble import train_ensemble
 from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.screen import setup_logging
+from penchant.guards.checks.gather import checked
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import read_run_data
+from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
 
@@ -110,18 +110,21 @@ def run(
     set_seed(config.seed)
     run_data = read_run_data(config, data, eval_data)
     if size := getattr(config.options, "ensemble", None):
+        from penchant.commands.ensemble import train_ensemble
+
         return train_ensemble(config, size, run_data)
     directory = open_directory(config, accelerator, run_data)
     if (summary := directory.summary()) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
-    setup = prepare(
+    inputs = read_inputs(
         config,
-        accelerator,
         run_data,
         model=model,
         tokenizer=tokenizer,
         rewards=rewards,
-        refuse=True,
+        num_processes=accelerator.num_processes,
     )
-    return run_on(config, accelerator, directory, setup)
+    snapshot = checked(config, inputs, accelerator.num_processes)
+    setup = prepare(config, accelerator, inputs, model=model)
+    return run_on(config, accelerator, directory, setup, snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 Evidence = Mapping[str, Any]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
 DOCS = "docs/guards.md"
 
 
@@ -40,7 +42,8 @@ class Finding:
         return f"{DOCS}#{self.id}"
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.what}; {self.remedy}"
+        done = f" [{self.action}]" if self.action else ""
+        return f"{self.id}: {self.what}; {self.remedy}{done}"
 
     def record(self, step: int) -> dict[str, Any]:
         """One line of `findings.jsonl`."""

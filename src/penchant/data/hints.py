@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 
 from penchant.data.building import FORMS, named
 from penchant.data.building.logs import THUMBS
 from penchant.data.building.rules import Rules
 from penchant.data.converting import projects as layouts
-from penchant.data.opening import open_source
+from penchant.data.opening import as_argument, open_source
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Row
@@ -67,8 +66,3 @@ def _raw(row: Row, source: object) -> str | None:
         command += f" --form {' or --form '.join(form.name for form in found)}"
     names = " or ".join(f"{form.name} ({form.columns})" for form in found)
     return f"it holds judgements, not {kind} yet: {names}; build them:\n  {command}"
-
-
-def as_argument(source: object) -> str:
-    """A source as a command line would name it."""
-    return str(source) if isinstance(source, str | Path) else "FILE"

@@ -11,6 +11,7 @@ from typing import Literal
 
 from penchant.data.records import Pair, Text, is_chat
 
+FEW = 100  # records from which on there is something to learn, and to measure on
 BIASED, STRONGLY_BIASED = 0.6, 0.75  # accuracy of the length alone
 BIASED_Z = 3.0
 

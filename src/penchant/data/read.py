@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from penchant.data.hints import as_argument, hint
-from penchant.data.opening import open_source
+from penchant.data.opening import as_argument, open_source
 from penchant.data.records import (
     NUM_EXAMPLES,
     Data,
@@ -215,8 +214,13 @@ def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> Data[R]:
 
 def _require_known_layout(found: Found[R], source: object, split: str) -> None:
     """Refuse raw feedback and other projects' layouts by name, with the command to run."""
-    if not (found.records or found.ties) and (told := hint(source, split)):
-        raise DataError(f"no row of {found.name} can be trained on: {told}")
+    if found.records or found.ties:
+        return
+    # Layouts of raw feedback and of other projects are known to this module alone.
+    from penchant.data.hints import hint
+
+    if (command := hint(source, split)) is not None:
+        raise DataError(f"no row of {found.name} can be trained on: {command}")
 
 
 def _nothing_usable(found: Found[R], kind: Kind[R]) -> DataError:

@@ -55,6 +55,9 @@ class Source(Protocol):
     def discard(self) -> None:
         """Forget what the present weights have made: they are replaced by others."""
 
+    def summary(self) -> dict[str, float]:
+        """What it did, for the run's summary; empty where data are only visited."""
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a resumed run needs beside the step's number: tensors, and what is JSON."""
 
@@ -123,6 +126,10 @@ class DatasetSource(Generic[Example]):
 
     def discard(self) -> None:
         """The data are what they are."""
+
+    def summary(self) -> dict[str, float]:
+        """The number of steps says it all."""
+        return {}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Empty: the step number is all."""

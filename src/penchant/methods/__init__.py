@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from penchant.methods.aot import AOT
-from penchant.methods.apo_down import APO_DOWN
-from penchant.methods.apo_zero import APO_ZERO
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from penchant.methods.base import (
     Facts,
     LabelInputs,
@@ -16,32 +16,38 @@ from penchant.methods.base import (
     RolloutInputs,
     ScoreInputs,
 )
-from penchant.methods.bco import BCO
-from penchant.methods.cpo import CPO
-from penchant.methods.discopop import DISCOPOP
-from penchant.methods.dpo import DPO
-from penchant.methods.exo import EXO
-from penchant.methods.grpo import GRPO
-from penchant.methods.ipo import IPO
-from penchant.methods.kto import KTO
-from penchant.methods.nca import NCA
-from penchant.methods.orpo import ORPO
-from penchant.methods.ppo import PPO
-from penchant.methods.reward import REWARD
-from penchant.methods.rloo import RLOO
-from penchant.methods.robust import ROBUST
-from penchant.methods.sigmoid_norm import SIGMOID_NORM
-from penchant.methods.simpo import SIMPO
-from penchant.methods.sppo import SPPO
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        *(DPO, IPO, KTO, ORPO, SIMPO, CPO, REWARD, PPO, GRPO, RLOO),
-        # The rest of DPO's family
-        *(ROBUST, EXO, NCA, BCO, SPPO, AOT, APO_ZERO, APO_DOWN, DISCOPOP, SIGMOID_NORM),
-    )
-}
+NAMES = (
+    *("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward", "ppo", "grpo", "rloo"),
+    # The rest of DPO's family
+    *("robust", "exo", "nca", "bco", "sppo", "aot", "apo_zero", "apo_down", "discopop"),
+    "sigmoid_norm",
+)
+
+
+class _Methods(Mapping[str, Method]):
+    """Methods by name, in the order of `NAMES`; each is imported once it is asked for.
+
+    The method `dpo` is `DPO` of the module `dpo`.
+    """
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in NAMES:
+            raise KeyError(name)
+        method: Method = getattr(import_module(f"{__name__}.{name}"), name.upper())
+        return method
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+METHODS: Mapping[str, Method] = _Methods()
 
 __all__ = [
     "METHODS",

@@ -94,3 +94,13 @@ def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)
+
+
+def saved_generation(base: str) -> Any:
+    """How a resolved model ends its answers, where it comes with that; None where it does not."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(base_model(base))
+    except OSError:
+        return None

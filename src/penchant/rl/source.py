@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from penchant.methods.experience import Advantages, Experience
     from penchant.methods.kl import KLController
     from penchant.rl.rollout import Collector, Judged
-
-logger = logging.getLogger("penchant")
 
 # Batches without anything to learn from, one behind the other, after which a run gives up.
 FRUITLESS = 10
@@ -67,6 +64,7 @@ class RolloutSource:
         controller: of the KL coefficient.
         schedule: sizes and numbers.
         append: writes a record to a file of the run.
+        say: is told a finding, of each id once.
     """
 
     prompts: Sequence[TokenisedPrompt]
@@ -75,6 +73,7 @@ class RolloutSource:
     controller: KLController
     schedule: Schedule
     append: Callable[[str, Mapping[str, Any]], None]
+    say: Callable[[int, Finding], None]
     rollouts: list[Rollout] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     totals: dict[str, float] = field(
@@ -84,7 +83,6 @@ class RolloutSource:
     """Batches sampled so far."""
     position: int = 0
     """Mini-batches of the present rollouts that are done."""
-    noted: set[str] = field(default_factory=set)
     rebind: Callable[[Any], Callable[[Experience, float], Advantages]] | None = None
     """Options of the method to `estimate`."""
     _order: tuple[int, list[int]] = (-1, [])
@@ -174,7 +172,7 @@ class RolloutSource:
 
     def _record(self, step: int, judged: Judged) -> None:
         for found in look_at(judged, self.metrics):
-            self._say(step, found)
+            self.say(step, found)
         shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
         for text, answer, reward in list(shown)[: self.schedule.log_completions]:
             record = {
@@ -197,13 +195,7 @@ class RolloutSource:
         found = nothing_left(FRUITLESS, step - 1)
         if step == 1:
             raise TrainingError(f"{found.what}; {found.remedy}")
-        self._say(step - 1, found)
-
-    def _say(self, step: int, found: Finding) -> None:
-        if found.id not in self.noted:
-            self.noted.add(found.id)
-            logger.warning("%s: %s; %s", found.id, found.what, found.remedy)
-            self.append("findings.jsonl", found.record(step))
+        self.say(step - 1, found)
 
     def _next_prompts(self) -> list[TokenisedPrompt]:
         count = self.schedule.batch_size // self.schedule.num_generations
@@ -233,7 +225,6 @@ class RolloutSource:
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
-            "noted": sorted(self.noted),
         }
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -243,4 +234,3 @@ class RolloutSource:
         self.iteration, self.position = state["iteration"], state["position"]
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])
-        self.noted = set(state["noted"])

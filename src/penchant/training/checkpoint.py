@@ -7,15 +7,26 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from penchant.core.atomic import flush_to_disk
 from penchant.core.errors import TrainingError
+from penchant.training.optimizer import (
+    load_optimizer,
+    optimizer_tensors,
+    random_state,
+    set_random_state,
+)
+
+if TYPE_CHECKING:
+    from penchant.data.source import Source
+    from penchant.training.step import Step
 
 logger = logging.getLogger("penchant")
 
@@ -33,9 +44,103 @@ class TrainingState:
     optimizer: dict[str, torch.Tensor]
     random: dict[str, torch.Tensor]
     extra: dict[str, Any]
-    """JSON: the scheduler, the gradient scaler, the best evaluation so far, seconds spent."""
+    """JSON: the schedule, the gradient scaler, where the run stands, what its guard knows."""
     source: dict[str, torch.Tensor] = field(default_factory=dict)
     """Of the source of batches."""
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run: what each holds, and which are kept.
+
+    Args:
+        folder: that holds them.
+        step: whose weights, optimizer and schedule are saved and restored.
+        source: of the batches.
+        extra_weights: what else training changes, by name.
+        keep_newest: how many are kept, beside those that are asked for.
+    """
+
+    folder: Path
+    step: Step
+    source: Source
+    extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    keep_newest: int = 1
+
+    def save(self, number: int, extra: Mapping[str, Any], keep: set[int]) -> None:
+        """Save the state after step `number`, and drop the checkpoints that nobody wants.
+
+        Args:
+            number: of optimizer steps that are done.
+            extra: JSON that is restored beside the state.
+            keep: steps whose checkpoints stay.
+        """
+        scaler = self.step.accelerator.scaler
+        source, source_record = self.source.state()
+        state = TrainingState(
+            step=number,
+            weights={n: p.detach().cpu().contiguous() for n, p in self._weights().items()},
+            optimizer=optimizer_tensors(self.step.optimizer.optimizer, self.step.parameters),
+            random=random_state(),
+            source=source,
+            extra={
+                "scheduler": self.step.scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "source": source_record,
+                **extra,
+            },
+        )
+        save_checkpoint(self.folder, state)
+        prune_checkpoints(self.folder, step=number, keep_newest=self.keep_newest, keep=keep)
+
+    def restore(self) -> dict[str, Any] | None:
+        """Put the newest sound checkpoint back; returns its `extra`, or None without one."""
+        state = load_newest(self.folder)
+        if state is None:
+            return None
+        self._load_weights(state)
+        self._load_moments(state)
+        scheduler, scaler = self.step.scheduler, self.step.accelerator.scaler
+        scheduler.load_state_dict(state.extra["scheduler"])
+        # The scheduler remembers its rates, but hands them to the optimizer only when it steps.
+        groups = self.step.optimizer.param_groups
+        for group, rate in zip(groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        if scaler is not None and state.extra["scaler"]:
+            scaler.load_state_dict(state.extra["scaler"])
+        set_random_state(state.random)
+        self.source.load_state(state.source, state.extra.get("source", {}))
+        return state.extra
+
+    def roll_back(self, number: int) -> None:
+        """Go on from the weights and moments of a checkpoint, with the batches that come next.
+
+        Raises:
+            TrainingError: it is missing or corrupt.
+        """
+        state = load_checkpoint(self.folder, number)
+        self._load_weights(state)
+        self._load_moments(state)
+        self.source.discard()
+
+    def load_weights(self, number: int) -> None:
+        """Put the weights of one checkpoint back.
+
+        Raises:
+            TrainingError: it is missing or corrupt.
+        """
+        self._load_weights(load_checkpoint(self.folder, number))
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {**self.step.parameters, **self.extra_weights}
+
+    @torch.no_grad()
+    def _load_weights(self, state: TrainingState) -> None:
+        for name, weight in self._weights().items():
+            weight.copy_(state.weights[name])
+
+    def _load_moments(self, state: TrainingState) -> None:
+        load_optimizer(self.step.optimizer.optimizer, self.step.parameters, state.optimizer)
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from accelerate import Accelerator
 from penchant.config.keys import RunConfig
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
+from penchant.core.findings import LEVELS, Finding, silenced
 from penchant.core.machine import versions
 from penchant.training.inputs import RunData
+
+logger = logging.getLogger("penchant")
 
 # Keys that may differ between a run and its resumption without changing its weights.
 FREE_KEYS = {
@@ -37,13 +41,22 @@ class RunDirectory:
         path: the folder; it is made.
         config: the flat keys of the run, with the data's fingerprints.
         resume: the folder may hold the same run, unfinished or finished.
+        silence: ids of findings that are not said.
 
     Raises:
         TrainingError: the folder holds another run, or a run with other settings.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        silence: Collection[str] = (),
+    ) -> None:
         self.path = path
+        self.silence = silence
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         earlier = path / "config.yaml"
@@ -63,6 +76,23 @@ class RunDirectory:
         """Add one JSON line to `file`."""
         with (self.path / file).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def say(self, step: int, finding: Finding, *, once: bool = False) -> None:
+        """Log a finding and add it to `findings.jsonl`, if its id is not silenced.
+
+        Args:
+            step: that it was found at.
+            finding: with what was done about it, if anything.
+            once: leave it out where this run has said one of its id before.
+        """
+        if finding.id in self.silence or (once and self.has_said(finding.id)):
+            return
+        logger.log(LEVELS[finding.severity], "%s", finding)
+        self.append("findings.jsonl", finding.record(step))
+
+    def has_said(self, name: str) -> bool:
+        """Whether this run, or the one that it resumes, has said a finding of this id."""
+        return any(record["id"] == name for record in self.read("findings.jsonl"))
 
     def read(self, file: str) -> list[dict[str, Any]]:
         """The JSON lines of `file`; a last line that a kill cut short is left out."""
@@ -142,6 +172,7 @@ def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunDat
             config.output,
             recorded_keys(config, run_data, accelerator.num_processes),
             resume=config.resume or not accelerator.is_main_process,
+            silence=silenced(config.silence),
         )
 
 

@@ -1,26 +1,23 @@
-"""What a run trains on: reading, splitting, tokenising, and what a method asks of the examples."""
+"""What a run is given, read and tokenised: everything that needs no weight to be loaded."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
-from penchant.data.prompts import Prompt, read_prompts
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.prompts import Prompt
 from penchant.data.records import Data, Label, Pair
 from penchant.data.split import shared_prompts, split_by_prompt
-from penchant.data.tokenise import (
-    TokenisedLabel,
-    TokenisedPair,
-    TokenisedPrompt,
-    Tokeniser,
-    TokenReport,
-)
-from penchant.models.load import end_token_ids
+from penchant.data.tokenise import Tokeniser, TokenReport
+from penchant.models.load import end_token_ids, load_tokenizer, resolve
+from penchant.models.size import saved_generation, saved_settings
+from penchant.training.kinds import Pairs, kind_of
+from penchant.training.references import require_same_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 Record = Pair | Label | Prompt
-Example = TokenisedPair | TokenisedLabel | TokenisedPrompt
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,34 @@ class RunData:
     evaluation: Sequence[Record]
     sources: list[Data[Any]]
     shared_prompts: int
+
+
+@dataclass
+class Inputs:
+    """What a run is given; no weight was loaded for it.
+
+    Attributes:
+        base: the resolved name of the model; settings: its configuration as it was saved.
+        tokenizer: with the template in use; end_ids: every token that ends an answer.
+        run_data: the records.
+        train_set, eval_set: what tokenising made of them; reports: of that, by side.
+        rewards: functions or names that judge answers, for methods that sample.
+    """
+
+    base: str
+    settings: Any
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: list[int]
+    run_data: RunData
+    train_set: list[Any]
+    eval_set: list[Any]
+    reports: dict[str, TokenReport]
+    rewards: list[Any]
+
+    @property
+    def eval_records(self) -> Sequence[Record]:
+        """What `eval_set` was made of."""
+        return self.run_data.evaluation
 
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
@@ -68,70 +92,90 @@ def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
 
 
 def _read(config: RunConfig, data: Any) -> Data[Any]:
-    source: Data[Any]
-    if config.spec.samples:
-        source = read_prompts(data, strict=config.strict)
-    elif config.spec.data == "labels":
-        source = read_labels(data, strict=config.strict, unpair=config.unpair)
-    else:
-        source = read_pairs(data, strict=config.strict)
+    source: Data[Any] = kind_of(config.spec).read(config, data)
     logger.info("%s", source.summary())
     return source
 
 
-def make_tokeniser(config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Tokeniser:
+def read_inputs(
+    config: RunConfig,
+    run_data: RunData,
+    *,
+    model: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reference: Any = None,
+    rewards: Sequence[Any] | None = None,
+    num_processes: int = 1,
+) -> Inputs:
+    """Find what the configuration names and tokenise the records, before a weight is loaded.
+
+    Args:
+        config: of the run.
+        run_data: as `read_run_data` returned it.
+        model, tokenizer: in place of what `config.model` names.
+        reference: likewise of `config.reference_model`.
+        rewards: functions or names, in place of what the method's `reward` names.
+        num_processes: of the run.
+
+    Raises:
+        UserError: something that the configuration names cannot serve.
+    """
+    kind = kind_of(config.spec)
+    rewards = kind.find_rewards(config, rewards, num_processes)
+    if model is None:
+        base = resolve(config.model, config.cache_dir)
+        settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
+        generation = saved_generation(base) if kind.generates else None
+        model = SimpleNamespace(config=settings, generation_config=generation)
+    else:
+        base, settings = config.model, model.config
+    if config.reference_model and reference is None:
+        _require_reference(config, settings)
+    tokenizer = tokenizer or load_tokenizer(
+        base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    end_ids = end_token_ids(model)
+    tokeniser = make_tokeniser(config, tokenizer, end_ids)
+    train_set, report = tokenise(kind, run_data.train, tokeniser, "training")
+    reports = {"training": report}
+    eval_set: list[Any] = []
+    if run_data.evaluation:
+        eval_set, reports["held_out"] = tokenise(kind, run_data.evaluation, tokeniser, "held-out")
+    kind.require(config, train_set)
+    if eval_set:
+        kind.require(config, eval_set)
+    return Inputs(
+        base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
+    )
+
+
+def _require_reference(config: RunConfig, settings: Any) -> None:
+    name = resolve(str(config.reference_model), config.cache_dir)
+    other = saved_settings(name, trust_remote_code=config.trust_remote_code)
+    require_same_vocabulary(settings, other)
+
+
+def make_tokeniser(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]
+) -> Tokeniser:
     """The tokeniser of a run, with the model's own end tokens."""
     return Tokeniser(
         tokenizer,
-        end_token_ids=end_token_ids(model),
+        end_token_ids=end_ids,
         max_length=config.max_length,
         max_prompt_length=config.prompt_budget,
     )
 
 
-def require_mismatches(config: RunConfig, examples: Sequence[Any]) -> None:
-    """Refuse what no mismatched completion can be found for."""
-    if not config.spec.needs(config.options).mismatches:
-        return
-    if config.per_device_train_batch_size * config.gradient_accumulation_steps == 1:
-        raise ConfigError(
-            f"{config.method} estimates its KL term from the other completions of a step, and a "
-            "step of one has none: the term would equal the reward it is compared with; raise "
-            "per_device_train_batch_size or gradient_accumulation_steps"
-        )
-    if all(example.prompt == examples[0].prompt for example in examples):
-        raise ConfigError(
-            f"{config.method} estimates its KL term from completions of other prompts, but all "
-            "records have the same prompt; add records with other prompts"
-        )
-
-
-def require_margins(examples: Sequence[TokenisedPair]) -> None:
-    """Refuse a record that does not say how much better its chosen completion is."""
-    for example in examples:
-        if example.margin is None:
-            raise ConfigError(
-                f"use_margins needs a margin in every record, and {example.where} has none; add "
-                "margin (or score_chosen and score_rejected) to it, or drop use_margins"
-            )
-
-
 def tokenise(
-    records: Sequence[Record], tokeniser: Tokeniser, name: str
+    kind: Pairs, records: Sequence[Record], tokeniser: Tokeniser, name: str
 ) -> tuple[list[Any], TokenReport]:
     """Tokenise one side of the data and say what was cut or dropped.
 
     Raises:
         ConfigError: nothing is left.
     """
-    shown = track(records, f"tokenising {name}")
-    examples: Sequence[Example]
-    if isinstance(records[0], Label):
-        examples, report = tokeniser.labels(shown)  # type: ignore[arg-type]
-    elif isinstance(records[0], Prompt):
-        examples, report = tokeniser.prompts(shown)  # type: ignore[arg-type]
-    else:
-        examples, report = tokeniser.pairs(shown)  # type: ignore[arg-type]
+    examples, report = kind.tokenise(tokeniser, track(records, f"tokenising {name}"))
     logger.info("%s: %s", name, report.summary())
     if not examples:
         raise ConfigError(f"no {name} record is left after tokenising ({report.summary()})")

@@ -59,7 +59,8 @@ def load_optimizer(
     parameters: dict[str, torch.nn.Parameter],
     tensors: dict[str, torch.Tensor],
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`: what it does not name starts from nothing."""
+    optimizer.state.clear()
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         # AdamW keeps its step counter where the fused kernel wants it: with the parameter.

@@ -134,7 +134,7 @@ class ReferenceMaker:
             bits=bits,
             device=self.accelerator.device,
         )
-        require_same_vocabulary(self.policy, model)
+        require_same_vocabulary(self.policy.causal_model.config, model.config)
         if bits is None:  # quantised weights are where they belong and stay there
             model.to(self.accelerator.device)
         scorer = Scorer(model, self.policy.pad_token_id)
@@ -194,14 +194,17 @@ def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) 
     return ReferenceCost(num_bytes, float(differences.mean()))
 
 
-def require_same_vocabulary(policy: Scorer, model: Any) -> None:
+def require_same_vocabulary(policy: Any, reference: Any) -> None:
     """Refuse a reference whose tokens are not the policy's.
+
+    Args:
+        policy, reference: the configurations of the two models.
 
     Raises:
         ModelError: the vocabularies have different sizes.
     """
-    ours = policy.causal_model.config.get_text_config().vocab_size
-    theirs = model.config.get_text_config().vocab_size
+    ours = policy.get_text_config().vocab_size
+    theirs = reference.get_text_config().vocab_size
     if ours != theirs:
         raise ModelError(
             f"the reference has a vocabulary of {theirs} tokens, the model {ours}; they must share "

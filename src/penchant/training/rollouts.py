@@ -3,39 +3,132 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
-from rich.table import Table
+from safetensors.torch import save_file
 
 from penchant.core.errors import ConfigError
-from penchant.core.screen import console
-from penchant.data.batch import Group
+from penchant.core.findings import Finding
+from penchant.data.batch import Group, share_prompts
+from penchant.data.prompts import read_prompts
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
-from penchant.models.footprint import training_state
-from penchant.models.policy import PolicyScorer, make_value_head
+from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
+from penchant.objectives.rollouts import RolloutObjective
+from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
 from penchant.rl.sampling.engines import make_sampler
 from penchant.rl.sampling.sampler import Sampling
 from penchant.rl.source import RolloutSource, Schedule
+from penchant.training.held import memory_parts, print_memory
+from penchant.training.kinds import Pairs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.source import Source
+    from penchant.data.tokenise import TokenisedPrompt, Tokeniser, TokenReport
     from penchant.methods.experience import Advantages, Experience
+    from penchant.objectives.base import Objective, Parts
     from penchant.rl.rewards.judging import Rewards
+    from penchant.training.folder import RunDirectory
     from penchant.training.setup import Setup
 
 
-def require_one_process(accelerator: Accelerator) -> None:
-    """Refuse what sampling cannot do yet."""
-    if accelerator.num_processes > 1:
+class Prompts(Pairs):
+    """Prompts, whose answers are sampled from the policy and judged by rewards."""
+
+    def read(self, config: RunConfig, data: Any) -> Any:
+        return read_prompts(data, strict=config.strict)
+
+    def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
+        return tokeniser.prompts(records)
+
+    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
+        """Any prompt can be answered."""
+
+    def find_rewards(
+        self, config: RunConfig, rewards: Sequence[Any] | None, num_processes: int
+    ) -> list[Any]:
+        require_one_process(num_processes)
+        options: Any = config.options
+        return find_rewards(rewards or options.reward, options.reward_timeout)
+
+    def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
+        options: Any = config.options
+        return probe_groups(examples, options.max_completion_length)
+
+    def laid_out(self, examples: Sequence[Any]) -> list[Group]:
+        return share_prompts([(e.prompt, e.completion) for e in examples])[0]
+
+    def num_steps(self, config: RunConfig, examples: Sequence[Any], num_processes: int = 1) -> int:
+        return num_sampled_steps(config, len(examples))
+
+    def has_critic(self, config: RunConfig) -> bool:
+        return getattr(config.options, "value_model", "shared") == "copy"
+
+    def scorer(
+        self, config: RunConfig, model: Any, pad_token_id: int, critic: Any = None
+    ) -> Scorer:
+        """The policy, with a value head where the method has one."""
+        needs = config.spec.needs(config.options)
+        options: Any = config.options
+        scorer = PolicyScorer(
+            model,
+            pad_token_id,
+            value_head=make_value_head(model) if needs.values else None,
+            critic=None if critic is None else Scorer(critic, pad_token_id),
+            entropy_gradient=needs.entropy_gradient,
+        )
+        scorer.sample_from(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+        )
+        return scorer
+
+    def complete(self, config: RunConfig, accelerator: Accelerator, setup: Setup) -> None:
+        """What answers prompts and judges the answers."""
+        setup.collector = make_collector(config, accelerator, setup)
+        setup.notes = [
+            Finding("reward-setup", "warning", text, "see docs/rewards.md")
+            for text in setup.collector.rewards.findings
+        ]
+        setup.memory_held = memory_parts(setup)
+        print_memory(setup.memory_held)
+
+    def source(
+        self, config: RunConfig, accelerator: Accelerator, setup: Setup, run: RunDirectory
+    ) -> Source:
+        return make_source(config, setup, run)
+
+    def save_beside(
+        self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
+    ) -> None:
+        """Save the value head, where there is one."""
+        head = setup.scorer.value_head if isinstance(setup.scorer, PolicyScorer) else None
+        if head is not None:
+            weights = {name: p.detach().cpu() for name, p in head.named_parameters()}
+            save_file(weights, folder / VALUE_HEAD)
+
+    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
+        assert setup is not None and setup.collector is not None
+        return RolloutObjective(parts, setup.collector)
+
+
+def require_one_process(num_processes: int) -> None:
+    """Refuse what sampling cannot do yet.
+
+    Raises:
+        ConfigError: several processes.
+    """
+    if num_processes > 1:
         raise ConfigError(
             "methods that sample their own answers run in one process; start without "
             "`accelerate launch` or with --num_processes 1"
@@ -56,42 +149,13 @@ def probe_groups(examples: Sequence[TokenisedPrompt], length: int) -> list[Group
     return groups
 
 
-def make_policy(config: RunConfig, model: Any, pad_token_id: int, critic: Any) -> PolicyScorer:
-    """The scorer of a policy, with a value head where the method has one.
-
-    Args:
-        config: of the run.
-        model: the policy.
-        pad_token_id: of its tokenizer.
-        critic: a model of its own for the value head, or None.
-    """
-    needs, options = config.spec.needs(config.options), config.options
-    scorer = PolicyScorer(
-        model,
-        pad_token_id,
-        value_head=make_value_head(model) if needs.values else None,
-        critic=None if critic is None else Scorer(critic, pad_token_id),
-        entropy_gradient=needs.entropy_gradient,
-    )
-    scorer.sample_from(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)  # type: ignore[attr-defined]
-    return scorer
-
-
-def has_critic(config: RunConfig) -> bool:
-    """Whether the value head stands on a model of its own, trained as the policy is."""
-    return getattr(config.options, "value_model", "shared") == "copy"
-
-
-def make_collector(
-    config: RunConfig, accelerator: Accelerator, setup: Setup, rewards: Sequence[Any] | None
-) -> Collector:
+def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Collector:
     """What answers prompts and judges the answers.
 
     Args:
         config: of the run.
         accelerator: its device and precision.
         setup: with policy and reference in place.
-        rewards: functions or names, in place of what `config.options.reward` names.
     """
     options: Any = config.options
     policy = setup.scorer
@@ -113,7 +177,7 @@ def make_collector(
         sampling=Sampling(
             options.max_completion_length, options.temperature, options.top_k, options.top_p
         ),
-        rewards=_rewards(config, accelerator, setup, rewards),
+        rewards=_rewards(config, accelerator, setup),
         tokenizer=setup.tokenizer,
         num_generations=options.generations,
         full_kl=config.spec.needs(options).full_kl,
@@ -122,9 +186,7 @@ def make_collector(
     )
 
 
-def _rewards(
-    config: RunConfig, accelerator: Accelerator, setup: Setup, rewards: Sequence[Any] | None
-) -> Rewards:
+def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards:
     options = config.options
     assert isinstance(options, RewardOptions)
     model = setup.scorer.model
@@ -139,21 +201,19 @@ def _rewards(
         max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )
-    made = make_rewards(rewards or options.reward, options, context)
+    made = make_rewards(setup.rewards, options, context)
     columns = [set(example.record.fields) for example in setup.train_set]
     made.check(set.intersection(*columns))
     return made
 
 
-def make_source(
-    config: RunConfig, setup: Setup, append: Callable[[str, Mapping[str, Any]], None]
-) -> RolloutSource:
+def make_source(config: RunConfig, setup: Setup, run: RunDirectory) -> RolloutSource:
     """The rollouts of a run.
 
     Args:
         config: of the run.
         setup: with a collector.
-        append: writes a record to a file of the run.
+        run: where answers and findings are written.
     """
     options: Any = config.options
     assert setup.collector is not None and config.spec.advantages is not None
@@ -181,8 +241,8 @@ def make_source(
             early_stopping_kl=getattr(options, "early_stopping_kl", None),
             log_completions=options.log_completions,
         ),
-        append=append,
-        noted={name.strip() for name in config.silence.split(",") if name.strip()},
+        append=run.append,
+        say=partial(run.say, once=True),
     )
 
 
@@ -206,47 +266,3 @@ def num_sampled_steps(config: RunConfig, num_prompts: int) -> int:
         * options.epochs
         * (options.batch_size // mini_batch)
     )
-
-
-def memory_parts(setup: Setup) -> dict[str, int]:
-    """Bytes of the weights that a run holds, by part, each counted once."""
-    policy = setup.scorer
-    assert isinstance(policy, PolicyScorer) and setup.collector is not None
-    seen: set[int] = set()
-
-    def count(parameters: Any) -> int:
-        total = 0
-        for parameter in parameters:
-            if parameter.data_ptr() not in seen:
-                seen.add(parameter.data_ptr())
-                total += parameter.numel() * parameter.element_size()
-        return total
-
-    rewards = setup.collector.rewards.held_bytes()
-    own = [(n, p) for n, p in policy.model.named_parameters() if ".reward." not in n]
-    parts = {
-        "policy, frozen": count(p for _, p in own if not p.requires_grad),
-        "policy, trained": count(p for _, p in own if p.requires_grad),
-    }
-    if policy.value_head is not None:
-        parts["value head"] = count(policy.value_head.parameters())
-    if policy.critic is not None:
-        parts["value model"] = count(policy.critic.parameters())
-    if setup.reference is not None:
-        cost = setup.reference_cost
-        parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
-    parts |= {f"reward {name}": size for name, size in rewards.items()}
-    trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    parts["gradients and AdamW's moments"] = int(sum(training_state(trained)))
-    return parts
-
-
-def print_memory(parts: Mapping[str, int]) -> None:
-    """A table that adds up."""
-    table = Table("in memory", "MB", title="held through the run (activations come on top)")
-    table.columns[1].justify = "right"
-    for name, size in parts.items():
-        table.add_row(name, f"{size / 1e6:,.1f}")
-    table.add_section()
-    table.add_row("together", f"{sum(parts.values()) / 1e6:,.1f}")
-    console.print(table)

@@ -15,6 +15,7 @@ import penchant
 from penchant.cli.main import main
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
+from penchant.core.machine import Machine
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 
@@ -197,9 +198,7 @@ def test_command_exits_1_on_an_error_and_json_has_everything(
 def test_run_that_cannot_fit_is_refused_with_what_would(
     tiny_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penchant.core import machine
-
-    small = machine.Machine("cpu", 100_000_000, given=True, precision="fp32")
+    small = Machine("cpu", 100_000_000, given=True, precision="fp32")
     monkeypatch.setattr("penchant.commands.check.find_machine", lambda _: small)
     result = penchant.check("dpo", output=tmp_path / "run", **tiny_keys)
     (finding,) = result.errors

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.machine import Machine
+from penchant.guards.checks.gather import take_snapshot
 from penchant.guards.estimate import estimate as estimate
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_times import expected_length, longest_answer
@@ -21,7 +22,7 @@ from penchant.guards.estimate.times import fitted
 from penchant.models.size import ModelSize
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import read_run_data
+from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.setup import Setup
 
@@ -45,7 +46,8 @@ class Prepared:
         self.accelerator = make_accelerator("fp32")
         set_seed(0)
         self.run_data = read_run_data(self.config, data, None)
-        self.setup: Setup = prepare(self.config, self.accelerator, self.run_data)
+        self.inputs = read_inputs(self.config, self.run_data)
+        self.setup: Setup = prepare(self.config, self.accelerator, self.inputs)
 
     def estimate(self, *, timed: bool = False, **changes: Any) -> RunEstimate:
         config = self.config.model_copy(update=changes)
@@ -171,7 +173,8 @@ def test_a_run_that_was_estimated_is_bit_for_bit_the_run_that_was_not(
         if name == "with":
             run.estimate(timed=True)
         directory = open_directory(run.config, run.accelerator, run.run_data)
-        run_on(run.config, run.accelerator, directory, run.setup)
+        snapshot = take_snapshot(run.config, run.inputs)
+        run_on(run.config, run.accelerator, directory, run.setup, snapshot)
         trained.append(load_file(output / "model" / "adapter_model.safetensors"))
     assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
     assert any(tensor.any() for name, tensor in trained[0].items() if "lora_B" in name)

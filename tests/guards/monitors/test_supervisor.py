@@ -35,7 +35,6 @@ def watch(run: Path, divergences: Sequence[float]) -> list[float]:
         run=RunDirectory(run, {}, resume=False),
         facts=RunFacts(num_steps=STEPS, samples=True, strength="init_kl_coef"),
         actions=parse_actions("drift=adapt"),
-        silenced=(),
         monitor=None,
         pace=Pace(STEPS, None, 0.1),
         log=lambda record: None,

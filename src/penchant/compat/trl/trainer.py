@@ -153,7 +153,7 @@ class Trainer:
             )
         setup = self._prepared()
         with self._as_planned(setup):
-            result = run_on(self.run_config, accelerator, directory, setup)
+            result = run_on(self.run_config, accelerator, directory, setup, self._snapshot)
         setup.scorer.eval()
         return self._report(result, directory.read("metrics.jsonl"))
 
@@ -209,7 +209,9 @@ class Trainer:
 
     def _prepared(self) -> Setup:
         """Everything that is loaded, made once."""
+        from penchant.guards.checks.gather import take_snapshot
         from penchant.models.scoring import PLAIN
+        from penchant.training.inputs import read_inputs
         from penchant.training.prepare import prepare
 
         if self._setup is not None:
@@ -220,24 +222,25 @@ class Trainer:
             whole_weights(model)
         reference = self._reference()
         attention = reference and reference.config._attn_implementation
-        setup = prepare(
+        inputs = read_inputs(
             self.run_config,
-            accelerator,
             run_data,
             model=model,
             tokenizer=self.processing_class,
             reference=reference,
+            num_processes=accelerator.num_processes,
         )
+        snapshot = take_snapshot(self.run_config, inputs, accelerator.num_processes)
+        setup = prepare(self.run_config, accelerator, inputs, model=model, reference=reference)
         if reference is not None and setup.reference and setup.reference.kind == "cache":
             reference.to("cpu")  # its log-probs are kept: it need not be
             reference.set_attn_implementation(attention)
         if self.args.disable_dropout:
             disable_dropout(setup.scorer.model)
-            assert setup.snapshot is not None
             # The checks look at the model as it will be trained, not as it was saved.
-            still = replace(setup.snapshot.model, dropout={})
-            setup.snapshot = replace(setup.snapshot, model=still)
-        self._setup, self.model, self.processing_class = setup, setup.scorer.model, setup.tokenizer
+            snapshot = replace(snapshot, model=replace(snapshot.model, dropout={}))
+        self._setup, self._snapshot = setup, snapshot
+        self.model, self.processing_class = setup.scorer.model, setup.tokenizer
         self._plans = [(scorer, scorer.plan) for scorer in _scorers(setup)]
         for scorer, _ in self._plans:
             scorer.use(PLAIN)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penchant.config.actions import parse_actions
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
 from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
@@ -14,13 +15,14 @@ from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
+from penchant.training.kinds import kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
     from penchant.data.tokenise import TokenReport
-    from penchant.training.inputs import Record, RunData
+    from penchant.training.inputs import Inputs, Record, RunData
 
 # Near-duplicates of prompts are looked for among at most so many: they cost a second or two.
 MANY_PROMPTS = 20_000
@@ -208,35 +210,16 @@ def _other_reference(config: RunConfig, base: str) -> bool:
         return True
 
 
-def take_snapshot(
-    config: RunConfig,
-    run_data: RunData,
-    examples: Sequence[Any],
-    report: TokenReport,
-    *,
-    base: str,
-    tokenizer: PreTrainedTokenizerBase,
-    end_ids: Sequence[int],
-    settings: Any,
-    num_steps: int,
-) -> Snapshot:
-    """A run as rules see it.
-
-    Args:
-        config: validated.
-        run_data: as read; examples, report: of its training records, tokenised.
-        base: the resolved name of the model.
-        tokenizer: with the run's template.
-        end_ids: tokens at which the model's answers end.
-        settings: the model's configuration as it was saved.
-        num_steps: optimizer steps.
-    """
+def take_snapshot(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> Snapshot:
+    """A run as rules see it."""
+    tokenizer, end_ids = inputs.tokenizer, inputs.end_ids
+    report = inputs.reports["training"]
     return Snapshot(
         config=config,
-        data=gather_data(run_data, tokenizer),
-        tokens=gather_tokens(examples, report, tokenizer, end_ids),
-        model=gather_model(config, base, tokenizer, end_ids, settings),
-        num_steps=num_steps,
+        data=gather_data(inputs.run_data, tokenizer),
+        tokens=gather_tokens(inputs.train_set, report, tokenizer, end_ids),
+        model=gather_model(config, inputs.base, tokenizer, end_ids, inputs.settings),
+        num_steps=kind_of(config.spec).num_steps(config, inputs.train_set, num_processes),
     )
 
 
@@ -245,6 +228,21 @@ def find_faults(run: Snapshot, examples: Sequence[Any]) -> list[Finding]:
     config = run.config
     own = config.spec.warnings(examples, config.options)
     return spoken(by_severity([*check_snapshot(run), *own]), config.silence)
+
+
+def checked(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> Snapshot:
+    """A run as rules see it, before a weight is loaded for it.
+
+    Raises:
+        ConfigError: the run would be wrong, or is asked to act in several processes.
+    """
+    if num_processes > 1 and parse_actions(config.on_finding).acts:
+        raise ConfigError(
+            "on_finding: with several processes findings can only warn; set on_finding to warn"
+        )
+    snapshot = take_snapshot(config, inputs, num_processes)
+    refuse_errors(find_faults(snapshot, inputs.train_set))
+    return snapshot
 
 
 def refuse_errors(findings: Sequence[Finding]) -> None:

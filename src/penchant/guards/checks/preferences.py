@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from penchant.advising.findings import FEW
 from penchant.core.findings import Finding, note, warning
+from penchant.data.quality import FEW
 from penchant.data.records import counted
 from penchant.guards.checks.shares import some
 from penchant.guards.checks.snapshot import Snapshot

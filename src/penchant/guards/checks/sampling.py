@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from penchant.core.findings import Finding, warning
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.rl.rewards.ready import ready
 
 HEALTHY_KL, DRIFTED_KL = (0.5, 10.0), 15.0
 
@@ -56,6 +55,8 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
 
 def _by_rules(rewards: tuple[str, ...]) -> bool:
     """Whether every reward is a function, which cannot be talked into anything as a model can."""
+    from penchant.rl.rewards.ready import ready
+
     return all(":" in spec or ready(spec) for spec in rewards)
 
 

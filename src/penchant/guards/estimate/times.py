@@ -199,7 +199,7 @@ def _micro_batches(
     if sampling is not None:
         rollouts = sampling.rollouts
         return [list(rollouts[i : i + size]) for i in range(0, len(rollouts), size)]
-    source = setup.dataset_source(config, accelerator)
+    source = setup.dataset(config, accelerator)
     found: list[list[Any]] = []
     for step in source.steps():
         found += [examples for examples, weight in step.micro_batches if weight]

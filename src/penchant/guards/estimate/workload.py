@@ -62,7 +62,7 @@ def count_work(
     """
     if config.spec.samples:
         return _sampled(config, setup, answer_length)
-    source = setup.dataset_source(config, accelerator)
+    source = setup.dataset(config, accelerator)
     packed = setup.scorer.plan.packed
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from penchant.guards.monitors.monitor import Monitor
     from penchant.training.folder import RunDirectory
 
-logger = logging.getLogger("penchant")
-
-LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
 # Returns to the best checkpoint in one run: what fails thrice will fail again.
 ROLLBACKS = 3
 # Share of the run, and steps at least, that an action is given to show before the next.
@@ -40,7 +36,6 @@ class Supervisor:
         run: where findings and answers are written.
         facts: of the run.
         actions: what findings do.
-        silenced: ids that are not looked for.
         monitor: None where there is nothing to answer; pace: when it looks.
         log: writes a record of metrics.
         roll_back: puts the weights of a step's checkpoint back.
@@ -54,7 +49,6 @@ class Supervisor:
     run: RunDirectory
     facts: RunFacts
     actions: Actions
-    silenced: Sequence[str]
     monitor: Monitor | None
     pace: Pace
     log: Callable[[Mapping[str, Any]], None]
@@ -65,7 +59,6 @@ class Supervisor:
     stopped: str = ""
     best_step: int | None = None
     best: tuple[float, float] | None = None
-    noted: set[str] = field(default_factory=set)
     acted: dict[str, int] = field(default_factory=dict)
     rollbacks: int = 0
     adapted: dict[str, float] = field(default_factory=dict)
@@ -94,7 +87,7 @@ class Supervisor:
             return
         if self.pace.too_dear(expected, whole):
             self.monitor = None
-            self._say(0, _too_dear(expected, whole, self.pace.share))
+            self.run.say(0, _too_dear(expected, whole, self.pace.share))
             return
         metrics = self._check(0)
         if metrics is not None:
@@ -112,7 +105,7 @@ class Supervisor:
             metrics = self._check(step)
         if self.fresh:
             self.fresh = False
-            for found in detect(self.history, self.facts, silenced=self.silenced):
+            for found in detect(self.history, self.facts, silenced=self.run.silence):
                 self._handle(step, found)
         if metrics is None or step in self.acted.values():
             return False  # weights that had to be acted upon are not the best
@@ -157,8 +150,7 @@ class Supervisor:
     def _handle(self, step: int, found: Finding) -> None:
         action = self.actions.of(found.id)
         if action == "warn":
-            if found.id not in self.noted:
-                self._say(step, found)
+            self.run.say(step, found, once=True)
             return
         patience = max(PATIENCE_STEPS, int(PATIENCE * self.facts.num_steps))
         if found.id in self.acted and step - self.acted[found.id] < patience:
@@ -166,13 +158,13 @@ class Supervisor:
         if self.stopped:
             return
         if action == "adapt" and self._holds(found):
-            if found.id not in self.noted:
-                self._say(step, replace(found, action="adapt: a hold raised before is at work"))
+            waiting = replace(found, action="adapt: a hold raised before is at work")
+            self.run.say(step, waiting, once=True)
             return
         done = {"adapt": self._adapt, "rollback": self._return, "stop": self._stop}[action](found)
         self.acted[found.id] = step
-        if done or found.id not in self.noted:
-            self._say(step, replace(found, action=f"{action}: {done or 'nothing left to do'}"))
+        acted = replace(found, action=f"{action}: {done or 'nothing left to do'}")
+        self.run.say(step, acted, once=not done)
 
     def _holds(self, found: Finding) -> bool:
         """Whether a hold that was raised is doing its work, or has done it while other signs lag.
@@ -216,21 +208,13 @@ class Supervisor:
         """Without monitors, the run goes on; the reason is a finding."""
         self.monitor = None
         told = f"{type(error).__name__}: {error}"
-        self._say(step, Finding(
+        self.run.say(step, Finding(
             id="monitor-failed",
             severity="warning",
             what=f"monitored answers failed, and are left out from here on: {told}",
             remedy="see the error; monitor_prompts 0 switches them off",
             evidence={"error": told},
         ))  # fmt: skip
-
-    def _say(self, step: int, found: Finding) -> None:
-        if found.id in self.silenced:
-            return
-        self.noted.add(found.id)
-        done = f" [{found.action}]" if found.action else ""
-        logger.log(LEVELS[found.severity], "%s: %s; %s%s", found.id, found.what, found.remedy, done)
-        self.run.append("findings.jsonl", found.record(step))
 
     def state(self) -> dict[str, Any]:
         """What goes on after an interruption, as JSON."""
@@ -239,7 +223,6 @@ class Supervisor:
             "stopped": self.stopped,
             "best_step": self.best_step,
             "best": self.best,
-            "noted": sorted(self.noted),
             "acted": self.acted,
             "rollbacks": self.rollbacks,
             "adapted": self.adapted,
@@ -253,7 +236,7 @@ class Supervisor:
         self.pace.load_state(state["pace"])
         self.stopped, self.best_step = state["stopped"], state["best_step"]
         self.best = tuple(state["best"]) if state["best"] else None
-        self.noted, self.acted = set(state["noted"]), dict(state["acted"])
+        self.acted = dict(state["acted"])
         self.rollbacks, self.adapted = state["rollbacks"], dict(state["adapted"])
         self.raised_at = state["raised_at"]
         self.start = list(state["start"])

@@ -21,8 +21,8 @@ from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import Rewards
 from penchant.rl.rollout import Collector, Rollout, make_rollouts
 from penchant.rl.sampling.sampler import Sampling
-from penchant.training.engine import Engine
 from penchant.training.optimizer import make_optimizer
+from penchant.training.step import Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +48,7 @@ class Learner:
     Attributes:
         planned: how the models score.
         controller: of the penalty's coefficient.
-        optimizer: as the engine steps it.
+        optimizer: as it is stepped.
     """
 
     def __init__(
@@ -92,17 +92,15 @@ class Learner:
         objective = RolloutObjective(
             Parts(policy, reference, method, self.options), self._collector
         )
-        self._engine = Engine(
-            config=run,
+        self._step = Step(
             accelerator=accelerator,
             scorer=policy,
-            source=parts.nothing(),  # batches are taken one by one
             objective=objective,
-            evaluate=None,
-            run=parts.NoDirectory.as_run(),
-            optimization=(optimizer, parts.ScriptSchedule(optimizer)),
+            optimizer=optimizer,  # its rates are set by whoever owns it, between batches
+            max_grad_norm=run.max_grad_norm,
+            veto=lambda metrics: run.spec.veto(metrics, run.options),
         )
-        self.optimizer = self._engine.optimizer
+        self.optimizer = self._step.optimizer
         self._policy = policy.eval()
 
     def learn(
@@ -154,7 +152,7 @@ class Learner:
         limit = self.config.stopping_kl
         for epoch in range(self.config.ppo_epochs):
             for batch in self._epoch(rollouts, epoch):
-                self._engine.take(batch)
+                self._step.take(batch)
             if limit is not None and self._passes.seen[-1]["policy/policykl"] > 1.5 * limit:
                 break
         self._policy.eval()

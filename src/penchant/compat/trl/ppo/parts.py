@@ -75,7 +75,7 @@ def make_reference(
         raise ConfigError("model and ref_model are one object; drop ref_model: a copy is made")
     if not (wrapped and ref_model.is_peft_model):
         require_plain(found, "ref_model")
-    require_same_vocabulary(policy, found)
+    require_same_vocabulary(policy.causal_model.config, found.config)
     if policy.causal_model.dtype == torch.float32:
         found.float()  # rounding between the two would look like divergence
     found.to(policy.causal_model.device)
@@ -175,34 +175,3 @@ def check_optimizer(optimizer: Any, lr_scheduler: Any, trained: Sequence[Any]) -
             f"optimizer leaves out {missing} of {len(trained)} weights that require gradients; "
             "make it of model.parameters(), or freeze those with requires_grad_(False)"
         )
-
-
-class ScriptSchedule:
-    """For the engine: rates that whoever owns the optimizer sets between batches."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
-
-    def get_last_lr(self) -> list[float]:
-        """Of every parameter group, now."""
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
-
-    def step(self) -> None:
-        """Rates change between batches only."""
-
-
-class NoDirectory:
-    """For the engine: a script's run has no folder; what fails is raised all the same."""
-
-    def append(self, name: str, record: Any) -> None:
-        """Write nothing."""
-
-    @classmethod
-    def as_run(cls) -> Any:
-        """In place of a run directory."""
-        return cls()
-
-
-def nothing() -> Any:
-    """In place of what is never read."""
-    return None

@@ -96,7 +96,7 @@ class PPOTrainer:
             trackers=[self.config.log_with] if self.config.log_with else [],
             folder=self.config.tracker_folder,
         )
-        require_one_process(self.accelerator)
+        require_one_process(self.accelerator.num_processes)
         self._track()
         self.policy = parts.make_scorer(
             self.model, int(self.tokenizer.pad_token_id), self.accelerator.device

@@ -1,0 +1,94 @@
+"""What a monitor of a run answers, and with which sampler, reference and rewards."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+
+from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
+from penchant.models.reference import AdapterReference, Reference
+from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
+from penchant.rl.sampling.sampler import CachedSampler, Sampling
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.rl.rewards.make import Rewards
+    from penchant.training.setup import Setup
+
+
+def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Monitor:
+    """What answers a run's held-out prompts; without any, some that are trained on.
+
+    Raises:
+        UserError: a monitor_reward that cannot be loaded.
+    """
+    prompts = _prompts(config, setup)
+    options: Any = config.options
+    sampling = Sampling(config.monitor_length)
+    sampler: Any = CachedSampler(setup.scorer, setup.end_ids, max(8, len(prompts)))
+    if setup.collector is not None:  # as it is trained, so that log-probs are of what was sampled
+        longest = min(config.monitor_length, options.max_completion_length)
+        sampling = Sampling(longest, options.temperature, options.top_k, options.top_p)
+        sampler = setup.collector.sampler
+    return Monitor(
+        prompts=prompts,
+        scorer=setup.scorer,
+        reference=_reference(setup),
+        sampler=sampler,
+        sampling=sampling,
+        decode=lambda ids: str(setup.tokenizer.decode(ids, skip_special_tokens=True)),
+        rewards=None if setup.collector is None else setup.collector.rewards,
+        held_out=_held_out(config, accelerator, setup),
+        batch_size=config.per_device_eval_batch_size,
+        autocast=accelerator.autocast,
+    )
+
+
+def _prompts(config: RunConfig, setup: Setup) -> list[MonitoredPrompt]:
+    """The first distinct held-out prompts; a sample of the training prompts where they are all."""
+    records: dict[str, Any] = {record.where: record for record in setup.eval_records}
+    examples = setup.eval_set
+    if not examples:
+        count = min(len(setup.train_set), config.monitor_prompts)
+        examples = random.Random(config.seed).sample(setup.train_set, count)
+    prompts: dict[tuple[int, ...], MonitoredPrompt] = {}
+    for example in examples:
+        if len(prompts) == config.monitor_prompts:
+            break
+        record = getattr(example, "record", None) or records[example.where]
+        fields = getattr(record, "fields", {})
+        prompt = MonitoredPrompt(example.prompt, record.prompt, fields, example.where)
+        prompts.setdefault(tuple(example.prompt), prompt)
+    return list(prompts.values())
+
+
+def _reference(setup: Setup) -> Reference | None:
+    """One that is in memory; an adapter can be switched off whatever the method needs."""
+    if setup.reference is not None:
+        with setup.reference.active() as scorer:
+            if scorer is not None:
+                return setup.reference
+    if isinstance(setup.scorer.model, PeftModel) and setup.reference is None:
+        return AdapterReference(setup.scorer)
+    return None
+
+
+def _held_out(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
+    if config.monitor_reward is None:
+        return None
+    context = ModelContext(
+        setup.tokenizer,
+        base=setup.base,
+        device=accelerator.device,
+        dtype=setup.scorer.causal_model.dtype,
+        autocast=accelerator.autocast,
+        batch_size=config.per_device_eval_batch_size,
+        max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )
+    options = RewardOptions.model_validate({"reward": config.monitor_reward})
+    return make_rewards(options.reward, options, context)

@@ -1,0 +1,59 @@
+"""What a run that samples holds in memory, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from penchant.core.screen import console
+from penchant.models.footprint import training_state
+from penchant.models.policy import PolicyScorer
+
+if TYPE_CHECKING:
+    from penchant.training.setup import Setup
+
+
+def memory_parts(setup: Setup) -> dict[str, int]:
+    """Bytes of the weights that a run holds, by part, each counted once."""
+    policy = setup.scorer
+    assert isinstance(policy, PolicyScorer) and setup.collector is not None
+    seen: set[int] = set()
+
+    def count(parameters: Any) -> int:
+        total = 0
+        for parameter in parameters:
+            if parameter.data_ptr() not in seen:
+                seen.add(parameter.data_ptr())
+                total += parameter.numel() * parameter.element_size()
+        return total
+
+    rewards = setup.collector.rewards.held_bytes()
+    own = [(n, p) for n, p in policy.model.named_parameters() if ".reward." not in n]
+    parts = {
+        "policy, frozen": count(p for _, p in own if not p.requires_grad),
+        "policy, trained": count(p for _, p in own if p.requires_grad),
+    }
+    if policy.value_head is not None:
+        parts["value head"] = count(policy.value_head.parameters())
+    if policy.critic is not None:
+        parts["value model"] = count(policy.critic.parameters())
+    if setup.reference is not None:
+        cost = setup.reference_cost
+        parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
+    parts |= {f"reward {name}": size for name, size in rewards.items()}
+    trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
+    parts["gradients and AdamW's moments"] = int(sum(training_state(trained)))
+    return parts
+
+
+def print_memory(parts: Mapping[str, int]) -> None:
+    """A table that adds up."""
+    table = Table("in memory", "MB", title="held through the run (activations come on top)")
+    table.columns[1].justify = "right"
+    for name, size in parts.items():
+        table.add_row(name, f"{size / 1e6:,.1f}")
+    table.add_section()
+    table.add_row("together", f"{sum(parts.values()) / 1e6:,.1f}")
+    console.print(table)

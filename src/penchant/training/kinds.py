@@ -1,0 +1,254 @@
+"""What a run does by the kind of data that its method learns from: pairs, labels or scores.
+
+Prompts, whose answers are sampled, are the fourth kind: `rollouts.Prompts`, imported by
+methods that sample alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from penchant.core.atomic import write_atomically
+from penchant.core.errors import ConfigError
+from penchant.data.batch import share_prompts
+from penchant.data.read import read_labels, read_pairs
+from penchant.data.source import DatasetSource
+from penchant.models.load import DTYPES, is_adapter, load_causal_model, load_score_model
+from penchant.models.lora import add_lora
+from penchant.models.scoring import Scorer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.data.batch import Group
+    from penchant.data.source import Source
+    from penchant.data.tokenise import Tokeniser, TokenReport
+    from penchant.methods import Method
+    from penchant.objectives.base import Objective, Parts
+    from penchant.training.folder import RunDirectory
+    from penchant.training.setup import Setup
+
+
+class Pairs:
+    """Two completions of one prompt, under a language model."""
+
+    load_model: ClassVar[Callable[..., Any]] = staticmethod(load_causal_model)
+    task_type: ClassVar[str] = "CAUSAL_LM"
+    generates: ClassVar[bool] = True
+
+    def read(self, config: RunConfig, data: Any) -> Any:
+        """The records of a source, with what was left out of them."""
+        return read_pairs(data, strict=config.strict)
+
+    def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
+        """Examples of the records."""
+        return tokeniser.pairs(records)
+
+    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
+        """Refuse what the method cannot learn from.
+
+        Raises:
+            ConfigError: a record without a margin, where margins are used.
+        """
+        if not config.spec.needs(config.options).margins:
+            return
+        for example in examples:
+            if example.margin is None:
+                raise ConfigError(
+                    f"use_margins needs a margin in every record, and {example.where} has none; "
+                    "add margin (or score_chosen and score_rejected) to it, or drop use_margins"
+                )
+
+    def find_rewards(
+        self, config: RunConfig, rewards: Sequence[Any] | None, num_processes: int
+    ) -> list[Any]:
+        """Find what judges a run's own answers, before a weight is loaded; here there are none."""
+        return []
+
+    def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
+        """What is laid out for each of the examples."""
+        return [example.group() for example in examples]
+
+    def laid_out(self, examples: Sequence[Any]) -> list[Group]:
+        """What a micro-batch of the examples lays out."""
+        return [example.group() for example in examples]
+
+    def num_steps(self, config: RunConfig, examples: Sequence[Any], num_processes: int = 1) -> int:
+        """Optimizer steps of a run."""
+        return self.dataset(config, examples, num_processes=num_processes).num_steps
+
+    def load(self, config: RunConfig, precision: str, base: str, model: Any = None) -> Any:
+        """The model to train: all weights in fp32, or a frozen base with a fresh adapter.
+
+        Args:
+            config, precision: of the run.
+            base: the resolved name.
+            model: already loaded, in place of it.
+        """
+        if model is None:
+            dtype = DTYPES[_weights_dtype(config, precision, base)]
+            load = type(self).load_model
+            model = load(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
+        if not config.lora_r:
+            return model.requires_grad_(True)
+        return add_lora(
+            model,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target_modules=config.lora_target_modules,
+            task_type=self.task_type,
+        )
+
+    def has_critic(self, config: RunConfig) -> bool:
+        """Whether a second model is trained beside the policy, to estimate values."""
+        return False
+
+    def scorer(
+        self, config: RunConfig, model: Any, pad_token_id: int, critic: Any = None
+    ) -> Scorer:
+        """What scores with the model; `critic` is the second model, where there is one."""
+        return Scorer(model, pad_token_id)
+
+    def complete(self, config: RunConfig, accelerator: Accelerator, setup: Setup) -> None:
+        """Make what else a run needs once policy and reference are there."""
+
+    def dataset(
+        self,
+        config: RunConfig,
+        examples: Sequence[Any],
+        *,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> DatasetSource[Any]:
+        """The batches of tokenised examples, for one of the processes."""
+        return DatasetSource(
+            examples,
+            micro_batch_size=config.per_device_train_batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            num_epochs=config.num_train_epochs,
+            max_steps=config.max_steps,
+            shuffle=config.shuffle,
+            seed=config.seed,
+            rank=rank,
+            world_size=num_processes,
+            blocks=self.blocks(config, examples),
+        )
+
+    def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:
+        """Indices of examples that stay together when they are shuffled; None: each alone."""
+        return None
+
+    def source(
+        self, config: RunConfig, accelerator: Accelerator, setup: Setup, run: RunDirectory
+    ) -> Source:
+        """The batches of a run."""
+        return setup.dataset(config, accelerator)
+
+    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
+        """From examples to losses; without a setup to evaluate with."""
+        from penchant.objectives.pairs import PairObjective
+
+        return PairObjective(parts)
+
+    def save_beside(
+        self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
+    ) -> None:
+        """Save in the model's folder what else its later use needs."""
+
+
+class Labels(Pairs):
+    """Single completions, each found good or bad."""
+
+    def read(self, config: RunConfig, data: Any) -> Any:
+        return read_labels(data, strict=config.strict, unpair=config.unpair)
+
+    def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
+        return tokeniser.labels(records)
+
+    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
+        """Refuse what no mismatched completion can be found for.
+
+        Raises:
+            ConfigError: steps of one record, or one prompt in all records.
+        """
+        if not config.spec.needs(config.options).mismatches:
+            return
+        if config.per_device_train_batch_size * config.gradient_accumulation_steps == 1:
+            raise ConfigError(
+                f"{config.method} estimates its KL term from the other completions of a step, and "
+                "a step of one has none: the term would equal the reward it is compared with; "
+                "raise per_device_train_batch_size or gradient_accumulation_steps"
+            )
+        if all(example.prompt == examples[0].prompt for example in examples):
+            raise ConfigError(
+                f"{config.method} estimates its KL term from completions of other prompts, but "
+                "all records have the same prompt; add records with other prompts"
+            )
+
+    def laid_out(self, examples: Sequence[Any]) -> list[Group]:
+        return share_prompts([(e.prompt, e.completion) for e in examples])[0]
+
+    def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:
+        from penchant.objectives.labels import blocks_of
+
+        return blocks_of(examples) if config.shuffle else None
+
+    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
+        from penchant.objectives.labels import LabelObjective
+
+        return LabelObjective(parts, () if setup is None else setup.train_set)
+
+
+class Scores(Pairs):
+    """Two completions of one prompt, under a reward model."""
+
+    load_model = staticmethod(load_score_model)
+    task_type = "SEQ_CLS"
+    generates = False
+
+    def scorer(
+        self, config: RunConfig, model: Any, pad_token_id: int, critic: Any = None
+    ) -> Scorer:
+        from penchant.models.reward_scorer import RewardScorer
+
+        model.config.pad_token_id = pad_token_id  # transformers finds the last token by it
+        return RewardScorer(model, pad_token_id)
+
+    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
+        from penchant.objectives.scores import ScoreObjective
+
+        return ScoreObjective(parts)
+
+    def save_beside(
+        self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
+    ) -> None:
+        """Save the statistics of its scores, by which a reward model is normalised."""
+        from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
+
+        assert isinstance(objective, ScoreObjective)
+        statistics = score_statistics(objective, setup.train_set, config)
+        write_atomically(folder / STATISTICS, json.dumps(statistics, indent=2))
+
+
+def kind_of(method: Method) -> Pairs:
+    """The kind of data that a method learns from."""
+    if method.samples:
+        from penchant.training.rollouts import Prompts
+
+        return Prompts()
+    if method.model == "score":
+        return Scores()
+    return Labels() if method.data == "labels" else Pairs()
+
+
+def _weights_dtype(config: RunConfig, precision: str, base: str) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    # An adapter that training starts from is merged: rounding would take back its small part.
+    frozen = config.lora_r and not is_adapter(Path(base))
+    return "bf16" if frozen and precision == "bf16" else "fp32"

@@ -1,0 +1,154 @@
+"""One optimizer step: forward and backward passes, clipping, the update. No method by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.core.errors import TrainingError
+from penchant.core.findings import Finding
+from penchant.training.metrics import StepMetrics
+from penchant.training.optimizer import make_optimizer, make_scheduler
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.data.source import StepBatch
+    from penchant.models.scoring import Scorer
+    from penchant.objectives.base import Objective
+
+
+def say_nothing(step: int, finding: Finding) -> None:
+    """For steps without a run directory; what fails is raised all the same."""
+
+
+@dataclass
+class Step:
+    """Takes optimizer steps.
+
+    Args:
+        accelerator: made with this run's precision.
+        scorer: the policy, planned; its parameters that require gradients are what is trained.
+        objective: examples to losses.
+        optimizer: of those parameters.
+        scheduler: of its learning rate; None where the owner of the optimizer sets it.
+        max_grad_norm: the gradient is clipped to this norm.
+        veto: tells from a step's mean metrics whether its gradient is thrown away.
+        say: is told what is not finite, before that is raised.
+
+    Attributes:
+        parameters: what is trained, by name.
+    """
+
+    accelerator: Accelerator
+    scorer: Scorer
+    objective: Objective
+    optimizer: Any
+    scheduler: Any = None
+    max_grad_norm: float = 1.0
+    veto: Callable[[Mapping[str, float]], bool] | None = None
+    say: Callable[[int, Finding], None] = say_nothing
+
+    def __post_init__(self) -> None:
+        self.parameters = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, self.optimizer)
+
+    def take(self, batch: StepBatch[Any]) -> dict[str, float]:
+        """One optimizer step.
+
+        Returns:
+            Means over the batch's examples, with `grad_norm` before clipping and `learning_rate`.
+
+        Raises:
+            TrainingError: a loss or the gradient is not finite.
+        """
+        means = self._accumulate(batch)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        if self.veto is not None and self.veto(means):
+            # Without a gradient the optimizer's momentum alone would still move the weights.
+            means |= {"skipped": 1.0, "grad_norm": 0.0}
+        else:
+            means["grad_norm"] = self._clip(batch)
+            self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        return {**batch.metrics, **means, "learning_rate": rate}
+
+    def _accumulate(self, batch: StepBatch[Any]) -> dict[str, float]:
+        """All passes of a step; the gradient of the mean loss over its examples stays behind."""
+        self.wrapped.train()
+        sums = StepMetrics()
+        # DDP averages over processes, so that the mean over all examples needs their number.
+        scale = self.accelerator.num_processes / batch.num_examples
+        last = len(batch.micro_batches) - 1
+        with self.accelerator.autocast():
+            shared = self.objective.prepare(self.wrapped, batch)
+        for i, (examples, weight) in enumerate(batch.micro_batches):
+            with self._travels(i == last):
+                with self.accelerator.autocast():
+                    output, num_tokens = self.objective(self.wrapped, examples, shared)
+                self._require_finite(output.per_example, examples, batch.step)
+                self.accelerator.backward(output.per_example.sum() * (weight * scale))
+            sums.add({"loss": output.per_example, **output.metrics}, weight)
+            sums.count("tokens", num_tokens * weight)
+        return sums.means(self.accelerator)
+
+    def _travels(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients travel between processes once a step, after its last pass."""
+        self.accelerator.sync_gradients = last
+        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+
+    def _clip(self, batch: StepBatch[Any]) -> float:
+        """Clip the gradient; returns its norm before that."""
+        norm = float(
+            self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)
+        )
+        # A gradient scaler skips such steps by itself.
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            self._fail("the gradient", [e for m, _ in batch.micro_batches for e in m], batch.step)
+        return norm
+
+    def _require_finite(self, losses: torch.Tensor, examples: Sequence[Any], step: int) -> None:
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if bad:
+            self._fail("the loss", [examples[i] for i in bad], step)
+
+    def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:
+        rows = ", ".join(example.where for example in examples[:8])
+        remedy = (
+            "lower learning_rate, look at these records, or use precision bf16 or fp32 where it "
+            "is fp16"
+        )
+        self.say(step, Finding("not-finite", "error", what, remedy, {"rows": rows}))
+        raise TrainingError(f"{what} is not finite at step {step} (records {rows}); {remedy}")
+
+
+def make_step(
+    config: RunConfig,
+    accelerator: Accelerator,
+    scorer: Scorer,
+    objective: Objective,
+    *,
+    num_steps: int,
+    say: Callable[[int, Finding], None],
+) -> Step:
+    """The step of a run: its optimizer, its schedule over `num_steps`, its method's veto."""
+    trained = {n: p for n, p in scorer.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(trained, config)
+    return Step(
+        accelerator=accelerator,
+        scorer=scorer,
+        objective=objective,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, config, num_steps),
+        max_grad_norm=config.max_grad_norm,
+        veto=lambda metrics: config.spec.veto(metrics, config.options),
+        say=say,
+    )

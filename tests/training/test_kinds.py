@@ -1,0 +1,14 @@
+"""Every method finds the kind of data that it learns from."""
+
+from __future__ import annotations
+
+from penchant.methods import METHODS
+from penchant.training.kinds import Labels, Pairs, Scores, kind_of
+from penchant.training.rollouts import Prompts
+
+
+def test_every_method_has_the_kind_of_its_data_and_model() -> None:
+    kinds = {"pairs": Pairs, "labels": Labels, "prompts": Prompts}
+    for name, method in METHODS.items():
+        expected = Scores if method.model == "score" else kinds[method.data]
+        assert type(kind_of(method)) is expected, name
