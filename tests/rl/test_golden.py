@@ -85,10 +85,10 @@ def source_of(trace, case, policy, reference, experiences):
 
     collector = Collector(
         policy, reference, replay, Sampling(64), replay, tokenizer=SimpleNamespace(
-            decode=lambda ids, skip_special_tokens: ""
+            decode=lambda ids: "", bos_token_id=None, eos_token_id=None, pad_token_id=None
         ), full_kl=options.kl_penalty == "full", batch_size=3,
     )  # fmt: skip
-    record = SimpleNamespace(prompt="", fields={})
+    record = SimpleNamespace(prompt="", fields={}, where="-")
     prompts = [SimpleNamespace(prompt=q, record=record, where="-") for q in trace["queries"]]
     controller = (
         AdaptiveKLController(options.init_kl_coef, options.target_kl, options.horizon)

@@ -17,7 +17,7 @@ from penchant.data.tokenise import Tokeniser
 from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
-from penchant.rl.rewards.samples import Sample
+from penchant.rl.rewards.samples import answer_text, make_sample
 from penchant.rl.sampling.sampler import CachedSampler, Completion, Sampling
 from penchant.training.accelerator import make_accelerator
 
@@ -113,16 +113,13 @@ class Drawer:
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """The weighted rewards of the answers that were drawn last, in their order."""
         samples = [
-            Sample(
-                prompt.prompt, answer, ids, completion.ids, completion.ended, prompt.fields,
-                prompt.where,
-            )
-            for prompt, answer, (ids, completion) in zip(prompts, answers, self._drawn, strict=True)
-        ]  # fmt: skip
+            make_sample(prompt, ids, completion, self.tokenizer)
+            for prompt, (ids, completion) in zip(prompts, self._drawn, strict=True)
+        ]
         return list(self.rewards.score(samples).raw)
 
     def _text(self, completion: Completion) -> str:
-        return str(self.tokenizer.decode(completion.ids, skip_special_tokens=True))
+        return answer_text(completion.ids, self.tokenizer, ended=completion.ended)
 
 
 def build_with_model(

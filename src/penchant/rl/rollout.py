@@ -14,7 +14,7 @@ from penchant.core.screen import track
 from penchant.data.batch import Group, share_prompts
 from penchant.methods.experience import Advantages, Experience
 from penchant.models.logprobs import compare_heads
-from penchant.rl.rewards.samples import Sample
+from penchant.rl.rewards.samples import make_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,10 @@ class Collector:
         ]
         release_memory()  # of the key-value cache
         clock.lap("generation")
-        samples = [self._sample(answer) for answer in answers]
+        samples = [
+            make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer)
+            for a in answers
+        ]
         scores = self.rewards.score(samples)
         clock.lap("reward")
         kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
@@ -146,18 +149,6 @@ class Collector:
         metrics = self.collect(prompts, seed).metrics
         self.rewards.load_state_dict(before)
         return metrics
-
-    def _sample(self, answer: Answer) -> Sample:
-        ids = answer.completion.ids
-        return Sample(
-            prompt=answer.prompt.record.prompt,
-            completion=str(self.tokenizer.decode(ids, skip_special_tokens=True)),
-            prompt_ids=answer.prompt.prompt,
-            completion_ids=ids,
-            ended=answer.completion.ended,
-            fields=answer.prompt.record.fields,
-            where=answer.prompt.where,
-        )
 
     @torch.no_grad()
     def _experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:

@@ -70,6 +70,7 @@ def test_a_function_with_kwargs_is_given_every_column():
     make(judge).score(samples("ab", prompt=chat, answer=[7]))
     assert seen == {
         "prompts": [[{"role": "user", "content": "Why?"}]],
+        "rendered_prompts": [""],
         "completions": ["ab"],
         "completion_ids": [[5, 5]],
         "answer": [7],

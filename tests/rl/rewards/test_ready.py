@@ -79,6 +79,26 @@ def test_the_think_format_needs_each_part_once(spec):
     assert score(spec, right, *wrong) == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("<|assistant|>\n<think>\n", "2 and 2</think><answer>4</answer>", 1.0),
+        ("<|assistant|>\n<think>\n", "<think>2 and 2</think><answer>4</answer>", 0.0),
+        ("<|assistant|>\n<think>\n\n</think>\n\n", "<answer>4</answer>", 1.0),
+        ("Use <think> first.\n<|assistant|>\n", "2 and 2</think><answer>4</answer>", 0.0),
+    ],
+)
+def test_the_think_format_counts_what_the_prompt_opened(prompt, answer, expected):
+    assert score("format", answer, rendered_prompts=[prompt]) == [expected]
+
+
+def test_an_own_format_may_count_on_the_opened_tag_or_not():
+    opened = ["<think>\n"] * 2
+    answers = ("2 and 2</think>4", "no tag")
+    assert score("format:[^<]*</think>4", *answers, rendered_prompts=opened) == [1.0, 0.0]
+    assert score("format:<think>.*</think>4", *answers, rendered_prompts=opened) == [1.0, 0.0]
+
+
 def test_length_falls_linearly_to_0_at_nothing_and_at_twice_the_target():
     """1 - |n - 4| / 4 for n = 4, 2, 8, 0, 20, 5."""
     ids = [[1] * n for n in (4, 2, 8, 0, 20, 5)]

@@ -40,7 +40,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         reference=_reference(setup),
         sampler=sampler,
         sampling=sampling,
-        decode=lambda ids: str(setup.tokenizer.decode(ids, skip_special_tokens=True)),
+        tokenizer=setup.tokenizer,
         rewards=None if setup.collector is None else setup.collector.rewards,
         held_out=_held_out(config, accelerator, setup),
         batch_size=config.per_device_eval_batch_size,

@@ -14,11 +14,12 @@ from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Scored, score_both
-from penchant.rl.rewards.samples import Sample
+from penchant.rl.rewards.samples import answer_text, make_sample
 from penchant.training.optimizer import random_state, set_random_state
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from penchant.models.reference import Reference
     from penchant.models.scoring import Scorer
@@ -63,7 +64,7 @@ class Monitor:
         scorer: the policy.
         reference: None where none is in memory.
         sampler, sampling: how answers are drawn.
-        decode: ids to text.
+        tokenizer: of the policy.
         rewards: what the run is trained on; held_out: what it is not trained on.
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
@@ -74,7 +75,7 @@ class Monitor:
     reference: Reference | None
     sampler: Sampler
     sampling: Sampling
-    decode: Callable[[list[int]], str]
+    tokenizer: PreTrainedTokenizerBase
     rewards: Rewards | None
     held_out: Rewards | None
     batch_size: int
@@ -93,8 +94,8 @@ class Monitor:
             drawn = self.sampler.sample(ids, n=1, sampling=self.sampling, seed=SEED)
             completions = [completion for (completion,) in drawn]
             scored = self._scored(completions)
-            texts = [self.decode(completion.ids) for completion in completions]
-            judged = self._judged(completions, texts)
+            texts = [answer_text(c.ids, self.tokenizer, ended=c.ended) for c in completions]
+            judged = self._judged(completions)
         metrics = {**scored.metrics, **_described(completions, texts), **judged.metrics}
         if start and len(judged.each) == len(start):
             metrics["win_rate"] = _win_rate(judged.each, start)
@@ -140,12 +141,12 @@ class Monitor:
             found["kl"] = segment_sums(batch, both.kl)
         return found
 
-    def _judged(self, completions: Sequence[Completion], texts: Sequence[str]) -> _Judged:
+    def _judged(self, completions: Sequence[Completion]) -> _Judged:
         if self.rewards is None and self.held_out is None:
             return _Judged({}, [])
         samples = [
-            Sample(p.prompt, text, p.ids, c.ids, c.ended, p.fields, p.where)
-            for p, c, text in zip(self.prompts, completions, texts, strict=True)
+            make_sample(prompt, prompt.ids, completion, self.tokenizer)
+            for prompt, completion in zip(self.prompts, completions, strict=True)
         ]
         metrics: dict[str, float] = {}
         each: list[float] = []

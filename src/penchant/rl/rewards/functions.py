@@ -17,7 +17,7 @@ from penchant.core.errors import RewardError
 from penchant.data.rows.messages import plain
 from penchant.rl.rewards.samples import Sample
 
-GIVEN = ("prompts", "completions", "completion_ids")
+GIVEN = ("prompts", "rendered_prompts", "completions", "completion_ids")
 
 
 class RewardTimeoutError(Exception):
@@ -28,8 +28,9 @@ class FunctionReward:
     """A function of a batch, called by keyword as `function(prompts=…, completions=…, …)`.
 
     It is given what its signature names, or everything where it takes `**kwargs`: `prompts`
-    (strings or lists of messages), `completions` (strings), `completion_ids` (lists of token ids)
-    and each column of the data as a list. It returns one number an answer; None where it has none.
+    (strings or lists of messages), `rendered_prompts` (strings, as the policy read them),
+    `completions` (strings), `completion_ids` (lists of token ids) and each column of the data as a
+    list. It returns one number for each answer; None where it has none.
 
     Args:
         function: the callable.
@@ -100,6 +101,7 @@ class FunctionReward:
         given: dict[str, list[Any]] = {
             **{name: [sample.fields.get(name) for sample in samples] for name in columns},
             "prompts": [plain(sample.prompt) for sample in samples],
+            "rendered_prompts": [sample.rendered for sample in samples],
             "completions": [sample.completion for sample in samples],
             "completion_ids": [list(sample.completion_ids) for sample in samples],
         }

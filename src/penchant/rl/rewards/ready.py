@@ -20,6 +20,8 @@ NUMBER = re.compile(
 )
 FINAL = "####"
 INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
+# What a chat template opens for the answer, with or without closing it at once.
+OPENED = re.compile(r"<think>\s*(?:</think>\s*)?$")
 THINK = rf"\s*<think>{INSIDE}</think>\s*<answer>{INSIDE}</answer>\s*"
 
 
@@ -77,19 +79,35 @@ def regex(pattern: str) -> Callable[..., list[float]]:
 def whole_format(pattern: str) -> Callable[..., list[float]]:
     """1.0 where the whole answer has the form, in which a dot stands for line ends too.
 
+    Where the prompt ends on `<think>`, as some chat templates have it, the tag counts as the start
+    of the answer; a pattern of the user's own may fit the answer with that tag or without it.
+
     Args:
-        pattern: a regular expression; empty or `think` for one `<think>…</think>` and behind it
-            one `<answer>…</answer>`.
+        pattern: a regular expression; empty or `think` for one `<think>…</think>` and after it one
+            `<answer>…</answer>`.
 
     Raises:
         ConfigError: the pattern is not a regular expression.
     """
-    compiled = _compiled(THINK if pattern in ("", "think") else pattern, "format", re.DOTALL)
+    own = pattern not in ("", "think")
+    compiled = _compiled(pattern if own else THINK, "format", re.DOTALL)
 
-    def format_reward(completions: Sequence[str], **_: Any) -> list[float]:
-        return [float(compiled.fullmatch(text) is not None) for text in completions]
+    def format_reward(
+        completions: Sequence[str], rendered_prompts: Sequence[str] | None = None, **_: Any
+    ) -> list[float]:
+        prompts = rendered_prompts or [""] * len(completions)
+        return [
+            float(any(map(compiled.fullmatch, _wholes(prompt, text, own))))
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
 
     return format_reward
+
+
+def _wholes(prompt: str, text: str, either: bool) -> list[str]:
+    """The answer after what its prompt opened; with `either` also the answer alone."""
+    opened = OPENED.search(prompt)
+    return [text] if opened is None else [opened[0] + text, *([text] if either else [])]
 
 
 def length(target: str) -> Callable[..., list[float]]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penchant.data.records import Text
 from penchant.data.rows.messages import contents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from penchant.rl.sampling.sampler import Completion
 
 MAX_EXCERPT = 80
 
@@ -18,11 +23,12 @@ class Sample:
 
     Args:
         prompt: what was asked, a string or messages.
-        completion: the answer, decoded without special tokens.
+        completion: the answer's text, as `answer_text` gives it.
         prompt_ids, completion_ids: the same as the policy's token ids.
         ended: whether the model ended by itself; `completion_ids` then ends on the end token.
         fields: the other columns of the prompt's row.
         where: the file and row of the prompt, such as `prompts.jsonl:17`.
+        rendered: the prompt as the policy read it: with the chat template and its special tokens.
     """
 
     prompt: Text
@@ -32,6 +38,7 @@ class Sample:
     ended: bool
     fields: Mapping[str, Any]
     where: str
+    rendered: str = ""
 
     def describe(self) -> str:
         """Its place, and the last of its prompt on one short line."""
@@ -39,6 +46,64 @@ class Sample:
         if len(text) > MAX_EXCERPT:
             text = f"{text[: MAX_EXCERPT - 3]}..."
         return f"{self.where} (prompt {text!r})"
+
+
+class Asked(Protocol):
+    """A prompt with the row that it comes from."""
+
+    @property
+    def prompt(self) -> Text:
+        """A string or messages."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The other columns of its row."""
+
+    @property
+    def where(self) -> str:
+        """The file and row."""
+
+
+def make_sample(
+    asked: Asked,
+    prompt_ids: list[int],
+    completion: Completion,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Sample:
+    """What the rewards judge of one answer.
+
+    Args:
+        asked: the prompt.
+        prompt_ids: the prompt as the policy read it.
+        completion: the answer.
+        tokenizer: the policy's.
+    """
+    return Sample(
+        prompt=asked.prompt,
+        completion=answer_text(completion.ids, tokenizer, ended=completion.ended),
+        prompt_ids=prompt_ids,
+        completion_ids=completion.ids,
+        ended=completion.ended,
+        fields=asked.fields,
+        where=asked.where,
+        rendered=str(tokenizer.decode(prompt_ids)),
+    )
+
+
+def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, ended: bool) -> str:
+    """The text of an answer, without its end token and without marks of beginning and padding.
+
+    Other special tokens stay: tags such as `<think>` are special tokens of many models, and they
+    are part of what was said.
+
+    Args:
+        ids: of the answer.
+        tokenizer: the policy's.
+        ended: whether the last id is the token that ended the answer.
+    """
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    said = [token for token in (ids[:-1] if ended else ids) if token not in marks]
+    return str(tokenizer.decode(said))
 
 
 class Reward(Protocol):

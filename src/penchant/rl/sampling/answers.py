@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.models.scoring import Scorer
+from penchant.rl.rewards.samples import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,5 +78,5 @@ def _generate(
 def _cut(row: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
     stop = next((i for i, token in enumerate(row) if token in ends), None)
     kept = row if stop is None else row[:stop]
-    text = tokenizer.decode(kept, skip_special_tokens=True)
-    return Answer(str(text).strip(), len(kept), stop is not None)
+    text = answer_text(kept, tokenizer, ended=False)
+    return Answer(text.strip(), len(kept), stop is not None)
