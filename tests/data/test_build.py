@@ -56,7 +56,7 @@ def test_every_record_names_its_source_rows_and_rule(tmp_path):
     ],
 )
 def test_votes_are_counted_by_the_rule_asked_for(votes, agreement, made):
-    rows = [{**SIDES, "votes": list(votes)}, {**SIDES, "votes": ["a"], "prompt": "other"}]
+    rows = [{**SIDES, "votes": list(votes)}, {**SIDES, "votes": ["a", "a"], "prompt": "other"}]
     found = build(rows, agreement=agreement).rows
     assert [(r["chosen"], r["rejected"], r["agreement"]) for r in found[:-1]] == made
 
@@ -87,7 +87,7 @@ def test_rows_of_several_annotators_are_one_pair_however_the_sides_were_shown(tm
     ]
     first, second = build(jsonl(tmp_path / "v.jsonl", rows)).rows
     assert (first["chosen"], first["rejected"], first["num_votes"]) == ("one", "two", 3)
-    assert first["strength"] == 2.0 and first["rows"] == [1, 3, 4]
+    assert first["margin"] == 2.0 and first["rows"] == [1, 3, 4]
     assert second["chosen"] == "two"
 
 
@@ -244,7 +244,7 @@ def test_columns_of_two_forms_are_an_error_that_shows_both_and_how_to_say_which(
     row = {**SIDES, "label": "a", "votes": ["a"]}
     with pytest.raises(DataError, match=r"fit several forms; say which with form \(label or votes"):
         build([row])
-    assert build([row], form="votes").rows[0]["agreement"] == 1.0
+    assert build([row], form="votes").rows[0]["num_votes"] == 1
 
 
 def test_columns_of_no_form_are_an_error_that_lists_the_forms():

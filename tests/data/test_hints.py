@@ -111,7 +111,7 @@ def test_labels_of_another_project_become_labels(tmp_path, monkeypatch):
 
 
 def test_columns_of_several_layouts_are_all_named(tmp_path):
-    row = {"instruction": "p?", "system": "s", "chosen": "yes", "rejected": "no"}
+    row = {"conversations": [], "messages": [], "chosen": "yes", "rejected": "no"}
     path = write(tmp_path / "raw.jsonl", [row])
     with pytest.raises(DataError) as refused:
         read_pairs(path)

@@ -10,10 +10,10 @@ from typing import Any
 from penchant.core.errors import ConfigError
 
 # As the modules that read them have them: help must not import those.
-JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range")
+JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range", "turns")
 DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
     "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
-FORMS = "label, votes, ratings, ranking, thumbs or chats"
+FORMS = "label, votes, ratings, ranking, trees, thumbs or chats"
 PROJECTS = "trl, axolotl, llama-factory or openai"
 
 
@@ -40,6 +40,9 @@ def add_build(tools: Any) -> None:
     add("--pairs", metavar="WHICH", help="best_worst (default), best_random or all")
     add("--min_gap", type=float, metavar="X", help="least gap of ratings or ranks (default: 0)")
     add("--rating_range", type=_range, metavar="LOW,HIGH", help="ratings outside are left out")
+    add("--turns", choices=("all", "first"),
+        help="of two chats that part early: all turns (refused: they are no answers), or the first "
+        "answers alone (default: all)")  # fmt: skip
     add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
     drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
     drawn(

@@ -12,7 +12,7 @@ from penchant.data.converting import projects as layouts
 from penchant.data.opening import as_argument, open_source
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Row
+from penchant.data.rows.row import Row, RowError
 
 NUM_LOOKED_AT = 20
 
@@ -41,7 +41,7 @@ def _rows(source: object, split: str) -> Iterator[Row]:
 
 
 def _foreign(row: Row, source: object) -> str | None:
-    matching = [one for one in layouts.LAYOUTS if one.matches(row)]
+    matching = layouts.matching(row)
     found = [one for one in matching if one.project != "trl"]
     if not found:
         return None
@@ -57,7 +57,11 @@ def _raw(row: Row, source: object) -> str | None:
     if formats.recognise(row) or labels.recognise_label(row):
         return None
     rules = Rules()
-    found = [form for form in FORMS.values() if form.matches(named(row, rules), rules)]
+    try:
+        own = named(row, rules)
+    except RowError:  # what is wrong with the row, reading it has said
+        return None
+    found = [form for form in FORMS.values() if form.matches(own, rules)]
     if not found:
         return None
     kind = "labels" if found == [THUMBS] else "pairs"

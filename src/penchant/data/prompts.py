@@ -36,9 +36,11 @@ CHAT = Layout("prompt (chat)", ("prompt",))
 QUESTION = Layout("question", ("question",))
 INSTRUCTION = Layout("instruction, with or without input", ("instruction",))
 QUERY = Layout("query", ("query",))
+TURNS = Layout("turns, the first of which is the prompt", ("turns",))
+NUMBERED = Layout("question_id, text", ("text", "question_id"))
 WHOLE_CHAT = Layout("messages (chat)", ("messages",))
 PLAIN = (QUESTION, INSTRUCTION, QUERY)
-LAYOUTS = (TEXT, CHAT, *PLAIN, WHOLE_CHAT, *formats.LAYOUTS, *labels.LAYOUTS)
+LAYOUTS = (TEXT, CHAT, *PLAIN, TURNS, NUMBERED, WHOLE_CHAT, *formats.LAYOUTS, *labels.LAYOUTS)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def recognise_prompt(row: object) -> Layout | None:
     for layout in PLAIN:
         if is_given(row, layout.fields[0]):
             return layout if kind(row[layout.fields[0]]) == "text" else None
+    if is_given(row, "question_id") and kind(row.get("text")) == "text":
+        return NUMBERED
+    if formats.lists_texts(row.get("turns")):
+        return TURNS
     return WHOLE_CHAT if kind(row.get("messages")) == "messages" else None
 
 
@@ -122,7 +128,7 @@ def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
     prompt = with_tools(_prompt(row, found), row)
     check_prompt(prompt)
     used = {"prompt", "input"} if found is INSTRUCTION else {"prompt"}
-    used |= {found.fields[0]} if found in PLAIN else set()
+    used |= {found.fields[0]} if found in (*PLAIN, NUMBERED) else set()
     return Prompt(prompt, {str(k): v for k, v in row.items() if k not in used}, where)
 
 
@@ -147,7 +153,7 @@ def _prompt(row: Row, layout: Layout) -> Text:
     if layout is WHOLE_CHAT:
         chat = read_messages(row[field], field)
         return labels.split_last_turn(chat)[0] if chat[-1]["role"] == "assistant" else chat
-    text = read_text(row[field], field)
+    text = read_text(row[field][0] if layout is TURNS else row[field], field)  # type: ignore[index]
     if layout is INSTRUCTION and is_given(row, "input"):
         context = read_text(row["input"], "input")
         return f"{text}\n\n{context}" if context.strip() else text
@@ -156,11 +162,12 @@ def _prompt(row: Row, layout: Layout) -> Text:
 
 def _misfit(row: Row, layout: Layout | None) -> RowError:
     """Say why a row fits no layout."""
-    names = ("prompt", *(one.fields[0] for one in (*PLAIN, WHOLE_CHAT)))
+    names = ("prompt", *(one.fields[0] for one in (*PLAIN, TURNS, WHOLE_CHAT)))
     field = next((name for name in names if is_given(row, name)), None)
     if field is None:
         return missing_field(row, names if layout is None else layout.fields, layout or TEXT)
     if field == "prompt":
         return RowError("wrong type", needs_text_or_messages(field, row[field]))
-    wanted = "a list of messages" if field == "messages" else "a string"
+    lists = {"messages": "a list of messages", "turns": "a list of strings"}
+    wanted = lists.get(field, "a string")
     return RowError("wrong type", f"'{field}' must be {wanted}, got {shown(row[field])}")

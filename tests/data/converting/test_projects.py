@@ -128,12 +128,12 @@ def test_each_published_layout_becomes_the_same_pair(tmp_path, name):
 
 
 def test_columns_of_two_layouts_are_an_error_that_shows_both_and_how_to_say_which(tmp_path):
-    row = {"system": "s", "prompt": "q", "chosen": "good", "rejected": "bad"}
-    source = jsonl(tmp_path / "p.jsonl", [row])
-    with pytest.raises(DataError, match=r"say which with from \(trl or axolotl\)(.|\n)*question"):
-        convert(source, "llama-factory", tmp_path / "o.jsonl", text="chat")
-    convert(source, "llama-factory", tmp_path / "o.jsonl", origin="axolotl")
-    assert rows_of(tmp_path / "o.jsonl")[0]["conversations"][0] == {"from": "system", "value": "s"}
+    row = {"conversations": [turn("user", "p")], "messages": [turn("user", "q")]}
+    source = jsonl(tmp_path / "p.jsonl", [{**row, "chosen": "good", "rejected": "bad"}])
+    with pytest.raises(DataError, match=r"say which with from \(axolotl or llama-factory\)"):
+        convert(source, "trl", tmp_path / "o.jsonl")
+    convert(source, "trl", tmp_path / "o.jsonl", origin="axolotl")
+    assert rows_of(tmp_path / "o.jsonl")[0]["prompt"] == row["messages"]
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from penchant.data.building.logs import CHATS, THUMBS
 from penchant.data.building.rated import RANKED, RATED
 from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
-from penchant.data.building.votes import LABELS, VOTES
+from penchant.data.building.trees import TREES
+from penchant.data.building.votes import LABELS, SIDES, VOTES
+from penchant.data.converting.exchange import asked, user, with_system
+from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.files import Item
 from penchant.data.grouping import grouped
 from penchant.data.opening import open_tracked
 from penchant.data.records import DataError, Refusal, Tally, counted
-from penchant.data.rows.row import Row, RowError, is_given
+from penchant.data.rows.messages import read_messages, with_tools
+from penchant.data.rows.row import RowError, kind, refuse_media, shown
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:
     from penchant.data.opening import Source
 
-FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, THUMBS, CHATS)}
-# What a prompt may be called; an `input` follows an instruction after a blank line.
-PROMPTS = ("prompt", "instruction", "question", "query")
+FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMBS, CHATS)}
+
+# Columns that become part of the prompt.
+PARTS = ("system", "history", "input", "tools")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def build(
     votes: Sequence[str] = (),
     codes: Mapping[str, str] | None = None,
     seed: int = 0,
+    turns: Literal["all", "first"] = "all",
     split: str = "train",
     strict: bool = False,
 ) -> Built:
@@ -98,6 +104,8 @@ def build(
         votes: columns that hold one vote each.
         codes: what votes mean (a, b, tie or both_bad), such as `{"1": "a", "2": "b"}`.
         seed: of the random choice.
+        turns: `first` ends both of two chats with the first answers in which they differ; with
+            `all`, chats that go on after those are refused.
         split: which split to take, where the source has several.
         strict: raise when any row is refused, instead of counting it.
 
@@ -112,7 +120,7 @@ def build(
     if isinstance(least, str):
         raise DataError(f"agreement must be majority, unanimity or a share, got {agreement!r}")
     rules = Rules(
-        least, pairs, min_gap, rating_range, codes or {}, votes, columns or {}, seed
+        least, pairs, min_gap, rating_range, codes or {}, votes, columns or {}, seed, turns
     )  # fmt: skip
     target = None if output is None else Path(output)
     if target:
@@ -195,10 +203,10 @@ class _Run:
                 self.refused.add(item)
                 continue
             where, row = item
-            if isinstance(row, Mapping):
+            try:
                 yield Placed(where, named(row, self.rules))
-            else:
-                self.refused.add(Refusal(where, "wrong type", "a row must be an object"))
+            except RowError as error:
+                self.refused.add(Refusal(where, error.reason, error.detail))
 
     def _units(self, placed: Iterator[Placed]) -> Iterator[list[Placed]]:
         if self.form.key is None:
@@ -218,18 +226,31 @@ class _Run:
             yield (one.where if key is None else key), list(one)
 
 
-def named(row: Row, rules: Rules) -> dict[str, object]:
-    """The row under the names used here, its prompt put together."""
+def named(row: object, rules: Rules) -> dict[str, object]:
+    """The row under the names used here, its prompt put together.
+
+    Raises:
+        RowError: it is no row, or has what no record could hold.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError("wrong type", f"a row must be an object with columns, got {shown(row)}")
+    refuse_media(row, "the row")
     own = {**row, **{name: row[own] for name, own in rules.columns.items() if own in row}}
-    if is_given(own, "prompt"):
-        return own
-    name = next((name for name in PROMPTS if is_given(own, name)), None)
-    if name is None:
-        return own
-    prompt, context = own[name], own.get("input")
-    if isinstance(prompt, str) and isinstance(context, str) and context.strip():
-        prompt = f"{prompt}\n\n{context}"
-    return {**own, "prompt": prompt}
+    known = next((layout for layout in LAYOUTS if layout.matches(own)), None)
+    read = known.read(own) if known else {}
+    prompt = read.get("prompt") or asked(own, "\n\n")
+    name = "messages" if prompt is None else "prompt"
+    if prompt is None and kind(own.get("messages")) == "messages":
+        prompt = with_system(own, list(own["messages"]))
+    if own.get("tools"):
+        chat = [user(prompt)] if isinstance(prompt, str) else prompt
+        prompt = with_tools(read_messages(chat, name), own)
+    for side in SIDES if rules.turns == "first" else ():
+        if isinstance(read.get(side), list):
+            read[side] = read[side][:1]
+    if prompt is None:
+        return {**own, **read}
+    return {**own, **read, **dict.fromkeys(PARTS), name: prompt}
 
 
 def _tell(first: Placed, rules: Rules, name: str) -> Form:

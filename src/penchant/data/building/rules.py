@@ -20,6 +20,7 @@ CHOICES = ("best_worst", "best_random", "all")
 CODES = {
     "a": "a", "b": "b", "tie": "tie", "both_bad": "both_bad", "both bad": "both_bad",
     "model_a": "a", "model_b": "b", "tie (bothbad)": "both_bad", "left": "a", "right": "b",
+    "a_winner": "a", "b_winner": "b", "response_a": "a", "response_b": "b",
 }  # fmt: skip
 MEANINGS = ("a", "b", "tie", "both_bad")
 
@@ -38,6 +39,8 @@ class Rules:
         votes: the columns that hold one vote each.
         columns: the source's own name of each column.
         seed: of the random choice.
+        turns: of two chats that part before their last answer, all turns, which no pair can
+            hold, or the first answers alone.
     """
 
     min_agreement: float | None = None
@@ -48,6 +51,7 @@ class Rules:
     votes: Sequence[str] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    turns: Literal["all", "first"] = "all"
 
     def __post_init__(self) -> None:
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:

@@ -36,7 +36,8 @@ def _from_label(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         counts[_left_out(side)] += 1
         return
     first, second = SIDES if side == "a" else SIDES[::-1]
-    yield {**pair(row["prompt"], texts[first], texts[second], where), "rule": "label"}
+    by = _strength(row)
+    yield {**pair(row["prompt"], texts[first], texts[second], where, margin=by), "rule": "label"}
 
 
 def _key(row: Row, rules: Rules) -> object:
@@ -60,9 +61,8 @@ def _from_votes(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
             named = annotator if is_given(row, "annotator") else f"{number} {annotator}"
             counts["votes replaced by a later one of the same annotator"] += named in votes
             votes[named] = _other(vote) if swapped else vote
-            strength = row.get(STRENGTH)
-            if isinstance(strength, int | float) and not isinstance(strength, bool):
-                strengths[named] = float(strength)
+            if (strength := _strength(row)) is not None:
+                strengths[named] = strength
     if not votes:
         raise RowError("no votes", "the row names no vote; give votes, or annotator and label")
     side, share = _verdict(list(votes.values()), rules, counts)
@@ -72,12 +72,21 @@ def _from_votes(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     agreeing = [
         strengths[name] for name, vote in votes.items() if vote == side and name in strengths
     ]
+    margin = sum(agreeing) / len(agreeing) if agreeing else None
+    # A single vote agrees with itself, which tells nothing.
+    known = {"margin": margin, "agreement": share if len(votes) > 1 else None}
     yield {
-        **pair(first["prompt"], texts[chosen], texts[rejected], where, agreement=share),
-        **({STRENGTH: sum(agreeing) / len(agreeing)} if agreeing else {}),
+        **pair(first["prompt"], texts[chosen], texts[rejected], where, **known),
         "num_votes": len(votes),
         "rule": f"votes, {_asked(rules)}",
     }
+
+
+def _strength(row: Row) -> float | None:
+    """How much better the preferred side is, where the row says."""
+    value = row.get(STRENGTH)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return abs(float(value)) if number else None  # type: ignore[arg-type]
 
 
 def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:

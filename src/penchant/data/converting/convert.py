@@ -133,8 +133,8 @@ def _check(to: str | None, origin: str | None, text: str | None, template: objec
         raise DataError("nothing to convert to; give to, or text as chat or strings")
     if to is not None and to not in TARGETS:
         raise DataError(f"to must be one of {', '.join(TARGETS)}, got {to!r}")
-    if origin is not None and origin not in layouts.PROJECTS:
-        raise DataError(f"from must be one of {', '.join(layouts.PROJECTS)}, got {origin!r}")
+    if origin is not None and origin not in layouts.SOURCES:
+        raise DataError(f"from must be one of {', '.join(layouts.SOURCES)}, got {origin!r}")
     if text not in (None, "chat", "strings"):
         raise DataError(f"text must be chat or strings, got {text!r}")
     if template and not text:

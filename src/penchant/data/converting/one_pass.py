@@ -9,7 +9,7 @@ from itertools import chain, product
 from typing import Any
 
 from penchant.data.converting import projects as layouts
-from penchant.data.converting.projects import Exchange
+from penchant.data.converting.exchange import Exchange, Kind
 from penchant.data.converting.textform import TextForm
 from penchant.data.files import Item
 from penchant.data.grouping import digest, grouped
@@ -62,7 +62,7 @@ class Run:
         elif self.to == "labels" and self.layout.kind == "pairs":
             records = self._judged(records)
         project = "trl" if self.to is None or self.to in KINDS else self.to
-        of: layouts.Kind = "labels" if self.kind_written == "labels" else "pairs"
+        of: Kind = "labels" if self.kind_written == "labels" else "pairs"
         target = layouts.target(project, of)
         if target is None:
             raise DataError(f"{project} has no layout of {of}; convert to pairs first")
@@ -128,7 +128,7 @@ class Run:
         layout = self.layout
         if layout is None or not layout.matches(row):
             has = ", ".join(map(str, row)) or "no fields"
-            asked = layout.name if layout else f"a layout of {', '.join(layouts.PROJECTS)}"
+            asked = layout.name if layout else f"a layout of {', '.join(layouts.SOURCES)}"
             raise RowError("in no such layout", f"the row has {has}; it must be in {asked}")
         own = layout.read(row)
         record: Pair | Label | None
@@ -152,8 +152,9 @@ class Run:
 
     def _tell(self, row: Mapping[str, object], where: str) -> Exchange | None:
         """The layout of the source, from the first row that fits one."""
-        found = [one for one in layouts.LAYOUTS if one.matches(row)]
+        found = layouts.matching(row)
         if self.origin:
+            found = [one for one in layouts.LAYOUTS if one.matches(row)]
             found = [one for one in found if one.project == self.origin]
         if len(found) > 1:
             fits = "\n".join(f"  {one.name}" for one in found)

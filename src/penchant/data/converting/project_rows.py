@@ -7,15 +7,22 @@ which is checked afterwards; `write_…` turns a checked record into a foreign r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
+from penchant.data.converting.exchange import (
+    NewRow,
+    answer,
+    answers,
+    chat_of,
+    has,
+    user,
+    with_system,
+)
 from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
-from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import plain
-from penchant.data.rows.row import Row, RowError, is_given, kind, shown
+from penchant.data.rows.row import Row, RowError, is_given, kind
 
-NewRow = dict[str, Any]
+Reader = Callable[[Row], NewRow]
 
 # The canonical layout, which is TRL's
 
@@ -35,50 +42,23 @@ def label_texts(label: Label) -> NewRow:
     }
 
 
-# Shared parts
-
-
-def _one(completion: Text, field: str) -> Message:
+def _one(completion: Text) -> Message:
     assert is_chat(completion)
-    if len(completion) > 1:
-        raise RowError(
-            "completion of several messages",
-            f"'{field}' has {len(completion)} messages; the layout holds one",
-        )
     return completion[0]
-
-
-def _with_system(row: Row, turns: list[NewRow]) -> list[NewRow]:
-    system = row.get("system")
-    head = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-    return [*head, *turns]
-
-
-def _user(text: object) -> NewRow:
-    return {"role": "user", "content": text}
-
-
-def _assistant(value: object) -> list[object]:
-    """A completion, however it is given, as messages."""
-    if isinstance(value, str):
-        return [{"role": "assistant", "content": value}]
-    return [value] if isinstance(value, Mapping) else list(value)  # type: ignore[call-overload]
-
-
-def has(row: Row, *names: str) -> bool:
-    """Whether a row has all these columns."""
-    return all(is_given(row, name) for name in names)
 
 
 # Axolotl
 
 
-def read_axolotl(row: Row) -> NewRow:
-    """`chat_template.default` of Axolotl's DPO: messages, and one message or text a side."""
-    messages = row["messages"]
-    prompt = [_user(messages)] if isinstance(messages, str) else messages
-    sides = {name: _assistant(row[name]) for name in formats.PAIR_FIELDS}
-    return {"prompt": prompt, **sides}
+def read_behind(column: str, rejected: str = "rejected", chosen: str = "chosen") -> Reader:
+    """Answers that stand beside the messages before them, each a text, a message or a list."""
+
+    def read(row: Row) -> NewRow:
+        prompt = row[column]
+        turns = [user(prompt)] if isinstance(prompt, str) else list(prompt)  # type: ignore[call-overload]
+        return {"prompt": with_system(row, turns), **answers(row, chosen, rejected)}
+
+    return read
 
 
 def write_axolotl(pair: Pair) -> NewRow:
@@ -86,32 +66,75 @@ def write_axolotl(pair: Pair) -> NewRow:
     sides = {"chosen": pair.chosen, "rejected": pair.rejected}
     return {
         "messages": plain(pair.prompt),
-        **{name: {**_one(text, name)} for name, text in sides.items()},
+        **{name: {**_one(text)} for name, text in sides.items()},
     }
 
 
-def _question(row: Row) -> str:
-    return next(name for name in ("question", "instruction", "prompt") if is_given(row, name))
-
-
-def is_intel(row: Row, *completions: str) -> bool:
-    """Whether a row is in Axolotl's `chatml.intel` or its kin: a question, maybe a system."""
-    asked = kind(row.get("question")) == "text" or "system" in row
-    names = ("question", "instruction", "prompt")
+def is_asked(row: Row, *completions: str) -> bool:
+    """Whether a question and completions are texts, and more than those three may be the prompt."""
+    names = ("question", "instruction", "prompt", "input")
     found = [name for name in names if kind(row.get(name)) == "text"]
-    return asked and len(found) == 1 and all(kind(row.get(name)) == "text" for name in completions)
+    return bool(found) and all(kind(row.get(name)) == "text" for name in completions)
 
 
-def read_intel(row: Row) -> NewRow:
-    """`chatml.intel` and its kin of Axolotl's DPO."""
-    sides = {name: _assistant(row[name]) for name in formats.PAIR_FIELDS}
-    return {"prompt": _with_system(row, [_user(row[_question(row)])]), **sides}
+def is_factory(row: Row) -> bool:
+    """Whether the question is LLaMA-Factory's: with an input, a history, or as instruction."""
+    more = "history" in row or (is_given(row, "prompt") and "input" in row)
+    return more or is_given(row, "instruction")
 
 
-def read_axolotl_label(row: Row) -> NewRow:
-    """`chatml.ultra` and its kin of Axolotl's KTO."""
-    prompt = _with_system(row, [_user(row[_question(row)])])
-    return {"prompt": prompt, "completion": _assistant(row["completion"]), "label": row["label"]}
+def is_intel(row: Row) -> bool:
+    """Whether the question is Axolotl's `chatml.intel` or its kin: maybe with a system message."""
+    named = is_given(row, "question") or (not is_given(row, "prompt") and is_given(row, "input"))
+    return (named or "system" in row) and not is_factory(row)
+
+
+def read_asked(row: Row) -> NewRow:
+    """A question with what belongs to it, and two answers."""
+    return {"prompt": chat_of(row), **answers(row, "chosen", "rejected")}
+
+
+def read_asked_label(row: Row) -> NewRow:
+    """A question with what belongs to it, and one judged answer."""
+    completion = row["completion"] if is_given(row, "completion") else row["output"]
+    label = row["label"] if is_given(row, "label") else row["kto_tag"]
+    return {"prompt": chat_of(row), "completion": answer(completion), "label": label}
+
+
+def read_listed(row: Row) -> NewRow:
+    """LLaMA-Factory before ranking: two outputs, the better first."""
+    sides = row["output"]
+    assert isinstance(sides, list | tuple)
+    chosen, rejected = sides
+    return {"prompt": chat_of(row), "chosen": answer(chosen), "rejected": answer(rejected)}
+
+
+def is_listed(row: Row) -> bool:
+    """Whether `output` holds two answers."""
+    listed = row.get("output")
+    return has(row, "instruction") and isinstance(listed, list | tuple) and len(listed) == 2
+
+
+def read_renamed(prompt: str, chosen: str, rejected: str) -> Reader:
+    """A pair under other names, as it is."""
+
+    def read(row: Row) -> NewRow:
+        return {"prompt": row[prompt], "chosen": row[chosen], "rejected": row[rejected]}
+
+    return read
+
+
+def read_swift(row: Row) -> NewRow:
+    """ms-swift: a chat with the better answer, and the other answer or chat beside it."""
+    chat = row["messages"]
+    if is_given(row, "rejected_messages"):
+        return {"chosen": chat, "rejected": row["rejected_messages"]}
+    assert isinstance(chat, list | tuple)
+    return {
+        "prompt": list(chat[:-1]),
+        "chosen": list(chat[-1:]),
+        "rejected": answer(row["rejected_response"]),
+    }
 
 
 def write_axolotl_label(label: Label) -> NewRow:
@@ -127,38 +150,20 @@ def write_axolotl_label(label: Label) -> NewRow:
         # Also where there is none: it tells the layout from plain text.
         "system": label.prompt[0]["content"] if len(roles) == 2 else "",
         "prompt": label.prompt[-1]["content"],
-        "completion": _one(label.completion, "completion")["content"],
+        "completion": _one(label.completion)["content"],
         "label": label.desirable,
     }
 
 
 # LLaMA-Factory (ShareGPT)
 
-SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system", "observation": "tool"}
-ROLES = {role: speaker for speaker, role in SPEAKERS.items()}
-
-
-def _heard(turn: object) -> NewRow:
-    if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
-        raise RowError("wrong type", f"a turn must have 'from' and 'value', got {shown(turn)}")
-    speaker = str(turn["from"])
-    if speaker not in SPEAKERS:
-        known = ", ".join(SPEAKERS)
-        raise RowError("unknown role", f"'from' must be one of {known}, got {shown(speaker)}")
-    return {"role": SPEAKERS[speaker], "content": turn["value"]}
+SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
 
 
 def _said(message: Message) -> NewRow:
-    if message["role"] not in ROLES:
+    if message["role"] not in SPEAKERS:
         raise RowError("role unknown to the layout", f"it has no role {message['role']}")
-    return {"from": ROLES[message["role"]], "value": message["content"]}
-
-
-def _conversation(row: Row) -> list[NewRow]:
-    turns = row["conversations"]
-    if not isinstance(turns, list | tuple):
-        raise RowError("wrong type", f"'conversations' must be a list, got {shown(turns)}")
-    return _with_system(row, [_heard(turn) for turn in turns])
+    return {"from": SPEAKERS[message["role"]], "value": message["content"]}
 
 
 def _alternating(chat: Messages) -> list[NewRow]:
@@ -174,46 +179,27 @@ def _alternating(chat: Messages) -> list[NewRow]:
     return [_said(message) for message in chat]
 
 
-def read_factory(row: Row) -> NewRow:
-    """ShareGPT with a message a side, `ranking` in LLaMA-Factory."""
-    return {
-        "prompt": _conversation(row),
-        **{name: [_heard(row[name])] for name in formats.PAIR_FIELDS},
-    }
-
-
 def write_factory(pair: Pair) -> NewRow:
     """ShareGPT with a message a side, `ranking` in LLaMA-Factory."""
     assert is_chat(pair.prompt)
     return {
         "conversations": _alternating(pair.prompt),
-        "chosen": _said(_one(pair.chosen, "chosen")),
-        "rejected": _said(_one(pair.rejected, "rejected")),
+        "chosen": _said(_one(pair.chosen)),
+        "rejected": _said(_one(pair.rejected)),
     }
 
 
 def read_factory_label(row: Row) -> NewRow:
     """ShareGPT with `kto_tag` in LLaMA-Factory."""
-    return {"messages": _conversation(row), "label": row["kto_tag"]}
+    chat = with_system(row, list(row["conversations"]))  # type: ignore[call-overload]
+    return {"messages": chat, "label": row["kto_tag"]}
 
 
 def write_factory_label(label: Label) -> NewRow:
     """ShareGPT with `kto_tag` in LLaMA-Factory."""
     assert is_chat(label.prompt) and is_chat(label.completion)
-    _one(label.completion, "completion")
     chat = (*label.prompt, *label.completion)
     return {"conversations": _alternating(chat), "kto_tag": label.desirable}
-
-
-def read_alpaca(row: Row) -> NewRow:
-    """Alpaca with chosen and rejected, `ranking` in LLaMA-Factory."""
-    context = row.get("input")
-    asked = [row["instruction"], *([context] if context else [])]
-    if not all(isinstance(text, str) for text in asked):
-        raise RowError("wrong type", "'instruction' and 'input' must be strings")
-    sides = {name: _assistant(row[name]) for name in formats.PAIR_FIELDS}
-    # LLaMA-Factory joins the two by a line break.
-    return {"prompt": _with_system(row, [_user("\n".join(map(str, asked)))]), **sides}
 
 
 # OpenAI
@@ -238,8 +224,8 @@ def write_openai(pair: Pair) -> NewRow:
     """OpenAI's preference format."""
     return {
         "input": {"messages": plain(pair.prompt)},
-        "preferred_output": [{**_one(pair.chosen, "chosen")}],
-        "non_preferred_output": [{**_one(pair.rejected, "rejected")}],
+        "preferred_output": [{**_one(pair.chosen)}],
+        "non_preferred_output": [{**_one(pair.rejected)}],
     }
 
 

@@ -2,49 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
-
 from penchant.data.converting import project_rows as foreign
-from penchant.data.converting.project_rows import NewRow
+from penchant.data.converting.exchange import Exchange, Kind, has
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout, Row, is_given
-
-Kind = Literal["pairs", "labels"]
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A layout of another project.
-
-    Args:
-        project: as `--to` and `--from` call it.
-        columns: for messages.
-        kind: what a row holds.
-        used: the columns that `read` takes; others stand beside them.
-        matches: whether a row is in it.
-        read: a row as a canonical one.
-        write: a record as a row; None where the layout is only read.
-        others: whether further columns may stand beside; if not, `inner` names those that have
-            a place within the first column of the layout.
-    """
-
-    project: str
-    columns: str
-    kind: Kind
-    used: tuple[str, ...]
-    matches: Callable[[Row], bool]
-    read: Callable[[Row], NewRow]
-    write: Callable[[Any], NewRow] | None = None
-    others: bool = True
-    inner: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The project and its columns."""
-        return f"{self.project} ({self.columns})"
 
 
 def _trl(layout: Layout, of: Kind) -> Exchange:
@@ -56,7 +18,19 @@ def _trl(layout: Layout, of: Kind) -> Exchange:
     return Exchange("trl", layout.name, of, used, lambda row: recognise(row) == layout, dict, write)
 
 
+def _renamed(project: str, prompt: str, chosen: str, rejected: str) -> Exchange:
+    """A pair under other names, and without a canonical one beside it."""
+    names = (prompt, chosen, rejected)
+
+    def matches(row: Row) -> bool:
+        return has(row, *names) and not has(row, *PAIR)
+
+    read = foreign.read_renamed(*names)
+    return Exchange(project, ", ".join(names), "pairs", names, matches, read)
+
+
 PAIR = formats.PAIR_FIELDS
+ASKED = ("system", "question", "instruction", "prompt", "input", "history")
 LAYOUTS = (
     *(_trl(layout, "pairs") for layout in formats.LAYOUTS),
     *(_trl(layout, "labels") for layout in labels.LAYOUTS),
@@ -64,26 +38,28 @@ LAYOUTS = (
         "axolotl",
         "messages, chosen, rejected",
         "pairs",
-        ("messages", *PAIR),
-        lambda row: foreign.has(row, "messages", *PAIR),
-        foreign.read_axolotl,
+        ("messages", "system", *PAIR),
+        lambda row: has(row, "messages", *PAIR) and not is_given(row, "prompt"),
+        foreign.read_behind("messages"),
         foreign.write_axolotl,
     ),
     Exchange(
         "axolotl",
         "system, question or prompt, chosen, rejected",
         "pairs",
-        ("system", "question", "prompt", *PAIR),
-        lambda row: foreign.is_intel(row, *PAIR),
-        foreign.read_intel,
+        ASKED + PAIR,
+        lambda row: foreign.is_asked(row, *PAIR) and foreign.is_intel(row),
+        foreign.read_asked,
     ),
     Exchange(
         "axolotl",
         "system, question or prompt, completion, label",
         "labels",
-        ("system", "question", "instruction", "prompt", "completion", "label"),
-        lambda row: foreign.is_intel(row, "completion") and is_given(row, "label"),
-        foreign.read_axolotl_label,
+        (*ASKED, "completion", "label"),
+        lambda row: (
+            foreign.is_asked(row, "completion") and has(row, "label") and foreign.is_intel(row)
+        ),
+        foreign.read_asked_label,
         foreign.write_axolotl_label,
     ),
     Exchange(
@@ -91,8 +67,8 @@ LAYOUTS = (
         "conversations, chosen, rejected",
         "pairs",
         ("conversations", "system", *PAIR),
-        lambda row: foreign.has(row, "conversations", *PAIR),
-        foreign.read_factory,
+        lambda row: has(row, "conversations", *PAIR) and not is_given(row, "prompt"),
+        foreign.read_behind("conversations"),
         foreign.write_factory,
     ),
     Exchange(
@@ -100,18 +76,53 @@ LAYOUTS = (
         "conversations, kto_tag",
         "labels",
         ("conversations", "system", "kto_tag"),
-        lambda row: foreign.has(row, "conversations", "kto_tag"),
+        lambda row: has(row, "conversations", "kto_tag"),
         foreign.read_factory_label,
         foreign.write_factory_label,
     ),
     Exchange(
         "llama-factory",
-        "instruction, input, chosen, rejected",
+        "instruction, input, history, system, chosen, rejected",
         "pairs",
-        ("instruction", "input", "system", *PAIR),
-        lambda row: foreign.has(row, "instruction", *PAIR) and "prompt" not in row,
-        foreign.read_alpaca,
+        ASKED + PAIR,
+        lambda row: foreign.is_asked(row, *PAIR) and foreign.is_factory(row),
+        foreign.read_asked,
     ),
+    Exchange(
+        "llama-factory",
+        "instruction, input, history, system, output, kto_tag",
+        "labels",
+        (*ASKED, "output", "completion", "kto_tag", "label"),
+        lambda row: (
+            (
+                (foreign.is_asked(row, "output") and has(row, "kto_tag"))
+                or (foreign.is_asked(row, "completion") and has(row, "label"))
+            )
+            and foreign.is_factory(row)
+        ),
+        foreign.read_asked_label,
+    ),
+    Exchange(
+        "llama-factory",
+        "instruction, input, history, system, output (two, the better first)",
+        "pairs",
+        (*ASKED, "output"),
+        foreign.is_listed,
+        foreign.read_listed,
+    ),
+    Exchange(
+        "ms-swift",
+        "messages, rejected_response or rejected_messages",
+        "pairs",
+        ("messages", "rejected_response", "rejected_messages"),
+        lambda row: (
+            has(row, "messages")
+            and (has(row, "rejected_response") or has(row, "rejected_messages"))
+        ),
+        foreign.read_swift,
+    ),
+    _renamed("stack-exchange-paired", "question", "response_j", "response_k"),
+    _renamed("nemo", "prompt", "chosen_response", "rejected_response"),
     Exchange(
         "openai",
         "input, preferred_output, non_preferred_output",
@@ -124,7 +135,21 @@ LAYOUTS = (
         inner=foreign.OPENAI_INPUT,
     ),
 )
-PROJECTS = tuple(dict.fromkeys(layout.project for layout in LAYOUTS))
+# Those that can be read, and those that can be written.
+SOURCES = tuple(dict.fromkeys(layout.project for layout in LAYOUTS))
+PROJECTS = tuple(dict.fromkeys(layout.project for layout in LAYOUTS if layout.write))
+
+
+def matching(row: Row) -> list[Exchange]:
+    """The layouts that a row's columns fit; TRL's is none where parts of the prompt stand beside.
+
+    Args:
+        row: any.
+    """
+    found = [layout for layout in LAYOUTS if layout.matches(row)]
+    if any(name in row for name in ("system", "input", "history")):
+        return [layout for layout in found if layout.project != "trl"] or found
+    return found
 
 
 def target(project: str, of: Kind) -> Exchange | None:

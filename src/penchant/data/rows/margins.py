@@ -6,7 +6,12 @@ import math
 
 from penchant.data.rows.row import Row, RowError, is_given, shown
 
-RATINGS = (("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating"))
+RATINGS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
 NUMBER_FIELDS = ("margin", "agreement", *(field for ratings in RATINGS for field in ratings))
 FIELDS = (*NUMBER_FIELDS, "votes")
 SIDES = ("a", "b", "tie")

@@ -227,9 +227,10 @@ def check_completion(completion: Text, field: str) -> None:
         roles = ", ".join(message["role"] for message in completion)
         raise RowError(
             "completion is not one answer",
-            f"'{field}' must be one assistant message, got {roles}: what others say, and the turns "
-            "before the last, would be trained on; end both chats with their first answer, or put "
-            "the turns that they share into the prompt",
+            f"'{field}' must be one assistant message, got {roles}: what others say, and turns "
+            "before the last, would be trained on; end both chats with their first answer "
+            "('penchant data build' of two chats with a verdict has --turns first), or put the "
+            "turns that they share into the prompt",
         )
     if not said(completion[0]).strip():
         raise RowError("empty completion", f"'{field}' has an assistant message without text")

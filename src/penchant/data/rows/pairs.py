@@ -147,7 +147,14 @@ def _text_or_chat(
     prompt = kind(row["prompt"])
     if len(kinds) != 1 or None in kinds or prompt is None:
         return None
+    if all(lists_texts(row[field]) for field in completions):
+        return None
     return text if kinds == {"text"} and prompt == "text" else chat
+
+
+def lists_texts(value: object) -> bool:
+    """Whether a field holds several answers, not the messages of one."""
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], str)
 
 
 def _misfit(row: Row, layout: Layout | None) -> RowError:
