@@ -139,6 +139,21 @@ def test_mistake_ends_in_one_line_and_status_1(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "dpo", "--data", "d"],
+        ["check", "dpo", "--model", "m", "--data", "d", "--beta", "0"],
+        ["sweep", "dpo", "--model", "m", "--data", "d", "--beta", "0,1"],
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_without_torch(words: list[str]) -> None:
+    code = "import sys\nfrom penchant.cli.main import main\nprint(main(sys.argv[1:]))\n"
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "False"], done.stderr
+
+
 def test_impossible_option_given_to_evaluate_is_refused_before_data_or_weights_are_read(
     tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,11 @@ def test_option_of_another_method_names_its_owner() -> None:
     assert "option of ipo, not of dpo" in message("dpo", log_ratio="sum")
 
 
+def test_batch_size_of_a_method_that_samples_leads_to_the_key_that_serves_here() -> None:
+    told = message("dpo", batch_size=8)
+    assert told.endswith("not of dpo; set per_device_train_batch_size instead")
+
+
 def test_unknown_method_suggests_the_nearest() -> None:
     assert message("dop") == "unknown method 'dop'; did you mean dpo?"
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from penchant.cli.arguments import build_parser, metavar
-from penchant.config.keys import RunConfig, unknown_key
+from penchant.config.keys import RunConfig, load_config, unknown_key
 from penchant.core.errors import ConfigError, UserError
 from penchant.methods import METHODS
 
@@ -49,23 +49,39 @@ def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
 
 
 def _train(values: dict[str, Any]) -> None:
+    method = _method(values)
+    _require_valid(method, values)
     from penchant.cli.show import print_result
     from penchant.commands.train import train
 
-    print_result(train(_method(values), **values))
+    print_result(train(method, **values))
 
 
 def _check(values: dict[str, Any]) -> int:
+    as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
+    method = _method(values)
+    if not as_json:
+        _require_valid(method, values)
     from penchant.cli.show import print_check
     from penchant.commands.check import check
 
-    as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
-    result = check(_method(values), probe=probe, **values)
+    result = check(method, probe=probe, **values)
     if as_json:
         print(json.dumps(result.as_dict(), indent=2))
     else:
         print_check(result)
     return 1 if result.errors else 0
+
+
+def _require_valid(method: str, values: dict[str, Any]) -> None:
+    """Refuse a wrong key or value in a moment: what follows imports torch, which takes seconds.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    load_config(
+        method, {k: v for k, v in values.items() if k != "config"}, file=values.get("config")
+    )
 
 
 def _method(values: dict[str, Any]) -> str:
@@ -74,12 +90,13 @@ def _method(values: dict[str, Any]) -> str:
 
 
 def _sweep(values: dict[str, Any]) -> None:
-    from penchant.cli.show import print_sweep
-    from penchant.commands.sweep import sweep
-
     method = _method(values)
     vary = {key: value.split(",") for key, value in values.items() if _is_list(method, key, value)}
     keys = {key: value for key, value in values.items() if key not in vary}
+    _require_valid(method, {**keys, **{key: each[0] for key, each in vary.items()}})
+    from penchant.cli.show import print_sweep
+    from penchant.commands.sweep import sweep
+
     print_sweep(sweep(method, vary, **keys))
 
 

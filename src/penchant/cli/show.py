@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from penchant.commands.sweep import SweepResult
     from penchant.core.evaluation import Evaluation
     from penchant.guards.estimate.estimate import RunEstimate
+    from penchant.rl.rewards.trial import Trial
     from penchant.training.result import TrainResult
 
 
@@ -60,11 +61,25 @@ def print_check(result: CheckResult) -> None:
     if result.preview is not None:
         console.print()
         console.print(result.preview.render())
+    for trial in result.trials:
+        console.print()
+        console.print(_trial(trial))
     if result.estimate is not None:
         console.print()
         console.print(_estimate(result.estimate))
     counts = ", ".join(counted(n, name) for name, n in result.counts().items())
     print(f"\n{result.method}: {counts}")
+
+
+def _trial(trial: Trial) -> Group:
+    """A prompt, an answer and what the rewards pay for it."""
+    answer = "answer that was sampled" if trial.sampled else "answer made from the data"
+    table = Table(show_header=False, title="the reward, tried on one answer", title_justify="left")
+    table.add_row("prompt", Text(trial.prompt))
+    table.add_row(answer, Text(trial.answer))
+    for name, score in trial.scores.items():
+        table.add_row(f"score of {name}", f"{score:g}")
+    return Group(table)
 
 
 def _estimate(found: RunEstimate) -> Group:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -25,6 +26,9 @@ from penchant.training.folder import recorded_keys, require_free
 from penchant.training.inputs import Inputs, RunData, read_inputs, read_run_data
 from penchant.training.prepare import prepare
 
+if TYPE_CHECKING:
+    from penchant.rl.rewards.trial import Trial
+
 # A mistake that stops a run before there is anything to check, by its kind.
 STOPPED: tuple[tuple[type[UserError], str], ...] = (
     (DataError, "data"),
@@ -44,12 +48,14 @@ class CheckResult:
         findings: errors first, without what is silenced.
         preview: the first record by token; None where data or tokenizer could not be read.
         estimate: memory and time; None where an error came first.
+        trials: what the rewards pay for a few answers, for methods that sample.
     """
 
     method: str
     findings: list[Finding]
     preview: Preview | None = None
     estimate: RunEstimate | None = None
+    trials: Sequence[Trial] = ()
 
     @property
     def errors(self) -> list[Finding]:
@@ -68,6 +74,7 @@ class CheckResult:
             "counts": self.counts(),
             "findings": [{**asdict(finding), "docs": finding.docs} for finding in self.findings],
             "preview": None if self.preview is None else self.preview.as_dict(),
+            "trials": [asdict(trial) for trial in self.trials],
             "estimate": None if self.estimate is None else _described(self.estimate),
         }
 
@@ -123,28 +130,47 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
     inputs = read_inputs(config, run_data, rewards=wanted.rewards)
     run = take_snapshot(config, inputs)
     findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
-    estimate = None
+    estimate: RunEstimate | None = None
+    trials: Sequence[Trial] = ()
     if not any(finding.severity == "error" for finding in findings):
-        estimate = _estimate(config, inputs, probe)
+        estimate, trials = _estimate(config, inputs, probe)
         refusal = estimate.finding()
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
     shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
-    return CheckResult(config.method, findings, shown, estimate)
+    return CheckResult(config.method, findings, shown, estimate, trials)
 
 
-def _estimate(config: RunConfig, inputs: Inputs, probe: bool) -> RunEstimate:
-    """What the run would take: from the configuration alone, and with the weights if they fit."""
+def _estimate(
+    config: RunConfig, inputs: Inputs, probe: bool
+) -> tuple[RunEstimate, Sequence[Trial]]:
+    """What the run would take and what its rewards pay: with the weights, where they fit."""
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
     groups = [example.group() for example in inputs.train_set]
     longest = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
     tokens = None if config.spec.samples else longest
     rough = estimate_unloaded(config, size, find_machine(None), tokens=tokens)
     if not probe or rough.impossible:
-        return rough
+        return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
     setup = prepare(config, accelerator, inputs)
-    return estimate_run(config, setup, accelerator)
+    trials: Sequence[Trial] = ()
+    if setup.collector is not None:
+        from penchant.rl.rewards.trial import TRIED, try_rewards
+
+        samples = setup.collector.draw_samples(inputs.train_set[:TRIED], config.seed)
+        trials = try_rewards(setup.collector.rewards, samples, sampled=True)
+    return estimate_run(config, setup, accelerator), trials
+
+
+def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:
+    """The reward functions on answers made from the data: nothing is loaded to sample any."""
+    if not config.spec.samples:
+        return []
+    from penchant.rl.rewards.trial import try_functions
+
+    options: Any = config.options
+    return try_functions(inputs.rewards, options, inputs.train_set, inputs.tokenizer)
 
 
 def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:

@@ -27,6 +27,12 @@ from penchant.methods import METHODS, Method, MethodOptions
 # What config.yaml of a run holds beside its keys.
 RECORDED = ("data_fingerprints", "num_processes", "versions")
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+# Keys of methods that sample, and what serves the same purpose where nothing is sampled.
+OFFLINE_NAMES = {
+    "batch_size": "per_device_train_batch_size",
+    "max_completion_length": "max_length",
+    "total_episodes": "max_steps",
+}
 REMOVED_NAMES = {"ref_model": "reference_model", "output_dir": "output", "lr": "learning_rate"}
 
 
@@ -205,7 +211,9 @@ def unknown_key(name: object, method: str) -> str:
     owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
     if owners:
         some = ", ".join(owners[:3]) + (" and others" if len(owners) > 3 else "")
-        return f"{key} is an option of {some}, not of {method}; drop it"
+        instead = OFFLINE_NAMES.get(key)
+        remedy = f"set {instead} instead" if instead else "drop it"
+        return f"{key} is an option of {some}, not of {method}; {remedy}"
     renamed = REMOVED_NAMES.get(key)
     hint = f"did you mean {renamed}?" if renamed else _nearest(key, _known_keys(method))
     return f"unknown key {key!r}; {hint}"

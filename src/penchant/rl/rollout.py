@@ -14,7 +14,7 @@ from penchant.core.screen import track
 from penchant.data.batch import Group, share_prompts
 from penchant.methods.experience import Advantages, Experience
 from penchant.models.logprobs import compare_heads
-from penchant.rl.rewards.samples import make_sample
+from penchant.rl.rewards.samples import Sample, make_sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,6 +149,18 @@ class Collector:
         metrics = self.collect(prompts, seed).metrics
         self.rewards.load_state_dict(before)
         return metrics
+
+    def draw_samples(self, prompts: Sequence[TokenisedPrompt], seed: int) -> list[Sample]:
+        """One answer to each prompt, as the rewards read it; nothing is scored."""
+        self.sampler.sync()
+        with self.autocast():
+            drawn = self.sampler.sample(
+                [p.prompt for p in prompts], n=1, sampling=self.sampling, seed=seed
+            )
+        return [
+            make_sample(p.record, p.prompt, completion, self.tokenizer)
+            for p, (completion,) in zip(prompts, drawn, strict=True)
+        ]
 
     @torch.no_grad()
     def _experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:

@@ -184,6 +184,18 @@ def load_function(spec: str) -> Callable[..., Any]:
     return found
 
 
+def functions_in(file: str) -> list[str]:
+    """What could be named of a Python file as a reward, as `file.py:function`.
+
+    Raises:
+        RewardError: there is no such file, or importing it fails.
+    """
+    module = _import_file(file, file)
+    public = {name: value for name, value in vars(module).items() if name[0] != "_"}
+    own = [n for n, v in public.items() if getattr(v, "__module__", None) == module.__name__]
+    return [f"{file}:{name}" for name in own if callable(public[name])]
+
+
 def _import_module(spec: str, name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, RewardError
 from penchant.methods.online import RewardOptions
 from penchant.models.load import resolve
-from penchant.rl.rewards.functions import FunctionReward, load_function
+from penchant.rl.rewards.functions import FunctionReward, functions_in, load_function
 from penchant.rl.rewards.judging import Rewards, Scores
 from penchant.rl.rewards.loading import ENSEMBLE, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
@@ -73,6 +73,9 @@ def _function(spec: Spec, timeout: float | None) -> FunctionReward | None:
         return FunctionReward(spec, name, timeout=timeout)
     if known := ready(spec):
         return FunctionReward(known[1], known[0], timeout=timeout)
+    if spec.endswith(".py"):
+        names = " or ".join(functions_in(spec)) or "a function that you write there"
+        raise RewardError(f"reward {spec} names no function of that file; set reward to {names}")
     if Path(spec).exists() or (":" not in spec and spec.count("/") == 1):
         return None
     if ":" not in spec:
