@@ -11,13 +11,20 @@ import pytest
 import torch
 
 import penchant
+from penchant.core.machine import USABLE, Room, memory_available_bytes
 from penchant.data.tokenise import TokenisedPair
-from penchant.models import memory
 from penchant.models.load import load_causal_model
-from penchant.models.memory import activation_bytes, enable_checkpointing, training_bytes
+from penchant.models.memory import (
+    LATER_BYTES,
+    activation_bytes,
+    enable_checkpointing,
+    measure_sizes,
+)
+from penchant.models.policy import PolicyScorer, make_value_head
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.training import prepare
+from penchant.training import prepare, workload
+from penchant.training.workload import spare_bytes
 
 PAIRS = [TokenisedPair([10 + i] * 20, [40 + i] * 12, [70 + i] * 16, f"row {i}") for i in range(16)]
 
@@ -90,43 +97,68 @@ def test_half_precision_copies_of_weights_are_counted_once_and_not_by_token(
     assert kept == pytest.approx(fixed + half_per_token * tokens, rel=0.15)
 
 
-def test_training_needs_the_longest_micro_batch_gradients_and_two_moments(scorer: Scorer) -> None:
-    groups = [pair.group() for pair in PAIRS]
-    longest = TokenisedPair([9] * 40, [8] * 30, [7] * 30, "long").group()
-    fixed, per_token = activation_bytes(scorer, groups[0])
-    trained = sum(p.numel() * 4 for p in scorer.parameters())
-    expected = fixed + per_token * (100 + 3 * groups[0].num_tokens) + 3 * trained
-    assert training_bytes(scorer, [*groups, longest], 4) == pytest.approx(expected)
+def test_sizes_are_those_of_all_models_that_are_trained(tiny_model_dir: Path) -> None:
+    """A value model of its own is trained too: its weights, activations and layers count."""
+    models = [load_causal_model(str(tiny_model_dir), dtype=torch.float32) for _ in range(2)]
+    policy = PolicyScorer(
+        models[0],
+        0,
+        value_head=make_value_head(models[0]),
+        critic=Scorer(models[1], 0),
+    )
+    alone = PolicyScorer(models[0], 0)
+    group, room = PAIRS[0].group(), Room(held=1e9, available=1e9, total=4e9)
+    both, one = (
+        measure_sizes(scorer, group, room, reference=5.0, rewards=7.0, half=False)
+        for scorer in (policy, alone)
+    )
+    weights = sum(p.numel() * 4 for p in models[0].parameters())
+    assert one.weights == one.trained == weights
+    assert both.weights == 2 * weights + 4 * 33  # a value head of 32 inputs
+    assert (both.num_layers, both.width) == (2 * one.num_layers, 2 * one.width)
+    assert both.by_token > 1.5 * one.by_token
+    assert one.process == 1e9 - weights - 12 + LATER_BYTES
 
 
 @pytest.mark.parametrize("lora_r", [0, 4])
 def test_checkpointing_is_wanted_exactly_when_a_batch_would_not_fit(
     tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lora_r: int
 ) -> None:
-    needed = []
+    spare: list[float] = []
 
-    def measured(scorer: Scorer, *rest: Any) -> float:
-        found = training_bytes(scorer, *rest)
-        # A frozen copy is weighed too, where there will be one.
-        needed.append(found + (0 if lora_r else sum(p.numel() * 4 for p in scorer.parameters())))
-        return found
+    def measured(*run: Any) -> float:
+        spare.append(spare_bytes(*run))
+        return spare[-1]
 
-    monkeypatch.setattr(prepare, "training_bytes", measured)
+    monkeypatch.setattr(prepare, "spare_bytes", measured)
+    room = Room(held=1e9, available=1e12, total=2e12)
+    monkeypatch.setattr(workload, "find_room", lambda _: room)
     keys = {**tiny_keys, "lora_r": lora_r, "reference": "adapter" if lora_r else "copy"}
     penchant.train("dpo", output=tmp_path / "measured", max_steps=1, **keys)
+    model = load_causal_model(str(keys["model"]), dtype=torch.float32)
+    # A frozen copy is weighed too, where there will be one.
+    copy = 0 if lora_r else sum(p.numel() * 4 for p in model.parameters())
+    needed = USABLE * 1e12 - spare[0] + copy
     for share, wanted in ((0.99, True), (1.01, False)):
-        available = needed[0] / memory.USABLE * share
-        monkeypatch.setattr(memory, "memory_available_bytes", lambda _, a=available: a)
+        room = Room(held=1e9, available=needed / USABLE * share, total=2e12)
         output = tmp_path / str(share)
         penchant.train("dpo", output=output, max_steps=1, **keys)
         summary = json.loads((output / "summary.json").read_text())
         assert summary["gradient_checkpointing"] is wanted
 
 
+def test_what_the_gpus_allocator_keeps_can_be_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-check frees its logits to the allocator; the driver goes on to call them used."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 60)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 25)
+    assert memory_available_bytes(torch.device("cuda")) == 45
+
+
 def test_checkpointing_keeps_less_of_a_forward_pass(scorer: Scorer) -> None:
     scorer.train()
     before = saved_bytes(scorer, PAIRS)
-    enable_checkpointing(scorer.causal_model)
+    enable_checkpointing(scorer)
     assert saved_bytes(scorer, PAIRS) < 0.7 * before
 
 
@@ -152,8 +184,36 @@ def test_run_turns_checkpointing_on_by_itself_where_memory_is_short(
     tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for available, wanted in ((10**5, True), (10**12, False)):
-        monkeypatch.setattr(memory, "memory_available_bytes", lambda _, a=available: a)
+        room = Room(1e9, available, 2e12)
+        monkeypatch.setattr(workload, "find_room", lambda _, room=room: room)
         output = tmp_path / str(available)
         penchant.train("dpo", output=output, max_steps=1, **tiny_keys)
         summary = json.loads((output / "summary.json").read_text())
         assert summary["gradient_checkpointing"] is wanted
+
+
+def test_the_critic_of_a_value_model_of_its_own_is_checkpointed_too(
+    tmp_path: Path, tiny_keys: dict[str, Any]
+) -> None:
+    from penchant.config.keys import load_config
+    from penchant.training.accelerator import make_accelerator
+    from penchant.training.inputs import read_inputs, read_run_data
+
+    keys = {
+        "model": str(tiny_keys["model"]),
+        "data": "<list>",
+        "output": tmp_path,
+        "value_model": "copy",
+        "gradient_checkpointing": "on",
+        "reward": ["length:20"],
+        "max_completion_length": 4,
+        "max_length": 32,
+        "batch_size": 16,
+    }
+    config = load_config("ppo", keys)
+    accelerator = make_accelerator("fp32")
+    data = read_run_data(config, [{"prompt": f"say {word}"} for word in "abcd"], None)
+    scorer = prepare.prepare(config, accelerator, read_inputs(config, data)).scorer
+    assert isinstance(scorer, PolicyScorer) and scorer.critic is not None
+    assert scorer.causal_model.is_gradient_checkpointing
+    assert scorer.critic.causal_model.is_gradient_checkpointing

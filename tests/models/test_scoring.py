@@ -216,7 +216,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, lora, make_mode
             perturb_adapter(model)
         scorer = scorer_for(model)
         if checkpointing:
-            enable_checkpointing(scorer.causal_model)
+            enable_checkpointing(scorer)
             assert scorer.causal_model.is_gradient_checkpointing
         scorer.train()
         with counted_calls(scorer.causal_model) as calls:

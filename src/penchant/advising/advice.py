@@ -13,6 +13,7 @@ from penchant.advising.settings import Settings, choose_settings, make_command
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
 from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
+from penchant.core.screen import gibibytes
 from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.quality import FEW
 from penchant.data.read import OtherKindError, read_labels, read_pairs
@@ -71,7 +72,8 @@ class Advice:
             found["findings"]["length"] |= {**derived, "biased": length.biased}
         found["machine"]["usable_bytes"] = self.machine.usable_bytes
         for entry, one in zip(found["ranked"], self.ranked, strict=True):
-            entry["plan"]["memory"]["total"] = one.plan.memory.total
+            memory = one.plan.memory
+            entry["plan"]["memory"] = {**memory.parts, "total": memory.peak}
             entry["why_not"] = one.why_not
         found["recommended"] = self.best.method
         return found
@@ -180,15 +182,16 @@ def _fit_warnings(planner: Planner, method: Method, best: Ranked, config: RunCon
         return warnings
     machine, memory = planner.machine, best.plan.memory
     kind = f"LoRA of rank {best.plan.lora_r}" if best.plan.lora_r else "all weights"
+    parts = memory.parts
     text = (
         f"nothing fits: the smallest way, {kind} with batches of {best.plan.micro_batch}, needs "
-        f"about {memory.total / 1e9:.2f} GB (weights {memory.weights / 1e9:.2f}, activations "
-        f"{memory.activations / 1e9:.2f}) of {machine.usable_bytes / 1e9:.2f} GB usable"
+        f"about {gibibytes(memory.peak)} (weights {gibibytes(parts['weights'])}, activations "
+        f"{gibibytes(parts['activations'])}) of {gibibytes(machine.usable_bytes)} usable"
     )
     shorter = planner.half_length(method, best.plan)
     if shorter.fits:
         half = planner.findings.tokens.cut.max_length // 2
-        text += f"; max_length {half} would do with {shorter.memory.total / 1e9:.2f} GB"
+        text += f"; max_length {half} would do with {gibibytes(shorter.memory.peak)}"
     else:
-        text += f"; a smaller model, or {memory.total / USABLE / 1e9:.1f} GB of memory, would do"
+        text += f"; a smaller model, or {gibibytes(memory.peak / USABLE)} of memory, would do"
     return [*warnings, text]

@@ -9,7 +9,7 @@ from penchant.advising.findings import Findings
 from penchant.core.machine import Machine
 from penchant.data.lengths import Sample
 from penchant.methods import Method
-from penchant.models.footprint import Estimate, Load, estimate
+from penchant.models.footprint import Footprint, Load, footprint, sizes_of
 from penchant.models.size import ModelSize
 
 LORA_R = 16
@@ -39,7 +39,7 @@ class Plan:
     checkpointing: bool
     reference: str
     dtype: str
-    memory: Estimate
+    memory: Footprint
     fits: bool
     lora_bytes: float
     full_bytes: float
@@ -102,30 +102,37 @@ class Planner:
         checkpointing: bool,
         micro_batch: int,
     ) -> Plan:
-        # A copy, where all weights change and no cache stands in for it.
-        copies = int(method.needs_reference)
         mismatches = method.needs(method.options()).mismatches
         answers = 2 if method.data == "pairs" or mismatches else 1
-        tokens = self.sample.tokens(self.findings.tokens.cut, micro_batch, answers)
+        tokens, predicted = self.sample.longest_pass(self.findings.tokens.cut, micro_batch, answers)
+        accumulation = max(1, self.batch() // micro_batch)
+        load = Load(tokens, predicted, checkpointing, accumulation > 1)
 
-        def cost(rank: int, copies: int) -> Estimate:
-            frozen_half = rank > 0 and "bf16" in (dtype, self.machine.precision)
-            base = "bf16" if frozen_half else "fp32"
-            load = Load(rank, base, tokens, checkpointing, copies)
-            return estimate(self.size, load, self.machine.precision)
+        def cost(rank: int, reference: bool) -> Footprint:
+            sizes = sizes_of(
+                self.size,
+                lora_r=rank,
+                half_base=rank > 0 and "bf16" in (dtype, self.machine.precision),
+                reference=reference,
+                precision=self.machine.precision,
+                device=self.machine.device,
+            )
+            return footprint(sizes, load)
 
-        full, lora = cost(0, copies), cost(LORA_R, 0)
-        memory = lora if lora_r else cost(0, 0 if reference == "cache" else copies)
+        # A copy, where all weights change and no cache stands in for it.
+        full, lora = cost(0, method.needs_reference), cost(LORA_R, reference=False)
+        kept = method.needs_reference and reference != "cache"
+        memory = lora if lora_r else cost(0, kept)
         return Plan(
             lora_r=lora_r,
             micro_batch=micro_batch,
-            accumulation=max(1, self.batch() // micro_batch),
+            accumulation=accumulation,
             checkpointing=checkpointing,
             reference=reference,
             dtype=dtype,
             memory=memory,
-            fits=memory.total <= self.machine.usable_bytes,
-            lora_bytes=lora.total,
-            full_bytes=full.total,
-            full_reference_bytes=full.reference,
+            fits=memory.peak <= self.machine.usable_bytes,
+            lora_bytes=lora.peak,
+            full_bytes=full.peak,
+            full_reference_bytes=full.parts["reference"],
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from penchant.advising.findings import Findings
 from penchant.advising.plan import Plan
 from penchant.core.machine import Machine
+from penchant.core.screen import gibibytes
 from penchant.data.records import counted
 from penchant.methods import METHODS, Method
 
@@ -225,13 +226,11 @@ def by_memory(case: Case) -> list[Reason]:
     plan, machine = case.plan, case.machine
     reasons = []
     if not plan.fits:
-        needs = f"{plan.memory.total / 1e9:.1f} GB of {machine.usable_bytes / 1e9:.1f} GB usable"
+        needs = f"{gibibytes(plan.memory.peak)} of {gibibytes(machine.usable_bytes)} usable"
         reasons.append(Reason(-6, f"does not fit: needs {needs}"))
     if case.goal == "memory" and case.method.needs_reference:
-        extra = plan.full_reference_bytes / 1e9
-        reasons.append(
-            Reason(-2, f"needs a reference: {extra:.2f} GB more when all weights are trained")
-        )
+        extra = gibibytes(plan.full_reference_bytes)
+        reasons.append(Reason(-2, f"needs a reference: {extra} more when all weights are trained"))
     return reasons
 
 

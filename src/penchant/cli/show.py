@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from penchant.core.screen import GIB, gibibytes
 from penchant.data.records import counted
 from penchant.methods import METHODS
 
@@ -84,16 +85,16 @@ def _trial(trial: Trial) -> Group:
 
 def _estimate(found: RunEstimate) -> Group:
     """Memory by part, the verdict, and what would take less."""
-    table = Table("memory at the peak", "GB")
+    table = Table("memory at the peak", "GiB")
     table.columns[1].justify = "right"
     for name, size in found.parts.items():
         if size:
-            table.add_row(name, f"{size / 1e9:.2f}")
+            table.add_row(name, f"{size / GIB:.2f}")
     table.add_section()
-    table.add_row("together", f"{found.peak_bytes / 1e9:.2f}")
+    table.add_row("together", f"{found.peak_bytes / GIB:.2f}")
     fits = "fits" if found.fits else "does not fit"
-    lines = [Text(f"{fits}: {found.needed_bytes / 1e9:.2f} GB to come of "
-                  f"{found.limit_bytes / 1e9:.2f} GB that can be had")]  # fmt: skip
+    lines = [Text(f"{fits}: {gibibytes(found.needed_bytes)} to come of "
+                  f"{gibibytes(found.limit_bytes)} that can be had")]  # fmt: skip
     if found.seconds is not None:
         lines.append(Text(f"{found.num_steps} steps, about {found.seconds:.0f} s of training and "
                           f"{found.evaluation_seconds:.0f} s of evaluation"))  # fmt: skip
@@ -139,7 +140,7 @@ def print_result(result: TrainResult) -> None:
     print(
         f"{result.steps} steps in {result.train_seconds:.0f} s, "
         f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
+        f"peak memory {gibibytes(result.memory_peak_bytes)}"
     )
     print(f"model: {result.model}")
     print(f"run:   {result.output}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from penchant.advising.advice import NUM_SHOWN, Advice
 from penchant.advising.findings import Findings
 from penchant.advising.ranking import length_text, noise_text
+from penchant.core.screen import gibibytes
 from penchant.data.lengths import Percentiles
 from penchant.data.records import counted
 
@@ -49,8 +50,8 @@ def _findings(advice: Advice) -> Table:
     kind = "given" if machine.given else "free now"
     table.add_row(
         "machine",
-        f"{machine.device}, {machine.precision}, {machine.memory_bytes / 1e9:.1f} GB {kind}, "
-        f"{machine.usable_bytes / 1e9:.1f} GB of it usable",
+        f"{machine.device}, {machine.precision}, {gibibytes(machine.memory_bytes)} {kind}, "
+        f"{gibibytes(machine.usable_bytes)} of it usable",
     )
     return table
 
@@ -105,13 +106,13 @@ def _cut(found: Findings) -> str:
 
 
 def _methods(advice: Advice) -> Table:
-    columns = ("", "Method", "Points", "Because", "Memory, GB")
+    columns = ("", "Method", "Points", "Because", "Memory")
     table = Table(*columns, title=f"Methods, goal {advice.goal}", title_justify="left",
                   show_lines=True)  # fmt: skip
     for place, one in enumerate(advice.ranked[:NUM_SHOWN], start=1):
         plan = one.plan
         reasons = "\n".join(f"{reason.points:+g} {reason.text}" for reason in one.reasons)
-        memory = f"{plan.lora_bytes / 1e9:.2f} LoRA\n{plan.full_bytes / 1e9:.2f} all weights"
+        memory = f"{gibibytes(plan.lora_bytes)} LoRA\n{gibibytes(plan.full_bytes)} all weights"
         table.add_row(str(place), one.method, f"{one.points:g}", reasons, memory)
     return table
 

@@ -145,10 +145,7 @@ def _estimate(
 ) -> tuple[RunEstimate, Sequence[Trial]]:
     """What the run would take and what its rewards pay: with the weights, where they fit."""
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
-    groups = [example.group() for example in inputs.train_set]
-    longest = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
-    tokens = None if config.spec.samples else longest
-    rough = estimate_unloaded(config, size, find_machine(None), tokens=tokens)
+    rough = estimate_unloaded(config, size, find_machine(None), inputs.train_set)
     if not probe or rough.impossible:
         return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from penchant.commands.train import train
 from penchant.core.errors import ModelError
+from penchant.core.screen import gibibytes
 from penchant.models.load import resolve
 from penchant.training.result import TrainResult
 
@@ -78,7 +79,7 @@ def show(result: TrainResult) -> None:
     print(
         f"{result.steps} steps in {result.train_seconds:.0f} s: "
         f"{result.examples_per_second:.2f} pairs/s, {result.tokens_per_second:,.0f} tokens/s, "
-        f"peak memory {result.memory_peak_bytes / 1e9:.2f} GB"
+        f"peak memory {gibibytes(result.memory_peak_bytes)}"
     )
     print(f"run directory: {result.output}")
     print(f"try: penchant evaluate --model {result.output} --data {sample_set()}")

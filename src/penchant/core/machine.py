@@ -7,8 +7,11 @@ import platform
 import re
 import resource
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 import psutil
 import torch
@@ -19,6 +22,10 @@ from penchant.core.errors import ConfigError
 # activations of a few hundred tokens.
 MAPPED_BYTES = 1_500_000
 _M_MMAP_THRESHOLD = -3
+
+# Devices whose tensors cannot be fp64.
+WITHOUT_FP64 = ("mps",)
+T = TypeVar("T")
 
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -32,10 +39,77 @@ def memory_peak_bytes(device: torch.device) -> int:
 
 
 def memory_available_bytes(device: torch.device) -> int:
-    """What could be allocated now without swapping."""
+    """What could be allocated now without swapping.
+
+    On a GPU the allocator keeps what was freed: that can be had again, though the driver calls it
+    used.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a run finds, in bytes.
+
+    Attributes:
+        held: by the process now; on a GPU by its tensors.
+        available: what may still be allocated; total: all that the device has.
+        peak: of the process so far.
+    """
+
+    held: float
+    available: float
+    total: float
+    peak: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """What the run may come to, with room for fragmentation."""
+        return self.held + USABLE * self.available
+
+
+def find_room(device: torch.device) -> Room:
+    """The memory of a device, after what was freed is handed back."""
+    release_memory()
+    if device.type == "cuda":
+        held = float(torch.cuda.memory_allocated(device))
+    else:
+        held = float(psutil.Process().memory_info().rss)
+    return Room(
+        held, memory_available_bytes(device), memory_total_bytes(device), memory_peak_bytes(device)
+    )
+
+
+def memory_total_bytes(device: torch.device) -> int:
+    """All that the device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return psutil.virtual_memory().total
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds_of(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """How long a call takes, the device's queue included, and what it returns."""
+    synchronize(device)
+    started = time.perf_counter()
+    result = call()
+    synchronize(device)
+    return time.perf_counter() - started, result
+
+
+def exact(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in fp64, on the CPU where its device has no such numbers (Apple's MPS)."""
+    return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()
 
 
 def map_large_blocks() -> None:

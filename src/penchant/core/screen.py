@@ -71,3 +71,11 @@ def setup_logging() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+GIB = 2**30
+
+
+def gibibytes(num_bytes: float) -> str:
+    """As 1.4 GiB."""
+    return f"{num_bytes / GIB:.3g} GiB"

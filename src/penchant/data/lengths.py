@@ -105,16 +105,21 @@ class Sample:
         ]
         return prompts, answers
 
-    def tokens(self, cut: Cut, num_records: int, answers: int) -> int:
-        """Of the longest micro-batch: prompts once, `answers` completions each."""
+    def longest_pass(self, cut: Cut, num_records: int, answers: int) -> tuple[int, int]:
+        """Tokens of the longest micro-batch, and of these the completions'.
+
+        Each prompt is laid out once, with `answers` completions.
+        """
         sizes = []
         for prompt, lengths in self.rows:
             kept = min(prompt, cut.max_prompt_length)
             room = cut.max_length - kept
             longest = sorted((min(n, room) for n in lengths), reverse=True)
             missing = answers - len(longest)
-            sizes.append(kept + sum(longest[:answers]) + max(missing, 0) * longest[0])
-        return sum(sorted(sizes, reverse=True)[:num_records])
+            completions = sum(longest[:answers]) + max(missing, 0) * longest[0]
+            sizes.append((kept + completions, completions))
+        largest = sorted(sizes, reverse=True)[:num_records]
+        return sum(total for total, _ in largest), max(sum(c for _, c in largest), 1)
 
     def _totals(self) -> list[int]:
         return [prompt + max(answers) for prompt, answers in self.rows]

@@ -1,36 +1,24 @@
-"""The arithmetic of memory, without any model: what is measured and what is foreseen share it."""
+"""How much memory a run takes, by phase and by part: the one formula for it.
+
+Training asks it whether a reference and all activations fit, `penchant check` what a run will
+take, and `penchant advise` how a method can be run. They differ in where the sizes come from:
+measured on the loaded model (`models.memory`), or read off its configuration (`sizes_of`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from penchant.models.logprobs import CHUNK_ELEMENTS, KEPT_ELEMENTS
 from penchant.models.size import ModelSize
 
 NUM_MOMENTS = 2  # of AdamW, each as large as what is trained
-
-
-def training_state(trained: float) -> tuple[float, float]:
-    """Bytes of gradients and of AdamW's moments, for so many bytes of trained weights."""
-    return trained, NUM_MOMENTS * trained
-
-
-def recomputed_bytes(by_token: float, hidden: int, num_layers: int) -> float:
-    """Activations a token under checkpointing.
-
-    Each layer's input, and all of the one layer that is being recomputed.
-
-    Args:
-        by_token: bytes without it.
-        hidden: size of the hidden state; num_layers: of them.
-    """
-    return by_token / max(num_layers, 1) + 4 * hidden * num_layers
-
-
 OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
-
-# Bytes that autograd keeps a token, for every input and output of a linear layer. Measured on a
-# Llama of 135M parameters with the packed layout: 1.21 MB (fp32, LoRA) for 0.305M of them.
+# Bytes that autograd keeps per token, for every input and output of a linear layer, by the
+# arithmetic and whether it trains LoRA. Measured on a Llama of 135M parameters with the packed
+# layout: 1.21 MB (fp32, LoRA) for 0.305M of them.
 ACTIVATION_BYTES = {
     ("fp32", True): 4.0,
     ("fp32", False): 4.4,
@@ -38,65 +26,219 @@ ACTIVATION_BYTES = {
     ("half", False): 3.0,
 }
 
+# Chunks of logits that a walk over the vocabulary holds at once.
+NUM_CHUNKS = 3
+
+PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "reference",
+    "rewards",
+    "rollouts",
+    "process",
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run's memory depends on, in bytes where they do not say otherwise.
+
+    Attributes:
+        weights: of the policy with heads and value model; trained: of these, what changes.
+        reference, rewards: of their weights.
+        process: what is in memory beside all that.
+        fixed, by_token: activations of a pass, without checkpointing.
+        width: inputs and outputs of the policy's linear layers: times a rank it is LoRA's weights.
+        hidden, num_layers, vocabulary: of the model, in elements.
+        cache_token: keys and values of one token.
+        head_trained, fused_head: of the language-model head.
+        half: whether the arithmetic is half precision.
+        device: cpu or cuda.
+    """
+
+    weights: float
+    trained: float
+    reference: float
+    rewards: float
+    process: float
+    fixed: float
+    by_token: float
+    width: int
+    hidden: int
+    num_layers: int
+    vocabulary: int
+    cache_token: float
+    head_trained: bool
+    fused_head: bool
+    half: bool
+    device: str
+
+    def with_lora(self, rank: int) -> Sizes:
+        """The same run with an adapter of a rank in place of all weights."""
+        kind = "half" if self.half else "fp32"
+        adapter = 4.0 * self.width * rank
+        return replace(
+            self,
+            weights=self.weights + adapter,
+            trained=adapter,
+            reference=0.0,
+            fixed=0.0,
+            by_token=self.by_token * ACTIVATION_BYTES[kind, True] / ACTIVATION_BYTES[kind, False],
+            head_trained=False,
+        )
+
 
 @dataclass(frozen=True)
 class Load:
-    """How a run would use the memory.
+    """The largest passes of a run.
 
     Attributes:
-        lora_r: rank, 0 for all weights.
-        base: dtype of the weights.
-        tokens: of the longest micro-batch.
-        checkpointing: activations are recomputed.
-        copies: of the weights as a reference.
+        tokens: that the largest micro-batch lays out.
+        predicted: of these, where a token of an answer is predicted.
+        checkpointing: whether activations are recomputed.
+        accumulates: whether earlier passes of the step have left their gradients.
+        moments: whether AdamW's moments are there, as in every step but the first.
+        side_by_side: answers that are sampled at once; cached: tokens whose keys and values they
+            keep.
     """
 
-    lora_r: int
-    base: str
     tokens: int
+    predicted: int
     checkpointing: bool = False
-    copies: int = 0
+    accumulates: bool = True
+    moments: bool = True
+    side_by_side: int = 0
+    cached: int = 0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes, by what they hold."""
+class Footprint:
+    """Bytes of a run by phase, and in each by what they hold."""
 
-    weights: float
-    reference: float
-    gradients: float
-    optimizer: float
-    activations: float
-    overhead: float
+    phases: Mapping[str, Mapping[str, float]]
 
     @property
-    def total(self) -> float:
-        """All of it at once."""
-        trained = self.gradients + self.optimizer
-        return self.weights + self.reference + trained + self.activations + self.overhead
+    def totals(self) -> dict[str, float]:
+        """Bytes of each phase."""
+        return {name: sum(parts.values()) for name, parts in self.phases.items()}
+
+    @property
+    def peak(self) -> float:
+        """Of the phase that takes most."""
+        return max(self.totals.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What that phase is made of."""
+        totals = self.totals
+        highest = self.phases[max(totals, key=totals.__getitem__)]
+        return {name: highest.get(name, 0.0) for name in PARTS}
 
 
-def estimate(size: ModelSize, load: Load, precision: str) -> Estimate:
-    """What a run takes, roughly: weights, reference, gradients, AdamW's moments, activations."""
-    width_bytes = 4 if load.base == "fp32" else 2
-    weights = size.num_parameters * width_bytes
-    adapter = size.width * load.lora_r
-    gradients, moments = training_state(4 * (adapter if load.lora_r else size.num_parameters))
-    return Estimate(
-        weights=weights + 4 * adapter,
-        reference=load.copies * weights,
-        gradients=gradients,
-        optimizer=moments,
-        activations=_activations(size, load, precision),
-        overhead=OVERHEAD_BYTES,
-    )
+def footprint(sizes: Sizes, load: Load) -> Footprint:
+    """Memory of a run, from what its models take and the passes it makes."""
+    gradients = sizes.trained
+    moments = NUM_MOMENTS * sizes.trained if load.moments else 0.0
+    held = {
+        "weights": sizes.weights,
+        "reference": sizes.reference,
+        "rewards": sizes.rewards,
+        "process": sizes.process,
+    }
+    activations = _activation_bytes(sizes, load)
+    # A gradient of the embeddings comes before it is added to the head's.
+    embeddings = 4.0 * sizes.vocabulary * sizes.hidden if sizes.head_trained else 0.0
+    # Gradients come as activations go, unless earlier passes of the step have left theirs.
+    beside = gradients if load.accumulates else max(0.0, gradients + embeddings - activations)
+    if load.accumulates or not beside:
+        activations += embeddings
+    phases = {
+        "training": {
+            **held,
+            "gradients": beside,
+            "optimizer": moments,
+            "activations": activations,
+        },
+        "update": {**held, "gradients": gradients, "optimizer": NUM_MOMENTS * gradients},
+    }
+    if load.side_by_side:
+        phases["sampling"] = {
+            **held,
+            "optimizer": moments,
+            "rollouts": _sampling_bytes(sizes, load),
+        }
+    return Footprint(phases)
 
 
-def _activations(size: ModelSize, load: Load, precision: str) -> float:
+def _activation_bytes(sizes: Sizes, load: Load) -> float:
+    """Kept for the backward pass, with the one layer whose backward runs and the head."""
+    one_layer = sizes.by_token / max(1, sizes.num_layers)
+    by_token = sizes.by_token
+    if load.checkpointing:  # each layer's input, and all of the layer that is recomputed
+        by_token = one_layer + 4 * sizes.hidden * sizes.num_layers
+    return sizes.fixed + (by_token + one_layer) * load.tokens + _head_bytes(sizes, load)
+
+
+def _head_bytes(sizes: Sizes, load: Load) -> float:
+    """What walking the vocabulary takes beside what autograd keeps."""
+    logits = load.predicted * sizes.vocabulary
+    if not sizes.fused_head:
+        return 2.0 * 4 * logits
+    widest = CHUNK_ELEMENTS.get(sizes.device, CHUNK_ELEMENTS["cuda"])
+    chunk = 4.0 * min(logits, NUM_CHUNKS * widest)
+    return chunk + (4.0 * logits if sizes.head_trained and logits <= KEPT_ELEMENTS else 0.0)
+
+
+def _sampling_bytes(sizes: Sizes, load: Load) -> float:
+    """Keys and values of answers under way, and the logits of their next tokens."""
+    # A layer's cache grows by making a longer one beside it.
+    cache = sizes.cache_token * load.cached * (1 + 1 / max(1, sizes.num_layers))
+    return cache + 4 * 4.0 * load.side_by_side * sizes.vocabulary
+
+
+def sizes_of(
+    size: ModelSize,
+    *,
+    lora_r: int,
+    half_base: bool,
+    reference: bool,
+    precision: str,
+    device: str,
+    num_models: int = 1,
+) -> Sizes:
+    """The sizes of a run, roughly, from its model's configuration alone.
+
+    Args:
+        size: of the model.
+        lora_r: rank, 0 for all weights.
+        half_base: whether the frozen weights are in half precision.
+        reference: whether a frozen copy stands beside the policy.
+        precision: of the arithmetic; device: where it runs.
+        num_models: that are trained: two with a value model of its own.
+    """
     kind = "fp32" if precision == "fp32" else "half"
-    by_token = size.width * ACTIVATION_BYTES[kind, load.lora_r > 0]
-    if load.checkpointing:
-        by_token = recomputed_bytes(by_token, size.hidden, size.num_layers)
-    # Autocast keeps a half-precision copy of every weight that it multiplied with.
-    copies = 2 * size.num_layer_parameters if kind == "half" and load.base == "fp32" else 0
-    return by_token * load.tokens + (copies if not load.lora_r else 0)
+    weights = size.num_parameters * (2.0 if half_base else 4.0)
+    adapter = 4.0 * size.width * lora_r
+    # Autocast keeps a half-precision copy of every trained matrix that it multiplied with; a
+    # frozen reference holds its matrices in half precision.
+    copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
+    return Sizes(
+        weights=num_models * (weights + adapter),
+        trained=num_models * (adapter if lora_r else weights),
+        reference=weights - copies if reference else 0.0,
+        rewards=0.0,
+        process=OVERHEAD_BYTES,
+        fixed=0.0 if lora_r else num_models * copies,
+        by_token=num_models * size.width * ACTIVATION_BYTES[kind, lora_r > 0],
+        width=num_models * size.width,
+        hidden=size.hidden,
+        num_layers=num_models * size.num_layers,
+        vocabulary=size.vocabulary,
+        cache_token=4.0 * size.hidden * size.num_layers,
+        head_trained=not lora_r,
+        fused_head=True,
+        half=kind == "half",
+        device=device,
+    )

@@ -1,22 +1,26 @@
-"""What training will need beside the weights: measured on one record, not guessed."""
+"""What a run's memory depends on, measured on the loaded model and one record, not guessed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.machine import USABLE, memory_available_bytes
-from penchant.models.footprint import training_state
+from penchant.core.machine import Room, release_memory
+from penchant.models.footprint import Sizes
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import Scorer
+from penchant.models.size import layer_shapes
 
 if TYPE_CHECKING:
     from penchant.data.batch import Group, TokenBatch
 
 logger = logging.getLogger("penchant")
+
+# Threads, kernels' workspaces and modules that a CPU process takes up once training starts.
+LATER_BYTES = 40e6
 
 
 def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
@@ -36,17 +40,17 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
 
     was_training = scorer.training
     scorer.eval()
-    found = []
+    measured = []
     for copies in (1, 2):
         torch.clear_autocast_cache()
         kept.clear()
         batch = scorer.batch([group] * copies)
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             scores = _as_trained(scorer, batch)
-        found.append((batch.input_ids.numel(), sum(kept.values())))
+        measured.append((batch.input_ids.numel(), sum(kept.values())))
         del scores
     scorer.train(was_training)
-    (tokens, once), (more_tokens, twice) = found
+    (tokens, once), (more_tokens, twice) = measured
     per_token = (twice - once) / (more_tokens - tokens)
     return max(0.0, once - per_token * tokens), per_token
 
@@ -56,31 +60,62 @@ def _as_trained(scorer: Scorer, batch: TokenBatch) -> Any:
     return scorer(batch, policy=True) if isinstance(scorer, PolicyScorer) else scorer(batch)
 
 
-def training_bytes(scorer: Scorer, groups: Sequence[Group], micro_batch_size: int) -> float:
-    """Activations of the longest micro-batch, gradients and AdamW's two moments.
+def measure_sizes(
+    scorer: Scorer, group: Group, room: Room, *, reference: float, rewards: float, half: bool
+) -> Sizes:
+    """What a run's memory depends on, measured on the scorer that it trains.
+
+    Weights, gradients and random numbers stay as they are.
 
     Args:
         scorer: planned, on its device.
-        groups: the training records.
-        micro_batch_size: records a forward pass.
+        group: a typical record, on which activations are measured.
+        room: the memory as the run finds it.
+        reference, rewards: bytes of their weights, which are in memory.
+        half: whether the arithmetic is half precision.
     """
-    sizes = sorted((group.num_tokens for group in groups), reverse=True)
-    fixed, per_token = activation_bytes(scorer, min(groups, key=lambda g: g.num_tokens))
-    activations = fixed + per_token * sum(sizes[:micro_batch_size])
-    trained = sum(p.numel() * p.element_size() for p in scorer.parameters() if p.requires_grad)
-    logger.info(
-        "activations: %.2f MB a token, at most %.2f GB a micro-batch (longest record: %d tokens)",
-        per_token / 1e6, activations / 1e9, sizes[0],
-    )  # fmt: skip
-    return activations + sum(training_state(trained))
+    fixed, by_token = activation_bytes(scorer, group)
+    release_memory()
+    models: list[Any] = scorer.causal_models
+    model, device = models[0], models[0].device.type
+    text, head = model.config.get_text_config(), model.get_output_embeddings()
+    weights = unique_bytes(scorer.parameters())
+    later = LATER_BYTES if device == "cpu" else 0
+    return Sizes(
+        weights=weights,
+        trained=unique_bytes(p for p in scorer.parameters() if p.requires_grad),
+        reference=reference,
+        rewards=rewards,
+        process=max(0.0, room.held - weights - reference - rewards) + later,
+        fixed=fixed,
+        by_token=by_token,
+        width=sum(a + b for one in models for a, b in layer_shapes(one)),
+        hidden=int(text.hidden_size),
+        num_layers=int(text.num_hidden_layers) * len(models),
+        vocabulary=int(text.vocab_size),
+        cache_token=_cache_bytes(text, model.dtype.itemsize),
+        head_trained=head is not None and any(p.requires_grad for p in head.parameters()),
+        fused_head=scorer.plan.fused_head or head is None,
+        half=half,
+        device=device,
+    )
 
 
-def usable_bytes(scorer: Scorer) -> float:
-    """What may still be allocated on the model's device."""
-    return USABLE * memory_available_bytes(scorer.causal_model.device)
+def unique_bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Of all of them together, tied ones once."""
+    return sum({p.data_ptr(): p.numel() * p.element_size() for p in parameters}.values())
 
 
-def enable_checkpointing(model: Any) -> None:
-    """Recompute activations in backward, layer by layer."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def _cache_bytes(text: Any, itemsize: int) -> float:
+    """Keys and values of one token in all layers."""
+    heads = text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kept = getattr(text, "num_key_value_heads", None) or heads
+    return 2.0 * text.num_hidden_layers * kept * head_dim * itemsize
+
+
+def enable_checkpointing(scorer: Scorer) -> None:
+    """Recompute activations in backward, layer by layer, in every model that is trained."""
+    for model in scorer.causal_models:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     logger.info("gradient checkpointing is on: less memory, about a third more time")

@@ -13,6 +13,7 @@ from penchant.models.scoring import Scorer, effective_head
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from penchant.data.batch import TokenBatch
     from penchant.models.logprobs import Also
@@ -56,6 +57,10 @@ class PolicyScorer(Scorer):
         self.value_head = value_head
         self.critic = critic
         self.entropy_gradient = entropy_gradient
+
+    @property
+    def causal_models(self) -> list[PreTrainedModel]:
+        return [*super().causal_models, *(self.critic.causal_models if self.critic else [])]
 
     def use(self, plan: ScoringPlan) -> None:
         super().use(plan)

@@ -65,6 +65,11 @@ class Scorer(nn.Module):
         """The transformers model under a possible adapter."""
         return causal_model(self.model)
 
+    @property
+    def causal_models(self) -> list[PreTrainedModel]:
+        """Every transformers model that is trained together with this one, itself first."""
+        return [self.causal_model]
+
     def sample_from(self, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> None:
         """Score as the distribution that answers are sampled from, from now on."""
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from penchant.core.screen import gibibytes
 from penchant.reporting.reading import Run, number
 from penchant.reporting.verdict import final_kl
-from penchant.reporting.words import duration, gibibytes, shown
+from penchant.reporting.words import duration, shown
 
 EVALUATED = {
     "accuracy": "Held-out accuracy",

@@ -12,9 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from penchant.core.screen import gibibytes
 from penchant.reporting.reading import Run, number, read_run
 from penchant.reporting.verdict import judge
-from penchant.reporting.words import duration, gibibytes
+from penchant.reporting.words import duration
 
 REFRESH_SECONDS = 2.0
 NUM_FINDINGS = 4

@@ -30,8 +30,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def gibibytes(num_bytes: float) -> str:
-    """As 1.4 GiB."""
-    return f"{num_bytes / 2**30:.3g} GiB"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from penchant.core.screen import console
-from penchant.models.footprint import training_state
+from penchant.core.screen import GIB, console
+from penchant.models.footprint import NUM_MOMENTS
+from penchant.models.memory import unique_bytes
 from penchant.models.policy import PolicyScorer
 
 if TYPE_CHECKING:
@@ -43,17 +44,17 @@ def memory_parts(setup: Setup) -> dict[str, int]:
         cost = setup.reference_cost
         parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
     parts |= {f"reward {name}": size for name, size in rewards.items()}
-    trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    parts["gradients and AdamW's moments"] = int(sum(training_state(trained)))
+    trained = unique_bytes(p for p in policy.parameters() if p.requires_grad)
+    parts["gradients and AdamW's moments"] = (1 + NUM_MOMENTS) * trained
     return parts
 
 
 def print_memory(parts: Mapping[str, int]) -> None:
     """A table that adds up."""
-    table = Table("in memory", "MB", title="held through the run (activations come on top)")
+    table = Table("in memory", "GiB", title="held through the run (activations come on top)")
     table.columns[1].justify = "right"
     for name, size in parts.items():
-        table.add_row(name, f"{size / 1e6:,.1f}")
+        table.add_row(name, f"{size / GIB:,.3f}")
     table.add_section()
-    table.add_row("together", f"{sum(parts.values()) / 1e6:,.1f}")
+    table.add_row("together", f"{sum(parts.values()) / GIB:,.3f}")
     console.print(table)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from penchant.core.machine import map_large_blocks, release_memory, resolve_precision
-from penchant.models.memory import enable_checkpointing, training_bytes, usable_bytes
+from penchant.core.machine import map_large_blocks, resolve_precision
+from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.inputs import Inputs
 from penchant.training.kinds import kind_of
 from penchant.training.references import ReferenceMaker, measure_cost
 from penchant.training.setup import Setup
+from penchant.training.workload import spare_bytes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,9 +74,7 @@ def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
             setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
         ).describe()
         logger.info("%s", setup.plan)
-        needed = training_bytes(setup.scorer, groups, config.per_device_train_batch_size)
-    release_memory()
-    return usable_bytes(setup.scorer) - needed
+    return spare_bytes(config, setup, accelerator)
 
 
 def _make_reference(
@@ -91,7 +90,7 @@ def _make_reference(
         config, spare - (maker.copy_bytes() if kind == "copy" else 0)
     )
     if setup.checkpointing:
-        enable_checkpointing(setup.scorer.causal_model)
+        enable_checkpointing(setup.scorer)
     examples = setup.train_set
     if kind == "cache":
         examples = [*setup.dataset(config, accelerator).visited(), *setup.eval_set]

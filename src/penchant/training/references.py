@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.errors import ModelError
-from penchant.core.screen import track
+from penchant.core.screen import gibibytes, track
 from penchant.models.load import default_cache_dir, load_causal_model, resolve
 from penchant.models.reference import (
     AdapterReference,
@@ -163,7 +163,7 @@ class ReferenceCost:
 
     def describe(self) -> str:
         """Behind the reference's name, for people."""
-        size = f", {self.num_bytes / 1e9:.2f} GB" if self.num_bytes else ", no further memory"
+        size = f", {gibibytes(self.num_bytes)}" if self.num_bytes else ", no further memory"
         if self.logprob_error is None:
             return size
         return f"{size}, log-probs off by {self.logprob_error:.4f} nats a token (mean)"

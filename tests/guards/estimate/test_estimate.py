@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,23 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
+import penchant
 from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
-from penchant.core.machine import Machine
+from penchant.core.machine import Machine, Room
+from penchant.data.tokenise import TokenisedPair
 from penchant.guards.checks.gather import take_snapshot
-from penchant.guards.estimate import estimate as estimate
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_times import expected_length, longest_answer
 from penchant.guards.estimate.times import fitted
-from penchant.models.size import ModelSize
+from penchant.models.size import ModelSize, measure_model
+from penchant.training import workload
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.setup import Setup
+from penchant.training.workload import count_work, spare_bytes
 
 PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
 SAMPLING = {
@@ -76,8 +79,13 @@ def size(**changes: Any) -> ModelSize:
 
 
 def unloaded(memory: float, **keys: Any) -> RunEstimate:
-    config = load_config("dpo", {"model": "m", "data": "d", **keys})
-    return estimate_unloaded(config, size(), Machine("cpu", int(memory), True, "fp32"))
+    """Of a run on pairs that are as long as the configuration lets them be."""
+    config = load_config("dpo", {"model": "m", "data": "d", "max_steps": 2, **keys})
+    prompt = min(config.prompt_budget, config.max_length - 1)
+    answer = [2] * (config.max_length - prompt)
+    pairs = [TokenisedPair([1] * prompt, answer, answer, f"row {i}") for i in range(8)]
+    machine = Machine("cpu", int(memory), True, "fp32")
+    return estimate_unloaded(config, size(), machine, pairs)
 
 
 def test_parts_add_up_to_the_peak_and_to_what_is_held(full: Prepared) -> None:
@@ -199,12 +207,12 @@ def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
 
 
 def test_twice_the_steps_take_twice_the_time(full: Prepared) -> None:
+
     from penchant.guards.estimate.times import Line
-    from penchant.guards.estimate.workload import count_work
 
     def total(steps: int) -> float:
         config = full.config.model_copy(update={"max_steps": steps})
-        return Line(0.1, 0.01).total(count_work(config, full.setup, full.accelerator))
+        return Line(0.1, 0.01).total(count_work(config, full.setup.train_set))
 
     # Whole epochs, so that both visit the same records: 24 in steps of 16.
     assert total(4) == pytest.approx(2 * total(2))
@@ -228,11 +236,38 @@ def test_lengths_of_answers_that_end_by_chance() -> None:
 def test_loading_that_took_more_than_training_is_the_peak(
     full: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = estimate.measure_footing
-    monkeypatch.setattr(
-        estimate, "measure_footing", lambda *args: replace(measured(*args), peak=9e12)
-    )
+    room = Room(1e9, 1e12, 2e12, peak=9e12)
+    monkeypatch.setattr(workload, "find_room", lambda _: room)
     found = full.estimate()
     assert found.peak_bytes == pytest.approx(9e12)
     assert found.parts["loading"] > 8e12
     assert found.fits, "it is over"
+
+
+def test_training_check_and_advise_agree_on_the_memory_of_one_run(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What training decides by is what `check` shows, and `advise` says what `check` would."""
+    rows = [{"prompt": "p " * 20, "chosen": "c " * 9, "rejected": "r " * 9} for _ in range(12)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    advice = penchant.advise(data=file, model=tiny_model_dir, memory="8GiB")
+    keys = {name: setting.value for name, setting in advice.settings.items()}
+    keys.pop("train_fraction", None)
+    method = advice.best.method
+    room = Room(held=1e9, available=1e12, total=2e12)
+    monkeypatch.setattr(workload, "find_room", lambda _: room)
+    run = Prepared(method, tiny_model_dir, str(file), **keys)
+
+    shown = run.estimate()
+    decided = room.limit - spare_bytes(run.config, run.setup, run.accelerator)
+    assert decided == shown.needed_bytes
+
+    size = measure_model(str(tiny_model_dir))
+    machine = Machine("cpu", 8 << 30, True, "fp32")
+    unloaded = estimate_unloaded(run.config, size, machine, run.setup.train_set)
+    assert advice.best.plan.memory.peak == unloaded.needed_bytes
+    # The configuration alone knows weights, gradients and moments; activations roughly.
+    for part in ("weights", "gradients", "optimizer", "reference"):
+        assert unloaded.parts[part] == shown.parts[part]
+    assert unloaded.parts["activations"] == pytest.approx(shown.parts["activations"], rel=0.5)

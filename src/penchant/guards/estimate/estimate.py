@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from penchant.core.findings import Finding
-from penchant.guards.estimate.memory import Peak, foresee, ways
-from penchant.guards.estimate.sizes import Footing, footing_without_weights, measure_footing
+from penchant.core.machine import Room, memory_total_bytes
+from penchant.core.screen import gibibytes
+from penchant.guards.estimate.proposals import Proposal, propose
 from penchant.guards.estimate.times import Times, probe_times
-from penchant.guards.estimate.workload import Workload, count_work
+from penchant.models.footprint import Sizes, footprint, sizes_of
+from penchant.training.kinds import kind_of
+from penchant.training.workload import Workload, count_work, measure_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,26 +25,6 @@ if TYPE_CHECKING:
     from penchant.core.machine import Machine
     from penchant.models.size import ModelSize
     from penchant.training.setup import Setup
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A change of the configuration that takes less memory.
-
-    Attributes:
-        keys: to set, with their values.
-        peak_bytes: predicted with them.
-        fits: whether that can be had.
-    """
-
-    keys: Mapping[str, Any]
-    peak_bytes: float
-    fits: bool
-
-    def describe(self) -> str:
-        """The keys and what they bring, for people."""
-        keys = ", ".join(f"{key}: {value}" for key, value in self.keys.items())
-        return f"{keys} ({self.peak_bytes / 1e9:.2f} GB{'' if self.fits else ', too much too'})"
 
 
 @dataclass(frozen=True)
@@ -104,8 +90,8 @@ class RunEstimate:
         return Finding(
             id="memory",
             severity="error",
-            what=f"the run would take {self.needed_bytes / 1e9:.2f} GB at its peak, of "
-            f"{self.limit_bytes / 1e9:.2f} GB that can be had",
+            what=f"the run would take {gibibytes(self.needed_bytes)} at its peak, of "
+            f"{gibibytes(self.limit_bytes)} that can be had",
             remedy=remedy,
             evidence={
                 "parts": {name: round(size) for name, size in self.parts.items() if size},
@@ -129,92 +115,80 @@ def estimate_run(
         timed: probe the time too: a few forward and backward passes, and for methods that sample
             a few short answers, which their rewards judge.
     """
-    footing = measure_footing(config, setup, accelerator)
-
-    def work(changed: RunConfig) -> Workload:
-        return count_work(changed, setup, accelerator)
-
-    counted = work(config)
+    sizes, room = measure_run(config, setup, accelerator)
+    work = partial(
+        count_work,
+        examples=setup.train_set,
+        packed=setup.scorer.plan.packed,
+        num_processes=accelerator.num_processes,
+    )
     times = probe_times(config, setup, accelerator) if timed else Times({}, 0.0)
-    return _estimate(config, footing, work, counted, times, checkpointing=setup.checkpointing)
+    return _estimate(config, sizes, room, work, times, checkpointing=setup.checkpointing)
 
 
 def estimate_unloaded(
-    config: RunConfig, size: ModelSize, machine: Machine, *, tokens: int | None = None
+    config: RunConfig, size: ModelSize, machine: Machine, examples: Sequence[Any]
 ) -> RunEstimate:
-    """Predict peak memory roughly, before model and data are loaded.
+    """Predict peak memory roughly, before the model is loaded.
 
     Args:
         config: of the run.
-        size: of its model, as `advising.machine.measure_model` finds it.
-        machine: as `advising.machine.find_machine` finds it.
-        tokens: that a record lays out; default: as many as the limits allow.
+        size: of its model, as `measure_model` finds it.
+        machine: as `find_machine` finds it.
+        examples: tokenised, to train on.
     """
-    footing = footing_without_weights(config, size, machine)
-
-    def work(changed: RunConfig) -> Workload:
-        answers = 2 if changed.spec.data == "pairs" else 1
-        prompt = min(changed.prompt_budget, changed.max_length - 1)
-        longest = prompt + answers * (changed.max_length - prompt)
-        record = longest if tokens is None else min(tokens, longest)
-        batch = changed.per_device_train_batch_size
-        total = batch * record
-        predicted = round(total * (longest - prompt) / longest)
-        return Workload(changed.max_steps or 2, [total], 1, total, predicted)
-
-    checkpointing = config.gradient_checkpointing == "on"
+    precision = machine.precision if config.precision == "auto" else config.precision
+    half_base = config.lora_r > 0 and (
+        precision == "bf16" if config.dtype == "auto" else config.dtype != "fp32"
+    )
+    needs_reference = config.spec.needs_reference and config.spec.needs(config.options).reference
+    beside = not config.lora_r or config.reference_model is not None
+    sizes = sizes_of(
+        size,
+        lora_r=config.lora_r,
+        half_base=half_base,
+        reference=needs_reference and beside and config.reference != "cache",
+        precision=precision,
+        device=machine.device,
+        num_models=1 + kind_of(config.spec).has_critic(config),
+    )
+    total = memory_total_bytes(torch.device(machine.device))
+    room = Room(0.0, machine.memory_bytes, machine.memory_bytes if machine.given else total)
     return _estimate(
-        config, footing, work, work(config), Times({}, 0.0), checkpointing=checkpointing
+        config,
+        sizes,
+        room,
+        partial(count_work, examples=examples),
+        Times({}, 0.0),
+        checkpointing=config.gradient_checkpointing == "on",
     )
 
 
 def _estimate(
     config: RunConfig,
-    footing: Footing,
+    sizes: Sizes,
+    room: Room,
     work: Callable[[RunConfig], Workload],
-    counted: Workload,
     times: Times,
     *,
     checkpointing: bool,
 ) -> RunEstimate:
-    peak = foresee(footing, config, counted, checkpointing=checkpointing)
-    found = RunEstimate(
-        parts=peak.parts,
-        phases=peak.phases,
-        limit_bytes=footing.limit,
-        memory_bytes=footing.memory,
+    counted = work(config)
+    taken = footprint(sizes, counted.load(config, checkpointing=checkpointing))
+    return RunEstimate(
+        # Loading is over: what it took more than the run will is part of the process's peak.
+        parts={**taken.parts, "loading": max(0.0, room.peak - taken.peak)},
+        phases={**taken.totals, "loading": room.peak},
+        limit_bytes=room.limit,
+        memory_bytes=room.total,
         num_steps=counted.num_steps,
         times=times.training,
         evaluation_seconds=times.evaluation,
-    )
-    return replace(found, proposals=_proposals(config, footing, work, found, checkpointing))
-
-
-def _proposals(
-    config: RunConfig,
-    footing: Footing,
-    work: Callable[[RunConfig], Workload],
-    now: RunEstimate,
-    checkpointing: bool,
-) -> list[Proposal]:
-    """Changes that lower the peak of what is to come; the gentlest that fits is first."""
-    found = []
-    for way in ways(config, footing, checkpointing=checkpointing):
-        changed = config.model_copy(update=dict(way.keys))
-        # Lengths of what is tokenised are known; shorter limits can only cut them in proportion.
-        share = changed.max_length / config.max_length
-        counted = _cut(work(changed), share)
-        peak: Peak = foresee(way.footing, changed, counted, checkpointing=way.checkpointing)
-        needed = max(size for phase, size in peak.phases.items() if phase != "loading")
-        if needed < now.needed_bytes:
-            found.append(Proposal(way.keys, needed, needed <= footing.limit))
-    fitting = [p for p in found if p.fits]
-    return fitting + sorted((p for p in found if not p.fits), key=lambda p: p.peak_bytes)
-
-
-def _cut(work: Workload, share: float) -> Workload:
-    if share >= 1:
-        return work
-    return replace(
-        work, longest=round(work.longest * share), predicted=round(work.predicted * share)
+        proposals=propose(
+            config,
+            sizes,
+            lambda changed, recomputed: work(changed).load(changed, checkpointing=recomputed),
+            checkpointing=checkpointing,
+            limit=room.limit,
+        ),
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.machine import seconds_of
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
-from penchant.guards.estimate.workload import Workload, count_work, groups_of, laid_out
+from penchant.training.kinds import kind_of
 from penchant.training.optimizer import random_state, set_random_state
+from penchant.training.workload import Workload, count_work, laid_out
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +79,13 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
     with untouched(setup):
         sampling = _sampling(config, setup, accelerator)
         length = None if sampling is None else sampling.answer_length
-        work = count_work(config, setup, accelerator, answer_length=length)
+        work = count_work(
+            config,
+            setup.train_set,
+            packed=setup.scorer.plan.packed,
+            num_processes=accelerator.num_processes,
+            answer_length=length,
+        )
         first, *points = _timed_passes(config, setup, accelerator, sampling)
         first_update, update = update_seconds(setup)
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
@@ -114,20 +121,6 @@ def untouched(setup: Setup) -> Iterator[None]:
         setup.scorer.train(training)
         set_random_state(torch_state)
         random.setstate(python_state)
-
-
-def seconds_of(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """How long a call takes, the device's queue included, and what it returns."""
-    _settle(device)
-    started = time.perf_counter()
-    found = call()
-    _settle(device)
-    return time.perf_counter() - started, found
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def update_seconds(setup: Setup) -> tuple[float, float]:
@@ -170,7 +163,7 @@ def _timed_passes(
         output.per_example.mean().backward()
 
     def size(examples: Sequence[Any]) -> int:
-        return laid_out(groups_of(config, examples), packed=packed)
+        return laid_out(kind_of(config.spec).laid_out(examples), packed=packed)
 
     every = _micro_batches(config, setup, accelerator, sampling)
     ordered = sorted(every, key=size)

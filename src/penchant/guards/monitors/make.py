@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from penchant.config.actions import parse_actions
 from penchant.core.findings import Finding
+from penchant.core.machine import seconds_of
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import length_lever, rate_lever, strength_lever
 from penchant.guards.monitors.pace import Pace
@@ -90,8 +90,6 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
     scorer.eval()
     batch = scorer.batch(groups)
     scorer(batch)
-    began = time.perf_counter()
-    scorer(batch)
-    seconds = time.perf_counter() - began
+    seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
     scorer.train(was_training)
     return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps

@@ -84,7 +84,7 @@ class Learner:
             autocast=accelerator.autocast,
         )
         if config.gradient_checkpointing:
-            enable_checkpointing(policy.causal_model)
+            enable_checkpointing(policy)
         if optimizer is None:
             trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
             optimizer = make_optimizer(trained, run)

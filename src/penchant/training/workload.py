@@ -1,0 +1,193 @@
+"""How many tokens the passes of a run lay out, and so how much memory it takes.
+
+All of it is known before the run starts, but for answers that are sampled.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from penchant.core.machine import Room, find_room
+from penchant.core.screen import gibibytes
+from penchant.models.footprint import Load, Sizes, footprint
+from penchant.models.memory import measure_sizes
+from penchant.training.kinds import kind_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.data.batch import Group
+    from penchant.training.setup import Setup
+
+logger = logging.getLogger("penchant")
+
+# Steps that are counted one by one; a longer run is like them.
+NUM_COUNTED = 2000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The training passes of a run.
+
+    Attributes:
+        num_steps: optimizer steps.
+        passes: tokens of each micro-batch of the first steps.
+        num_counted: steps that `passes` are of.
+        longest: tokens of the largest micro-batch.
+        predicted: of these, where a token of an answer is predicted.
+    """
+
+    num_steps: int
+    passes: Sequence[int]
+    num_counted: int
+    longest: int
+    predicted: int
+
+    @property
+    def num_passes(self) -> float:
+        """Of the whole run."""
+        return len(self.passes) / self.num_counted * self.num_steps
+
+    @property
+    def num_tokens(self) -> float:
+        """Of the whole run."""
+        return sum(self.passes) / self.num_counted * self.num_steps
+
+    def load(self, config: RunConfig, *, checkpointing: bool) -> Load:
+        """What the formula for memory asks of the passes of a run."""
+        side_by_side = cached = 0
+        if config.spec.samples:
+            options: Any = config.options
+            side_by_side = min(options.generation_batch_size, options.batch_size)
+            answer = config.prompt_budget + options.max_completion_length
+            cached = side_by_side * min(answer, self.longest)
+        return Load(
+            tokens=self.longest,
+            predicted=self.predicted,
+            checkpointing=checkpointing,
+            accumulates=config.gradient_accumulation_steps > 1,
+            moments=self.num_steps > 1,
+            side_by_side=side_by_side,
+            cached=cached,
+        )
+
+
+def count_work(
+    config: RunConfig,
+    examples: Sequence[Any],
+    *,
+    packed: bool = True,
+    num_processes: int = 1,
+    answer_length: float | None = None,
+) -> Workload:
+    """The passes of a run, of the first of its processes.
+
+    Args:
+        config: of the run.
+        examples: tokenised, to train on.
+        packed: whether prompts are shared.
+        num_processes: of the run.
+        answer_length: for methods that sample: expected tokens of an answer; default: the longest.
+    """
+    if config.spec.samples:
+        return _sampled(config, examples, packed, answer_length)
+    kind = kind_of(config.spec)
+    source = kind.dataset(config, examples, num_processes=num_processes)
+    num_counted = min(source.num_steps, NUM_COUNTED)
+    groups = [
+        kind.laid_out(some)
+        for step in islice(source.steps(), num_counted)
+        for some, weight in step.micro_batches
+        if weight
+    ]
+    passes = [laid_out(some, packed=packed) for some in groups]
+    return Workload(
+        source.num_steps,
+        passes,
+        num_counted,
+        max(passes),
+        max(sum(len(c) for group in some for c in group.completions) for some in groups),
+    )
+
+
+def laid_out(groups: Sequence[Group], *, packed: bool) -> int:
+    """Tokens of one pass: each prompt once when packed, else all rows as long as the longest."""
+    if packed:
+        return sum(group.num_tokens for group in groups)
+    rows = [len(group.prompt) + len(c) for group in groups for c in group.completions]
+    return len(rows) * max(rows)
+
+
+def _sampled(
+    config: RunConfig, prompts: Sequence[Any], packed: bool, answer_length: float | None
+) -> Workload:
+    options: Any = config.options
+    longest = int(options.max_completion_length)
+    micro_batch = config.per_device_train_batch_size
+    kind = kind_of(config.spec)
+    groups = sorted(kind.groups(config, prompts), key=lambda group: -group.num_tokens)
+    mean_prompt = sum(len(group.prompt) for group in groups) / len(groups)
+    # Answers to one prompt are laid out after it together.
+    shared = min(options.generations, micro_batch)
+    expected = longest if answer_length is None else answer_length
+    mean = micro_batch * (expected + mean_prompt / (shared if packed else 1))
+    num_groups = math.ceil(micro_batch / shared)
+    peak = sum(len(g.prompt) for g in groups[:num_groups]) + micro_batch * longest
+    if not packed:
+        peak = micro_batch * groups[0].num_tokens
+    passes = [round(mean)] * config.gradient_accumulation_steps
+    num_steps = kind.num_steps(config, prompts)
+    return Workload(num_steps, passes, 1, peak, micro_batch * longest)
+
+
+def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tuple[Sizes, Room]:
+    """Sizes of what a run has loaded so far, and the memory that it finds.
+
+    Weights, gradients and random numbers stay as they are.
+    """
+    groups = kind_of(config.spec).groups(config, setup.train_set)
+    groups.sort(key=lambda group: group.num_tokens)
+    room = find_room(accelerator.device)
+    rewards = {} if setup.collector is None else setup.collector.rewards.held_bytes()
+    with accelerator.autocast():
+        sizes = measure_sizes(
+            setup.scorer,
+            groups[len(groups) // 4],
+            room,
+            reference=0 if setup.reference_cost is None else setup.reference_cost.num_bytes,
+            rewards=sum(rewards.values()),
+            half=accelerator.mixed_precision in ("bf16", "fp16"),
+        )
+    return sizes, room
+
+
+def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> float:
+    """What training leaves free, without checkpointing: below zero it does not fit.
+
+    All processes get the same answer, because they choose by it.
+    """
+    sizes, room = measure_run(config, setup, accelerator)
+    work = count_work(
+        config,
+        setup.train_set,
+        packed=setup.scorer.plan.packed,
+        num_processes=accelerator.num_processes,
+    )
+    needed = footprint(sizes, work.load(config, checkpointing=False)).peak
+    logger.info(
+        "memory: %s at the peak without checkpointing (%.2f MB of activations per token, at most "
+        "%d tokens in a pass), of %s that can be had",
+        gibibytes(needed), sizes.by_token / 1e6, work.longest, gibibytes(room.limit),
+    )  # fmt: skip
+    spare = room.limit - needed
+    if accelerator.num_processes == 1:
+        return spare
+    from accelerate.utils import gather_object
+
+    return float(min(gather_object([spare])))
