@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -391,3 +392,36 @@ def test_evaluation_has_the_loss_that_training_has_on_one_batch(
         assert found.loss == pytest.approx(output.per_example.mean().item())
         assert found.margin == pytest.approx(output.metrics["reward/margin"].mean().item())
         assert (found.kl is None) == (one.parts.reference is None)
+
+
+def test_a_loss_of_the_whole_batch_asks_the_reference_once_for_each_pair(
+    make_model, scorer_for, pairs
+):
+    """The values are those of a step that is not divided, where nothing can be shared."""
+    method = METHODS["aot"]
+    policy = scorer_for(make_model())
+    reference = CopyReference(scorer_for(make_model(seed=1)))
+    asked: list[int] = []
+
+    class Counting:
+        kind = "copy"
+
+        def sums(self, groups, batch, weights=None):
+            asked.append(len(groups))
+            return reference.sums(groups, batch, weights)
+
+    objective = PairObjective(Parts(policy, Counting(), method, method.options()))
+
+    def losses(*sizes):
+        parts, start = [], 0
+        for size in sizes:
+            parts.append((list(pairs[start : start + size]), float(size)))
+            start += size
+        step = SimpleNamespace(examples=list(pairs[:4]), micro_batches=parts)
+        shared = objective.prepare(policy, step)
+        return torch.cat([objective(policy, part, shared)[0].per_example for part, _ in parts])
+
+    with torch.no_grad():
+        divided, whole = losses(1, 3), losses(4)
+    assert torch.allclose(divided, whole, atol=1e-5)
+    assert asked == [1, 3, 4]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shared:
-    """Of a whole global batch: mean lengths, and all its inputs where the method asks."""
+    """What the micro-batches of one global batch share.
+
+    Attributes:
+        mean_chosen_len, mean_prompt_len: over the whole batch.
+        batch: all its inputs, where the method asks for them.
+        references: what the reference said of each micro-batch when `batch` was made, chosen and
+            rejected, by the identity of the micro-batch: it need not be asked again.
+    """
 
     mean_chosen_len: float
     mean_prompt_len: float
     batch: PairInputs | None = None
+    references: Mapping[int, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
 
 
 class PairObjective:
@@ -50,13 +58,18 @@ class PairObjective:
             return shared
         with torch.no_grad():
             # Stand-ins too: a distributed wrapper waits for every process in every pass.
-            own = [
-                (self._inputs(model, micro_batch, shared)[0], weight)
-                for micro_batch, weight in step.micro_batches
-            ]
-        on_cpu = [_moved(inputs, "cpu") for inputs, weight in own if weight]
+            own = [self._inputs(model, examples, shared)[0] for examples, _ in step.micro_batches]
+        weighted = list(zip(own, step.micro_batches, strict=True))
+        on_cpu = [_moved(inputs, "cpu") for inputs, (_, weight) in weighted if weight]
         device = self.parts.scorer.causal_model.device
-        return replace(shared, batch=_moved(joined(self.parts.gather(on_cpu)), device))
+        return replace(
+            shared,
+            batch=_moved(joined(self.parts.gather(on_cpu)), device),
+            references={
+                id(examples): (inputs.ref_chosen, inputs.ref_rejected)
+                for inputs, (examples, _) in weighted
+            },
+        )
 
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[TokenisedPair], shared: Shared
@@ -70,11 +83,21 @@ class PairObjective:
         groups = [example.group() for example in examples]
         batch = self.parts.scorer.batch(groups, with_prompts=self.needs.prompt)
         weights = tail_weights(batch, self.needs.tail_weight)
-        reference = self.parts.reference
-        ref_sums = None if reference is None else reference.sums(groups, batch, weights)
+        reference, known = self.parts.reference, shared.references.get(id(examples))
+        ref_sums = None
+        if reference is not None and known is None:
+            ref_sums = reference.sums(groups, batch, weights)
         scores = model(batch, also="collisions") if self.needs.weights else model(batch)
         inputs = pair_inputs(scores, batch, ref_sums, weights)
-        return replace(inputs, **vars(shared)), batch.num_tokens
+        if known is not None:
+            inputs = replace(inputs, ref_chosen=known[0], ref_rejected=known[1])
+        inputs = replace(
+            inputs,
+            mean_chosen_len=shared.mean_chosen_len,
+            mean_prompt_len=shared.mean_prompt_len,
+            batch=shared.batch,
+        )
+        return inputs, batch.num_tokens
 
     @torch.no_grad()
     def evaluate(
