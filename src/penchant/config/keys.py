@@ -190,9 +190,8 @@ def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = N
         raise ConfigError(f"unknown method {method!r}; {_nearest(method, METHODS)}")
     option_model = METHODS[method].options
     known = _known_keys(method)
-    for key in merged:
-        if key not in known:
-            raise ConfigError(unknown_key(key, method))
+    if unknown := [unknown_key(key, method) for key in merged if key not in known]:
+        raise ConfigError("\n".join(unknown))
     own = {key: merged.pop(key) for key in option_model.model_fields if key in merged}
     try:
         return RunConfig(method=method, options=option_model(**own), **merged)

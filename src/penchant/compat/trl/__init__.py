@@ -1,6 +1,7 @@
 """TRL's trainers on Penchant's engine: change the import line, keep the script.
 
-An argument that is accepted has its effect; one that cannot have it is refused by name.
+An argument that is accepted has its effect, or changes no result, which the log says; one that
+cannot have its effect is refused by name.
 
 >>> from penchant.compat.trl import DPOConfig, DPOTrainer
 >>> config = DPOConfig(output_dir="dpo_output", beta=0.1, max_length=1024)
@@ -11,6 +12,7 @@ An argument that is accepted has its effect; one that cannot have it is refused 
 from __future__ import annotations
 
 from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
+from penchant.compat.trl.online import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.trainer import PPOTrainer
@@ -28,12 +30,16 @@ __all__ = [
     "CPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
     "KTOConfig",
     "KTOTrainer",
     "ORPOConfig",
     "ORPOTrainer",
     "PPOConfig",
     "PPOTrainer",
+    "RLOOConfig",
+    "RLOOTrainer",
     "RewardConfig",
     "RewardTrainer",
 ]

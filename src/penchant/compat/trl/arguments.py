@@ -1,119 +1,128 @@
-"""Arguments of TRL that have no key here: which values change nothing, and why others cannot be."""
+"""How arguments of TRL are taken, and refused all at once."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
-from penchant.core.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-# Argument: the values that say what happens anyway, and why no other can be had.
-Standing = dict[str, tuple[tuple[Any, ...], str]]
-
-STANDING: Standing = {
-    # Lengths
-    "max_completion_length": (
-        (None,),
-        "a completion has what the prompt leaves of max_length; set max_length and "
-        "max_prompt_length",
-    ),
-    "truncation_mode": (
-        (),
-        "prompts are cut on the left and completions on the right; set max_prompt_length and "
-        "max_length",
-    ),
-    # The model and its tokenizer
-    "model_init_kwargs": ((None,), "load the model yourself and pass the object"),
-    "ref_model_init_kwargs": ((None,), "load the reference yourself and pass the object"),
-    "pad_token": ((None,), "set tokenizer.pad_token"),
-    "padding_value": ((None,), "set tokenizer.pad_token"),
-    "label_pad_token_id": ((-100,), "labels are not padded; drop it"),
-    "eos_token": ((None,), "set tokenizer.eos_token"),
-    "chat_template_path": ((None,), "set tokenizer.chat_template"),
-    "is_encoder_decoder": ((None, False), "only decoders are trained"),
-    "model_adapter_name": ((None,), "pass peft_config: a fresh adapter is trained"),
-    "ref_adapter_name": ((None,), "pass ref_model, or peft_config without it"),
-    "force_use_ref_model": ((False,), "a ref_model that is passed is used; drop it"),
-    "router_aux_loss_coef": ((None,), "no load-balancing loss is added; drop it"),
-    # The reference
-    "reference_free": (
-        (False,),
-        "without a reference this is CPOConfig with cpo_alpha=0.0 and the same loss_type",
-    ),
-    "precompute_ref_batch_size": (
-        (None,),
-        "the reference is scored in batches of per_device_eval_batch_size; set that",
-    ),
-    # The optimizer
-    "optim": (("adamw_torch", "adamw_torch_fused"), "the optimizer is AdamW; drop it"),
-    "optim_args": ((None,), "set adam_beta1, adam_beta2 and adam_epsilon"),
-    "lr_scheduler_kwargs": ((None, {}), "schedules have no further settings; drop it"),
-    "neftune_noise_alpha": ((None,), "no noise is added to embeddings; drop it"),
-    "label_smoothing_factor": ((0, 0.0), "set label_smoothing"),
-    "auto_find_batch_size": ((False,), "set per_device_train_batch_size"),
-    "activation_offloading": ((False,), "set gradient_checkpointing"),
-    "gradient_checkpointing_kwargs": (
-        (None, {}, {"use_reentrant": False}),
-        "checkpointing is not re-entrant; drop it",
-    ),
-    "torch_compile": ((False,), "kernels are Penchant's own; drop it"),
-    "use_liger_kernel": ((False,), "kernels are Penchant's own; drop it"),
-    "full_determinism": ((False,), "set seed"),
-    "use_cpu": ((False,), "set the environment variable CUDA_VISIBLE_DEVICES to nothing"),
-    "no_cuda": ((False,), "set the environment variable CUDA_VISIBLE_DEVICES to nothing"),
-    "tf32": ((None,), "set torch.backends.cuda.matmul.allow_tf32"),
-    "deepspeed": ((None,), "training is on one machine, by accelerate; drop it"),
-    "fsdp": ((None, "", []), "training is on one machine, by accelerate; drop it"),
-    "bf16_full_eval": ((False,), "evaluation has training's precision; set bf16"),
-    "fp16_full_eval": ((False,), "evaluation has training's precision; set fp16"),
-    # Data; that columns are left alone, and what is done in how many processes, changes no result
-    "padding_free": ((True, False), "batches are packed where the model allows it; drop it"),
-    "remove_unused_columns": ((True, False), "columns that are not known are not read; drop it"),
-    "dataset_num_proc": ((None, 1), "data are tokenised in one process; drop it"),
-    "dataloader_num_workers": ((0,), "batches are made in the training process; drop it"),
-    "dataloader_drop_last": ((False,), "the last, smaller batch is trained on; drop it"),
-    "data_seed": ((None,), "the order depends on seed; set that"),
-    "group_by_length": ((False,), "packed batches waste nothing on padding; drop it"),
-    # Logging, evaluation, saving
-    "logging_strategy": (("steps",), "set logging_steps"),
-    "logging_first_step": ((False,), "set logging_steps=1"),
-    "logging_dir": ((None,), "trackers write into output_dir; drop it"),
-    "run_name": ((None,), "a run is called by its output_dir; drop it"),
-    "eval_delay": ((0,), "set eval_steps"),
-    "metric_for_best_model": (
-        (None, "eval_rewards/accuracies"),
-        "the best evaluation is that of the highest held-out accuracy, then margin; drop it",
-    ),
-    "greater_is_better": (
-        (None, True),
-        "the best evaluation is that of the highest held-out accuracy, then margin; drop it",
-    ),
-    "overwrite_output_dir": (
-        (False,),
-        "a run never writes over another; choose another output_dir",
-    ),
-    "save_only_model": ((False,), "checkpoints hold what resuming needs; drop it"),
-    "resume_from_checkpoint": ((None, False), "call train(resume_from_checkpoint=True)"),
-    "push_to_hub": ((False,), "save_model, then upload the folder"),
-}
-
-# The same of the trainers' own arguments.
-TRAINER_STANDING: Standing = {
-    "data_collator": ((None,), "batches are laid out by the engine; drop it"),
-    "compute_metrics": ((None,), "trainer.evaluate() reports the method's metrics; drop it"),
-    "preprocess_logits_for_metrics": ((None,), "metrics are the method's; drop it"),
-    "callbacks": ((None, []), "the loop calls nothing back; read trainer.state.log_history"),
-    "optimizers": ((None, (None, None)), "the optimizer is AdamW; set learning_rate and adam_*"),
-    "optimizer_cls_and_kwargs": ((None,), "the optimizer is AdamW; set learning_rate and adam_*"),
-    "model_init": ((None,), "pass model"),
-    "formatting_func": ((None,), "give train_dataset prompt, chosen and rejected columns"),
-    "quantization_config": ((None,), "the model is trained as it is; drop it"),
-    "ref_model": ((None,), "this method has no reference; drop it"),
-}
+from penchant.compat.trl.tables import Standing
+from penchant.core.errors import ConfigError, UserError
 
 
-def refuse_or_pass(name: str, value: Any, standing: Standing, known: Iterable[str]) -> None:
+class Refusals:
+    """What is refused of a script, gathered so that one error says all of it."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Keep a refusal for later."""
+        try:
+            yield
+        except UserError as error:
+            self.errors.append(error)
+
+    def settle(
+        self,
+        arguments: Mapping[str, Any],
+        standing: Standing,
+        known: Iterable[str],
+        without_effect: Collection[str] = (),
+    ) -> list[str]:
+        """Take arguments that no key stands for where they change nothing.
+
+        Args:
+            arguments: with their values.
+            standing: which values say what happens anyway.
+            known: the arguments that have keys, for a hint.
+            without_effect: those that any value may be given to.
+
+        Returns:
+            Those among them that are in `without_effect`.
+        """
+        for name, value in arguments.items():
+            if name not in without_effect:
+                with self.gathering():
+                    _refuse_or_pass(name, value, standing, [*known, *without_effect])
+        return [name for name in arguments if name in without_effect]
+
+    def raise_all(self) -> None:
+        """Raise what was gathered.
+
+        Raises:
+            UserError: the one refusal, or a `ConfigError` with a line for each.
+        """
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            lines = dict.fromkeys("\n".join(map(str, self.errors)).split("\n"))
+            raise ConfigError("\n".join(lines))
+
+
+class Arguments(BaseModel):
+    """The arguments of a configuration, checked as they are given."""
+
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
+    standing: ClassVar[Standing] = {}
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    # Older names of arguments.
+    renamed: ClassVar[Mapping[str, str]] = {}
+    _unheeded: list[str] = PrivateAttr(default_factory=list)
+
+    def __init__(self, **arguments: Any) -> None:
+        """Check the arguments.
+
+        Raises:
+            ConfigError: a line for each that is unknown, cannot have its effect, or is wrong.
+        """
+        refusals = Refusals()
+        own = type(self).model_fields
+        for older, name in self.renamed.items():
+            value = arguments.pop(older, None)
+            if value is not None and name in arguments:
+                refusals.errors.append(ConfigError(f"{older} is {name}'s older name; drop it"))
+            elif value is not None:
+                arguments[name] = value
+        others = {name: arguments.pop(name) for name in [*arguments] if name not in own}
+        known = [*own, *self.renamed]
+        unheeded = refusals.settle(others, self.standing, known, self.without_effect)
+        # transformers has enumerations for some
+        plain = {name: getattr(value, "value", value) for name, value in arguments.items()}
+        try:
+            super().__init__(**plain)
+        except ValidationError as error:
+            problems = error.errors()
+            refusals.errors += [ConfigError(_explain(problem)) for problem in problems]
+            wrong = {problem["loc"][0] for problem in problems}
+            # What else is wrong is said with it.
+            super().__init__(**{n: value for n, value in plain.items() if n not in wrong})
+        self._unheeded = unheeded
+        with refusals.gathering():
+            self.check()
+        refusals.raise_all()
+
+    def check(self) -> None:
+        """Require that the arguments agree.
+
+        Raises:
+            ConfigError: which do not, and what to set.
+        """
+
+    def unheeded(self) -> str:
+        """What to say of the arguments that were taken without effect, if there are any."""
+        if not self._unheeded:
+            return ""
+        return f"taken without effect, as they change no result: {', '.join(self._unheeded)}"
+
+
+def _refuse_or_pass(name: str, value: Any, standing: Standing, known: Iterable[str]) -> None:
     """Accept a value that says what happens anyway.
 
     Args:
@@ -146,3 +155,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint at what may have been meant."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else "see docs/compat-trl.md"
+
+
+def _explain(problem: Any) -> str:
+    """One line on a value that pydantic refused."""
+    name = ".".join(str(part) for part in problem["loc"][:1])
+    return f"{name} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}; set {name}"

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from penchant.compat.trl.arguments import STANDING, nearest, refuse_or_pass
-from penchant.compat.trl.keys import run_config
-from penchant.config.keys import RunConfig
+from penchant.compat.trl.arguments import Arguments, Refusals, nearest
+from penchant.compat.trl.keys import translate
+from penchant.compat.trl.tables import STANDING, WITHOUT_EFFECT, Standing
+from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
@@ -23,15 +24,18 @@ class Chosen(NamedTuple):
     options: dict[str, Any]
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Arguments):
     """What all the trainers take; every default is TRL's, of version 1.16.
 
     Where TRL has no argument of that name any more, the default is the last one it had.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    standing: ClassVar[Standing] = STANDING
+    without_effect: ClassVar[frozenset[str]] = WITHOUT_EFFECT
+    renamed: ClassVar[Mapping[str, str]] = {
+        "evaluation_strategy": "eval_strategy",
+        "no_cuda": "use_cpu",
+    }
     # Loss arguments that a method may lack: then they may only stand at their defaults.
     options: ClassVar[tuple[str, ...]] = ("beta",)
 
@@ -39,9 +43,8 @@ class TrainingConfig(BaseModel):
     seed: int = 42
     report_to: str | list[str] | None = "none"
     trust_remote_code: bool = False
+    use_cpu: bool = False
     # Data
-    max_length: int = 1024
-    max_prompt_length: int | None = None
     train_sampling_strategy: str = "random"
     # The optimizer
     learning_rate: float = 1e-6
@@ -50,7 +53,7 @@ class TrainingConfig(BaseModel):
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
     lr_scheduler_type: str = "linear"
-    warmup_ratio: float = 0.0
+    warmup_ratio: float | None = None
     warmup_steps: float = 0
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
@@ -66,12 +69,13 @@ class TrainingConfig(BaseModel):
     eval_strategy: str = "no"
     eval_steps: int | None = None
     eval_on_start: bool = False
-    generate_during_eval: bool = False
     logging_steps: int = 10
     save_strategy: str = "steps"
     save_steps: int = 500
     save_total_limit: int | None = None
     load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    greater_is_better: bool | None = None
 
     def __init__(self, output_dir: str | Path | None = None, **arguments: Any) -> None:
         """Check the arguments.
@@ -81,16 +85,10 @@ class TrainingConfig(BaseModel):
         """
         if output_dir is not None:
             arguments["output_dir"] = output_dir
-        own = type(self).model_fields
-        for name in [name for name in arguments if name not in own]:
-            refuse_or_pass(name, arguments.pop(name), STANDING, own)
-        # transformers has enumerations for some
-        plain = {name: getattr(value, "value", value) for name, value in arguments.items()}
-        try:
-            super().__init__(**plain)
-        except ValidationError as error:
-            raise ConfigError("\n".join(map(explain, error.errors()))) from None
-        # What no run could have is refused before there is a model or data.
+        super().__init__(**arguments)
+
+    def check(self) -> None:
+        """Refuse what no run could have, before there is a model or data."""
         held_out = {} if self.eval_strategy == "no" else {"eval_data": "<data>"}
         self.run_config({"model": "<model>", "data": "<data>", "lora_r": 0, **held_out})
 
@@ -98,9 +96,17 @@ class TrainingConfig(BaseModel):
         """The configuration of a run on what `keys` tell: the model, the data, LoRA.
 
         Raises:
-            ConfigError: an argument that cannot have its effect, or a wrong value.
+            ConfigError: a line for each argument that cannot have its effect, or has a wrong value.
         """
-        return run_config(*self.chosen(), self.model_dump(), keys)
+        refusals = Refusals()
+        told = translate(self.model_dump(), refusals)
+        with refusals.gathering():
+            method, options = self.chosen()
+            with refusals.gathering():
+                labels = {"unpair": METHODS[method].data == "labels"}
+                config = load_config(method, {**told, **labels, **options, **keys})
+        refusals.raise_all()
+        return config
 
     @abstractmethod
     def chosen(self) -> Chosen:
@@ -117,7 +123,15 @@ class TrainingConfig(BaseModel):
         return Chosen(method, {**found, **changes})
 
 
-class RewardConfig(TrainingConfig):
+class OfflineConfig(TrainingConfig):
+    """What the trainers take whose completions are there already."""
+
+    max_length: int = 1024
+    max_prompt_length: int | None = None
+    generate_during_eval: bool = False
+
+
+class RewardConfig(OfflineConfig):
     """Of `RewardTrainer`."""
 
     options: ClassVar[tuple[str, ...]] = ("center_rewards_coefficient",)
@@ -130,14 +144,31 @@ class RewardConfig(TrainingConfig):
         return self._options_of("reward")
 
 
-class ReferenceConfig(TrainingConfig):
+class SyncingConfig(TrainingConfig):
+    """How a reference follows the model."""
+
+    sync_ref_model: bool = False
+    ref_model_mixup_alpha: float = 0.6
+    ref_model_sync_steps: int = 512
+
+
+class ReferenceConfig(SyncingConfig, OfflineConfig):
     """What the trainers with a reference take beside."""
 
     beta: float = 0.1
     precompute_ref_log_probs: bool = False
-    sync_ref_model: bool = False
-    ref_model_mixup_alpha: float = 0.6
-    ref_model_sync_steps: int = 512
+
+    def run_config(self, keys: Mapping[str, Any]) -> RunConfig:
+        """As of every trainer, with a reference that is scored once where that is asked for."""
+        config = super().run_config(keys)
+        if not self.precompute_ref_log_probs:
+            return config
+        if not config.cacheable:
+            raise ConfigError(
+                "precompute_ref_log_probs cannot be had with these arguments, which ask the "
+                "reference for more than can be kept; drop it"
+            )
+        return config.model_copy(update={"reference": "cache"})
 
 
 # TRL's loss type: the method, and what it is told.
@@ -238,7 +269,7 @@ class KTOConfig(ReferenceConfig):
         return self._options_of("kto")
 
 
-class ORPOConfig(TrainingConfig):
+class ORPOConfig(OfflineConfig):
     """Of `ORPOTrainer`."""
 
     beta: float = 0.1
@@ -251,7 +282,7 @@ class ORPOConfig(TrainingConfig):
 CPO_LOSSES = ("sigmoid", "hinge", "ipo", "simpo", "alphapo")
 
 
-class CPOConfig(TrainingConfig):
+class CPOConfig(OfflineConfig):
     """Of `CPOTrainer`: CPO, SimPO and AlphaPO."""
 
     options: ClassVar[tuple[str, ...]] = ("beta", "label_smoothing", "cpo_alpha", "alpha")
@@ -283,9 +314,3 @@ class CPOConfig(TrainingConfig):
         if self.simpo_gamma != 0.5:
             raise ConfigError("simpo_gamma is the margin of SimPO; set loss_type='simpo'")
         return self._options_of("cpo", loss_type=self.loss_type)
-
-
-def explain(problem: Any) -> str:
-    """One line on a value that pydantic refused."""
-    name = ".".join(str(part) for part in problem["loc"][:1])
-    return f"{name} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}; set {name}"

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from penchant.config.keys import RunConfig, load_config
-from penchant.config.sections import ModelSection
+from penchant.compat.trl.arguments import Refusals
+from penchant.config.sections import ModelSection, joined
 from penchant.core.errors import ConfigError
-from penchant.methods import METHODS
 
 # TRL's argument: our key.
 KEYS = {
@@ -26,73 +25,67 @@ KEYS = {
         )
     },
 }
-STRATEGIES = {"no": "never", "steps": "every so many steps"}
+# `epoch` is a number of steps that is known once the data are tokenised.
+STRATEGIES = ("no", "steps", "epoch")
 NEVER = sys.maxsize
+BEST = ("eval_rewards/accuracies", "rewards/accuracies", "eval_accuracy", "accuracy", "eval_reward")
 
 
-def run_config(
-    method: str,
-    options: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-    keys: Mapping[str, Any],
-) -> RunConfig:
-    """The configuration of a run.
-
-    Args:
-        method, options: that the arguments come to.
-        arguments: TRL's, with their values.
-        keys: what the arguments do not tell: the model, the data, LoRA.
-
-    Raises:
-        ConfigError: an argument that cannot have its effect, or a wrong value.
-    """
-    told = {
-        **{key: arguments[name] for name, key in KEYS.items()},
-        "report_to": _trackers(arguments["report_to"]),
+def translate(arguments: Mapping[str, Any], refusals: Refusals) -> dict[str, Any]:
+    """The keys that TRL's arguments come to; what cannot be had is gathered."""
+    keys: dict[str, Any] = {
+        **{key: arguments[name] for name, key in KEYS.items() if name in arguments},
+        "report_to": joined(arguments["report_to"] or "none"),
         "max_steps": None if arguments["max_steps"] < 0 else arguments["max_steps"],
-        "warmup_ratio": _warmup_ratio(arguments),
-        "precision": _precision(arguments["bf16"], arguments["fp16"]),
         "gradient_checkpointing": _switch(arguments["gradient_checkpointing"]),
-        "shuffle": _shuffle(arguments["train_sampling_strategy"]),
-        "eval_samples": 3 if arguments["generate_during_eval"] else 0,
+        "eval_samples": 3 if arguments.get("generate_during_eval") else 0,
         "monitor_prompts": 0,  # TRL's logs have nothing of the kind
-        **_evaluation(arguments),
-        **_saving(arguments),
-        **_reference(arguments),
-        "unpair": METHODS[method].data == "labels",
-        **options,
     }
-    try:
-        return load_config(method, {**told, **keys})
-    except ConfigError as error:
-        if told.get("reference") == "cache" and "cache" in str(error):
-            raise ConfigError(
-                "precompute_ref_log_probs cannot be had with these arguments, which ask the "
-                "reference for more than can be kept; drop it"
-            ) from error
-        raise
+    for part in (_device, _precision, _warmup, _shuffle, _evaluation, _best, _saving, _reference):
+        with refusals.gathering():
+            keys |= part(arguments)
+    return keys
 
 
-def _trackers(names: str | list[str] | None) -> str:
-    return ",".join(names or []) if not isinstance(names, str) else names
+def epoch_keys(arguments: Mapping[str, Any], steps: int) -> dict[str, int]:
+    """The keys of what is done once an epoch of so many steps."""
+    pairs = {"eval_strategy": "eval_steps", "save_strategy": "save_steps"}
+    return {key: steps for name, key in pairs.items() if arguments[name] == "epoch"}
 
 
 def _switch(value: bool | None) -> str:
     return "auto" if value is None else "on" if value else "off"
 
 
-def _shuffle(strategy: str) -> bool:
+def _device(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    if arguments["use_cpu"] and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ConfigError(
+            "use_cpu=True cannot be had here: set the environment variable CUDA_VISIBLE_DEVICES "
+            "to nothing"
+        )
+    return {}
+
+
+def _shuffle(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    strategy = arguments["train_sampling_strategy"]
     if strategy not in ("random", "sequential"):
         raise ConfigError(
             f"train_sampling_strategy={strategy!r} cannot be had here; set random or sequential"
         )
-    return strategy == "random"
+    return {"shuffle": strategy == "random" and arguments.get("shuffle_dataset") is not False}
 
 
-def _precision(bf16: bool | None, fp16: bool) -> str:
+def _precision(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    bf16, fp16 = arguments["bf16"], arguments["fp16"]
     if fp16 and bf16:
         raise ConfigError("bf16 and fp16 exclude each other; drop one of them")
-    return "fp16" if fp16 else {True: "bf16", False: "fp32", None: "auto"}[bf16]
+    return {"precision": "fp16" if fp16 else {True: "bf16", False: "fp32", None: "auto"}[bf16]}
+
+
+def _warmup(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"warmup_ratio": _warmup_ratio(arguments)}
 
 
 def _warmup_ratio(arguments: Mapping[str, Any]) -> float:
@@ -100,7 +93,7 @@ def _warmup_ratio(arguments: Mapping[str, Any]) -> float:
         arguments[name] for name in ("warmup_steps", "warmup_ratio", "max_steps")
     )
     if not steps:
-        return float(ratio)
+        return float(ratio or 0.0)
     if ratio:
         raise ConfigError("warmup_steps and warmup_ratio exclude each other; drop one of them")
     if 0 < steps < 1:  # transformers 5 takes a share of the steps here
@@ -117,32 +110,43 @@ def _warmup_ratio(arguments: Mapping[str, Any]) -> float:
 
 
 def _evaluation(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    _require_strategy("eval_strategy", arguments["eval_strategy"], "eval_steps")
-    if arguments["eval_strategy"] == "no":
-        if arguments["eval_steps"] is not None:
+    strategy, steps = arguments["eval_strategy"], arguments["eval_steps"]
+    _require_strategy("eval_strategy", strategy)
+    if strategy == "no":
+        if steps is not None:
             raise ConfigError("eval_steps has no effect by itself; set eval_strategy='steps'")
-        if arguments["load_best_model_at_end"]:
-            raise ConfigError(
-                "load_best_model_at_end needs evaluations to choose from; set eval_strategy='steps'"
-            )
         return {}
-    return {"eval_steps": arguments["eval_steps"] or arguments["logging_steps"]}
+    return {"eval_steps": NEVER if strategy == "epoch" else steps or arguments["logging_steps"]}
+
+
+def _best(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if not arguments["load_best_model_at_end"]:
+        return {}
+    if arguments["eval_strategy"] == "no":
+        raise ConfigError(
+            "load_best_model_at_end needs evaluations to choose from; set eval_strategy='steps'"
+        )
+    metric = arguments["metric_for_best_model"]
+    if metric not in (None, *BEST) or arguments["greater_is_better"] is False:
+        raise ConfigError(
+            f"metric_for_best_model={metric!r} cannot be had here: the best evaluation is that of "
+            "the highest held-out accuracy, then margin; drop it and greater_is_better"
+        )
+    return {}
 
 
 def _saving(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    _require_strategy("save_strategy", arguments["save_strategy"], "save_steps")
-    limit = arguments["save_total_limit"]
+    strategy, limit = arguments["save_strategy"], arguments["save_total_limit"]
+    _require_strategy("save_strategy", strategy)
     return {
-        "save_steps": arguments["save_steps"] if arguments["save_strategy"] == "steps" else NEVER,
+        "save_steps": arguments["save_steps"] if strategy == "steps" else NEVER,
         "save_total_limit": NEVER if limit is None else limit,
     }
 
 
-def _require_strategy(name: str, value: str, steps: str) -> None:
+def _require_strategy(name: str, value: str) -> None:
     if value not in STRATEGIES:
-        raise ConfigError(
-            f"{name}={value!r} cannot be had here; set {name}='steps' and {steps}, or 'no'"
-        )
+        raise ConfigError(f"{name}={value!r} cannot be had here; set {', '.join(STRATEGIES)}")
 
 
 def _reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def _reference(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in syncing.items():
             if value != ModelSection.model_fields[name].default:
                 raise ConfigError(f"{name} has no effect by itself; set sync_ref_model=True")
-        return {"reference": "cache"} if precompute else {}
+        return {}
     if precompute:
         raise ConfigError(
             "sync_ref_model and precompute_ref_log_probs exclude each other; drop one of them"

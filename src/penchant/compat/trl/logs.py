@@ -17,6 +17,18 @@ NAMES = {
 }
 # TRL's RewardTrainer has its own.
 REWARD_NAMES = {**NAMES, "reward/margin": "margin", "reward/accuracy": "accuracy"}
+# So have the trainers whose model answers by itself.
+ONLINE_NAMES = {
+    "reward/mean": "reward",
+    "reward/std": "reward_std",
+    "reward/zero_variance": "frac_reward_zero_std",
+    "completion/length": "completions/mean_length",
+    "loss/policy": "policy_loss",
+    "logprob/sampling_difference": "sampling/sampling_logp_difference/mean",
+    "logprob/sampling_difference_max": "sampling/sampling_logp_difference/max",
+}
+# Of the rewards of all functions together; their names are not those of functions.
+OF_ALL_REWARDS = ("dropped", "normalized/mean", "normalized/std", "disagreement")
 
 
 class TrainOutput(NamedTuple):
@@ -56,14 +68,25 @@ def history(records: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> l
 
 def evaluation(metrics: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
     """A held-out evaluation under TRL's names."""
-    return {f"eval_{names.get(name, name)}": value for name, value in metrics.items()}
+    return {f"eval_{_renamed(name, names)}": value for name, value in metrics.items()}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    if name in names:
+        return names[name]
+    kind, _, function = name.partition("/")
+    # What one of several reward functions gave on average.
+    own = names is ONLINE_NAMES and kind == "reward" and function not in OF_ALL_REWARDS
+    return f"rewards/{function}/mean" if own else name
 
 
 def _entry(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     own = {k: v for k, v in record.items() if not k.startswith("eval/")}
     held_out = {k.removeprefix("eval/"): v for k, v in record.items() if k.startswith("eval/")}
-    entry = {names.get(name, name): value for name, value in own.items()}
+    entry = {_renamed(name, names): value for name, value in own.items()}
     if own.keys() >= {"reward/chosen", "reward/rejected"} and "reward/margin" not in own:
         # Labels have no margins of their own.
         entry[names["reward/margin"]] = own["reward/chosen"] - own["reward/rejected"]
+    if "completion/ended" in own and names is ONLINE_NAMES:
+        entry["completions/clipped_ratio"] = 1 - own["completion/ended"]
     return {**entry, **evaluation(held_out, names)}

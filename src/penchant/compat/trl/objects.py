@@ -107,21 +107,21 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
         raise ConfigError(
             f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}"
         )
-    usual = LoraConfig()
+    refused, usual = [], LoraConfig()
     for one in fields(LoraConfig):
         value = getattr(peft_config, one.name)
         if one.name not in READ | INCIDENTAL and value != getattr(usual, one.name):
-            raise ConfigError(f"peft_config: {one.name}={value!r} cannot be had here; drop it")
+            refused.append(f"peft_config: {one.name}={value!r} cannot be had here; drop it")
     task = "SEQ_CLS" if scored else "CAUSAL_LM"
     if peft_config.task_type not in (None, task):
-        raise ConfigError(f"peft_config: task_type is {peft_config.task_type}; set {task}")
-    if peft_config.modules_to_save and (
-        not scored or set(peft_config.modules_to_save) != {"score"}
-    ):
-        raise ConfigError(
+        refused.append(f"peft_config: task_type is {peft_config.task_type}; set {task}")
+    if set(peft_config.modules_to_save or ()) - ({"score"} if scored else set()):
+        refused.append(
             "peft_config: modules_to_save cannot be had here (a reward model's head is trained "
             "and saved anyway); drop it"
         )
+    if refused:
+        raise ConfigError("\n".join(refused))
     return {
         "lora_r": peft_config.r,
         "lora_alpha": peft_config.lora_alpha,
@@ -130,7 +130,7 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
     }
 
 
-def _targets(wanted: Any, model: Any) -> str:
+def _targets(wanted: Any, model: Any) -> str | list[str]:
     if wanted == "all-linear":
         return "all-linear"
     if isinstance(wanted, str):
@@ -140,7 +140,7 @@ def _targets(wanted: Any, model: Any) -> str:
         )
     if wanted is None:
         wanted = _usual_targets(model)
-    return ",".join(sorted(wanted))
+    return sorted(wanted)
 
 
 def _usual_targets(model: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penchant.compat.trl import logs
-from penchant.compat.trl.arguments import TRAINER_STANDING, refuse_or_pass
+from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.configs import TrainingConfig
+from penchant.compat.trl.keys import epoch_keys
 from penchant.compat.trl.objects import (
     disable_dropout,
     lora_keys,
@@ -19,6 +21,7 @@ from penchant.compat.trl.objects import (
     require_trainable,
     whole_weights,
 )
+from penchant.compat.trl.tables import TRAINER_STANDING, Standing
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.methods import METHODS
 
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.models.scoring import Scorer
-    from penchant.training.inputs import RunData
+    from penchant.training.inputs import Inputs
     from penchant.training.setup import Setup
+
+logger = logging.getLogger("penchant")
 
 ARGUMENTS = (
     *("model", "args", "config", "train_dataset", "eval_dataset", "tokenizer"),
@@ -57,6 +62,7 @@ class Trainer:
 
     config_class: ClassVar[type[TrainingConfig]]
     names: ClassVar[Mapping[str, str]] = logs.NAMES
+    standing: ClassVar[Standing] = TRAINER_STANDING
 
     def __init__(
         self,
@@ -74,34 +80,39 @@ class Trainer:
         from penchant.core.screen import setup_logging
 
         setup_logging()
-        for name, value in others.items():
-            refuse_or_pass(name, value, TRAINER_STANDING, ARGUMENTS)
-        self.args = self._arguments(_one_of("args", args, "config", config))
+        refusals = Refusals()
+        refusals.settle(others, self.standing, ARGUMENTS)
+        self.args = self.config_class()
+        with refusals.gathering():
+            self.args = self._arguments(_one_of("args", args, "config", config))
+        if unheeded := self.args.unheeded():
+            logger.info("%s", unheeded)
         self.state = logs.TrainerState()
-        self.processing_class = padded(
-            _one_of("processing_class", processing_class, "tokenizer", tokenizer)
-        )
+        with refusals.gathering():
+            self.processing_class = padded(
+                _one_of("processing_class", processing_class, "tokenizer", tokenizer)
+            )
         scored = METHODS[self.args.chosen().method].model == "score"
-        if model is None:
-            raise ConfigError("a trainer needs a model; set model")
+        self._data, self._eval_data = train_dataset, eval_dataset
+        with refusals.gathering():
+            _require_data(train_dataset, eval_dataset, self.args)
+        keys = {
+            "data": f"<{type(train_dataset).__name__}>",
+            "eval_data": None if eval_dataset is None else f"<{type(eval_dataset).__name__}>",
+        }
         self.model = str(model) if isinstance(model, Path) else model
-        if not isinstance(self.model, str):
-            require_trainable(model, scored=scored)
-        self._data = _dataset("train_dataset", train_dataset)
-        self._eval_data = None if eval_dataset is None else _dataset("eval_dataset", eval_dataset)
-        if self.args.eval_strategy != "no" and eval_dataset is None:
-            raise ConfigError("eval_strategy needs held-out data; set eval_dataset")
-        self.run_config: RunConfig = self.args.run_config(
-            {
+        with refusals.gathering():
+            _require_model(self.model, scored=scored)
+            keys |= {
                 "model": name_of(self.model),
-                "data": f"<{type(train_dataset).__name__}>",
-                "eval_data": None if eval_dataset is None else f"<{type(eval_dataset).__name__}>",
                 **lora_keys(peft_config, self.model, scored=scored),
-                **self._reference_keys(),
-            },
-        )
+            }
+        with refusals.gathering():
+            keys |= self._own_keys()
+        refusals.raise_all()
+        self.run_config: RunConfig = self.args.run_config(keys)
         self._accelerator: Accelerator | None = None
-        self._run_data: RunData | None = None
+        self._inputs: Inputs | None = None
         self._setup: Setup | None = None
 
     def _arguments(self, given: Any) -> TrainingConfig:
@@ -113,11 +124,16 @@ class Trainer:
                               f"{type(given).__name__}")  # fmt: skip
         return given
 
-    def _reference_keys(self) -> dict[str, Any]:
+    def _own_keys(self) -> dict[str, Any]:
+        """What this trainer's own arguments come to."""
         return {}
 
     def _reference(self) -> Any:
         """A reference that was passed as an object."""
+        return None
+
+    def _rewards(self) -> list[Any] | None:
+        """What judges the answers of a model that answers by itself."""
         return None
 
     def train(self, resume_from_checkpoint: bool | None = None) -> logs.TrainOutput:
@@ -139,9 +155,10 @@ class Trainer:
             )
         resume = {"resume": bool(resume_from_checkpoint)}
         self.run_config = self.run_config.model_copy(update=resume)
-        accelerator, run_data = self._begun()
+        accelerator, inputs = self._begun()
+        self._count_epochs(accelerator, inputs)
         try:
-            directory = open_directory(self.run_config, accelerator, run_data)
+            directory = open_directory(self.run_config, accelerator, inputs.run_data)
         except TrainingError as error:
             raise TrainingError(
                 f"output_dir: {error} (here: another output_dir, or "
@@ -156,6 +173,15 @@ class Trainer:
             result = run_on(self.run_config, accelerator, directory, setup, self._snapshot)
         setup.scorer.eval()
         return self._report(result, directory.read("metrics.jsonl"))
+
+    def _count_epochs(self, accelerator: Accelerator, inputs: Inputs) -> None:
+        """Say in steps what is done once an epoch: how many these are, tokenising shows."""
+        from penchant.training.kinds import kind_of
+
+        once = self.run_config.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
+        steps = kind_of(once.spec).num_steps(once, inputs.train_set, accelerator.num_processes)
+        keys = epoch_keys(self.args.model_dump(), steps)
+        self.run_config = self.run_config.model_copy(update=keys)
 
     def evaluate(self) -> dict[str, float]:
         """The model on `eval_dataset`, as it is now.
@@ -191,45 +217,44 @@ class Trainer:
         setup.scorer.model.save_pretrained(str(folder))
         setup.tokenizer.save_pretrained(folder)
 
-    def _begun(self) -> tuple[Accelerator, RunData]:
-        """The accelerator and the data, made once."""
+    def _begun(self) -> tuple[Accelerator, Inputs]:
+        """The accelerator and the tokenised data, made once."""
         from accelerate.utils import set_seed
 
         from penchant.training.accelerator import make_accelerator
-        from penchant.training.inputs import read_run_data
+        from penchant.training.inputs import read_inputs, read_run_data
 
-        if self._accelerator is None or self._run_data is None:
+        if self._accelerator is None or self._inputs is None:
             config = self.run_config
             self._accelerator = make_accelerator(
                 config.precision, trackers=config.trackers, folder=config.output / "trackers"
             )
             set_seed(config.seed)
-            self._run_data = read_run_data(config, self._data, self._eval_data)
-        return self._accelerator, self._run_data
+            self._inputs = read_inputs(
+                config,
+                read_run_data(config, self._data, self._eval_data),
+                model=None if isinstance(self.model, str) else self.model,
+                tokenizer=self.processing_class,
+                reference=self._reference(),
+                rewards=self._rewards(),
+                num_processes=self._accelerator.num_processes,
+            )
+        return self._accelerator, self._inputs
 
     def _prepared(self) -> Setup:
         """Everything that is loaded, made once."""
         from penchant.guards.checks.gather import take_snapshot
         from penchant.models.scoring import PLAIN
-        from penchant.training.inputs import read_inputs
         from penchant.training.prepare import prepare
 
         if self._setup is not None:
             return self._setup
-        accelerator, run_data = self._begun()
+        accelerator, inputs = self._begun()
         model = None if isinstance(self.model, str) else self.model
         if model is not None and not self.run_config.lora_r:
             whole_weights(model)
         reference = self._reference()
         attention = reference and reference.config._attn_implementation
-        inputs = read_inputs(
-            self.run_config,
-            run_data,
-            model=model,
-            tokenizer=self.processing_class,
-            reference=reference,
-            num_processes=accelerator.num_processes,
-        )
         snapshot = take_snapshot(self.run_config, inputs, accelerator.num_processes)
         setup = prepare(self.run_config, accelerator, inputs, model=model, reference=reference)
         if reference is not None and setup.reference and setup.reference.kind == "cache":
@@ -281,12 +306,21 @@ def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
     return other if value is None else value
 
 
-def _dataset(name: str, value: Any) -> Any:
-    if value is None:
-        raise ConfigError(f"a trainer needs data; set {name}")
-    if isinstance(value, Mapping):
-        raise ConfigError(f"{name} holds several data sets; give one")
-    return value
+def _require_model(model: Any, *, scored: bool) -> None:
+    if model is None:
+        raise ConfigError("a trainer needs a model; set model")
+    if not isinstance(model, str):
+        require_trainable(model, scored=scored)
+
+
+def _require_data(train_dataset: Any, eval_dataset: Any, args: TrainingConfig) -> None:
+    if train_dataset is None:
+        raise ConfigError("a trainer needs data; set train_dataset")
+    for name, value in {"train_dataset": train_dataset, "eval_dataset": eval_dataset}.items():
+        if isinstance(value, Mapping):
+            raise ConfigError(f"{name} holds several data sets; give one")
+    if args.eval_strategy != "no" and eval_dataset is None:
+        raise ConfigError("eval_strategy needs held-out data; set eval_dataset")
 
 
 def _scorers(setup: Setup) -> list[Scorer]:

@@ -19,17 +19,17 @@ class ReferenceTrainer(Trainer):
     """
 
     def __init__(self, model: Any = None, ref_model: Any = None, **arguments: Any) -> None:
-        if ref_model is not None and not isinstance(ref_model, str):
-            require_plain(ref_model, "ref_model")
-            if ref_model is model:
-                raise ConfigError(
-                    "model and ref_model are one object; drop ref_model: a copy is made"
-                )
         self.ref_model = ref_model
         super().__init__(model, **arguments)
 
-    def _reference_keys(self) -> dict[str, Any]:
-        return {} if self.ref_model is None else {"reference_model": name_of(self.ref_model)}
+    def _own_keys(self) -> dict[str, Any]:
+        if self.ref_model is None:
+            return {}
+        if not isinstance(self.ref_model, str):
+            require_plain(self.ref_model, "ref_model")
+        if self.ref_model is self.model:
+            raise ConfigError("model and ref_model are one object; drop ref_model: a copy is made")
+        return {"reference_model": name_of(self.ref_model)}
 
     def _reference(self) -> Any:
         return None if isinstance(self.ref_model, str) else self.ref_model

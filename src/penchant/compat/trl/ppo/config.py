@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from penchant.compat.trl.arguments import Standing, refuse_or_pass
-from penchant.compat.trl.configs import explain
+from penchant.compat.trl.arguments import Arguments, Refusals
+from penchant.compat.trl.tables import Standing
 from penchant.config.keys import TRACKERS, RunConfig, load_config
 from penchant.core.errors import ConfigError
 
@@ -25,7 +26,6 @@ CONFIG_STANDING: Standing = {
     ),
     "push_to_hub_if_best_kwargs": ((None, {}), "save_pretrained, then upload the folder"),
     "compare_steps": ((1,), "nothing is uploaded while training; drop it"),
-    "dataset_num_proc": ((None, 1), "nothing is tokenised; drop it"),
     "world_size": ((None, 1), "training runs in one process; drop it"),
     "is_encoder_decoder": ((None, False), "only decoders are trained; drop it"),
     "is_peft_model": ((None,), "the model says so itself; drop it"),
@@ -38,7 +38,7 @@ CONFIG_STANDING: Standing = {
 }
 
 
-class PPOConfig(BaseModel):
+class PPOConfig(Arguments):
     """Of `PPOTrainer`; every default is TRL's, of version 0.11.4.
 
     TRL has two targets. `target` is the divergence of a whole answer from the reference, in nats,
@@ -52,9 +52,9 @@ class PPOConfig(BaseModel):
     tracker.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
-    )
+    standing: ClassVar[Standing] = CONFIG_STANDING
+    without_effect: ClassVar[frozenset[str]] = frozenset({"dataset_num_proc"})
+    renamed: ClassVar[Mapping[str, str]] = {"forward_batch_size": "mini_batch_size"}
 
     exp_name: str | None = None
     task_name: str | None = None
@@ -71,7 +71,6 @@ class PPOConfig(BaseModel):
     steps: int = Field(20000, ge=1)
     batch_size: int = Field(128, ge=1)
     mini_batch_size: int = Field(128, ge=1)
-    forward_batch_size: int | None = None
     gradient_accumulation_steps: int = Field(1, ge=1)
     ppo_epochs: int = Field(4, ge=1)
     # The optimizer
@@ -101,35 +100,29 @@ class PPOConfig(BaseModel):
     vf_coef: float = 0.1
     ratio_threshold: float = 10.0
 
-    def __init__(self, **arguments: Any) -> None:
-        """Check the arguments.
-
-        Raises:
-            ConfigError: one that is unknown, cannot have its effect here, or has a wrong value.
-        """
-        own = type(self).model_fields
-        for name in [name for name in arguments if name not in own]:
-            refuse_or_pass(name, arguments.pop(name), CONFIG_STANDING, own)
-        if arguments.get("forward_batch_size") is not None:  # its older name
-            arguments["mini_batch_size"] = arguments["forward_batch_size"]
-        try:
-            super().__init__(**arguments)
-        except ValidationError as error:
-            raise ConfigError("\n".join(map(explain, error.errors()))) from None
-        self.check()
-
     def check(self) -> None:
         """Require that the arguments agree.
 
         Raises:
             ConfigError: which do not, and what to set.
         """
+        refusals = Refusals()
+        for part in (self._check_sizes, self._check_tracking, self._check_pairs):
+            with refusals.gathering():
+                part()
+        with refusals.gathering():
+            self.run_config("<model>")
+        refusals.raise_all()
+
+    def _check_sizes(self) -> None:
         if self.batch_size % self.step_size:
             raise ConfigError(
                 f"batch_size ({self.batch_size}) must be a multiple of mini_batch_size * "
                 f"gradient_accumulation_steps ({self.step_size}), the answers of an optimizer "
                 "step; change one of them"
             )
+
+    def _check_tracking(self) -> None:
         if self.log_with is not None and self.log_with not in TRACKERS:
             raise ConfigError(f"log_with={self.log_with!r}: set one of {', '.join(TRACKERS)}")
         if other := self.project_kwargs.keys() - {"project_dir", "logging_dir"}:
@@ -140,13 +133,14 @@ class PPOConfig(BaseModel):
             raise ConfigError(
                 "log_with='tensorboard' needs a folder; set project_kwargs={'logging_dir': ...}"
             )
+
+    def _check_pairs(self) -> None:
         if self.use_score_norm and not self.use_score_scaling:
             raise ConfigError("use_score_norm needs use_score_scaling=True; set it")
         if self.optimize_device_cache and self.optimize_cuda_cache is not None:
             raise ConfigError(
                 "optimize_device_cache and optimize_cuda_cache are the same argument; drop one"
             )
-        self.run_config("<model>")
 
     @property
     def step_size(self) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.compat.trl.arguments import Standing, refuse_or_pass
+from penchant.compat.trl.arguments import Refusals
+from penchant.compat.trl.tables import Standing
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ def read_request(model: Any, arguments: Mapping[str, Any], end_token_ids: list[i
         ConfigError: an argument that cannot have its effect.
     """
     given = dict(arguments)
-    for name in GENERATION_STANDING.keys() & given.keys():
-        refuse_or_pass(name, given.pop(name), GENERATION_STANDING, ())
+    refusals = Refusals()
+    named = {name: given.pop(name) for name in GENERATION_STANDING if name in given}
+    refusals.settle(named, GENERATION_STANDING, ())
+    refusals.raise_all()
     if (given.get("min_length") or 0) <= 0:
         given.pop("min_length", None)  # -1 said so before transformers refused it
     settings = copy.deepcopy(given.pop("generation_config", None) or model.generation_config)

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from penchant.compat.trl.arguments import Standing, refuse_or_pass
+from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.objects import require_plain
+from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import is_adapter, load_causal_model, resolve
 from penchant.models.lora import FusedLoraLinear
@@ -104,8 +105,9 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         from peft import PeftModel
 
         super().__init__()
-        for name, value in others.items():
-            refuse_or_pass(name, value, MODEL_STANDING, ARGUMENTS)
+        refusals = Refusals()
+        refusals.settle(others, MODEL_STANDING, ARGUMENTS)
+        refusals.raise_all()
         self.is_peft_model = isinstance(pretrained_model, PeftModel)
         base = pretrained_model.get_base_model() if self.is_peft_model else pretrained_model
         if self.is_peft_model:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.compat.trl.arguments import Standing, refuse_or_pass
+from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.objects import padded
 from penchant.compat.trl.ppo import generation, given, parts, tokens
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.stats import for_tracker, of_lengths
+from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError
 from penchant.models.load import end_token_ids
 
@@ -82,9 +83,19 @@ class PPOTrainer:
         from penchant.training.rollouts import require_one_process
 
         setup_logging()
-        refuse_or_pass("num_shared_layers", num_shared_layers, TRAINER_STANDING, ())
-        refuse_or_pass("training_data_collator", training_data_collator, TRAINER_STANDING, ())
+        refusals = Refusals()
+        refusals.settle(
+            {
+                "num_shared_layers": num_shared_layers,
+                "training_data_collator": training_data_collator,
+            },
+            TRAINER_STANDING,
+            (),
+        )
+        refusals.raise_all()
         self.config, self.model = _required(config, model)
+        if unheeded := self.config.unheeded():
+            logger.info("%s", unheeded)
         self.tokenizer: Any = padded(tokenizer)
         if self.tokenizer is None:
             raise ConfigError("a trainer needs the model's tokenizer; set tokenizer")

@@ -1,0 +1,207 @@
+"""TRL's GRPO and RLOO: their configurations and trainers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from penchant.compat.trl import logs
+from penchant.compat.trl.configs import Chosen, SyncingConfig
+from penchant.compat.trl.rewards import as_rewards
+from penchant.compat.trl.tables import (
+    ONLINE_STANDING,
+    ONLINE_TRAINER_STANDING,
+    ONLINE_WITHOUT_EFFECT,
+    STANDING,
+    TRAINER_STANDING,
+    WITHOUT_EFFECT,
+    Standing,
+)
+from penchant.compat.trl.trainer import Trainer
+from penchant.core.errors import ConfigError
+
+
+class OnlineConfig(SyncingConfig):
+    """What the trainers take whose model answers by itself."""
+
+    standing: ClassVar[Standing] = {
+        **{name: one for name, one in STANDING.items() if name != "max_completion_length"},
+        **ONLINE_STANDING,
+    }
+    without_effect: ClassVar[frozenset[str]] = WITHOUT_EFFECT | ONLINE_WITHOUT_EFFECT
+    options: ClassVar[tuple[str, ...]] = (
+        *("beta", "num_generations", "num_iterations", "epsilon", "epsilon_high"),
+        *("temperature", "top_p", "max_completion_length", "reward_weights"),
+    )
+
+    disable_dropout: bool = False
+    shuffle_dataset: bool | None = True
+    # Answers
+    max_prompt_length: int = 512
+    max_completion_length: int = 512
+    num_generations: int = 8
+    generation_batch_size: int | None = None
+    steps_per_generation: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = 0
+    use_vllm: bool = False
+    use_transformers_continuous_batching: bool = False
+    use_transformers_paged: bool = False
+    # The loss
+    beta: float = 0.0
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    reward_weights: list[float] | None = None
+
+    def model_dump(self, **arguments: Any) -> dict[str, Any]:
+        """Every argument with its value, and the tokens of prompt and completion together."""
+        length = self.max_prompt_length + self.max_completion_length
+        return {**super().model_dump(**arguments), "max_length": length}
+
+    def _sampling(self, method: str, **changes: Any) -> Chosen:
+        """The method, with how often it samples and how."""
+        rewards = len(self.reward_weights or [1.0])
+        return self._options_of(
+            method,
+            batch_size=self._batch_size(),
+            top_k=self.top_k or 0,
+            generation=self._generation(),
+            reward=["<reward>"] * rewards,  # until a trainer has the functions
+            reward_normalization="none",
+            on_reward_error="drop",  # None leaves an answer out; what is raised is raised
+            skip_zero_variance=False,
+            **changes,
+        )
+
+    def _batch_size(self) -> int:
+        """Answers that are sampled at a time."""
+        step = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if self.generation_batch_size is not None and self.steps_per_generation is not None:
+            raise ConfigError(
+                "generation_batch_size and steps_per_generation say the same; drop one of them"
+            )
+        passes = self.steps_per_generation or self.gradient_accumulation_steps
+        size = self.generation_batch_size or self.per_device_train_batch_size * passes
+        if size % step:
+            raise ConfigError(
+                f"generation_batch_size ({size} answers) must be a multiple of "
+                f"per_device_train_batch_size * gradient_accumulation_steps ({step}); change one "
+                "of them, or steps_per_generation"
+            )
+        if size % self.num_generations:
+            raise ConfigError(
+                f"generation_batch_size ({size} answers) must be a multiple of num_generations "
+                f"({self.num_generations}); change one of them"
+            )
+        return size
+
+    def _generation(self) -> str:
+        if self.use_vllm:
+            return "vllm"
+        continuous = self.use_transformers_continuous_batching or self.use_transformers_paged
+        return "continuous" if continuous else "auto"
+
+    @abstractmethod
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+
+
+class GRPOConfig(OnlineConfig):
+    """Of `GRPOTrainer`."""
+
+    options: ClassVar[tuple[str, ...]] = (
+        *(*OnlineConfig.options, "loss_type", "importance_sampling_level", "entropy_coef"),
+        "use_bias_correction_kl",
+    )
+
+    scale_rewards: bool | str = "group"
+    loss_type: str = "dapo"
+    importance_sampling_level: str = "token"
+    entropy_coef: float = 0.0
+    use_bias_correction_kl: bool = True
+
+    def chosen(self) -> Chosen:
+        """The method, and its options."""
+        scale = self.scale_rewards
+        if isinstance(scale, bool):
+            scale = "group" if scale else "none"
+        return self._sampling("grpo", scale_rewards=scale)
+
+
+class RLOOConfig(OnlineConfig):
+    """Of `RLOOTrainer`."""
+
+    options: ClassVar[tuple[str, ...]] = (*OnlineConfig.options, "normalize_advantages")
+
+    num_generations: int = 2
+    beta: float = 0.05
+    normalize_advantages: bool = False
+    reward_clip_range: tuple[float, float] | None = None
+
+    def chosen(self) -> Chosen:
+        """The method, and its options.
+
+        Raises:
+            ConfigError: rewards that are to be clipped to a range that is not symmetric.
+        """
+        low, high = self.reward_clip_range or (None, None)
+        if low is not None and high is not None and low != -high:
+            raise ConfigError(
+                f"reward_clip_range=({low}, {high}) cannot be had here: rewards are clipped to "
+                "plus and minus one number; set (-c, c), or clip in the reward function"
+            )
+        return self._sampling("rloo", score_clip=high)
+
+
+class OnlineTrainer(Trainer):
+    """What the trainers share whose model answers by itself.
+
+    Args:
+        model: as of every trainer.
+        reward_funcs: what judges the answers: a function that is called by keyword with `prompts`,
+            `completions`, `completion_ids` and each column of the data as a list, a sequence
+            classifier, the name of a reward model, or a list of them. Of chats, prompts and
+            completions are lists of messages.
+        reward_processing_classes: the tokenizers of reward models that are passed as objects.
+    """
+
+    names = logs.ONLINE_NAMES
+    standing: ClassVar[Standing] = {**TRAINER_STANDING, **ONLINE_TRAINER_STANDING}
+
+    def __init__(
+        self,
+        model: Any = None,
+        reward_funcs: Any = None,
+        *,
+        reward_processing_classes: Any = None,
+        **arguments: Any,
+    ) -> None:
+        self.reward_funcs: list[Any] = []
+        self._given_rewards = (reward_funcs, reward_processing_classes)
+        super().__init__(model, **arguments)
+
+    def _own_keys(self) -> dict[str, Any]:
+        self.reward_funcs = as_rewards(*self._given_rewards)
+        return {"reward": [_name(one) for one in self.reward_funcs]}
+
+    def _rewards(self) -> list[Any]:
+        return self.reward_funcs
+
+
+def _name(reward: Any) -> str:
+    """What `config.yaml` calls a reward."""
+    return reward if isinstance(reward, str) else str(reward.__name__)
+
+
+class GRPOTrainer(OnlineTrainer):
+    """GRPO and its relatives, on prompts."""
+
+    config_class = GRPOConfig
+
+
+class RLOOTrainer(OnlineTrainer):
+    """REINFORCE leave-one-out, on prompts."""
+
+    config_class = RLOOConfig
