@@ -25,10 +25,15 @@ def started(path: Path) -> RunDirectory:
     return run
 
 
+def begun(path: Path) -> None:
+    """A run that has taken a step."""
+    started(path).append("metrics.jsonl", {"step": 1})
+
+
 def test_folder_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> None:
-    started(tmp_path / "run")
+    begun(tmp_path / "run")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
-    with pytest.raises(TrainingError, match="already holds a run; choose another output"):
+    with pytest.raises(TrainingError, match="already holds a run; --resume goes on with it"):
         RunDirectory(tmp_path / "run", {**CONFIG, "beta": 0.3}, resume=False)
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
@@ -73,7 +78,7 @@ def test_run_that_failed_before_its_first_step_may_start_again_with_other_settin
 
 
 def test_resuming_with_another_setting_names_it_with_both_values(tmp_path: Path) -> None:
-    started(tmp_path / "run")
+    begun(tmp_path / "run")
     with pytest.raises(TrainingError) as caught:
         RunDirectory(tmp_path / "run", {**CONFIG, "beta": 0.3}, resume=True)
     assert "beta: 0.1 then, 0.3 now" in str(caught.value)
@@ -81,13 +86,13 @@ def test_resuming_with_another_setting_names_it_with_both_values(tmp_path: Path)
 
 
 def test_resuming_may_change_what_does_not_touch_the_weights(tmp_path: Path) -> None:
-    started(tmp_path / "run")
+    begun(tmp_path / "run")
     changed = {**CONFIG, "save_steps": 5, "versions": {"torch": "2"}}
     assert RunDirectory(tmp_path / "run", changed, resume=True).resumed
 
 
 def test_key_that_an_older_version_did_not_have_is_as_it_was(tmp_path: Path) -> None:
-    started(tmp_path / "run")
+    begun(tmp_path / "run")
     newer = {**CONFIG, "unpair": False}
     assert RunDirectory(tmp_path / "run", newer, resume=True).resumed
     assert "unpair: false" in (tmp_path / "run" / "config.yaml").read_text()

@@ -116,3 +116,13 @@ def test_several_processes_train_what_one_trains(
         again = load_file(two.model / name)
         assert all(torch.equal(again[weight], found[weight]) for weight in found)
         assert [m["step"] for m in metrics(two.output)] == [m["step"] for m in metrics(one.output)]
+
+
+@pytest.mark.slow
+def test_runs_follow_each_other_in_several_processes(
+    tmp_path: Path, tiny_keys: dict[str, Any], held_out_file: Path
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "max_steps": 2, "ensemble": 2}
+    launch(2, "reward", {**keys, "output": str(tmp_path / "ensemble")})
+    summary = json.loads((tmp_path / "ensemble" / "ensemble.json").read_text())
+    assert summary["members"] == ["member-1/model", "member-2/model"]

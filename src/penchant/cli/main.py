@@ -10,7 +10,7 @@ from typing import Any
 
 from penchant.cli.arguments import build_parser, metavar
 from penchant.config.keys import RunConfig, load_config, unknown_key
-from penchant.core.errors import ConfigError, UserError
+from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.methods import METHODS
 
 
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"penchant: {error}", file=sys.stderr)
         return 1
+    except RunInterrupted as interruption:
+        print(f"penchant: {interruption}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
         print(f"penchant: interrupted{hint}", file=sys.stderr)

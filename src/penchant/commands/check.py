@@ -177,7 +177,7 @@ def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
     processes = PartialState().num_processes
     try:
         require_free(config.output, recorded_keys(config, run_data, processes),
-                     resume=config.resume)  # fmt: skip
+                     resume=config.resume, overwrite=config.overwrite)  # fmt: skip
     except TrainingError as error:
         return spoken([_stopped(error)], config.silence)
     return []

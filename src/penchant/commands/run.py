@@ -24,7 +24,7 @@ from penchant.models.load import is_adapter
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
-from penchant.training.accelerator import start_trackers
+from penchant.training.accelerator import end_trackers, start_trackers
 from penchant.training.checkpoint import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
@@ -63,7 +63,7 @@ def run_on(
             f"the disk is full: {error}; free some space and run again with --resume"
         ) from error
     finally:
-        accelerator.end_training()
+        end_trackers(accelerator)
 
 
 class _Run:
@@ -109,6 +109,8 @@ class _Run:
         """Train, evaluate, save, summarise."""
         engine, setup = self.engine, self.setup
         if self.directory.resumed:
+            if self.accelerator.is_main_process:
+                self.directory.reopen()
             engine.restore()
         elif self.accelerator.is_main_process:
             self._save_audit()

@@ -40,10 +40,10 @@ FILE, PLOT = "sweep.json", "sweep.png"
 LIGHT_KEYS = {
     "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
     "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "gradient_accumulation_steps", "eval_steps", "save_steps", "logging_steps", "max_new_tokens",
-    "load_best_model_at_end", "save_total_limit", "eval_samples", "eval_on_start", "merge",
-    "silence", "on_finding", "monitor_steps", "monitor_share", "monitor_prompts", "monitor_length",
-    "monitor_reward",
+    "gradient_accumulation_steps", "eval_steps", "save_steps", "save_minutes", "logging_steps",
+    "max_new_tokens", "load_best_model_at_end", "save_total_limit", "eval_samples",
+    "eval_on_start", "merge", "silence", "on_finding", "monitor_steps", "monitor_share",
+    "monitor_prompts", "monitor_length", "monitor_reward",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from penchant.config.keys import RunConfig, load_config
 from penchant.core.screen import setup_logging
 from penchant.guards.checks.gather import checked
 from penchant.training.accelerator import make_accelerator
-from penchant.training.folder import open_directory
+from penchant.training.folder import completed, open_directory, recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
@@ -113,10 +113,11 @@ def run(
         from penchant.commands.ensemble import train_ensemble
 
         return train_ensemble(config, size, run_data)
-    directory = open_directory(config, accelerator, run_data)
-    if (summary := directory.summary()) is not None:
+    if (summary := completed(config)) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
+    recorded = recorded_keys(config, run_data, accelerator.num_processes)
+    require_free(config.output, recorded, resume=config.resume, overwrite=config.overwrite)
     inputs = read_inputs(
         config,
         run_data,
@@ -127,4 +128,6 @@ def run(
     )
     snapshot = checked(config, inputs, accelerator.num_processes)
     setup = prepare(config, accelerator, inputs, model=model)
+    # The folder is taken, or an earlier run in it removed, once this run can start.
+    directory = open_directory(config, accelerator, run_data)
     return run_on(config, accelerator, directory, setup, snapshot)

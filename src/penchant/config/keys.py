@@ -100,6 +100,8 @@ class RunConfig(
                 f"max_prompt_length ({self.max_prompt_length}) leaves no room for a completion in "
                 f"max_length ({self.max_length}); lower it or raise max_length"
             )
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite and resume exclude each other; drop one of them")
         parse_actions(self.on_finding)
         require_known(self.silence)
         self._check_reference()

@@ -35,6 +35,9 @@ class RunSection(Section):
 
     output: Path = Field(Path("run"), description="Folder that receives everything the run writes.")
     resume: bool = Field(False, description="Go on from the newest sound checkpoint in output.")
+    overwrite: bool = Field(
+        False, description="Remove the run that output holds, once this one is ready to start."
+    )
     seed: int = Field(0, ge=0, description="Seed of the split, the order, LoRA and dropout.")
     report_to: CommaSeparated = Field(
         "none", description="Trackers, comma-separated: tensorboard, wandb, trackio, mlflow."
@@ -159,6 +162,11 @@ class EvaluationSection(Section):
     max_new_tokens: int = Field(128, ge=1, description="Longest sampled answer.")
     logging_steps: int = Field(1, ge=1, description="Write metrics every so many steps.")
     save_steps: int = Field(500, ge=1, description="Checkpoint every so many steps.")
+    save_minutes: float = Field(
+        10.0,
+        ge=0,
+        description="Also save a checkpoint when the last is so many minutes old; 0: never.",
+    )
     load_best_model_at_end: bool = Field(
         False, description="Save the weights of the best evaluation, not of the last step."
     )

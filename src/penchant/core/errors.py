@@ -19,5 +19,9 @@ class TrainingError(UserError):
     """The run cannot go on: numbers that are not finite, an output folder that is taken."""
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A run was asked to end and has saved a checkpoint; the message says how to go on."""
+
+
 class RewardError(UserError):
     """A reward cannot be called as it is, or failed on a sample, which the message names."""

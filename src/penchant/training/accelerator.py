@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,26 @@ def make_accelerator(
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
     found = resolve_precision(precision, Accelerator().device)
     AcceleratorState._reset_state()
+    atexit.register(_disconnect)
     return Accelerator(
         mixed_precision={"fp32": "no"}.get(found, found),
         log_with=list(trackers) or None,
         project_dir=None if folder is None else str(folder),
     )
+
+
+def _disconnect() -> None:
+    """Leave the process group, which all runs of a process share, when the process ends."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def end_trackers(accelerator: Accelerator) -> None:
+    """Let the trackers finish; the processes stay connected, for runs that follow."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:

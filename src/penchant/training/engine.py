@@ -6,22 +6,21 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
-from penchant.core.errors import TrainingError
+import torch
+
+from penchant.config.keys import RunConfig
+from penchant.core.errors import RunInterrupted, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes
 from penchant.data.source import Source
 from penchant.training.checkpoint import Checkpoints, remove_checkpoint
 from penchant.training.folder import RunDirectory
 from penchant.training.guard import Guard
+from penchant.training.interruption import watch_signals
 from penchant.training.progress import TrainingProgress
 from penchant.training.step import Step
-
-if TYPE_CHECKING:
-    import torch
-
-    from penchant.config.keys import RunConfig
 
 logger = logging.getLogger("penchant")
 
@@ -97,8 +96,11 @@ class Engine:
         """Train to the end, logging, evaluating and saving as configured."""
         total, main = self.source.num_steps, self.accelerator.is_main_process
         progress = self.progress
-        with TrainingProgress(total, progress.step, shown=main) as bar:
-            started = time.perf_counter()
+        with (
+            watch_signals() as interruption,
+            TrainingProgress(total, progress.step, shown=main) as bar,
+        ):
+            started = self._saved_at = time.perf_counter()
             for batch in () if self._stopped else self.source.steps(progress.step):
                 metrics = self.step.take(batch)
                 self.source.observe(metrics)
@@ -118,6 +120,8 @@ class Engine:
                 self._between_steps(last=batch.step == total)
                 if self._stopped:
                     break
+                if batch.step < total and self._anywhere(interruption.wanted):
+                    self._end_early()
                 started = time.perf_counter()
             if progress.step < total and not self._stopped:
                 self.save()  # the source has nothing more to give
@@ -138,9 +142,30 @@ class Engine:
             better = self.evaluate_now()
         if self.guard is not None:
             better |= self.guard.after(step, self.progress.seconds)
+        minutes = (time.perf_counter() - self._saved_at) / 60
+        due = step % config.save_steps == 0 or 0 < config.save_minutes <= minutes
         # What follows the last step may fail: evaluation, sampling, saving the model.
-        if last or self._stopped or better or step % config.save_steps == 0:
+        if last or self._stopped or better or due:
             self.save()
+
+    def _anywhere(self, wanted: bool) -> bool:
+        """Whether any process was asked to end: all must end after the same step."""
+        if self.accelerator.num_processes == 1:
+            return wanted
+        flag = torch.tensor(float(wanted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    def _end_early(self) -> NoReturn:
+        """Save a checkpoint and end.
+
+        Raises:
+            RunInterrupted: always.
+        """
+        self.save()
+        raise RunInterrupted(
+            f"interrupted after step {self.progress.step}, which is saved; go on with: "
+            f"penchant train {self.config.method} --config {self.run.path / 'config.yaml'} --resume"
+        )
 
     @property
     def _stopped(self) -> bool:
@@ -175,6 +200,7 @@ class Engine:
         self.checkpoints.save(
             self.progress.step, extra, keep={step for step in best if step is not None}
         )
+        self._saved_at = time.perf_counter()
 
     def load_best(self) -> int:
         """Put the weights of the best evaluation back; returns the step they are of."""

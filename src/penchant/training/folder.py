@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,29 @@ logger = logging.getLogger("penchant")
 
 # Keys that may differ between a run and its resumption without changing its weights.
 FREE_KEYS = {
-    "output", "resume", "cache_dir", "report_to", "logging_steps", "save_steps",
-    "save_total_limit", "per_device_eval_batch_size", "eval_samples", "max_new_tokens", "merge",
-    "strict", "silence",
+    "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
+    "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
+    "max_new_tokens", "merge", "strict", "silence",
 }  # fmt: skip
 
 # Files of one JSON object a line, each with its step.
 LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
 
-# A folder without any of these belongs to a run that never took a step: it may start again.
-BEGUN = ("metrics.jsonl", "findings.jsonl", "checkpoints", "summary.json")
+# Everything that a run writes into its folder.
+WRITTEN = (
+    *LINES, "config.yaml", "data.json", "summary.json", "report.html", "checkpoints", "model",
+    "merged", "trackers", "point.json", "held_out_scores.json",
+)  # fmt: skip
+
+# Keys that may grow on resuming: the run then goes further.
+GROWING_KEYS = ("max_steps", "num_train_epochs")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, if it is there; a last line that a kill cut short is left out."""
+    # By bytes: a cut may split a character, and answers may hold what str.splitlines splits.
+    lines = file.read_bytes().split(b"\n") if file.exists() else []
+    return [json.loads(line) for line in lines[:-1]]
 
 
 class RunDirectory:
@@ -42,6 +56,8 @@ class RunDirectory:
         config: the flat keys of the run, with the data's fingerprints.
         resume: the folder may hold the same run, unfinished or finished.
         silence: ids of findings that are not said.
+        overwrite: an earlier run in the folder is removed.
+        leads: whether this is the process of the run that writes its files.
 
     Raises:
         TrainingError: the folder holds another run, or a run with other settings.
@@ -54,19 +70,22 @@ class RunDirectory:
         *,
         resume: bool,
         silence: Collection[str] = (),
+        overwrite: bool = False,
+        leads: bool = True,
     ) -> None:
         self.path = path
         self.silence = silence
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         earlier = path / "config.yaml"
-        self.resumed = require_free(path, config, resume=resume)
-        text = yaml.safe_dump(dict(config), sort_keys=False)
+        self.resumed = require_free(path, config, resume=resume, overwrite=overwrite)
+        if not leads:
+            return
+        if earlier.exists() and not self.resumed:
+            _remove_run(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # Processes of one run follow each other here: the first has written it for all.
-            if not earlier.exists() or earlier.read_text(encoding="utf-8") != text:
-                write_atomically(earlier, text)
+            write_atomically(earlier, yaml.safe_dump(dict(config), sort_keys=False))
         except OSError as error:
             raise TrainingError(
                 f"output {path} cannot be written: {error.strerror}; choose another output"
@@ -96,10 +115,7 @@ class RunDirectory:
 
     def read(self, file: str) -> list[dict[str, Any]]:
         """The JSON lines of `file`; a last line that a kill cut short is left out."""
-        path = self.path / file
-        # By bytes: a cut may split a character, and answers may hold what str.splitlines splits.
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        return [json.loads(line) for line in lines[:-1]]
+        return read_lines(self.path / file)
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, which will be done again."""
@@ -109,21 +125,41 @@ class RunDirectory:
                 lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
                 write_atomically(self.path / file, "".join(lines))
 
+    def reopen(self) -> None:
+        """The run goes on: until it has ended again it is not complete."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as complete."""
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_summary(self.path)
 
 
-def require_free(path: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """The summary of a complete run in a folder; None where there is none."""
+    file = path / "summary.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def completed(config: RunConfig) -> dict[str, Any] | None:
+    """The summary of the run in `output`, if it is complete and is not asked to go further."""
+    summary = read_summary(config.output)
+    if summary is None or not config.resume:
+        return None
+    before = _recorded(config.output)
+    return None if any(_grown(key, before, config.flat()) for key in GROWING_KEYS) else summary
+
+
+def require_free(
+    path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool = False
+) -> bool:
     """Refuse a folder that a run may not have; nothing is written.
 
     Args:
-        path, config, resume: as of `RunDirectory`.
+        path, config, resume, overwrite: as of `RunDirectory`.
 
     Returns:
         Whether the folder holds this run already, to go on with.
@@ -132,18 +168,44 @@ def require_free(path: Path, config: Mapping[str, Any], *, resume: bool) -> bool
         TrainingError: as of `RunDirectory`.
     """
     earlier = path / "config.yaml"
-    resumed = earlier.exists() and any((path / name).exists() for name in BEGUN)
-    if resumed and not resume:
+    begun = earlier.exists() and _has_begun(path)
+    if begun and not (resume or overwrite):
         raise TrainingError(
-            f"{path} already holds a run; choose another output, or --resume to go on with it"
+            f"{path} already holds a run; --resume goes on with it, --overwrite removes it, or "
+            "choose another output"
         )
     if path.exists() and not path.is_dir():
         raise TrainingError(f"output {path} is a file; choose a folder")
     if not earlier.exists() and path.is_dir() and any(map(_is_foreign, path.iterdir())):
         raise TrainingError(f"{path} is not empty and holds no run; choose another output")
-    if resumed:
-        _require_same(path, yaml.safe_load(earlier.read_text(encoding="utf-8")), config)
-    return resumed
+    if begun and resume:
+        _require_same(path, _recorded(path), config)
+    return begun and resume
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether a run took a step: one that did not may start again in its folder."""
+    if (path / "checkpoints").exists() or (path / "summary.json").exists():
+        return True
+    return any(record["step"] > 0 for record in read_lines(path / "metrics.jsonl"))
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+
+
+def _grown(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    was, is_now = before.get(key), now.get(key)
+    return was is not None and is_now is not None and is_now > was
+
+
+def _remove_run(path: Path) -> None:
+    """Remove what a run writes; other files in its folder stay."""
+    for name in WRITTEN:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
 
 
 def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -152,11 +214,12 @@ def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         for key, value in now.items()
         # A key that an older version did not have is as it was.
         if key in before and key not in FREE_KEYS and key != "versions" and before[key] != value
+        if not (key in GROWING_KEYS and _grown(key, before, now))
     ]
     if changed:
         raise TrainingError(
             f"{path} holds a run with other settings, which resuming cannot change "
-            f"({'; '.join(changed)}); choose another output"
+            f"({'; '.join(changed)}); choose another output, or --overwrite without --resume"
         )
 
 
@@ -173,6 +236,8 @@ def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunDat
             recorded_keys(config, run_data, accelerator.num_processes),
             resume=config.resume or not accelerator.is_main_process,
             silence=silenced(config.silence),
+            overwrite=config.overwrite,
+            leads=accelerator.is_main_process,
         )
 
 
