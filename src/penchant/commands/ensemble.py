@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from penchant.commands.run import run_on
@@ -63,7 +64,8 @@ def train_ensemble(config: RunConfig, size: int, run_data: RunData) -> TrainResu
         inputs, record["disagreement"] = _together([m.output for m in members])
         after = score_evaluation(inputs, _loss(config, inputs))
         record["evaluation"] = asdict(after)
-    write_atomically(config.output / FILE, json.dumps(record, indent=2) + "\n")
+    if PartialState().is_main_process:
+        write_atomically(config.output / FILE, json.dumps(record, indent=2) + "\n")
     return _result(config, results, after)
 
 
@@ -102,7 +104,9 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
                 setup.eval_set, batch_size=config.per_device_eval_batch_size, progress=track
             )
         values = {"chosen": scores.chosen.tolist(), "rejected": scores.rejected.tolist()}
-        write_atomically(config.output / SCORES, json.dumps(values))
+        if accelerator.is_main_process:
+            write_atomically(config.output / SCORES, json.dumps(values))
+        accelerator.wait_for_everyone()
     return result
 
 

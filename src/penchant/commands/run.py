@@ -147,6 +147,7 @@ class _Run:
         if self.accelerator.is_main_process:
             self.directory.write_summary({**result.summary(), **self._record()})
             write_end_of_run(self.directory.path)
+        self.accelerator.wait_for_everyone()  # what follows may read the files
         engine.drop_last_checkpoint()
         return result
 
