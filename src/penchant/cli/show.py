@@ -54,11 +54,11 @@ def print_check(result: CheckResult) -> None:
     console = Console()
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     for finding in result.findings:
-        console.print(
-            Text.assemble((finding.severity, colours[finding.severity]), f" {finding.id}: ",
-                          finding.what)
-        )  # fmt: skip
-        console.print(Text(f"  {finding.remedy} ({finding.docs})", style="dim"))
+        severity = Text(finding.severity, style=colours[finding.severity])
+        what = severity.append(f" {finding.id}: {finding.what}", style="not bold default")
+        remedy = Text(f"  {finding.remedy} ({finding.docs})", style="dim")
+        for line in (what, remedy):
+            console.print(line, soft_wrap=not console.is_terminal)
     if result.preview is not None:
         console.print()
         console.print(result.preview.render())

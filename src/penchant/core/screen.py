@@ -12,6 +12,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import track as rich_track
 
+from penchant.core.findings import Finding
+
 Item = TypeVar("Item")
 
 console = Console(stderr=True, soft_wrap=True)
@@ -56,9 +58,31 @@ def track_bytes(
             yield item
 
 
+class _Screen(RichHandler):
+    """Messages wrapped to a terminal's width, and in whole lines where there is no terminal.
+
+    A finding is said once: the points of a sweep and the members of an ensemble share most.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(console=console, show_path=False, show_time=False, markup=False)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if any(isinstance(value, Finding) for value in record.args or ()):
+            if text in self._said:
+                return
+            self._said.add(text)
+        if console.is_terminal:
+            super().emit(record)
+        else:
+            console.out(f"{record.levelname:<8} {text}", highlight=False)
+
+
 def setup_logging() -> None:
     """Penchant's own messages to the screen, everybody else's only from errors up."""
-    handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    handler = _Screen()
     logger = logging.getLogger("penchant")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
