@@ -361,3 +361,23 @@ def test_command_builds_and_says_what_it_did(tmp_path, capsys):
     assert "1 pairs left out: votes evenly divided" in out
     assert main(["data", "build", str(source), *words]) == 1
     assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_what_belongs_to_the_prompt_goes_into_it():
+    row = {"instruction": "q", "input": "text", "system": "s", "history": [["before", "so"]]}
+    sides = {"completion_a": "one", "completion_b": "two", "label": "a", "tools": [{"name": "f"}]}
+    (pair,) = build([{**row, **sides}]).rows
+    said = [(one["role"], one["content"]) for one in pair["prompt"]]
+    assert said == [("system", "s"), ("user", "before"), ("assistant", "so"), ("user", "q\n\ntext")]
+    assert pair["prompt"][0]["tools"][0]["function"] == {"name": "f"}
+
+
+def test_images_are_refused_by_name():
+    row = {**SIDES, "label": "a", "images": ["a.png"]}
+    with pytest.raises(DataError, match="images, sound or video"):
+        build([row])
+
+
+def test_strength_beside_a_label_becomes_the_margin():
+    (pair,) = build([{**SIDES, "label": "b", "strength": -2}]).rows
+    assert (pair["chosen"], pair["margin"]) == ("two", 2.0)

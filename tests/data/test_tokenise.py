@@ -410,3 +410,13 @@ def test_generation_prompt_that_no_answer_continues_is_counted():
     template = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     _, report, _ = tokenise(CHAT, byte_level(template=template))
     assert (report.placed_apart, report.tokenised_apart, report.lost) == (1, 1, {})
+
+
+def test_reasoning_stays_in_an_answer_that_does_not_continue_the_generation_prompt():
+    answer = "{{ '<think>' + m['reasoning'] + '</think>' if m['reasoning'] }}{{ m['content'] }}"
+    template = CHATML.replace("{{ m['content'] }}", answer).replace("assistant\n{% e", "[A]{% e")
+    answers = [({**message("assistant", "4"), "reasoning": text},) for text in ("so", "as")]
+    pair = Pair((USER,), *answers, "f:1")
+    example, report, decode = tokenise(pair, byte_level(template=template))
+    assert report.placed_apart == 1 and not report.lost
+    assert "so</think>4" in decode(example.chosen)

@@ -17,7 +17,7 @@ from penchant.data.near import Signatures
 from penchant.data.records import Label, Pair, Refusal, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import contents
+from penchant.data.rows.messages import contents, said
 from penchant.data.rows.row import Layout, RowError
 
 # What an item of the source turned out to be.
@@ -184,9 +184,7 @@ def _shortened(record: Pair | Label) -> Pair | Label:
     def short(text: Text) -> Text:
         if isinstance(text, str):
             return text[:KEPT_CHARACTERS]
-        return tuple(
-            {"role": one["role"], "content": one["content"][:KEPT_CHARACTERS]} for one in text
-        )
+        return tuple({"role": one["role"], "content": said(one)[:KEPT_CHARACTERS]} for one in text)
 
     if isinstance(record, Label):
         return Label(short(record.prompt), short(record.completion), record.desirable, record.where)

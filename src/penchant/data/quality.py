@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from penchant.data.records import Pair, Text, is_chat
+from penchant.data.records import Pair, Text
+from penchant.data.rows.messages import contents
 
 FEW = 100  # records from which on there is something to learn, and to measure on
 BIASED, STRONGLY_BIASED = 0.6, 0.75  # accuracy of the length alone
@@ -160,7 +161,7 @@ def measure_length_bias(pairs: Sequence[Pair]) -> LengthBias:
 
 
 def _characters(text: Text) -> int:
-    return sum(len(message["content"]) for message in text) if is_chat(text) else len(text)
+    return sum(map(len, contents(text)))
 
 
 def count_contradicted(pairs: Sequence[Pair]) -> int:

@@ -12,7 +12,7 @@ from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.prompts import Prompt
 from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
-from penchant.data.rendered import lost_parts
+from penchant.data.rendered import REASONING, lost_parts
 from penchant.data.rows.row import shown
 
 if TYPE_CHECKING:
@@ -253,7 +253,8 @@ class Tokeniser:
             return whole[len(before) :], True
         # The template renders earlier turns differently once there is an answer: keep the answer
         # as it renders, behind the prompt as the model meets it.
-        other: Message = {**completion[0], "content": PLACEHOLDER}
+        thought = {name: PLACEHOLDER for name in REASONING if name in completion[0]}
+        other: Message = {**completion[0], "content": PLACEHOLDER, **thought}  # type: ignore[typeddict-item]
         head = self._render((*prompt, other), generation_prompt=False).partition(PLACEHOLDER)[0]
         return whole[len(head) :] if whole.startswith(head) else completion[0]["content"], False
 

@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from penchant.data.records import Text, is_chat
+from penchant.data.rows.messages import said
 
 # Some texts take a markdown parser more than linear time; nobody reads longer ones formatted.
 MAX_MARKDOWN = 50_000
@@ -39,7 +40,7 @@ def render(text: Text, *, plain: bool = False) -> list[Turn]:
         Its messages in order.
     """
     if is_chat(text):
-        return [Turn(one["role"], _html(one["content"], plain)) for one in text]
+        return [Turn(one["role"], _html(said(one), plain)) for one in text]
     return [Turn(None, _html(str(text), plain))]
 
 

@@ -136,9 +136,27 @@ def test_columns_of_two_layouts_are_an_error_that_shows_both_and_how_to_say_whic
     assert rows_of(tmp_path / "o.jsonl")[0]["prompt"] == row["messages"]
 
 
+def test_reasoning_and_tools_go_along_and_nothing_read_is_called_lost(tmp_path):
+    thought = {**turn("assistant", "good"), "reasoning_content": "because"}
+    row = {**SHORT, "chosen": [thought], "tools": [{"name": "f"}]}
+    done = convert(jsonl(tmp_path / "p.jsonl", [row]), "axolotl", tmp_path / "there.jsonl")
+    assert not done.lost
+    convert(tmp_path / "there.jsonl", "trl", tmp_path / "back.jsonl")
+    assert rows_of(tmp_path / "back.jsonl") == [row]
+    shared = {"conversations": [{"from": "human", "value": "q"}]}
+    sides = {name: {"from": "gpt", "value": name} for name in ("chosen", "rejected")}
+    source = jsonl(tmp_path / "s.jsonl", [{**shared, **sides}])
+    assert not convert(source, "trl", tmp_path / "trl.jsonl").lost
+
+
 @pytest.mark.parametrize(
     ("row", "project", "reason"),
     [
+        (
+            {**SHORT, "chosen": [{**turn("assistant", "x"), "reasoning": "because"}]},
+            "llama-factory",
+            "message that says more than its text",
+        ),
         ({"prompt": "q", "chosen": "x", "rejected": "y"}, "openai", "text in place of chat"),
         (
             {**CHAT, "prompt": [turn("user", "x"), turn("user", "y")]},
@@ -168,10 +186,10 @@ def test_openai_has_no_labels(tmp_path):
         convert(source, "openai", tmp_path / "o.jsonl")
 
 
-def test_what_messages_say_beside_role_and_content_is_counted(tmp_path):
-    row = {**SHORT, "prompt": [{**turn("user", "q"), "name": "ann"}]}
+def test_fields_of_messages_that_records_do_not_hold_are_counted(tmp_path):
+    row = {**SHORT, "prompt": [{**turn("user", "q"), "weight": 0.5}]}
     done = convert(jsonl(tmp_path / "p.jsonl", [row]), "llama-factory", tmp_path / "o.jsonl")
-    assert done.lost == {"'name' of a message": 1}
+    assert done.lost == {"'weight' of a message": 1}
 
 
 def test_labelled_rows_become_pairs_with_their_agreement_and_ties_are_counted(tmp_path):

@@ -16,7 +16,7 @@ from penchant.data.grouping import digest, grouped
 from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counted, is_chat
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import plain
+from penchant.data.rows.messages import MESSAGE_FIELDS, plain
 from penchant.data.rows.row import RowError
 
 KINDS = ("labels", "pairs", "prompts")
@@ -174,12 +174,12 @@ class Run:
         return canonical and self.to in (layout.kind, "trl")
 
     def _count_dropped(self, own: Mapping[str, object]) -> None:
-        """Count what messages say beside role and content, which records do not hold."""
+        """Count what messages say that records do not hold."""
         texts = (own.get(name) for name in ("prompt", "chosen", "rejected", "completion"))
         for text in (*texts, own.get("messages")):
             for message in text if isinstance(text, list | tuple) else ():
                 for name in message if isinstance(message, Mapping) else ():
-                    if name not in ("role", "content") and message[name] is not None:
+                    if name not in MESSAGE_FIELDS and message[name] is not None:
                         self.lost[f"'{name}' of a message"] += 1
 
     def _judged(self, records: Iterator[_Read]) -> Iterator[_Read]:

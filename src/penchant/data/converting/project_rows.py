@@ -19,7 +19,7 @@ from penchant.data.converting.exchange import (
     with_system,
 )
 from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
-from penchant.data.rows.messages import plain
+from penchant.data.rows.messages import only_content, plain
 from penchant.data.rows.row import Row, RowError, is_given, kind
 
 Reader = Callable[[Row], NewRow]
@@ -148,9 +148,9 @@ def write_axolotl_label(label: Label) -> NewRow:
         )
     return {
         # Also where there is none: it tells the layout from plain text.
-        "system": label.prompt[0]["content"] if len(roles) == 2 else "",
-        "prompt": label.prompt[-1]["content"],
-        "completion": _one(label.completion)["content"],
+        "system": only_content(label.prompt[0]) if len(roles) == 2 else "",
+        "prompt": only_content(label.prompt[-1]),
+        "completion": only_content(_one(label.completion)),
         "label": label.desirable,
     }
 
@@ -163,7 +163,7 @@ SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "tool": "ob
 def _said(message: Message) -> NewRow:
     if message["role"] not in SPEAKERS:
         raise RowError("role unknown to the layout", f"it has no role {message['role']}")
-    return {"from": SPEAKERS[message["role"]], "value": message["content"]}
+    return {"from": SPEAKERS[message["role"]], "value": only_content(message)}
 
 
 def _alternating(chat: Messages) -> list[NewRow]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from penchant.data.converting.templates import ChatTemplate
 from penchant.data.records import Label, Message, Pair, Text, is_chat
+from penchant.data.rows.messages import only_content
 from penchant.data.rows.row import RowError
 
 
@@ -41,7 +42,7 @@ class TextForm:
                     "chat of several messages",
                     "only a template can write it as strings; give template",
                 )
-            return prompt[0]["content"], completion[0]["content"]
+            return only_content(prompt[0]), only_content(completion[0])
         return prompt, completion
 
     def _back(self, strings: tuple[str, str], chat: tuple[Text, Text]) -> bool:

@@ -17,9 +17,10 @@ ROLE_NAMES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "model": "assistant",
     "function_call": "assistant", "function": "tool", "observation": "tool",
 }  # fmt: skip
-# What a message may say beside its content; the chat template is given it.
 ANSWERING = ("assistant", *(name for name, role in ROLE_NAMES.items() if role == "assistant"))
+# What a message may say beside its content; the chat template is given it.
 BESIDE_CONTENT = (*REASONING, "tool_calls", "name", "tool_call_id", "tools")
+MESSAGE_FIELDS = ("role", "content", "from", "value", "parts", *BESIDE_CONTENT)
 HUMAN_TURN = re.compile(r"(?:\A|\n\n)Human:")
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
@@ -241,6 +242,20 @@ def said(message: Message) -> str:
     calls = message.get("tool_calls")
     parts = [*(message.get(name, "") for name in REASONING), message["content"]]
     return "\n".join(filter(None, [*parts, json.dumps(calls) if calls else ""]))
+
+
+def only_content(message: Message) -> str:
+    """A message's content, where the form to be written holds nothing else.
+
+    Raises:
+        RowError: the message says more.
+    """
+    if more := [name for name in BESIDE_CONTENT if message.get(name)]:
+        raise RowError(
+            "message that says more than its text",
+            f"the layout has no place for {', '.join(more)} of a message",
+        )
+    return message["content"]
 
 
 def contents(text: Text) -> tuple[str, ...]:

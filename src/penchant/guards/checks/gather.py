@@ -12,6 +12,7 @@ from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
 from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
+from penchant.data.rows.messages import contents
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
@@ -77,7 +78,7 @@ def _squeezed(text: Text) -> str:
 
 
 def _plain(text: Text) -> str:
-    return "\n".join(message["content"] for message in text) if is_chat(text) else text
+    return "\n".join(contents(text))
 
 
 def _near(train: Sequence[Record], evaluation: Sequence[Record]) -> int | None:
