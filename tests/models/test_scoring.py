@@ -379,3 +379,17 @@ def test_the_plan_says_in_words_how_scoring_runs_and_why():
     assert PACKED.describe() == "layout: packed shared prompts (sdpa), head: fused"
     fallen_back = ScoringPlan(False, False, "sdpa", reason="sliding window")
     assert fallen_back.describe() == "layout: padded, head: full logits; sliding window"
+
+
+def test_dropout_is_back_on_after_an_evaluation_that_failed(make_model):
+    scorer = scorer_for(make_model("llama")).train()
+
+    def fail():
+        with scorer.evaluating():
+            assert not scorer.training
+            raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        fail()
+    assert scorer.training
+    assert scorer.model.training

@@ -38,18 +38,16 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
         # Not the tensor itself: an output that its own node holds is a cycle nobody collects.
         return tensor.detach()
 
-    was_training = scorer.training
-    scorer.eval()
-    measured = []
-    for copies in (1, 2):
-        torch.clear_autocast_cache()
-        kept.clear()
-        batch = scorer.batch([group] * copies)
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            scores = _as_trained(scorer, batch)
-        measured.append((batch.input_ids.numel(), sum(kept.values())))
-        del scores
-    scorer.train(was_training)
+    with scorer.evaluating():
+        measured = []
+        for copies in (1, 2):
+            torch.clear_autocast_cache()
+            kept.clear()
+            batch = scorer.batch([group] * copies)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+                scores = _as_trained(scorer, batch)
+            measured.append((batch.input_ids.numel(), sum(kept.values())))
+            del scores
     (tokens, once), (more_tokens, twice) = measured
     per_token = (twice - once) / (more_tokens - tokens)
     return max(0.0, once - per_token * tokens), per_token

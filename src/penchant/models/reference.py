@@ -62,11 +62,8 @@ class AdapterReference:
 
     @contextmanager
     def active(self) -> Iterator[Scorer]:
-        was_training = self._policy.training
-        self._policy.eval()
-        with self._adapted.disable_adapter():
+        with self._policy.evaluating(), self._adapted.disable_adapter():
             yield self._policy
-        self._policy.train(was_training)
 
     @torch.no_grad()
     def sums(

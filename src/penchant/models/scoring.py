@@ -92,6 +92,16 @@ class Scorer(nn.Module):
         finally:
             self.use(plan)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch dropout off for a while; the mode returns after an exception too."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
     def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the model's device."""
         if self.plan.packed:

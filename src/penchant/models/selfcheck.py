@@ -40,9 +40,8 @@ def plan_scoring(
     """
     if attention == "auto":
         attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
-    was_training = scorer.training
-    scorer.eval()  # dropout would make any two passes differ
-    with torch.no_grad():
+    # Dropout would make any two passes differ.
+    with scorer.evaluating(), torch.no_grad():
         expected = _plain_forward(scorer, groups)
         reasons = []
         for plan in _candidates(attention):
@@ -55,7 +54,6 @@ def plan_scoring(
             reasons.append(refusal)
         else:
             plan = PLAIN
-    scorer.train(was_training)
     plan = ScoringPlan(plan.packed, plan.fused_head, plan.kernel, "; ".join(reasons))
     if reasons:
         logger.warning("the fast path is off (%s): scoring is slower, not different", plan.reason)

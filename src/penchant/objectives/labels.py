@@ -127,22 +127,20 @@ class LabelObjective:
         self, examples: Sequence[TokenisedLabel], *, batch_size: int, progress: Progress
     ) -> Evaluation:
         scorer = self.parts.scorer
-        was_training = scorer.training
-        scorer.eval()
-        tokens = TokenMeans()
-        mismatches = self._mismatches(examples) if self.needs.mismatches else {}
-        ordered: list[TokenisedLabel] = []
-        sums, ref_sums, estimates = [], [], []
-        for some in batches(examples, batch_size, progress):
-            scored, own, theirs = self._score(some)
-            tokens.add(scored)
-            ordered += some
-            sums.append(own)
-            ref_sums.append(theirs)
-            if mismatches:
-                others = [mismatches[id(e)] for e in some]
-                estimates.append(self._divergence(scorer, some, others)[1])
-        scorer.train(was_training)
+        with scorer.evaluating():
+            tokens = TokenMeans()
+            mismatches = self._mismatches(examples) if self.needs.mismatches else {}
+            ordered: list[TokenisedLabel] = []
+            sums, ref_sums, estimates = [], [], []
+            for some in batches(examples, batch_size, progress):
+                scored, own, theirs = self._score(some)
+                tokens.add(scored)
+                ordered += some
+                sums.append(own)
+                ref_sums.append(theirs)
+                if mismatches:
+                    others = [mismatches[id(e)] for e in some]
+                    estimates.append(self._divergence(scorer, some, others)[1])
         completion = torch.cat(sums)
         inputs = LabelInputs(
             completion=completion,

@@ -104,21 +104,19 @@ class PairObjective:
         self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
     ) -> Evaluation:
         scorer = self.parts.scorer
-        was_training = scorer.training
-        scorer.eval()
-        parts: list[PairInputs] = []
-        tokens = TokenMeans()
-        for some in batches(examples, batch_size, progress):
-            groups = [example.group() for example in some]
-            batch = scorer.batch(groups)
-            weights = tail_weights(batch, self.needs.tail_weight)
-            scored = score_both(scorer, self.parts.reference, groups, batch, weights)
-            tokens.add(scored)
-            inputs = pair_inputs(scored.logprobs, batch, scored.ref_sums, weights)
-            if self.needs.prompt or self.needs.weights:
-                inputs = self._with_extras(inputs, some)
-            parts.append(inputs)
-        scorer.train(was_training)
+        with scorer.evaluating():
+            parts: list[PairInputs] = []
+            tokens = TokenMeans()
+            for some in batches(examples, batch_size, progress):
+                groups = [example.group() for example in some]
+                batch = scorer.batch(groups)
+                weights = tail_weights(batch, self.needs.tail_weight)
+                scored = score_both(scorer, self.parts.reference, groups, batch, weights)
+                tokens.add(scored)
+                inputs = pair_inputs(scored.logprobs, batch, scored.ref_sums, weights)
+                if self.needs.prompt or self.needs.weights:
+                    inputs = self._with_extras(inputs, some)
+                parts.append(inputs)
         inputs = joined(parts)
         output = self.parts.method.loss(inputs, self.parts.options)
         metrics = output.metrics

@@ -48,13 +48,11 @@ class ScoreObjective:
     ) -> ScoreInputs:
         """Of examples in some order, each once."""
         scorer = self.parts.scorer
-        was_training = scorer.training
-        scorer.eval()
-        parts = []
-        for some in batches(examples, batch_size, progress):
-            batch = scorer.batch([example.group() for example in some])
-            parts.append(_inputs(scorer(batch), some))
-        scorer.train(was_training)
+        with scorer.evaluating():
+            parts = []
+            for some in batches(examples, batch_size, progress):
+                batch = scorer.batch([example.group() for example in some])
+                parts.append(_inputs(scorer(batch), some))
         margins = [part.margin for part in parts if part.margin is not None]
         return ScoreInputs(
             torch.cat([part.chosen for part in parts]),

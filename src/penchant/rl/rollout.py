@@ -165,16 +165,14 @@ class Collector:
     @torch.no_grad()
     def _experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:
         """Everything the models say of the answers, on the CPU, in their order."""
-        was_training = self.policy.training
-        self.policy.eval()
-        columns: dict[int, dict[str, Tensor]] = {}
-        ordered = _side_by_side(answers)
-        with self.autocast():
-            for start in track(range(0, len(ordered), self.batch_size), "scoring"):
-                some = ordered[start : start + self.batch_size]
-                scored = self._scored([answers[i] for i in some])
-                columns.update(zip(some, scored, strict=True))
-        self.policy.train(was_training)
+        with self.policy.evaluating():
+            columns: dict[int, dict[str, Tensor]] = {}
+            ordered = _side_by_side(answers)
+            with self.autocast():
+                for start in track(range(0, len(ordered), self.batch_size), "scoring"):
+                    some = ordered[start : start + self.batch_size]
+                    scored = self._scored([answers[i] for i in some])
+                    columns.update(zip(some, scored, strict=True))
         laid = {
             name: torch.cat([columns[i][name] for i in range(len(answers))])
             for name in (columns[0] if columns else {})

@@ -111,16 +111,14 @@ class ReferenceMaker:
             label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
             live = held if self.keep or isinstance(held, AdapterReference) else None
             reference = CachedReference(folder, scorer.causal_model, label, live)
-            was_training = scorer.training
-            scorer.eval()
-            with self.accelerator.main_process_first(), self.accelerator.autocast():
+            first = self.accelerator.main_process_first
+            with scorer.evaluating(), first(), self.accelerator.autocast():
                 missing = reference.fill(
                     groups,
                     scorer,
                     batch_size=self.config.per_device_eval_batch_size,
                     progress=track,
                 )
-            scorer.train(was_training)
         logger.info("reference cache %s: %d completions scored now", reference.path, missing)
         return reference
 
@@ -184,10 +182,8 @@ def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) 
         num_bytes = sum(p.numel() * p.element_size() for p in scorer.parameters())
         if not reference.kind.startswith("copy-"):
             return ReferenceCost(num_bytes, None)
-        was_training = policy.training
-        policy.eval()
-        pairs = [(policy(policy.batch([g])), scorer(scorer.batch([g]))) for g in groups]
-        policy.train(was_training)
+        with policy.evaluating():
+            pairs = [(policy(policy.batch([g])), scorer(scorer.batch([g]))) for g in groups]
     if not pairs:
         return ReferenceCost(num_bytes, None)
     differences = torch.cat([(ours - theirs).abs() for ours, theirs in pairs])

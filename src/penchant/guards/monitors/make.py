@@ -86,10 +86,8 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
     """
     scorer, size = setup.scorer, config.per_device_train_batch_size
     groups = kind_of(config.spec).groups(config, setup.train_set[:size])
-    was_training = scorer.training
-    scorer.eval()
-    batch = scorer.batch(groups)
-    scorer(batch)
-    seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
-    scorer.train(was_training)
+    with scorer.evaluating():
+        batch = scorer.batch(groups)
+        scorer(batch)
+        seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
     return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps

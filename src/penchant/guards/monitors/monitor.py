@@ -110,15 +110,13 @@ class Monitor:
 
     @torch.no_grad()
     def _scored(self, completions: Sequence[Completion]) -> _Scores:
-        was_training = self.scorer.training
-        self.scorer.eval()
-        sums: dict[str, list[Tensor]] = {}
-        for first in range(0, len(completions), self.batch_size):
-            some = range(first, min(first + self.batch_size, len(completions)))
-            groups = [Group(self.prompts[i].ids, (completions[i].ids,)) for i in some]
-            for name, values in self._sums(groups).items():
-                sums.setdefault(name, []).append(values.double().cpu())
-        self.scorer.train(was_training)
+        with self.scorer.evaluating():
+            sums: dict[str, list[Tensor]] = {}
+            for first in range(0, len(completions), self.batch_size):
+                some = range(first, min(first + self.batch_size, len(completions)))
+                groups = [Group(self.prompts[i].ids, (completions[i].ids,)) for i in some]
+                for name, values in self._sums(groups).items():
+                    sums.setdefault(name, []).append(values.double().cpu())
         return _summed({name: torch.cat(parts) for name, parts in sums.items()})
 
     def _sums(self, groups: Sequence[Group]) -> dict[str, Tensor]:

@@ -38,16 +38,14 @@ def answer_prompts(
 
     Greedy, so that before and after differ by the weights alone and no random state is touched.
     """
-    was_training = scorer.training
-    scorer.eval()
-    ends = sorted({*end_token_ids, int(tokenizer.eos_token_id)})
-    answers: list[Answer] = []
-    with scorer.plain_attention():
-        for start in range(0, len(prompts), batch_size):
-            part = prompts[start : start + batch_size]
-            generated = _generate(scorer, part, ends, max_new_tokens)
-            answers.extend(_cut(row, ends, tokenizer) for row in generated)
-    scorer.train(was_training)
+    with scorer.evaluating():
+        ends = sorted({*end_token_ids, int(tokenizer.eos_token_id)})
+        answers: list[Answer] = []
+        with scorer.plain_attention():
+            for start in range(0, len(prompts), batch_size):
+                part = prompts[start : start + batch_size]
+                generated = _generate(scorer, part, ends, max_new_tokens)
+                answers.extend(_cut(row, ends, tokenizer) for row in generated)
     return answers
 
 

@@ -47,14 +47,12 @@ class ContinuousSampler:
             pad_token_id=self.scorer.pad_token_id,
         )
         model: Any = self.scorer.causal_model
-        was_training = self.scorer.training
-        self.scorer.eval()
-        repeated = [list(prompt) for prompt in prompts for _ in range(n)]
-        devices = [model.device] if model.device.type == "cuda" else []
-        with self.scorer.plain_attention(), torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            outputs = model.generate_batch(repeated, generation_config=settings)
-        self.scorer.train(was_training)
+        with self.scorer.evaluating():
+            repeated = [list(prompt) for prompt in prompts for _ in range(n)]
+            devices = [model.device] if model.device.type == "cuda" else []
+            with self.scorer.plain_attention(), torch.random.fork_rng(devices):
+                torch.manual_seed(seed)
+                outputs = model.generate_batch(repeated, generation_config=settings)
         ends = set(self.end_token_ids)
         rows = [
             Completion(list(one.generated_tokens), [], one.generated_tokens[-1] in ends)

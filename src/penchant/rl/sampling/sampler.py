@@ -80,18 +80,16 @@ class CachedSampler:
     def sample(
         self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
-        was_training = self.scorer.training
-        self.scorer.eval()
-        answers: list[list[Completion]] = [[] for _ in prompts]
-        device = self.scorer.causal_model.device
-        batches = list(self._batches(prompts, n))
-        with self.scorer.plain_attention():
-            for number, batch in enumerate(track(batches, "sampling")):
-                generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
-                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
-                for (i, _), completions in zip(batch, rows, strict=True):
-                    answers[i].extend(completions)
-        self.scorer.train(was_training)
+        with self.scorer.evaluating():
+            answers: list[list[Completion]] = [[] for _ in prompts]
+            device = self.scorer.causal_model.device
+            batches = list(self._batches(prompts, n))
+            with self.scorer.plain_attention():
+                for number, batch in enumerate(track(batches, "sampling")):
+                    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+                    rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
+                    for (i, _), completions in zip(batch, rows, strict=True):
+                        answers[i].extend(completions)
         return answers
 
     def _batches(self, prompts: Sequence[list[int]], n: int) -> Iterator[list[tuple[int, int]]]:
