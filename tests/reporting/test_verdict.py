@@ -89,3 +89,27 @@ def test_a_run_that_broke_down_is_failed_though_it_is_unfinished() -> None:
 
 def test_nothing_logged_is_unknown() -> None:
     assert judge(_run([])).kind == "unknown"
+
+
+def _evaluated(before: float, after: float, pairs: int, **more: tuple[float, float]) -> list[Any]:
+    """Held-out evaluations before and after a run."""
+    records = []
+    for step, accuracy, i in ((0, before, 0), (100, after, 1)):
+        own = {f"eval/{name.replace('_', '/')}": values[i] for name, values in more.items()}
+        records.append(
+            {"step": step, "eval/num_examples": pairs, "eval/reward/accuracy": accuracy, **own}
+        )
+    return records
+
+
+def test_one_pair_of_sixty_is_no_sound_progress() -> None:
+    verdict = judge(_run(_evaluated(30 / 60, 31 / 60, 60)))
+    assert verdict.kind == "doubtful"
+    assert "cannot be told apart from chance" in verdict.outcome and "± 0.065" in verdict.outcome
+    assert judge(_run(_evaluated(30 / 60, 45 / 60, 60))).kind == "sound"
+
+
+def test_a_falling_margin_is_said_beside_a_rising_accuracy() -> None:
+    verdict = judge(_run(_evaluated(0.5, 0.8, 400, reward_margin=(0.4, 0.1))))
+    assert verdict.kind == "doubtful"
+    assert "held-out margin fell from 0.4 to 0.1" in verdict.outcome

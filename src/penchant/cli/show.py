@@ -105,10 +105,12 @@ def _estimate(found: RunEstimate) -> Group:
 
 def print_sweep(result: SweepResult) -> None:
     """A sweep for a person: one row a point, the recommended one marked."""
+    from penchant.commands.sweep import comparable_margins
+
     keys = list(result.points[0].values)
-    table = Table(
-        "", *keys, _quality(result), "margin", "loss", "KL, nats a token", "train seconds"
-    )
+    comparable = comparable_margins(result)
+    units = ("margin", "loss") if comparable else ()
+    table = Table("", *keys, _quality(result), *units, "KL, nats per token", "train seconds")
     for i, point in enumerate(result.points):
         cells = [str(point.values[key]) for key in keys]
         found = point.after
@@ -116,8 +118,10 @@ def print_sweep(result: SweepResult) -> None:
             table.add_row("", *cells, f"failed: {point.error}")
             continue
         kl = "-" if found.kl is None else f"{found.kl:.4f}"
-        values = (found.quality[1], found.margin, found.loss)
-        numbers = ("-" if v is None else f"{v:.4g}" for v in values)
+        _, value, error = found.quality
+        numbers = [f"{value:.3f} ± {error:.3f}"]
+        if comparable:
+            numbers += ["-" if v is None else f"{v:.4g}" for v in (found.margin, found.loss)]
         mark = "*" if i == result.recommended else ""
         table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
     Console().print(table)

@@ -23,6 +23,7 @@ from penchant.core.evaluation import Evaluation
 from penchant.core.screen import setup_logging, track
 from penchant.guards.checks.gather import checked
 from penchant.guards.checks.snapshot import Snapshot
+from penchant.methods import METHODS
 from penchant.models.reference import AdapterReference
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
@@ -260,17 +261,21 @@ def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
     sound = [(i, p.after) for i, p in enumerate(points) if p.after is not None]
     if not sound:
         return None, "every point failed"
-    name, best, error = max(sound, key=lambda one: one[1].rank)[1].quality
+    name, best, error = max((after.quality for _, after in sound), key=lambda quality: quality[1])
     close = [(i, after) for i, after in sound if after.quality[1] >= best - error]
     chosen, after = min(
-        close, key=lambda one: (math.inf if one[1].kl is None else one[1].kl, -one[1].rank[1])
+        close, key=lambda one: (math.inf if one[1].kl is None else one[1].kl, -one[1].quality[1])
     )
-    reason = (
-        f"{name} {after.quality[1]:.3f}; the best is {best:.3f}, and {len(close)} of "
-        f"{len(sound)} points are within its standard error ({error:.3f})"
-    )
+    reason = f"{name} {after.quality[1]:.3f} ± {after.quality[2]:.3f}; the best is {best:.3f}"
+    if len(close) == len(sound) > 1:
+        reason += f", and the {len(sound)} points cannot be told apart"
+    else:
+        reason += f", and {len(close)} of {len(sound)} points are within its standard error"
     if after.kl is not None:
-        reason += f"; of these it stays nearest to the reference (KL {after.kl:.4f} nats a token)"
+        reason += (
+            f"; of these it stays nearest to the reference (KL {after.kl:.4f} nats per token on "
+            "held-out texts)"
+        )
     return chosen, reason
 
 
@@ -282,6 +287,12 @@ def _conclude(output: Path, points: list[Point]) -> SweepResult:
     return result
 
 
+def comparable_margins(result: SweepResult) -> bool:
+    """Whether margins and losses of all points are in one unit: options such as beta scale them."""
+    units = {key for name in METHODS for key in METHODS[name].options.model_fields}
+    return not any(key in units for key in result.points[0].values)
+
+
 def plot(result: SweepResult, file: Path) -> None:
     """Accuracy and margin of every sound point over its KL from the reference, as a PNG."""
     from matplotlib.figure import Figure
@@ -290,14 +301,14 @@ def plot(result: SweepResult, file: Path) -> None:
     if not points:
         return
     figure = Figure(figsize=(9, 4), layout="constrained")
-    names = (points[0][2].quality[0], "margin")
-    for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+    names = (points[0][2].quality[0], *(("margin",) if comparable_margins(result) else ()))
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for i, point, after in points:
             x, y = after.kl if after.kl is not None else float(i), getattr(after, name) or 0.0
             axes.plot(x, y, "o", color="C1" if i == result.recommended else "C0")
             axes.annotate(_name(point.values), (x, y), textcoords="offset points", xytext=(4, 4))
         known = points[0][2].kl is not None
-        axes.set_xlabel("KL from the reference, nats a token" if known else "point")
+        axes.set_xlabel("KL from the reference, nats per token" if known else "point")
         axes.set_ylabel(f"held-out {name}")
         axes.margins(0.2)
     partial = file.with_name(f".{file.name}.partial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ FAILURES = {
 }
 # Of accuracy, a share, that is noise rather than learning.
 UNMOVED = 0.005
+# Standard errors that a change must exceed: the two-sided normal quantile of 95%.
+CHANCE = 1.96
 # Batches averaged at either end of a training curve.
 BATCHES = 3
 
@@ -43,17 +46,30 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Change:
-    """A figure at the start and at the end of a run."""
+    """A figure at the start and at the end of a run.
+
+    Attributes:
+        name: of the figure.
+        before, after: its values.
+        error: the standard error of `after`; None where it is not known.
+    """
 
     name: str
     before: float
     after: float
+    error: float | None = None
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the change may be nothing but chance, at the level of 95%."""
+        return self.error is not None and abs(self.after - self.before) < CHANCE * self.error
 
     def __str__(self) -> str:
+        error = "" if self.error is None else f" ± {self.error:.2g}"
         if abs(self.after - self.before) < UNMOVED:
-            return f"{self.name} stayed at {self.after:.3g}"
+            return f"{self.name} stayed at {self.after:.3g}{error}"
         verb = "rose" if self.after > self.before else "fell"
-        return f"{self.name} {verb} from {self.before:.3g} to {self.after:.3g}"
+        return f"{self.name} {verb} from {self.before:.3g} to {self.after:.3g}{error}"
 
 
 def judge(run: Run) -> Verdict:
@@ -86,8 +102,18 @@ def changes(history: History) -> list[Change]:
         series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)
         if series is not None:
             count = min(BATCHES, len(series) // 2) if name.startswith("training") else 1
-            found.append(Change(name, series.early(count), series.late(count)))
+            after = series.late(count)
+            error = _accuracy_error(history, after) if name == "held-out accuracy" else None
+            found.append(Change(name, series.early(count), after, error))
     return found
+
+
+def _accuracy_error(history: History, accuracy: float) -> float | None:
+    """The standard error of a share of the held-out pairs; None where their number is unknown."""
+    counts = history["eval/num_examples"]
+    if not counts or not 0 <= accuracy <= 1:
+        return None
+    return math.sqrt(accuracy * (1 - accuracy) / counts.last)
 
 
 def final_kl(history: History) -> float | None:
@@ -123,8 +149,13 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         gain = told[0].after - told[0].before
         if abs(gain) < UNMOVED and all(abs(c.after - c.before) < UNMOVED for c in told):
             return "failed", f"the model did not learn: {first}"
+        if told[0].by_chance:
+            return "doubtful", f"the change cannot be told apart from chance: {first}"
         if gain < -UNMOVED:
             return "failed", f"the model got worse: {first}"
+        margin = next((c for c in told if c.name == "held-out margin"), None)
+        if margin is not None and margin.after < margin.before - UNMOVED:
+            return "doubtful", f"more pairs are ranked right, but by less: {first}"
     known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats an answer"
     if kl is not None and kl < HEALTHY_KL[0]:
         return "doubtful", f"{first}{known}, below the {HEALTHY_KL[0]:g} of a run that moved"
