@@ -128,3 +128,10 @@ def test_slow_markdown_of_the_longest_length_takes_seconds_at_most():
     started = time.perf_counter()
     render(table[:MAX_MARKDOWN])
     assert time.perf_counter() - started < 10
+
+
+def test_annotators_see_the_reasoning_and_the_calls_of_an_answer():
+    calls = [{"function": {"name": "find"}}]
+    answer = {"role": "assistant", "content": "4", "reasoning": "so", "tool_calls": calls}
+    (turn,) = render((answer,))
+    assert all(text in turn.html for text in ("so", "4", "find"))

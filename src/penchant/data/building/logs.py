@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, pair
+from penchant.data.converting.project_rows import label_texts
 from penchant.data.records import Message
 from penchant.data.rows import labels
 from penchant.data.rows.messages import plain, read_messages
@@ -25,13 +26,7 @@ def _from_thumbs(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     for name in labels.ALIASES["completion"]:
         if is_given(row, name):
             answer(row[name], rules.name(name))
-    label = labels.to_label(row, None, where)
-    yield {
-        "prompt": plain(label.prompt),
-        "completion": plain(label.completion),
-        "label": label.desirable,
-        "rule": "thumbs",
-    }
+    yield {**label_texts(labels.to_label(row, None, where)), "rule": "thumbs"}
 
 
 def _is_chat(row: Row, rules: Rules) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from penchant.data.records import DataError, Pair
+from penchant.data.converting.project_rows import pair_texts
+from penchant.data.records import DataError
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import plain
 from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, missing_field, shown
 
 Choice = Literal["best_worst", "best_random", "all"]
@@ -157,12 +157,4 @@ def pair(
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
     checked = formats.to_pair(row, None, where)
     assert checked is not None, "only a label makes a tie"
-    return {**pair_row(checked), **{k: v for k, v in more.items() if v is not None}}
-
-
-def pair_row(pair: Pair) -> dict[str, object]:
-    """A pair in the canonical layout."""
-    strength = {"margin": pair.margin, "agreement": pair.agreement}
-    known = {name: value for name, value in strength.items() if value is not None}
-    texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    return {**{name: plain(text) for name, text in texts.items()}, **known}
+    return {**pair_texts(checked), **{k: v for k, v in more.items() if v is not None}}
