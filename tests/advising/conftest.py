@@ -68,6 +68,7 @@ DATA: dict[str, Rows] = {
     "margins": [{**row, "margin": 1.5} for row in pairs(20)],
     "two": pairs(2),
     "one": pairs(1),
+    "prompts": [{"prompt": f"question {i}"} for i in range(400)],
 }
 
 

@@ -123,9 +123,7 @@ def test_reasons_are_in_the_numbers_of_the_data(ask: Ask) -> None:
     assert "the shorter completion is chosen in 360 of 400 pairs" in reasons("short wins")
     assert "only 40 pairs" in reasons("few")
     assert "48 of 400 rated pairs (12%) are not unanimous" in reasons("standard")
-    assert "no PPO here yet" in " ".join(
-        reason.text for reason in ask("plain", goal="reward").best.reasons
-    )
+    assert "ppo" in " ".join(reason.text for reason in ask("plain", goal="reward").best.reasons)
 
 
 @pytest.mark.parametrize(
@@ -422,6 +420,40 @@ def test_terminal_shows_findings_three_methods_and_a_command_to_copy(
         assert name in out
     command = out[out.rindex("penchant train") :]
     assert parsed(command.replace("\\\n", " ")).method == "robust"
+
+
+def test_prompts_get_the_sampling_methods_and_a_command_with_its_reward(ask: Ask) -> None:
+    """Which methods sample is the methods' own word; nothing else can train on prompts."""
+    advice = ask("prompts", reward="gsm8k")
+    sampling = {name for name, method in METHODS.items() if method.samples}
+    assert {one.method for one in advice.ranked} == sampling
+    assert {one.method for one in advice.excluded} == set(METHODS) - sampling
+    config = parsed(advice.command)
+    assert config.options.reward == ("gsm8k",)  # type: ignore[attr-defined]
+    assert config.max_length == 192  # 64 for the prompt, 128 for the answer
+    assert not any("REWARD" in text for text in advice.warnings)
+    unsaid = ask("prompts", goal="reward")
+    assert "--reward REWARD" in unsaid.command
+    assert any("in place of REWARD" in text for text in unsaid.warnings)
+    assert any("trained on pairs" in text for text in unsaid.warnings)
+    assert not {one.method for one in ask("plain").ranked} & sampling
+    with pytest.raises(ConfigError, match="reward is for prompts"):
+        ask("plain", reward="gsm8k")
+
+
+def test_terminal_shows_prompts(
+    data_file: Callable[[str], Path], tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(data_file("prompts")), "--model", str(tiny_model_dir)]
+    assert main(["advise", *words, "--memory", "24GiB", "--reward", "gsm8k"]) == 0
+    out = capsys.readouterr().out
+    assert "sampled, counted as 128 tokens" in out and "penchant train grpo" in out
+
+
+def test_pairs_with_a_fault_are_not_taken_for_prompts(tiny_model_dir: Path) -> None:
+    rows = [{"prompt": "p", "chosen": "", "rejected": ""}]
+    with pytest.raises(UserError, match="chosen"):
+        penchant.advise(data=rows, model=tiny_model_dir, memory="4GiB")
 
 
 def test_terminal_shows_labels_and_free_memory(

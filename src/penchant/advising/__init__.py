@@ -17,6 +17,7 @@ def advise(
     model: str | Path,
     memory: str | None = None,
     goal: str = "balanced",
+    reward: str | None = None,
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     chat_template: str | None = None,
@@ -27,10 +28,11 @@ def advise(
     The model's weights are not loaded.
 
     Args:
-        data: preference data, in any form that training reads.
+        data: pairs, labels or prompts, in any form that training reads.
         model: a run directory, a folder, a hub id, a .gguf file, or an adapter.
         memory: what training may use, such as 24GiB; default: what is free on this machine.
         goal: balanced, memory, noise, length, simple or reward.
+        reward: what judges sampled answers, where data are prompts.
         max_length, max_prompt_length: in tokens; default: what covers 99% of the records.
         chat_template: a Jinja file in place of the model's template.
         trust_remote_code: run code that comes with the model.
@@ -50,4 +52,4 @@ def advise(
         "trust_remote_code": trust_remote_code or None,
     }
     given = {name: value for name, value in keys.items() if value is not None}
-    return make_advice(data, given, memory=memory, goal=goal)
+    return make_advice(data, given, memory=memory, goal=goal, reward=reward)

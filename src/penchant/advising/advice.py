@@ -15,13 +15,16 @@ from penchant.core.errors import ConfigError
 from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
 from penchant.core.screen import gibibytes
 from penchant.data.lengths import UNCUT, sample_lengths
+from penchant.data.opening import MissingDataError
+from penchant.data.prompts import PROMPT_LAYOUTS, Prompt, read_prompts
 from penchant.data.quality import FEW
 from penchant.data.read import OtherKindError, read_labels, read_pairs
-from penchant.data.records import Data, Label, Pair, counted
+from penchant.data.records import Data, DataError, counted
 from penchant.methods import METHODS, Method
 from penchant.models.size import ModelSize, measure_model
 
 NUM_SHOWN = 3
+PLACEHOLDER = "REWARD"  # in a command, where the user has not said what judges answers
 MANY_CUT = 0.02  # share of records
 
 
@@ -79,7 +82,9 @@ class Advice:
         return found
 
 
-def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: str) -> Advice:
+def make_advice(
+    data: Any, keys: dict[str, Any], *, memory: str | None, goal: str, reward: str | None = None
+) -> Advice:
     """`penchant.advise` with the keys of a configuration that the user gave."""
     if goal not in GOALS:
         raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r}; set goal")
@@ -89,6 +94,12 @@ def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: st
     findings, size, planner = _measure(source, config, keys, memory_bytes)
     ranked, excluded = _ranked(planner, goal)
     best = METHODS[ranked[0].method]
+    if reward is not None and not best.samples:
+        raise ConfigError(
+            f"reward is for prompts, whose answers it judges, not for {findings.kind}"
+        )
+    if best.samples:
+        keys = {**keys, "reward": reward or PLACEHOLDER}
     settings = choose_settings(best, findings, ranked[0].plan)
     keys = {**keys, "output": Path("runs") / best.name}
     load_config(best.name, {**keys, **{name: one.value for name, one in settings.items()}})
@@ -101,19 +112,34 @@ def make_advice(data: Any, keys: dict[str, Any], *, memory: str | None, goal: st
         excluded=excluded,
         settings=settings,
         command=make_command(best.name, keys, settings),
-        warnings=[*_data_warnings(findings), *_fit_warnings(planner, best, ranked[0], config)],
+        warnings=[
+            *_data_warnings(findings),
+            *_prompt_warnings(source, goal, reward),
+            *_fit_warnings(planner, best, ranked[0], config),
+        ],
     )
 
 
-def _read(data: Any) -> Data[Pair] | Data[Label]:
+def _read(data: Any) -> Data[Any]:
+    """Pairs, labels, or prompts where the rows hold no judged answer."""
     try:
         return read_pairs(data)
     except OtherKindError:
         return read_labels(data)
+    except MissingDataError:
+        raise
+    except DataError as error:
+        try:
+            prompts = read_prompts(data)
+        except DataError:
+            raise error from None
+        if prompts.layout not in {layout.name for layout in PROMPT_LAYOUTS}:
+            raise  # pairs or labels with a fault, not prompts
+        return prompts
 
 
 def _measure(
-    source: Data[Pair] | Data[Label],
+    source: Data[Any],
     config: RunConfig,
     keys: dict[str, Any],
     memory_bytes: int | None,
@@ -169,6 +195,27 @@ def _data_warnings(findings: Findings) -> list[str]:
         warnings.append(
             f"max_length {cut.max_length} and max_prompt_length {cut.max_prompt_length} cut "
             f"{cut.records:.0%} of the records"
+        )
+    return warnings
+
+
+def _prompt_warnings(source: Data[Any], goal: str, reward: str | None) -> list[str]:
+    prompts = [record for record in source.records if isinstance(record, Prompt)]
+    if not prompts:
+        return []
+    warnings = []
+    if reward is None:
+        warnings.append(
+            "a reward judges the answers: put a reward model or function in place of "
+            f"{PLACEHOLDER} (docs/rewards.md), or give --reward"
+        )
+    if goal == "reward":
+        warnings.append("a reward model is trained on pairs, and these are prompts")
+    columns = sorted({name for prompt in prompts for name in prompt.fields})
+    if columns:
+        warnings.append(
+            f"read as prompts to answer; the other columns ({', '.join(columns)}) are only handed "
+            "to reward functions. If they hold judged answers, see docs/data.md for their layout"
         )
     return warnings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from penchant.data.quality import (
     FEW,
@@ -34,7 +34,7 @@ class Findings:
         source, layout: as read.
         num_records, num_prompts: usable records, distinct prompts.
         num_ties, num_refused: rows left out.
-        num_desirable: of labels; of pairs read as labels, one a pair.
+        num_desirable: of labels; of pairs read as labels, one per pair.
         num_possible_pairs: desirable with undesirable completions of a prompt, for labels.
         num_contradicted: pairs that also occur the other way round.
         num_margins: pairs that state by how much the chosen completion is better.
@@ -42,7 +42,7 @@ class Findings:
         tokens: by the model's tokenizer.
     """
 
-    kind: Literal["pairs", "labels"]
+    kind: Literal["pairs", "labels", "prompts"]
     source: str
     layout: str
     num_records: int
@@ -79,13 +79,13 @@ class Findings:
         )
 
 
-def find(source: Data[Pair] | Data[Label], tokens: TokenLengths) -> Findings:
+def find(source: Data[Any], tokens: TokenLengths) -> Findings:
     """Look at records; `tokens` are their lengths for the model."""
     records = source.records
     pairs = [record for record in records if isinstance(record, Pair)]
     labels = [record for record in records if isinstance(record, Label)]
     return Findings(
-        kind="pairs" if pairs else "labels",
+        kind="pairs" if pairs else "labels" if labels else "prompts",
         source=source.source,
         layout=source.layout,
         num_records=len(records),

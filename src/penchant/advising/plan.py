@@ -80,12 +80,12 @@ class Planner:
 
     def _ways(self, method: Method) -> Iterator[tuple[int, str, str, bool, int]]:
         """(rank, dtype, reference, checkpointing, micro-batch), the quickest first."""
-        needs = method.needs(method.options())
+        needs = method.needs(method.defaults)
         kinds = [(LORA_R, "auto", "auto")]
         if self.machine.precision == "fp32":  # under bf16 a frozen base is that already
             kinds.append((LORA_R, "bf16", "auto"))
         if self.findings.num_records >= MANY:
-            cacheable = method.needs_reference and not needs.mismatches
+            cacheable = method.needs_reference and not (needs.mismatches or method.samples)
             cached = [(0, "auto", "cache")] if cacheable else []
             kinds = [(0, "auto", "auto"), *cached, *kinds]
         for lora_r, dtype, reference in kinds:
@@ -102,11 +102,19 @@ class Planner:
         checkpointing: bool,
         micro_batch: int,
     ) -> Plan:
-        mismatches = method.needs(method.options()).mismatches
+        mismatches = method.needs(method.defaults).mismatches
         answers = 2 if method.data == "pairs" or mismatches else 1
         tokens, predicted = self.sample.longest_pass(self.findings.tokens.cut, micro_batch, answers)
         accumulation = max(1, self.batch() // micro_batch)
-        load = Load(tokens, predicted, checkpointing, accumulation > 1)
+        side_by_side = method.defaults.generation_batch_size if method.samples else 0
+        load = Load(
+            tokens,
+            predicted,
+            checkpointing,
+            accumulates=accumulation > 1,
+            side_by_side=side_by_side,
+            cached=side_by_side * self.findings.tokens.cut.max_length,
+        )
 
         def cost(rank: int, reference: bool) -> Footprint:
             sizes = sizes_of(

@@ -27,7 +27,10 @@ GOALS = {
 }
 
 # What records of a kind can be read as: pairs also as labels (unpair).
-READ_AS = {"pairs": ("pairs", "labels"), "labels": ("labels",)}
+READ_AS = {"pairs": ("pairs", "labels"), "labels": ("labels",), "prompts": ("prompts",)}
+
+# The methods that sample their own answers.
+SAMPLING = tuple(name for name, method in METHODS.items() if method.samples)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ RULES: dict[str, dict[str, Reason]] = {
         "sigmoid_norm": Reason(2, "sums of log-probs would mostly learn length"),
         "dpo": Reason(-1, "its rewards are sums, which mostly learn length"),
     },
+    "prompts": {
+        "grpo": Reason(3, "steady: answers to one prompt are compared, without a value head"),
+        "rloo": Reason(2.5, "PPO's objective without its value head, with few answers per prompt"),
+        "ppo": Reason(2, "a value head credits single tokens of an answer, but is fragile"),
+    },
     "few": {
         "ipo": Reason(3, "DPO over-fits few pairs, IPO stops at a finite margin"),
         "dpo": Reason(-0.5, "it over-fits few pairs"),
@@ -105,8 +113,8 @@ RULES: dict[str, dict[str, Reason]] = {
     "goal reward": {
         "reward": Reason(
             12,
-            "it trains the judge that a shaped reward needs: for PPO, best-of-n, or ranking "
-            "answers (there is no PPO here yet)",
+            "it trains the judge that a shaped reward needs: for best-of-n, or ranking "
+            f"answers; {' and '.join(SAMPLING)} then train on it, given prompts",
         ),
     },
 }
@@ -115,6 +123,8 @@ RULES: dict[str, dict[str, Reason]] = {
 def situations(findings: Findings, goal: str) -> dict[str, str]:
     """Which of the situations in `RULES` hold, each with its evidence in the data's numbers."""
     held = {"always": ""}
+    if findings.kind == "prompts":
+        held["prompts"] = ""
     if findings.signal in ("strong", "standard"):
         held["agreed"] = noise_text(findings)
     if findings.signal in ("noisy", "coin toss"):
@@ -170,14 +180,14 @@ def obstacle(method: Method, findings: Findings, *, scores: bool) -> str | None:
     """
     if scores and method.model == "language":
         return "the model scores text and writes none"
-    if method.samples:
-        return "samples its own answers: needs prompts and a reward, not judged answers"
+    if method.samples and findings.kind != "prompts":
+        return "samples its own answers: give prompts as data, and a reward"
     if method.data not in READ_AS[findings.kind]:
         made = findings.num_possible_pairs
         if method.data != "pairs" or not made:
             return f"needs {method.data}, and these {findings.kind} cannot be read as such"
         return f"needs pairs; {made} could be made: penchant data convert --to pairs"
-    if findings.num_prompts == 1 and method.needs(method.options()).mismatches:
+    if findings.num_prompts == 1 and method.needs(method.defaults).mismatches:
         return "its KL term needs completions of several prompts, and all records share one"
     return None
 
@@ -206,7 +216,8 @@ def by_kind(case: Case) -> list[Reason]:
 
 def by_specialty(case: Case) -> list[Reason]:
     """Methods for cases that no data show by themselves are not proposed for others."""
-    if case.method.name in RULES["always"] or case.method.model == "score":
+    usual = RULES["always"] | RULES["prompts"]
+    if case.method.name in usual or case.method.model == "score":
         return []
     return [Reason(-1, f"a special case: {case.method.facts.when}")]
 
@@ -236,7 +247,7 @@ def by_memory(case: Case) -> list[Reason]:
 
 def by_cost(case: Case) -> list[Reason]:
     """Passes that other methods do without."""
-    needs = case.method.needs(case.method.options())
+    needs = case.method.needs(case.method.defaults)
     if needs.whole_batch or needs.mismatches:
         return [Reason(-0.5, "one more forward pass a step")]
     return []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from penchant.advising.findings import Findings
 from penchant.advising.plan import MANY, Plan
 from penchant.advising.ranking import noise_text
+from penchant.data.lengths import ANSWER_LENGTH
 from penchant.data.records import counted
 from penchant.methods import Method
 from penchant.methods.kto import BALANCE, weight_advice
@@ -46,6 +47,7 @@ def choose_settings(method: Method, findings: Findings, plan: Plan) -> Settings:
         **_label_settings(method, findings),
         **_margins(method, findings),
         **_data_settings(findings),
+        **_sampling_settings(method, findings),
         **_memory_settings(plan),
     }
 
@@ -138,6 +140,14 @@ def _data_settings(findings: Findings) -> Settings:
             round(1 - share, 2), f"holds out about {held_out}, whole prompts at a time"
         )
     return settings
+
+
+def _sampling_settings(method: Method, findings: Findings) -> Settings:
+    if not method.samples:
+        return {}
+    cut = findings.tokens.cut
+    room = min(ANSWER_LENGTH, cut.max_length - cut.max_prompt_length)
+    return {"max_completion_length": Setting(room, "raise it where many answers do not end by it")}
 
 
 def _memory_settings(plan: Plan) -> Settings:

@@ -159,6 +159,7 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
     add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
     add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
+    add("--reward", metavar="REWARD", help="what judges answers, where the data are prompts")
     add("--max_length", type=int, help="tokens of prompt and completion (default: covers 99%%)")
     add("--max_prompt_length", type=int, help="tokens of the prompt (default: covers 99%%)")
     add("--chat_template", help="a Jinja file in place of the model's")

@@ -69,17 +69,23 @@ def _data_rows(found: Findings) -> list[tuple[str, str]]:
         rows.append(
             ("labels", f"{found.num_desirable} desirable, {bad} undesirable; {possible} possible")
         )
-    else:
+    elif found.kind == "pairs":
         rows.append(("agreement", _agreement(found)))
         rows.append(("length", length_text(found)))
     some = f"{tokens.num_sampled} records"
     rows += [
         ("prompts", f"{_spread(tokens.prompt)} ({some})"),
-        ("completions", _spread(tokens.completion)),
+        ("completions", _completions(found)),
         ("together", _spread(tokens.total)),
         ("cut", _cut(found)),
     ]
     return rows
+
+
+def _completions(found: Findings) -> str:
+    if found.kind == "prompts":
+        return f"sampled, counted as {found.tokens.completion.longest} tokens"
+    return _spread(found.tokens.completion)
 
 
 def _agreement(found: Findings) -> str:

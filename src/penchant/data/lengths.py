@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
+from penchant.data.prompts import Prompt
 from penchant.data.records import Label
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ NUM_SAMPLED = 2000
 SEED = 0
 COVERED = 0.99
 STEP = 64
+ANSWER_LENGTH = 128  # of an answer that is sampled: the default of max_completion_length
 UNCUT = 1 << 30  # tokens: longer than any text
 
 
@@ -139,19 +141,31 @@ def measure_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) 
         ConfigError: none of them can be tokenised.
         ModelError: chat messages for a model without a template, or no EOS token.
     """
-    from penchant.data.tokenise import TokenisedLabel, TokenisedPair, Tokeniser, TokenReport
+    from penchant.data.tokenise import (
+        TokenisedLabel,
+        TokenisedPair,
+        TokenisedPrompt,
+        Tokeniser,
+        TokenReport,
+    )
 
     tokeniser = Tokeniser(tokenizer, max_length=UNCUT, max_prompt_length=UNCUT - 1)
-    examples: Sequence[TokenisedPair | TokenisedLabel]
+    examples: Sequence[TokenisedPair | TokenisedLabel | TokenisedPrompt]
     report: TokenReport
-    if isinstance(records[0], Label):
+    if isinstance(records[0], Prompt):
+        examples, report = tokeniser.prompts(records)
+    elif isinstance(records[0], Label):
         examples, report = tokeniser.labels(records)
     else:
         examples, report = tokeniser.pairs(records)
     if not examples:
         raise ConfigError(f"no record is left after tokenising ({report.summary()})")
     groups = [example.group() for example in examples]
-    rows = [(len(g.prompt), tuple(len(ids) for ids in g.completions)) for g in groups]
+    # A prompt has no answer yet: as long as the sampling methods let it be.
+    rows = [
+        (len(g.prompt), tuple(len(ids) for ids in g.completions) or (ANSWER_LENGTH,))
+        for g in groups
+    ]
     return Sample(rows, sum(report.dropped.values()), [example.where for example in examples])
 
 

@@ -40,7 +40,15 @@ TURNS = Layout("turns, the first of which is the prompt", ("turns",))
 NUMBERED = Layout("question_id, text", ("text", "question_id"))
 WHOLE_CHAT = Layout("messages (chat)", ("messages",))
 PLAIN = (QUESTION, INSTRUCTION, QUERY)
-LAYOUTS = (TEXT, CHAT, *PLAIN, TURNS, NUMBERED, WHOLE_CHAT, *formats.LAYOUTS, *labels.LAYOUTS)
+PROMPT_LAYOUTS = (
+    TEXT,
+    CHAT,
+    *PLAIN,
+    TURNS,
+    NUMBERED,
+    WHOLE_CHAT,
+)  # rows that hold no judged answer
+LAYOUTS = (*PROMPT_LAYOUTS, *formats.LAYOUTS, *labels.LAYOUTS)
 
 
 @dataclass(frozen=True)

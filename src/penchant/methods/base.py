@@ -250,6 +250,11 @@ class Method:
         """Whether the method samples its own answers."""
         return self.data == "prompts"
 
+    @property
+    def defaults(self) -> Any:
+        """Its options where nothing is set but what judges answers, which has no default."""
+        return self.options(reward="REWARD") if self.samples else self.options()  # type: ignore[call-arg]
+
 
 def pair_metrics(
     inputs: PairInputs, chosen_reward: Tensor, rejected_reward: Tensor
