@@ -15,6 +15,7 @@ from penchant.audit.graphs import in_cycles, opposed
 from penchant.audit.patterns import LEFTOVERS, PERSONAL
 from penchant.audit.scan import Scan
 from penchant.data.near import Indices, combined, near_duplicates
+from penchant.data.quality import severity_of_contradictions
 from penchant.data.records import counted
 
 # Least Jaccard similarity of words and their pairs, estimated from 64 hashes (error 0.05). A text
@@ -135,7 +136,7 @@ def contradictions(found: Scan) -> Iterator[Finding]:
     against = opposed(table)
     if against.any():
         yield Finding(
-            "contradictions", "error",
+            "contradictions", _gravity(against, found),
             f"{counted(int(against.sum()), 'pair')} that others state the other way round",
             rows[against],
             {"count": int(against.sum()), "prompts": len(np.unique(table["prompt"][against]))},
@@ -145,7 +146,7 @@ def contradictions(found: Scan) -> Iterator[Finding]:
     round_about = in_cycles(table)
     if round_about.any():
         yield Finding(
-            "cycles", "error",
+            "cycles", _gravity(round_about, found),
             f"{counted(int(round_about.sum()), 'pair')} in cycles: A over B, B over C, C over A",
             rows[round_about],
             {"count": int(round_about.sum()),
@@ -154,13 +155,17 @@ def contradictions(found: Scan) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _gravity(mask: NDArray[np.bool_], found: Scan) -> Severity:
+    return severity_of_contradictions(float(mask.sum()) / len(found.records))
+
+
 def _contradicted_labels(rows: Indices, table: NDArray[Any]) -> Iterator[Finding]:
     keys = combined(table["prompt"], table["chosen"])
     both = np.intersect1d(keys[table["desirable"]], keys[~table["desirable"]])
     against = np.isin(keys, both)
     if against.any():
         yield Finding(
-            "contradictions", "error",
+            "contradictions", severity_of_contradictions(float(against.mean())),
             f"{counted(int(against.sum()), 'label')} of completions that were judged both ways",
             rows[against], {"count": int(against.sum()), "completions": len(both)},
             "drop them, or judge them again",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from penchant.core.findings import Severity
 from penchant.data.records import Pair, Text
 from penchant.data.rows.messages import contents
 
@@ -164,11 +165,66 @@ def _characters(text: Text) -> int:
     return sum(map(len, contents(text)))
 
 
+# The share of pairs that contradict each other from which they cost more than a note.
+MANY_CONTRADICTED = 0.01
+
+
+def severity_of_contradictions(share: float) -> Severity:
+    """How grave it is that this share of the pairs cannot all hold, opposed or in cycles."""
+    return "warning" if share > MANY_CONTRADICTED else "note"
+
+
 def count_contradicted(pairs: Sequence[Pair]) -> int:
     """Pairs that also occur the other way round."""
+    return sum(map(len, _opposed(_edges(pairs)).values()))
 
-    def key(*texts: Text) -> str:
-        return json.dumps(texts, sort_keys=True)
 
-    seen = {key(pair.prompt, pair.chosen, pair.rejected) for pair in pairs}
-    return sum(key(pair.prompt, pair.rejected, pair.chosen) in seen for pair in pairs)
+def count_in_cycles(pairs: Sequence[Pair]) -> int:
+    """Pairs on a cycle of a prompt's answers (A over B, B over C, C over A).
+
+    Those that also occur the other way round are left out.
+    """
+    edges = _edges(pairs)
+    opposed = _opposed(edges)
+    return sum(
+        _on_cycles([edge for edge in own if edge not in opposed[prompt]])
+        for prompt, own in edges.items()
+    )
+
+
+Edge = tuple[str, str]  # the better answer and the worse one
+
+
+def _edges(pairs: Sequence[Pair]) -> dict[str, list[Edge]]:
+    """The preferences of each prompt."""
+
+    def key(text: Text) -> str:
+        return json.dumps(text, sort_keys=True)
+
+    edges: dict[str, list[Edge]] = {}
+    for pair in pairs:
+        edges.setdefault(key(pair.prompt), []).append((key(pair.chosen), key(pair.rejected)))
+    return edges
+
+
+def _opposed(edges: dict[str, list[Edge]]) -> dict[str, list[Edge]]:
+    """Those of each prompt that also occur the other way round."""
+    stated = {prompt: set(own) for prompt, own in edges.items()}
+    return {p: [e for e in own if (e[1], e[0]) in stated[p]] for p, own in edges.items()}
+
+
+def _on_cycles(edges: Sequence[Edge]) -> int:
+    """How many edges lie on a cycle: those whose worse answer leads back to the better one."""
+    worse_than: dict[str, set[str]] = {}
+    for better, worse in edges:
+        worse_than.setdefault(better, set()).add(worse)
+
+    def leads(start: str, end: str) -> bool:
+        seen, waiting = {start}, [start]
+        while waiting:
+            for answer in worse_than.get(waiting.pop(), set()) - seen:
+                seen.add(answer)
+                waiting.append(answer)
+        return end in seen
+
+    return sum(better in worse_than and leads(worse, better) for better, worse in edges)

@@ -14,6 +14,7 @@ FAULTS = {
     "num_refused": "Rows refused",
     "num_same": "Pairs whose answers differ in white space or case only",
     "num_contradicted": "Pairs that also occur the other way round",
+    "num_cyclic": "Pairs in cycles of preferences",
     "num_doubtful": "Pairs with few votes for the preference",
     "num_shared": "Held-out records whose prompt is trained on",
     "num_near": "Held-out records whose prompt is nearly one that is trained on",

@@ -203,4 +203,4 @@ def test_run_that_cannot_fit_is_refused_with_what_would(
     result = penchant.check("dpo", output=tmp_path / "run", **tiny_keys)
     (finding,) = result.errors
     assert finding.id == "memory"
-    assert "GB" in finding.what
+    assert "GiB" in finding.what

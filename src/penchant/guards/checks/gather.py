@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from penchant.config.actions import parse_actions
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
-from penchant.data.quality import count_contradicted, measure_length_bias, measure_noise, signal_of
+from penchant.data.quality import (
+    count_contradicted,
+    count_in_cycles,
+    measure_length_bias,
+    measure_noise,
+    signal_of,
+)
 from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.data.rows.messages import contents
 from penchant.guards.checks import check_snapshot
@@ -62,6 +68,7 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
         num_rated=len(shares),
         num_doubtful=sum(share < DOUBTFUL for share in shares),
         num_contradicted=contradicted,
+        num_cyclic=count_in_cycles(pairs),
         signal=signal_of(len(train), contradicted, noise),
         noise=noise,
         length=measure_length_bias(pairs) if pairs else None,

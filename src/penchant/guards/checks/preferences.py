@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penchant.core.findings import Finding, note, warning
-from penchant.data.quality import FEW
+from penchant.data.quality import FEW, MANY_CONTRADICTED
 from penchant.data.records import counted
 from penchant.guards.checks.shares import some
 from penchant.guards.checks.snapshot import Snapshot
@@ -51,7 +51,7 @@ def ambiguous(run: Snapshot) -> Iterator[Finding]:
 
 
 def contradictions(run: Snapshot) -> Iterator[Finding]:
-    """Pairs that occur both ways round."""
+    """Pairs that cannot all hold: both ways round, or in a circle."""
     yield from some(
         "contradictions",
         "pair",
@@ -59,7 +59,16 @@ def contradictions(run: Snapshot) -> Iterator[Finding]:
         run.data.num_train,
         "also occur the other way round",
         "drop them: penchant data clean --drop contradictions",
-        many=FEW_SPOIL,
+        many=MANY_CONTRADICTED,
+    )
+    yield from some(
+        "cycles",
+        "pair",
+        run.data.num_cyclic,
+        run.data.num_train,
+        "lie in cycles: A over B, B over C, C over A",
+        "drop them: penchant data clean --drop cycles",
+        many=MANY_CONTRADICTED,
     )
 
 

@@ -29,7 +29,8 @@ class DataFacts:
         num_refused: rows of both sides that could not be read.
         num_same: pairs whose answers differ in white space or case only.
         num_rated: pairs with votes; num_doubtful: those with few votes for the preference.
-        num_contradicted: pairs that also occur the other way round.
+        num_contradicted: pairs that also occur the other way round; num_cyclic: other pairs that
+            lie on a cycle of a prompt's answers.
         signal: how clear the preferences are.
         noise, length: None where the data cannot tell.
     """
@@ -47,6 +48,7 @@ class DataFacts:
     num_rated: int = 0
     num_doubtful: int = 0
     num_contradicted: int = 0
+    num_cyclic: int = 0
     signal: Signal = "unknown"
     noise: Noise | None = None
     length: LengthBias | None = None
