@@ -100,6 +100,10 @@ def test_part_of_the_prompt_that_stands_beside_it_is_never_dropped(column, value
         assert convert({**row, column: nothing}).prompt == "p"
 
 
+def test_images_are_named_whatever_the_layout():
+    assert refusal({"output_1": "a", "image": "x.jpg"}).reason == "images, sound or video"
+
+
 def test_tools_beside_a_chat_go_to_the_template_with_its_first_message():
     row = {"prompt": [user("p")], "chosen": "yes", "rejected": "no", "tools": [{"name": "f"}]}
     function = {"type": "function", "function": {"name": "f"}}

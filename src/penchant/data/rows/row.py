@@ -57,6 +57,7 @@ def fit(
     """
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with fields, got {shown(row)}")
+    refuse_media(row, "the row")
     found = recognise(row)
     if found is None:
         raise misfit(row, layout)
@@ -86,7 +87,6 @@ FIELDS = (*BESIDE, *MEDIA, "tools")
 
 def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
     """Without its system message or its context a prompt is another one: none is lost unsaid."""
-    refuse_media(row, "the row")
     for column, remedy in BESIDE.items():
         value = row.get(column)
         if column in kept or not value or (isinstance(value, str) and not value.strip()):
