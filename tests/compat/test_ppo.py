@@ -23,11 +23,6 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.5)
 
 
 @pytest.fixture
-def tokenizer(tiny_model_dir: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_dir)
-
-
-@pytest.fixture
 def make(tiny_model_dir: Path, tokenizer: Any) -> Any:
     """A trainer on the tiny model, always from the same weights."""
 

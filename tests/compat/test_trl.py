@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import importlib
-import inspect
 import json
-import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,79 +17,21 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    SchedulerType,
 )
 
-import penchant.compat.trl as compat
 from penchant.compat.trl import (
     CPOConfig,
     CPOTrainer,
     DPOConfig,
     DPOTrainer,
-    GRPOConfig,
     KTOConfig,
     KTOTrainer,
     ORPOConfig,
     ORPOTrainer,
     RewardConfig,
     RewardTrainer,
-    RLOOConfig,
-    tables,
 )
-from penchant.compat.trl.configs import DPO_LOSSES
-from penchant.compat.trl.ppo.config import CONFIG_STANDING
-from penchant.compat.trl.ppo.generation import GENERATION_STANDING
-from penchant.compat.trl.ppo.model import MODEL_STANDING
-from penchant.compat.trl.ppo.trainer import TRAINER_STANDING as PPO_STANDING
 from penchant.core.errors import ConfigError, ModelError, TrainingError, UserError
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": f"Is {number} {'so' * (number % 5)}?",
-            "chosen": " yes" + " sir" * (number % 3),
-            "rejected": " no" + "!" * (number % 2),
-        }
-        for number in range(16)
-    ]
-
-
-@pytest.fixture(scope="module")
-def preference_dataset(rows: list[dict[str, Any]]) -> Dataset:
-    return Dataset.from_list(rows)
-
-
-@pytest.fixture
-def model(tiny_model_dir: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-
-
-@pytest.fixture
-def tokenizer(tiny_model_dir: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_model_dir)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> dict[str, Any]:
-    """Two steps of four records, in order."""
-    return {
-        "output_dir": str(tmp_path / "run"),
-        "max_length": 64,
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "train_sampling_strategy": "sequential",
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "bf16": False,
-    }
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """What the screen showed, its lines joined."""
-    return " ".join(capsys.readouterr().err.split())
-
 
 # The brief's scripts: only the import line, the model's name and the folder differ
 
@@ -228,24 +165,29 @@ def test_simpo_script_runs(model, tokenizer, preference_dataset, tmp_path) -> No
 # The same numbers as TRL's
 
 
-def theirs(kind: str, model: Any, tokenizer: Any, rows: Any, settings: dict[str, Any]) -> Any:
+@pytest.fixture
+def theirs(of_trl: Any) -> Any:
     """The steps that TRL's trainer logs."""
-    folder = settings["output_dir"] + "-trl"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run = of_trl(f"{kind}Trainer")(
-            model=copy.deepcopy(model),
-            args=of_trl(f"{kind}Config")(
-                **{**settings, "output_dir": folder},
-                use_cpu=True,
-                gradient_checkpointing=False,
-                save_strategy="no",
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=copy.deepcopy(tokenizer),
-        )
-        run.train()
-    return [entry for entry in run.state.log_history if "loss" in entry]
+
+    def log(kind: str, model: Any, tokenizer: Any, rows: Any, settings: dict[str, Any]) -> Any:
+        folder = settings["output_dir"] + "-trl"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = of_trl(f"{kind}Trainer")(
+                model=copy.deepcopy(model),
+                args=of_trl(f"{kind}Config")(
+                    **{**settings, "output_dir": folder},
+                    use_cpu=True,
+                    gradient_checkpointing=False,
+                    save_strategy="no",
+                ),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=copy.deepcopy(tokenizer),
+            )
+            run.train()
+        return [entry for entry in run.state.log_history if "loss" in entry]
+
+    return log
 
 
 @pytest.mark.parametrize(
@@ -258,7 +200,7 @@ def theirs(kind: str, model: Any, tokenizer: Any, rows: Any, settings: dict[str,
     ],
     ids=lambda options: str(options["loss_type"]),
 )
-def test_dpo_logs_what_trl_logs(options, rows, model, tokenizer, small) -> None:
+def test_dpo_logs_what_trl_logs(options, theirs, rows, model, tokenizer, small) -> None:
     settings = {**small, "max_steps": 3, **options}
     wanted = theirs("DPO", model, tokenizer, rows, settings)
     trainer = DPOTrainer(
@@ -286,7 +228,7 @@ def test_dpo_logs_what_trl_logs(options, rows, model, tokenizer, small) -> None:
     ids=str,
 )
 def test_losses_without_a_reference_are_trls(
-    kind, trainer, config, options, rows, model, tokenizer, small
+    kind, trainer, config, options, theirs, rows, model, tokenizer, small
 ) -> None:
     wanted = theirs(kind, model, tokenizer, rows, {**small, **options})
     done = trained(trainer, model, rows, tokenizer, config(**small, **options))
@@ -296,7 +238,7 @@ def test_losses_without_a_reference_are_trls(
             assert own[name] == pytest.approx(float(other[name]), rel=1e-4, abs=1e-4), name
 
 
-def test_kto_losses_are_trls(rows, model, tokenizer, small) -> None:
+def test_kto_losses_are_trls(theirs, rows, model, tokenizer, small) -> None:
     # One completion a prompt: TRL takes the KL from a neighbour, whatever its prompt.
     labelled = [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
@@ -311,7 +253,7 @@ def test_kto_losses_are_trls(rows, model, tokenizer, small) -> None:
         assert own["rewards/chosen"] == pytest.approx(float(other["rewards/chosen"]), abs=1e-4)
 
 
-def test_reward_losses_are_trls(rows, tiny_model_dir, tokenizer, small) -> None:
+def test_reward_losses_are_trls(theirs, rows, tiny_model_dir, tokenizer, small) -> None:
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
     options = {**small, "center_rewards_coefficient": 0.1}
@@ -321,198 +263,6 @@ def test_reward_losses_are_trls(rows, tiny_model_dir, tokenizer, small) -> None:
     for own, other in zip(ours, wanted, strict=True):
         for name in ("loss", "accuracy", "margin"):
             assert own[name] == pytest.approx(float(other[name]), rel=1e-4, abs=1e-4), name
-
-
-# The losses
-
-
-@pytest.mark.parametrize("loss_type", DPO_LOSSES)
-def test_every_loss_type_of_dpo_trains(loss_type, model, tokenizer, rows, small) -> None:
-    before = copy.deepcopy(model.state_dict())
-    config = DPOConfig(**small, loss_type=loss_type)
-    done = trained(DPOTrainer, model, rows, tokenizer, config)
-    assert done.run_config.flat()["beta"] == 0.1
-    assert any(not torch.equal(weight, before[n]) for n, weight in model.state_dict().items())
-
-
-# The arguments
-
-THEIRS = ["RewardConfig", "DPOConfig", "KTOConfig", "ORPOConfig", "CPOConfig", "GRPOConfig"]
-THEIRS += ["RLOOConfig"]
-
-
-def of_trl(name: str) -> Any:
-    """A class of TRL, which keeps some of them among its experiments."""
-    trl = pytest.importorskip("trl")
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    kind = name.removesuffix("Config").removesuffix("Trainer").lower()
-    home = f"trl.experimental.{kind}" if kind in ("orpo", "cpo") else "trl"
-    return getattr(importlib.import_module(home) if home != "trl" else trl, name)
-
-
-@pytest.mark.parametrize("name", THEIRS)
-def test_every_argument_of_trl_is_taken_at_its_default(name) -> None:
-    """A script that spells a default out runs, and one that leaves it out gets the same."""
-    ours = getattr(compat, name)
-    theirs = {
-        field.name: field.default
-        for field in dataclasses.fields(of_trl(name))
-        if field.init and field.default is not dataclasses.MISSING
-    }
-    # `max_length` None is without a limit; the others TRL sets by the machine, or not at all.
-    machine = {"output_dir", "bf16", "fp16", "gradient_checkpointing", "report_to", "max_length"}
-    if name == "KTOConfig":  # TRL needs neighbours to differ; here batches are made so that they do
-        machine.add("train_sampling_strategy")
-    taken = {n: value for n, value in theirs.items() if n not in machine}
-    if name == "GRPOConfig":  # 8 answers to a prompt, of which TRL samples so many at a time
-        assert ours(**taken)._batch_size() == 8
-    config = ours(**taken)
-    for field in type(config).model_fields.keys() & taken.keys():
-        assert getattr(ours(), field) == getattr(config, field), field
-
-
-@pytest.mark.parametrize("name", [name.replace("Config", "Trainer") for name in THEIRS])
-def test_every_argument_of_trls_trainers_is_known(name, model, rows) -> None:
-    known = {**inspect.signature(of_trl(name).__init__).parameters}
-    passed = {"self", "model", "args", "train_dataset", "eval_dataset", "reward_funcs"}
-    others = {n: one.default for n, one in known.items() if n not in passed}
-    if "reward_funcs" in known:
-        others["reward_funcs"] = shortest
-    if name == "RewardTrainer":
-        model.config.num_labels = 1
-        model = AutoModelForSequenceClassification.from_config(model.config)
-    getattr(compat, name)(model, train_dataset=rows, **others)
-
-
-def shortest(completions, **columns) -> list[float]:
-    return [-float(len(text)) for text in completions]
-
-
-def test_arguments_that_change_no_result_are_taken_and_said_once(
-    model, tokenizer, rows, small, capsys
-) -> None:
-    config = DPOConfig(
-        **small, run_name="mine", dataset_num_proc=4, dataloader_num_workers=8, tf32=True,
-        logging_first_step=True, torch_compile=True, use_liger_kernel=True, do_train=True,
-        remove_unused_columns=False, evaluation_strategy="no", ddp_find_unused_parameters=False,
-    )  # fmt: skip
-    DPOTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)
-    assert said(capsys).count("taken without effect, as they change no result: run_name,") == 1
-    DPOTrainer(model, args=DPOConfig(**small), train_dataset=rows, processing_class=tokenizer)
-    assert "without effect" not in said(capsys)
-
-
-@pytest.mark.parametrize("name", THEIRS)
-def test_all_refusals_come_in_one_error(name) -> None:
-    ours = getattr(compat, name)
-    wrong = dict.fromkeys(ours.standing, "something else")
-    with pytest.raises(ConfigError) as caught:
-        ours(**wrong, lerning_rate=1, learning_rate="fast", bf16=True, fp16=True, save_strategy="x")
-    lines = str(caught.value).splitlines()
-    assert [line.split("=")[0] for line in lines[: len(wrong)]] == list(wrong)
-    for start, line in zip(
-        ["unknown argument 'lerning_rate'; did you mean learning_rate?", "learning_rate should be",
-         "bf16 and fp16 exclude", "save_strategy='x' cannot be had here; set no, steps, epoch"],
-        lines[len(wrong) :], strict=True,
-    ):  # fmt: skip
-        assert line.startswith(start)
-
-
-def test_arguments_reach_the_engine() -> None:
-    run = {"model": "m", "data": "d", "eval_data": "e", "lora_r": 0}
-    for given, expected in (
-        ({"label_smoothing": 0.2, "beta": 0.3}, {"label_smoothing": 0.2, "beta": 0.3}),
-        ({"loss_type": "exo_pair"}, {"method": "exo", "label_smoothing": 1e-3}),
-        ({"loss_type": ["sigmoid", "sft"]}, {"rpo_alpha": 1.0}),
-        ({"loss_type": ["sft", "hinge"], "loss_weights": [0.2, 1]}, {"rpo_alpha": 0.2}),
-        ({"sync_ref_model": True, "ref_model_sync_steps": 7}, {"ref_model_sync_steps": 7}),
-        ({"precompute_ref_log_probs": True}, {"reference": "cache"}),
-        ({"max_steps": -1}, {"max_steps": None, "num_train_epochs": 3.0}),
-        ({"warmup_steps": 0.25}, {"warmup_ratio": 0.25}),
-        ({"lr_scheduler_type": SchedulerType.COSINE}, {"lr_scheduler_type": "cosine"}),
-        ({"bf16": True}, {"precision": "bf16"}),
-        ({"bf16": False, "gradient_checkpointing": True},
-         {"precision": "fp32", "gradient_checkpointing": "on"}),
-        ({"fp16": True, "gradient_checkpointing": False},
-         {"precision": "fp16", "gradient_checkpointing": "off"}),
-        ({"report_to": ["tensorboard", "mlflow"]}, {"report_to": "tensorboard,mlflow"}),
-        ({"report_to": []}, {"report_to": "none", "precision": "auto"}),
-        ({"eval_strategy": "steps"}, {"eval_steps": 10, "eval_samples": 0}),
-        ({"generate_during_eval": True, "eval_strategy": "steps", "eval_steps": 3},
-         {"eval_samples": 3, "eval_steps": 3}),
-        ({"metric_for_best_model": "eval_loss"}, {"load_best_model_at_end": False}),
-    ):  # fmt: skip
-        keys = DPOConfig(**given).run_config(run).flat()
-        assert {name: keys[name] for name in expected} == expected, given
-
-
-def test_wrong_arguments_are_named() -> None:
-    two = {"loss_type": ["ipo", "sft"]}
-    for config, given, message in (
-        (RewardConfig, {"beta": 0.1}, "unknown argument 'beta'"),
-        (DPOConfig, {"fsdp_config2": 5}, "unknown argument 'fsdp_config2'; did you mean fsdp_"),
-        (DPOConfig, {"max_length": None}, "max_length should be a valid integer"),
-        (DPOConfig, {"label_smoothing": 0.7}, "label_smoothing should be less than 0.5"),
-        (DPOConfig, {"loss_type": "sigmoyd"}, "unknown loss_type 'sigmoyd'; did you mean sigmoid?"),
-        (DPOConfig, {"loss_type": ["sigmoid", "bco_pair"]}, r"loss_type \['sigmoid', 'bco_pair'\]"),
-        (DPOConfig, {**two, "loss_weights": [0.5, 1]}, "loss_weights gives ipo 0.5"),
-        (DPOConfig, {**two, "loss_weights": [1.0]}, "loss_weights has 1"),
-        (DPOConfig, {**two, "rpo_alpha": 1.0}, "rpo_alpha"),
-        (DPOConfig, {"discopop_tau": 0.1}, "discopop_tau is an option of discopop, not of dpo"),
-        (DPOConfig, {"loss_type": "exo_pair", "label_smoothing": 0.0}, "label_smoothing should be"),
-        (DPOConfig, {"f_alpha_divergence_coef": 0.3}, "f_alpha_divergence_coef"),
-        (DPOConfig, {"ld_alpha": 0.5, "precompute_ref_log_probs": True}, "^precompute_ref_log"),
-        (KTOConfig, {"precompute_ref_log_probs": True}, "^precompute_ref_log_probs"),
-        (DPOConfig, {"sync_ref_model": True, "precompute_ref_log_probs": True}, "sync_ref_model"),
-        (DPOConfig, {"ref_model_sync_steps": 5}, "ref_model_sync_steps has no effect"),
-        (CPOConfig, {"simpo_gamma": 0.7}, "simpo_gamma is the margin of SimPO"),
-        (CPOConfig, {"loss_type": "alphapo", "cpo_alpha": 1.0}, "cpo_alpha"),
-        (DPOConfig, {"warmup_steps": 5}, "warmup_steps needs max_steps"),
-        (DPOConfig, {"warmup_steps": 5, "max_steps": 5}, "warmup_steps"),
-        (DPOConfig, {"warmup_steps": 1, "warmup_ratio": 0.1, "max_steps": 9}, "warmup_steps"),
-        (DPOConfig, {"eval_steps": 5}, "eval_steps has no effect"),
-        (DPOConfig, {"load_best_model_at_end": True}, "load_best_model_at_end"),
-        (DPOConfig, {"load_best_model_at_end": True, "eval_strategy": "steps",
-                     "metric_for_best_model": "eval_loss"}, "^metric_for_best_model='eval_loss'"),
-        (DPOConfig, {"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
-        (DPOConfig, {"report_to": "all"}, "report_to: unknown tracker 'all'"),
-        (GRPOConfig, {"steps_per_generation": 3, "gradient_accumulation_steps": 2},
-         r"generation_batch_size \(24 answers\) must be a multiple of per_device"),
-        (GRPOConfig, {"num_generations": 3}, r"multiple of num_generations \(3\)"),
-        (GRPOConfig, {"generation_batch_size": 8, "steps_per_generation": 1}, "say the same"),
-        (GRPOConfig, {"loss_type": "vespo"}, "loss_type should be"),
-        (GRPOConfig, {"beta": 0.1, "num_generations": 1}, "num_generations"),
-        (RLOOConfig, {"reward_clip_range": (-1.0, 2.0)}, r"reward_clip_range=\(-1.0, 2.0\)"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=message):
-            config(**given)
-
-
-def test_wrong_objects_are_named_together(model, rows) -> None:
-    with pytest.raises(ConfigError) as caught:
-        DPOTrainer(
-            None, beta=0.1, callbacks=[print], eval_dataset={"a": []}, args=KTOConfig(),
-            processing_class="gpt2", ref_model=torch.nn.Linear(1, 1),
-        )  # fmt: skip
-    for line, start in zip(
-        str(caught.value).splitlines(),
-        ["unknown argument 'beta'", "callbacks=", "args must be a penchant.compat.trl.DPOConfig",
-         "processing_class must be a tokenizer", "a trainer needs data", "a trainer needs a model",
-         "ref_model must be a transformers model"], strict=True,
-    ):  # fmt: skip
-        assert line.startswith(start), line
-    for change, message in (
-        ({"eval_dataset": {"a": [], "b": []}}, "eval_dataset holds several"),
-        ({"args": DPOConfig(), "config": DPOConfig()}, "args and config are the same"),
-        ({"args": DPOConfig(eval_strategy="steps")}, "set eval_dataset"),
-        ({"peft_config": {"r": 8}}, "peft_config must be a peft.LoraConfig"),
-        ({"peft_config": LoraConfig(bias="all", use_dora=True)}, "bias='all'.*\n.*use_dora=True"),
-        ({"peft_config": LoraConfig(modules_to_save=["lm_head"])}, "modules_to_save"),
-        ({"peft_config": LoraConfig(task_type="SEQ_CLS")}, "task_type"),
-        ({"peft_config": LoraConfig(target_modules=".*_proj")}, "target_modules"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            DPOTrainer(model, **{"train_dataset": rows, **change})
 
 
 def test_wrong_model_is_named(model, tiny_model_dir, rows) -> None:
@@ -583,14 +333,14 @@ def test_max_prompt_length_cuts_prompts(model, tokenizer, rows, small) -> None:
 
 
 def test_half_precision_weights_are_trained_in_fp32(
-    tiny_model_dir, tokenizer, rows, small, capsys
+    tiny_model_dir, tokenizer, rows, small, said
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
     config = ORPOConfig(**{**small, "bf16": True})
     done = ORPOTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)
     done.train()
     assert model.dtype == torch.float32
-    assert "bfloat16 weights are trained in float32" in said(capsys)
+    assert "bfloat16 weights are trained in float32" in said()
 
 
 def test_lora_leaves_the_base_in_its_precision(tiny_model_dir, tokenizer, rows, small) -> None:
@@ -671,9 +421,14 @@ def test_warmup_steps_are_that_many(model, tokenizer, rows, small) -> None:
     assert rates == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3, 2e-3 / 3, 1e-3 / 3])
 
 
-@pytest.mark.parametrize(("strategy", "kept"), [("no", []), ("steps", ["step-1", "step-2"])])
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [("no", []), ("steps", ["step-1", "step-2"]), ("epoch", ["step-2"])],
+)
 def test_checkpoints_are_those_asked_for(strategy, kept, model, tokenizer, rows, small) -> None:
-    config = DPOConfig(**small, save_strategy=strategy, save_steps=1)
+    config = DPOConfig(
+        **{**small, "per_device_train_batch_size": 8}, save_strategy=strategy, save_steps=1
+    )
     done = trained(DPOTrainer, model, rows, tokenizer, config)
     folder = Path(done.args.output_dir) / "checkpoints"
     assert sorted(path.name for path in folder.glob("*")) == kept
@@ -786,63 +541,3 @@ def test_interrupted_run_goes_on(model, tokenizer, rows, small, tmp_path) -> Non
     assert torch.equal(again.model.lm_head.weight, whole.model.lm_head.weight)
     losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, again)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
-
-
-# The documentation
-
-PAGE = Path(__file__).parents[2] / "docs" / "compat-trl.md"
-
-
-def cells(heading: str) -> list[list[str]]:
-    """The rows of the first table after a heading of the page."""
-    section = PAGE.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
-    table = section[section.index("\n|") + 1 :].split("\n\n", 1)[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
-
-
-def names_in(text: str) -> list[str]:
-    return re.findall(r"`(\w+)`", text)
-
-
-def test_the_page_lists_what_is_refused_and_what_changes_nothing() -> None:
-    """A row names exactly the arguments that the tables of the code hold."""
-    offline = [name for row in cells("### Refused") for name in names_in(row[0])]
-    assert sorted(offline) == sorted(tables.STANDING)
-    online = [name for row in cells("### GRPO and RLOO: refused") for name in names_in(row[0])]
-    assert sorted(online) == sorted(tables.ONLINE_STANDING)
-    idle = [name for row in cells("### Taken without effect") for name in names_in(row[1])]
-    assert sorted(idle) == sorted(tables.WITHOUT_EFFECT | tables.ONLINE_WITHOUT_EFFECT)
-    trainers = [name for row in cells("## The trainer") for name in names_in(row[0])]
-    assert {*tables.TRAINER_STANDING, *tables.ONLINE_TRAINER_STANDING} <= {*trainers}
-    known = {name for row in cells("## The configuration") for name in names_in(row[0])}
-    known |= {name for row in cells("### GRPO and RLOO") for name in names_in(row[0])}
-    text = PAGE.read_text(encoding="utf-8")
-    for name in THEIRS:
-        fields = getattr(compat, name).model_fields
-        assert {field for field in fields if f"`{field}`" not in text} == set(), name
-    every = {field for name in THEIRS for field in getattr(compat, name).model_fields}
-    assert known <= every | {"evaluation_strategy", "no_cuda"}
-
-
-def test_the_page_says_which_method_a_loss_comes_to() -> None:
-    config, seen = "", []
-    for first, losses, method in cells("### Methods"):
-        config = first.strip("`") or config
-        for loss in re.findall(r"`(\w+)`", losses) or [None]:
-            if losses.startswith('`["'):
-                continue
-            chosen = getattr(compat, config)(**({} if loss is None else {"loss_type": loss}))
-            assert f"[{chosen.chosen().method}]" in method, (config, loss)
-            seen.append((config, loss))
-    assert {config for config, _ in seen} == {*THEIRS}
-    assert {loss for config, loss in seen if config == "DPOConfig"} == {*DPO_LOSSES}
-
-
-def test_the_page_lists_what_ppo_refuses() -> None:
-    """Of the configuration, the model, `generate` and the trainer."""
-    every = (CONFIG_STANDING, MODEL_STANDING, GENERATION_STANDING, PPO_STANDING)
-    section = PAGE.read_text(encoding="utf-8").split("## PPO", 1)[1]
-    refused = section.split("Refused, but for the value", 1)[1].split("\n\n")[1]
-    listed = {name for row in refused.splitlines() for name in names_in(row.split("|")[1])}
-    assert listed == {name for standing in every for name in standing}
-    assert not {name for name in compat.PPOConfig.model_fields if f"`{name}`" not in section}

@@ -11,6 +11,8 @@ cannot have its effect is refused by name.
 
 from __future__ import annotations
 
+from typing import Any
+
 from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
 from penchant.compat.trl.online import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from penchant.compat.trl.ppo.config import PPOConfig
@@ -43,3 +45,9 @@ __all__ = [
     "RewardConfig",
     "RewardTrainer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.endswith(("Trainer", "Config")):
+        raise ImportError(f"penchant.compat.trl has no {name}; it has {', '.join(__all__)}")
+    raise AttributeError(f"module 'penchant.compat.trl' has no attribute {name!r}")

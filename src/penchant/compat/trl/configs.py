@@ -99,12 +99,12 @@ class TrainingConfig(Arguments):
             ConfigError: a line for each argument that cannot have its effect, or has a wrong value.
         """
         refusals = Refusals()
-        told = translate(self.model_dump(), refusals)
+        translated = translate(self.model_dump(), refusals)
         with refusals.gathering():
             method, options = self.chosen()
             with refusals.gathering():
                 labels = {"unpair": METHODS[method].data == "labels"}
-                config = load_config(method, {**told, **labels, **options, **keys})
+                config = load_config(method, {**translated, **labels, **options, **keys})
         refusals.raise_all()
         return config
 

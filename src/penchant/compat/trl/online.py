@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+from pydantic import computed_field
+
 from penchant.compat.trl import logs
 from penchant.compat.trl.configs import Chosen, SyncingConfig
 from penchant.compat.trl.rewards import as_rewards
@@ -55,10 +57,11 @@ class OnlineConfig(SyncingConfig):
     epsilon_high: float | None = None
     reward_weights: list[float] | None = None
 
-    def model_dump(self, **arguments: Any) -> dict[str, Any]:
-        """Every argument with its value, and the tokens of prompt and completion together."""
-        length = self.max_prompt_length + self.max_completion_length
-        return {**super().model_dump(**arguments), "max_length": length}
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and completion together."""
+        return self.max_prompt_length + self.max_completion_length
 
     def _sampling(self, method: str, **changes: Any) -> Chosen:
         """The method, with how often it samples and how."""

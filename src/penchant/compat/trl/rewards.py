@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -75,31 +74,31 @@ def as_reward(function: Callable[..., Any], *, alone: bool) -> Callable[..., Any
     Raises:
         ConfigError: it asks for what only TRL has.
     """
-    asked = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     name = getattr(function, "__name__", type(function).__name__)
-    if others := [one for one in REFUSED if one in asked]:
+    if refused := [one for one in REFUSED if one in parameters]:
         raise ConfigError(
-            f"reward_funcs: {name} asks for {' and '.join(others)}, which cannot be had here; "
+            f"reward_funcs: {name} asks for {' and '.join(refused)}, which cannot be had here; "
             "drop it from its signature"
         )
-    if idle := [one for one in UNHEEDED if one in asked]:
-        logger.info("reward_funcs: %s is passed None for %s", name, " and ".join(idle))
+    unheeded = dict.fromkeys(one for one in UNHEEDED if one in parameters)
+    if unheeded:
+        logger.info("reward_funcs: %s is passed None for %s", name, " and ".join(unheeded))
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
-    @functools.wraps(function, updated=())
     def reward(prompts: Any, completions: Any, completion_ids: Any, **columns: Any) -> Any:
-        given = {
+        arguments = {
             "prompts": prompts,
             "completions": as_messages(prompts, completions),
             "completion_ids": completion_ids,
             **columns,
-            **dict.fromkeys(idle),
+            **unheeded,
         }
-        takes_all = any(one.kind is one.VAR_KEYWORD for one in asked.values())
-        passed = {n: v for n, v in given.items() if takes_all or n in asked}
+        passed = {n: v for n, v in arguments.items() if takes_all or n in parameters}
         try:
             scores = function(**passed)
             scores = asyncio.run(scores) if inspect.iscoroutine(scores) else scores
-        except Exception as error:  # for None answers are left out, for this nothing goes on
+        except Exception as error:  # for None an answer is left out, for this nothing goes on
             raise RewardError(
                 f"reward {name} raised {type(error).__name__}: {error}; put the function right"
             ) from error
@@ -108,22 +107,17 @@ def as_reward(function: Callable[..., Any], *, alone: bool) -> Callable[..., Any
         return [0.0 if score is None else score for score in scores]
 
     reward.__name__ = name
+    own = inspect.signature(reward).parameters
     # What must be a column of the data is seen in the signature.
     columns = [
         one.replace(kind=one.KEYWORD_ONLY)
-        for n, one in asked.items()
+        for n, one in parameters.items()
         if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
-        and n not in ("prompts", "completions", "completion_ids", *UNHEEDED)
+        and n not in own
+        and n not in unheeded
     ]
-    given = ("prompts", "completions", "completion_ids")
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    reward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            *(inspect.Parameter(n, keyword) for n in given),
-            *sorted(columns, key=lambda one: one.name),
-            inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD),
-        ]
-    )
+    *named, rest = own.values()
+    reward.__signature__ = inspect.Signature([*named, *columns, rest])  # type: ignore[attr-defined]
     return reward
 
 
