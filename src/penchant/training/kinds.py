@@ -118,12 +118,7 @@ class Pairs:
         """Make what else a run needs once policy and reference are there."""
 
     def dataset(
-        self,
-        config: RunConfig,
-        examples: Sequence[Any],
-        *,
-        rank: int = 0,
-        num_processes: int = 1,
+        self, config: RunConfig, examples: Sequence[Any], *, rank: int = 0, num_processes: int = 1
     ) -> DatasetSource[Any]:
         """The batches of tokenised examples, for one of the processes."""
         return DatasetSource(

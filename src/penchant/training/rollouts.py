@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,13 +187,10 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
     )
 
 
-def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards:
-    options = config.options
-    assert isinstance(options, RewardOptions)
-    model = setup.scorer.model
-    context = ModelContext(
+def reward_context(config: RunConfig, accelerator: Accelerator, setup: Setup) -> ModelContext:
+    """What reward models share with a run; none of them lives on its policy."""
+    return ModelContext(
         setup.tokenizer,
-        policy=model if options.share_reward_adapter and isinstance(model, PeftModel) else None,
         base=setup.base,
         device=accelerator.device,
         dtype=setup.scorer.causal_model.dtype,
@@ -201,6 +199,15 @@ def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewar
         max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards:
+    options = config.options
+    assert isinstance(options, RewardOptions)
+    model = setup.scorer.model
+    context = reward_context(config, accelerator, setup)
+    if options.share_reward_adapter and isinstance(model, PeftModel):
+        context = replace(context, policy=model)
     made = make_rewards(setup.rewards, options, context)
     columns = [set(example.record.fields) for example in setup.train_set]
     made.check(set.intersection(*columns))

@@ -9,8 +9,9 @@ from peft import PeftModel
 
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.models.reference import AdapterReference, Reference
-from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
+from penchant.rl.rewards.make import RewardOptions, make_rewards
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.training.rollouts import reward_context
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -80,15 +81,5 @@ def _reference(setup: Setup) -> Reference | None:
 def _held_out(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
     if config.monitor_reward is None:
         return None
-    context = ModelContext(
-        setup.tokenizer,
-        base=setup.base,
-        device=accelerator.device,
-        dtype=setup.scorer.causal_model.dtype,
-        autocast=accelerator.autocast,
-        batch_size=config.per_device_eval_batch_size,
-        max_length=config.max_length,
-        trust_remote_code=config.trust_remote_code,
-    )
     options = RewardOptions.model_validate({"reward": config.monitor_reward})
-    return make_rewards(options.reward, options, context)
+    return make_rewards(options.reward, options, reward_context(config, accelerator, setup))
