@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from penchant.core.errors import ConfigError
+from penchant.core.strict_json import to_json
 
 # As the modules that read them have them: help must not import those.
 JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range", "turns")
@@ -217,7 +217,7 @@ def run_inspect(values: dict[str, Any]) -> None:
     as_json = values.pop("json", False)
     report = inspect(values.pop("data"), **values)
     if as_json:
-        print(json.dumps(report.as_dict(), indent=2))
+        print(to_json(report.as_dict(), indent=2))
         return
     from penchant.cli.show_audit import print_report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 from penchant.cli.arguments import build_parser, metavar
 from penchant.config.keys import RunConfig, load_config, unknown_key
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
+from penchant.core.strict_json import to_json
 from penchant.methods import METHODS
 
 
@@ -70,7 +70,7 @@ def _check(values: dict[str, Any]) -> int:
 
     result = check(method, probe=probe, **values)
     if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
+        print(to_json(result.as_dict(), indent=2))
     else:
         print_check(result)
     return 1 if result.errors else 0
@@ -118,7 +118,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     as_json, files = values.pop("json", False), values.pop("data")
     found = {file: evaluate(data=file, **values) for file in files}
     if as_json:
-        print(json.dumps({file: asdict(one) for file, one in found.items()}, indent=2))
+        print(to_json({file: asdict(one) for file, one in found.items()}, indent=2))
         return
     print_evaluations(found)
 
@@ -130,7 +130,7 @@ def _advise(values: dict[str, Any]) -> None:
     as_json = values.pop("json", False)
     advice = advise(**values)
     if as_json:
-        print(json.dumps(advice.as_dict(), indent=2))
+        print(to_json(advice.as_dict(), indent=2))
         return
     print_advice(advice)
 

@@ -19,6 +19,7 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
+from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import checked
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
@@ -65,7 +66,7 @@ def train_ensemble(config: RunConfig, size: int, run_data: RunData) -> TrainResu
         after = score_evaluation(inputs, _loss(config, inputs))
         record["evaluation"] = asdict(after)
     if PartialState().is_main_process:
-        write_atomically(config.output / FILE, json.dumps(record, indent=2) + "\n")
+        write_atomically(config.output / FILE, to_json(record, indent=2) + "\n")
     return _result(config, results, after)
 
 
@@ -105,7 +106,7 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
             )
         values = {"chosen": scores.chosen.tolist(), "rejected": scores.rejected.tolist()}
         if accelerator.is_main_process:
-            write_atomically(config.output / SCORES, json.dumps(values))
+            write_atomically(config.output / SCORES, to_json(values))
         accelerator.wait_for_everyone()
     return result
 

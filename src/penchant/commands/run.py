@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from penchant.core.evaluation import Evaluation
 from penchant.core.findings import SEVERITIES
 from penchant.core.machine import memory_peak_bytes, versions
 from penchant.core.screen import track
+from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor, predicted_seconds
@@ -154,7 +154,7 @@ class _Run:
     def _save_audit(self) -> None:
         """What the checks have counted in the data, for the report."""
         counted = {"data": asdict(self.snapshot.data), "tokens": asdict(self.snapshot.tokens)}
-        write_atomically(self.directory.path / "data.json", json.dumps(counted, indent=2) + "\n")
+        write_atomically(self.directory.path / "data.json", to_json(counted, indent=2) + "\n")
 
     def _guard_from_start(self) -> None:
         """What a guard needs of the model before its first step."""

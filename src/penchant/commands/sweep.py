@@ -21,6 +21,7 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import setup_logging, track
+from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import checked
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.methods import METHODS
@@ -179,7 +180,7 @@ def _open_folder(config: RunConfig, vary: Mapping[str, Sequence[Any]]) -> None:
                 f"{folder} already holds a sweep; choose another output, or --resume to go on"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, json.dumps(wanted))
+    write_atomically(marker, to_json(wanted))
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _train(config: RunConfig, run_data: RunData, start: _Start) -> Point:
         logger.warning("%s failed: %s", config.output.name, error)
         return Point({}, config.output, None, str(error))
     after = _with_kl(config, start.setup, result)
-    write_atomically(config.output / "point.json", json.dumps({"after": asdict(after)}))
+    write_atomically(config.output / "point.json", to_json({"after": asdict(after)}))
     return Point({}, config.output, after, train_seconds=result.train_seconds)
 
 
@@ -282,7 +283,7 @@ def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
 def _conclude(output: Path, points: list[Point]) -> SweepResult:
     chosen, reason = recommend(points)
     result = SweepResult(output, points, chosen, reason)
-    write_atomically(output / FILE, json.dumps(asdict(result), indent=2, default=str) + "\n")
+    write_atomically(output / FILE, to_json(asdict(result), indent=2, default=str) + "\n")
     plot(result, output / PLOT)
     return result
 

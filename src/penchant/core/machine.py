@@ -23,8 +23,6 @@ from penchant.core.errors import ConfigError
 MAPPED_BYTES = 1_500_000
 _M_MMAP_THRESHOLD = -3
 
-# Devices whose tensors cannot be fp64.
-WITHOUT_FP64 = ("mps",)
 T = TypeVar("T")
 
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
@@ -105,11 +103,6 @@ def seconds_of(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
     result = call()
     synchronize(device)
     return time.perf_counter() - started, result
-
-
-def exact(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor in fp64, on the CPU where its device has no such numbers (Apple's MPS)."""
-    return (tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor).double()
 
 
 def map_large_blocks() -> None:

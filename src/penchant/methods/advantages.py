@@ -55,14 +55,14 @@ def gae(
 def group_means(scores: Tensor, group: Tensor) -> Tensor:
     """`[B]`: the mean score of each answer's group."""
     total, count = _totals(scores, group)
-    return (total / count)[group].to(scores)
+    return (total / count).to(scores)[group]
 
 
 def group_stds(scores: Tensor, group: Tensor) -> Tensor:
     """`[B]`: the unbiased deviation of each answer's group; 0 where it is alone."""
     centred = scores - group_means(scores, group)
     squares, count = _totals(centred.square(), group)
-    return (squares / (count - 1).clamp(min=1)).sqrt()[group].to(scores)
+    return (squares / (count - 1).clamp(min=1)).sqrt().to(scores)[group]
 
 
 def leave_one_out(scores: Tensor, group: Tensor) -> Tensor:
@@ -70,15 +70,17 @@ def leave_one_out(scores: Tensor, group: Tensor) -> Tensor:
 
     RLOO: Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740), Eq. 7.
     """
-    total, count = (each[group] for each in _totals(scores, group))
-    others = (total - scores) / (count - 1).clamp(min=1)
-    return torch.where(count > 1, scores - others, 0.0).to(scores)
+    total, count = (each[group.cpu()] for each in _totals(scores, group))
+    own = scores.cpu().double()
+    others = (total - own) / (count - 1).clamp(min=1)
+    return torch.where(count > 1, own - others, 0.0).to(scores)
 
 
 def _totals(scores: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    exact = scores.double()  # equal scores must have exactly their own mean
-    zeros = exact.new_zeros(int(group.max()) + 1)
-    return zeros.index_add(0, group, exact), zeros.index_add(0, group, torch.ones_like(exact))
+    # Equal scores must have exactly their own mean. Not every device has fp64 (Apple's has not).
+    scores, group = scores.cpu().double(), group.cpu()
+    zeros = scores.new_zeros(int(group.max()) + 1)
+    return zeros.index_add(0, group, scores), zeros.index_add(0, group, torch.ones_like(scores))
 
 
 def _positions(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,11 +69,11 @@ class PairInputs:
             with_prompt: count the prompt's tokens (all but the first, which nothing predicts).
         """
         total = -self.chosen if self.chosen_nll is None else self.chosen_nll
-        tokens = self.mean_chosen_len or float(self.chosen_len.double().mean())
+        tokens = self.mean_chosen_len or float(self.chosen_len.cpu().double().mean())
         if with_prompt:
             assert self.prompt is not None and self.prompt_len is not None
             total = total - self.prompt
-            tokens += self.mean_prompt_len or float(self.prompt_len.double().mean())
+            tokens += self.mean_prompt_len or float(self.prompt_len.cpu().double().mean())
         return total / tokens
 
 
@@ -151,7 +151,7 @@ class RolloutInputs:
 
     def token_means(self, values: Tensor) -> Tensor:
         """`[B]` whose mean over the global batch is the mean of `[N]` over all its tokens."""
-        return self.sums(values) / (self.mean_len or float(self.lengths.double().mean()))
+        return self.sums(values) / (self.mean_len or float(self.lengths.cpu().double().mean()))
 
 
 class LossOutput(NamedTuple):

@@ -115,7 +115,7 @@ class TokenMeans:
         for name in ("kl", "entropy"):
             value = getattr(scored, name)
             if value is not None:
-                self._sums[name] = self._sums.get(name, 0.0) + value.double().sum().item()
+                self._sums[name] = self._sums.get(name, 0.0) + value.cpu().double().sum().item()
 
     def means(self) -> dict[str, float]:
         """What was compared, a token."""
@@ -131,4 +131,4 @@ def batches(examples: Sequence[Any], batch_size: int, progress: Progress) -> Ite
 
 def mean(value: Tensor) -> float:
     """Over what is not NaN."""
-    return float(value.double().nanmean())
+    return float(value.cpu().double().nanmean())

@@ -61,8 +61,8 @@ class LabelObjective:
             ref_sums.update(zip(map(id, examples), matched, strict=True))
             own += differences.tolist() if weight else []
         everywhere = self.parts.gather(own)
-        estimate = torch.tensor(everywhere, dtype=torch.float64, device=device)
-        return Shared(estimate.mean().clamp(min=0), ref_sums)
+        estimate = torch.tensor(everywhere, dtype=torch.float64).mean().clamp(min=0)
+        return Shared(estimate.to(device, matched.dtype), ref_sums)
 
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[TokenisedLabel], shared: Shared

@@ -79,7 +79,7 @@ def score_evaluation(inputs: ScoreInputs, output: LossOutput) -> Evaluation:
         reward_rejected=mean(inputs.rejected),
         calibration_error=calibration_error(inputs.chosen - inputs.rejected),
         score_mean=mean(both),
-        score_std=float(both.double().std(correction=0)),
+        score_std=float(both.cpu().double().std(correction=0)),
     )
 
 
@@ -96,11 +96,12 @@ def calibration_error(margins: Tensor) -> float:
     Naeini et al. 2015 (https://doi.org/10.1609/aaai.v29i1.9602), with equal bins over [0.5, 1];
     margins are `[pairs]`, chosen minus rejected.
     """
-    stated = margins.double().abs().sigmoid()
-    right = (margins.double().sign() + 1) / 2
+    stated = margins.cpu().double().abs().sigmoid()
+    right = (margins.cpu().double().sign() + 1) / 2
     bins = ((stated - 0.5) * 2 * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     gaps = [
-        (stated[bins == b].mean() - right[bins == b].mean()).abs() * (bins == b).double().mean()
+        (stated[bins == b].mean() - right[bins == b].mean()).abs()
+        * (bins == b).cpu().double().mean()
         for b in range(NUM_BINS)
         if bool((bins == b).any())
     ]
@@ -116,5 +117,5 @@ def score_statistics(
     """
     drawn = random.Random(config.seed).sample(list(examples), min(len(examples), STATISTICS_PAIRS))
     inputs = objective.scores(drawn, batch_size=config.per_device_eval_batch_size, progress=track)
-    both = torch.cat([inputs.chosen, inputs.rejected]).double()
+    both = torch.cat([inputs.chosen, inputs.rejected]).cpu().double()
     return {"mean": float(both.mean()), "std": float(both.std(correction=0)), "num": len(both)}

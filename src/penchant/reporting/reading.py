@@ -208,7 +208,8 @@ def _not_finite(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
     bad: dict[str, list[int]] = {}
     for record in metrics:
         for name, value in record.items():
-            if isinstance(value, float) and not math.isfinite(value):
+            # JSON has no word for such a number: it is written as null.
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
                 bad.setdefault(name, []).append(record["step"])
     return [
         f"{name} is not a finite number at {len(steps)} logged steps (first: {steps[0]})"

@@ -17,6 +17,7 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.findings import LEVELS, Finding, silenced
 from penchant.core.machine import versions
+from penchant.core.strict_json import to_json
 from penchant.training.inputs import RunData
 
 logger = logging.getLogger("penchant")
@@ -94,7 +95,7 @@ class RunDirectory:
     def append(self, file: str, record: Mapping[str, Any]) -> None:
         """Add one JSON line to `file`."""
         with (self.path / file).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stream.write(to_json(record) + "\n")
 
     def say(self, step: int, finding: Finding, *, once: bool = False) -> None:
         """Log a finding and add it to `findings.jsonl`, if its id is not silenced.
@@ -122,7 +123,7 @@ class RunDirectory:
         for file in LINES:
             kept = [record for record in self.read(file) if record.get("step", 0) <= step]
             if (self.path / file).exists():
-                lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+                lines = (to_json(record) + "\n" for record in kept)
                 write_atomically(self.path / file, "".join(lines))
 
     def reopen(self) -> None:
@@ -131,7 +132,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as complete."""
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.path / "summary.json", to_json(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run."""

@@ -6,13 +6,13 @@ methods that sample alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
+from penchant.core.strict_json import to_json
 from penchant.data.batch import share_prompts
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.source import DatasetSource
@@ -227,7 +227,7 @@ class Scores(Pairs):
 
         assert isinstance(objective, ScoreObjective)
         statistics = score_statistics(objective, setup.train_set, config)
-        write_atomically(folder / STATISTICS, json.dumps(statistics, indent=2))
+        write_atomically(folder / STATISTICS, to_json(statistics, indent=2))
 
 
 def kind_of(method: Method) -> Pairs:

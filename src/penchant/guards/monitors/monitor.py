@@ -116,7 +116,7 @@ class Monitor:
                 some = range(first, min(first + self.batch_size, len(completions)))
                 groups = [Group(self.prompts[i].ids, (completions[i].ids,)) for i in some]
                 for name, values in self._sums(groups).items():
-                    sums.setdefault(name, []).append(values.double().cpu())
+                    sums.setdefault(name, []).append(values.cpu().double())
         return _summed({name: torch.cat(parts) for name, parts in sums.items()})
 
     def _sums(self, groups: Sequence[Group]) -> dict[str, Tensor]:
