@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from penchant.cli.data_arguments import add_build, add_convert, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
+from penchant.cli.parser import Parser, add_command
 from penchant.config.sections import SECTIONS
-from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
@@ -18,16 +18,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its mistakes end like all others, in one line and status 1."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Every command with every key, grouped, with defaults."""
-    parser = _Parser(
+    parser = Parser(
         prog="penchant", description="Preference tuning of language models on one machine."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -55,22 +48,19 @@ def build_parser() -> argparse.ArgumentParser:
         "sweep",
         "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
     )
-    evaluate = commands.add_parser(
+    evaluate = add_command(
+        commands,
         "evaluate",
         help="compare a model with what people preferred",
         description="Held-out accuracy, margin, log-probs and KL of a model or a run.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    evaluate.set_defaults(command="evaluate")
     _add_evaluate(evaluate)
-    advise = commands.add_parser(
+    advise = add_command(
+        commands,
         "advise",
         help="recommend a method and settings for your data and machine",
         description="Look at data, model and machine; rank the methods, with settings to start.",
-        argument_default=argparse.SUPPRESS,
     )
-    advise.set_defaults(command="advise")
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
@@ -168,15 +158,13 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="the whole advice as JSON, on standard output")
 
 
-def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
-    label = commands.add_parser(
+def _add_label(commands: Any) -> None:
+    label = add_command(
+        commands,
         "label",
         help="a local page to compare two completions",
         description="Serve a page on this machine to compare pairs; or export its answers.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    label.set_defaults(command="label")
     add = label.add_argument
     add("file", metavar="FILE", help="pairs, in any form that training takes, or without a label")
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
@@ -188,27 +176,24 @@ def _add_label(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--strict", action="store_true", help="any refused row is an error")
 
 
-def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
-    report = commands.add_parser(
+def _add_report(commands: Any) -> None:
+    report = add_command(
+        commands,
         "report",
         help="what happened in a run, as one page",
         description="Write one HTML file that opens offline: of a run, or of several side by side.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
-    report.set_defaults(command="report")
     report.add_argument("runs", metavar="RUN", nargs="+", help="what train wrote to (output)")
     report.add_argument("--output", type=Path, metavar="FILE",
         help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
     report.add_argument("--card", action="store_true",
         help="write the saved model's README.md anew too")  # fmt: skip
-    watch = commands.add_parser(
+    watch = add_command(
+        commands,
         "watch",
         help="look at a run as it goes on",
         description="Show step, time left, metrics and findings until the run ends or Ctrl-C.",
-        allow_abbrev=False,
     )
-    watch.set_defaults(command="watch")
     watch.add_argument("run", metavar="RUN", help="what train writes to (output)")
     watch.add_argument("--once", action="store_true", help="show it once, and end")
 

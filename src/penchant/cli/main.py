@@ -195,7 +195,7 @@ def _report(values: dict[str, Any]) -> None:
 def _watch(values: dict[str, Any]) -> None:
     from penchant.reporting.watch import watch
 
-    watch(values["run"], once=values["once"])
+    watch(values["run"], once=values.get("once", False))
 
 
 def _demo(values: dict[str, Any]) -> None:
