@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, Needs, PairInputs, smoothed
-from penchant.methods.paired import ReferenceOptions, finish, reference_facts
+from penchant.methods.base import LossOutput, Needs, PairInputs, smoothed
+from penchant.methods.paired import ReferenceOptions, compared_with_reference, finish
 from penchant.methods.paired import needs as family_needs
 
 if TYPE_CHECKING:
@@ -117,22 +117,17 @@ def _nearest(values: Tensor, ordered: Tensor) -> Tensor:
 
 
 def needs(options: AOTOptions) -> Needs:
-    """The family's needs, and all of the batch."""
+    """The family's and all of the batch."""
     return replace(family_needs(options), whole_batch=True)
 
 
-AOT = Method(
-    name="aot",
-    title="Alignment via Optimal Transport",
-    data="pairs",
-    needs_reference=True,
-    options=AOTOptions,
-    loss=aot_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable in batches of 16 pairs and more",
-        when="good answers as a whole are to beat bad ones, or the two sets belong to no pairs",
-        paper="https://arxiv.org/abs/2406.05882",
-        beta="0.1 usual; 0.01 to 0.5",
-    ),
+AOT = compared_with_reference(
+    "aot",
+    "Alignment via Optimal Transport",
+    AOTOptions,
+    aot_loss,
+    stability="stable in batches of 16 pairs and more",
+    when="good answers as a whole are to beat bad ones, or the two sets belong to no pairs",
+    paper="https://arxiv.org/abs/2406.05882",
+    beta="0.1 usual; 0.01 to 0.5",
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import WeightedOptions, finish, needs, reference_facts
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import WeightedOptions, compared_with_reference, finish
 
 
 class APODownOptions(WeightedOptions):
@@ -13,12 +13,8 @@ class APODownOptions(WeightedOptions):
 def apo_down_loss(inputs: PairInputs, options: APODownOptions) -> LossOutput:
     """APO-down on pairs: both completions become less likely, the rejected one more so.
 
-    Args:
-        inputs: summed log-probabilities, [pairs]; the reference's are required.
-        options: `beta`, and the family's.
-
-    Returns:
-        Losses between 0 and 2 (before an SFT term) and metrics, [pairs].
+    Takes sums of log-probabilities, `[pairs]`, the reference's too; returns losses between 0
+    and 2 (before an SFT term) and metrics, [pairs].
 
     References:
         Eq. 8 of D'Oosterlinck et al. 2024.
@@ -29,18 +25,13 @@ def apo_down_loss(inputs: PairInputs, options: APODownOptions) -> LossOutput:
     return finish(inputs, chosen.sigmoid() + (rejected - chosen).sigmoid(), ratios, options)
 
 
-APO_DOWN = Method(
-    name="apo_down",
-    title="Anchored Preference Optimization (down)",
-    data="pairs",
-    needs_reference=True,
-    options=APODownOptions,
-    loss=apo_down_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable; both rewards saturate",
-        when="the model already writes better than the chosen answers",
-        paper="https://arxiv.org/abs/2408.06266",
-        beta="0.1 usual; 0.05 to 0.5",
-    ),
+APO_DOWN = compared_with_reference(
+    "apo_down",
+    "Anchored Preference Optimization (down)",
+    APODownOptions,
+    apo_down_loss,
+    stability="stable; both rewards saturate",
+    when="the model already writes better than the chosen answers",
+    paper="https://arxiv.org/abs/2408.06266",
+    beta="0.1 usual; 0.05 to 0.5",
 )

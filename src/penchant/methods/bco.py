@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import WeightedOptions, finish, needs, reference_facts
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import WeightedOptions, compared_with_reference, finish
 
 
 class BCOOptions(WeightedOptions):
@@ -17,12 +17,8 @@ class BCOOptions(WeightedOptions):
 def bco_loss(inputs: PairInputs, options: BCOOptions) -> LossOutput:
     """BCO on pairs: each completion is told good from bad by itself.
 
-    Args:
-        inputs: summed log-probabilities, [pairs]; the reference's are required.
-        options: `beta`, and the family's.
-
-    Returns:
-        Losses and metrics, [pairs]. Implicit rewards are `beta * log(policy / reference)`.
+    Takes sums of log-probabilities, `[pairs]`, the reference's too; returns losses and metrics,
+    [pairs]. Implicit rewards are `beta * log(policy / reference)`.
 
     References:
         Section 4 of Jung et al. 2024 without its reward shift: the paper subtracts delta, a
@@ -35,18 +31,13 @@ def bco_loss(inputs: PairInputs, options: BCOOptions) -> LossOutput:
     return finish(inputs, -logsigmoid(chosen) - logsigmoid(-rejected), ratios, options)
 
 
-BCO = Method(
-    name="bco",
-    title="Binary Classifier Optimization",
-    data="pairs",
-    needs_reference=True,
-    options=BCOOptions,
-    loss=bco_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable; the chosen completions become likelier",
-        when="chosen and rejected are good and bad by themselves, not only beside each other",
-        paper="https://arxiv.org/abs/2404.04656",
-        beta="0.01 (the paper) to 0.1",
-    ),
+BCO = compared_with_reference(
+    "bco",
+    "Binary Classifier Optimization",
+    BCOOptions,
+    bco_loss,
+    stability="stable; the chosen completions become likelier",
+    when="chosen and rejected are good and bad by themselves, not only beside each other",
+    paper="https://arxiv.org/abs/2404.04656",
+    beta="0.01 (the paper) to 0.1",
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
+from penchant.methods.base import LossOutput, PairInputs
 from penchant.methods.paired import (
     MAX_EXPONENT,
     DivergenceOptions,
+    compared_with_reference,
     finish,
-    needs,
-    reference_facts,
     scores,
 )
 
@@ -49,18 +48,13 @@ def discopop_loss(inputs: PairInputs, options: DiscoPOPOptions) -> LossOutput:
     return finish(inputs, logistic + exponential, (chosen, rejected), options)
 
 
-DISCOPOP = Method(
-    name="discopop",
-    title="DiscoPOP",
-    data="pairs",
-    needs_reference=True,
-    options=DiscoPOPOptions,
-    loss=discopop_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="not convex: margins near 0 can get stuck just below it",
-        when="a loss that was found by search, good on general chat, is to be tried",
-        paper="https://arxiv.org/abs/2406.08414",
-        beta="0.05 (the paper) to 0.1",
-    ),
+DISCOPOP = compared_with_reference(
+    "discopop",
+    "DiscoPOP",
+    DiscoPOPOptions,
+    discopop_loss,
+    stability="not convex: margins near 0 can get stuck just below it",
+    when="a loss that was found by search, good on general chat, is to be tried",
+    paper="https://arxiv.org/abs/2406.08414",
+    beta="0.05 (the paper) to 0.1",
 )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs, smoothed
-from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.base import LossOutput, PairInputs, smoothed
+from penchant.methods.paired import DivergenceOptions, compared_with_reference, finish, scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,17 +50,12 @@ def dpo_loss(inputs: PairInputs, options: DPOOptions) -> LossOutput:
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-DPO = Method(
-    name="dpo",
-    title="Direct Preference Optimization",
-    data="pairs",
-    needs_reference=True,
-    options=DPOOptions,
-    loss=dpo_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable",
-        when="the default: simple and effective",
-        paper="https://arxiv.org/abs/2305.18290",
-    ),
+DPO = compared_with_reference(
+    "dpo",
+    "Direct Preference Optimization",
+    DPOOptions,
+    dpo_loss,
+    stability="stable",
+    when="the default: simple and effective",
+    paper="https://arxiv.org/abs/2305.18290",
 )

@@ -6,8 +6,8 @@ import math
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import DivergenceOptions, compared_with_reference, finish, scores
 
 
 class EXOOptions(DivergenceOptions):
@@ -42,18 +42,13 @@ def exo_loss(inputs: PairInputs, options: EXOOptions) -> LossOutput:
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-EXO = Method(
-    name="exo",
-    title="Efficient Exact Optimization",
-    data="pairs",
-    needs_reference=True,
-    options=EXOOptions,
-    loss=exo_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable; margins have a finite target",
-        when="one mode of good answers matters more than covering all of them",
-        paper="https://arxiv.org/abs/2402.00856",
-        beta="0.1 usual; 0.05 to 0.5",
-    ),
+EXO = compared_with_reference(
+    "exo",
+    "Efficient Exact Optimization",
+    EXOOptions,
+    exo_loss,
+    stability="stable; margins have a finite target",
+    when="one mode of good answers matters more than covering all of them",
+    paper="https://arxiv.org/abs/2402.00856",
+    beta="0.1 usual; 0.05 to 0.5",
 )

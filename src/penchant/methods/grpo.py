@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, RolloutInputs
+from penchant.methods.base import LossOutput, RolloutInputs
 from penchant.methods.online import (
     LARGEST_LOG_RATIO,
     GroupOptions,
     clipped,
-    group_facts,
-    group_needs,
+    group_method,
     kept_groups,
     policy_metrics,
     ratio_of,
@@ -120,19 +119,14 @@ def _reduced(inputs: RolloutInputs, each: Tensor, options: GRPOOptions) -> Tenso
     return inputs.token_means(each)
 
 
-GRPO = Method(
-    name="grpo",
-    title="Group Relative Policy Optimization",
-    data="prompts",
-    needs_reference=True,
-    options=GRPOOptions,
-    loss=grpo_loss,
-    advantages=grpo_advantages,
-    needs=group_needs,
-    facts=group_facts(
-        when="rewards that can be checked, such as exact answers",
-        paper="https://arxiv.org/abs/2402.03300",
-        beta="0 to 0.04",
-        beta_range=(0.0, 0.2),
-    ),
+GRPO = group_method(
+    "grpo",
+    "Group Relative Policy Optimization",
+    GRPOOptions,
+    grpo_loss,
+    grpo_advantages,
+    when="rewards that can be checked, such as exact answers",
+    paper="https://arxiv.org/abs/2402.03300",
+    beta="0 to 0.04",
+    beta_range=(0.0, 0.2),
 )

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import DivergenceOptions, compared_with_reference, finish, scores
 
 # Its square is finite in fp32; only an f-divergence gets there.
 MAX_MARGIN = 1e18
@@ -48,18 +48,13 @@ def ipo_loss(inputs: PairInputs, options: IPOOptions) -> LossOutput:
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-IPO = Method(
-    name="ipo",
-    title="Identity Preference Optimization",
-    data="pairs",
-    needs_reference=True,
-    options=IPOOptions,
-    loss=ipo_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="more stable than DPO",
-        when="DPO over-fits the preferences: few pairs, or nearly deterministic ones",
-        paper="https://arxiv.org/abs/2310.12036",
-        beta="0.1 usual; 0.01 to 0.5: margins aim at 1 / (2 beta)",
-    ),
+IPO = compared_with_reference(
+    "ipo",
+    "Identity Preference Optimization",
+    IPOOptions,
+    ipo_loss,
+    stability="more stable than DPO",
+    when="DPO over-fits the preferences: few pairs, or nearly deterministic ones",
+    paper="https://arxiv.org/abs/2310.12036",
+    beta="0.1 usual; 0.01 to 0.5: margins aim at 1 / (2 beta)",
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import WeightedOptions, finish, needs, reference_facts
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import WeightedOptions, compared_with_reference, finish
 
 
 class NCAOptions(WeightedOptions):
@@ -19,12 +19,8 @@ class NCAOptions(WeightedOptions):
 def nca_loss(inputs: PairInputs, options: NCAOptions) -> LossOutput:
     """NCA on pairs: rewards are held near 0, and the chosen completion's above it.
 
-    Args:
-        inputs: summed log-probabilities, [pairs]; the reference's are required.
-        options: `beta`, and the family's.
-
-    Returns:
-        Losses and metrics, [pairs]. Implicit rewards are `beta * log(policy / reference)`.
+    Takes sums of log-probabilities, `[pairs]`, the reference's too; returns losses and metrics,
+    [pairs]. Implicit rewards are `beta * log(policy / reference)`.
 
     References:
         Section 4.1 of Chen et al. 2024, for two completions and a preference instead of rewards.
@@ -37,18 +33,13 @@ def nca_loss(inputs: PairInputs, options: NCAOptions) -> LossOutput:
     return finish(inputs, loss, ratios, options)
 
 
-NCA = Method(
-    name="nca",
-    title="Noise Contrastive Alignment",
-    data="pairs",
-    needs_reference=True,
-    options=NCAOptions,
-    loss=nca_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable; the chosen completions stay likely",
-        when="DPO makes the chosen completions less likely, as in reasoning",
-        paper="https://arxiv.org/abs/2402.05369",
-        beta="0.01 (the paper) to 0.1",
-    ),
+NCA = compared_with_reference(
+    "nca",
+    "Noise Contrastive Alignment",
+    NCAOptions,
+    nca_loss,
+    stability="stable; the chosen completions stay likely",
+    when="DPO makes the chosen completions less likely, as in reasoning",
+    paper="https://arxiv.org/abs/2402.05369",
+    beta="0.01 (the paper) to 0.1",
 )

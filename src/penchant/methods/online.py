@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import Facts, MethodOptions, Needs
+from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.methods.base import RolloutInputs
-    from penchant.methods.experience import Experience
+    from penchant.methods.experience import Advantages, Experience
 
 
 # e^30 times any advantage is far outside every clip range, and far from overflow.
@@ -207,14 +208,20 @@ def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict
     return (varied if skip else None), metrics
 
 
-def group_needs(options: Any) -> Needs:
-    """What a loss over groups asks of the models."""
-    return Needs(entropy_gradient=options.entropy_coef > 0, reference=options.beta > 0)
-
-
-def group_facts(*, when: str, paper: str, beta: str, beta_range: tuple[float, float]) -> Facts:
-    """Facts of a method that compares the answers of a group: they differ in little."""
-    return Facts(
+def group_method(
+    name: str,
+    title: str,
+    options: type[GroupOptions],
+    loss: Callable[[RolloutInputs, Any], LossOutput],
+    advantages: Callable[[Experience, float, Any], Advantages],
+    *,
+    when: str,
+    paper: str,
+    beta: str,
+    beta_range: tuple[float, float],
+) -> Method:
+    """A method that compares the answers of a group: its members differ in little."""
+    facts = Facts(
         data="prompts and a reward (a model or a function)",
         models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
         stability="steadier than PPO; no value head to fit",
@@ -225,4 +232,17 @@ def group_facts(*, when: str, paper: str, beta: str, beta_range: tuple[float, fl
         learning_rate_range=(1e-7, 1e-5),
         beta=beta,
         beta_range=beta_range,
+    )
+    return Method(
+        name=name,
+        title=title,
+        data="prompts",
+        needs_reference=True,
+        options=options,
+        loss=loss,
+        advantages=advantages,
+        needs=lambda chosen: Needs(
+            entropy_gradient=chosen.entropy_coef > 0, reference=chosen.beta > 0
+        ),
+        facts=facts,
     )

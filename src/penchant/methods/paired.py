@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, MethodOptions, Needs, PairInputs, pair_metrics
+from penchant.methods.base import (
+    Facts,
+    LossOutput,
+    Method,
+    MethodOptions,
+    Needs,
+    PairInputs,
+    pair_metrics,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,16 +130,20 @@ def _weighted(options: ReferenceOptions) -> bool:
     return isinstance(options, WeightedOptions) and options.use_weighting
 
 
-def reference_facts(
+def compared_with_reference(
+    name: str,
+    title: str,
+    options: type[ReferenceOptions],
+    loss: Callable[[PairInputs, Any], LossOutput],
     *,
     stability: str,
     when: str,
     paper: str,
     beta: str = "0.1 usual; 0.05 for strong signals, 0.3 for noisy ones, 0.5 for little change",
     beta_range: tuple[float, float] = (0.01, 0.5),
-) -> Facts:
-    """Facts of a method of the family: they differ in little."""
-    return Facts(
+) -> Method:
+    """A method of DPO's family: its members differ in little but their loss."""
+    facts = Facts(
         data="pairwise preferences",
         models_in_memory="2 (policy and reference); 1 with LoRA or cached reference",
         stability=stability,
@@ -141,4 +154,14 @@ def reference_facts(
         learning_rate_range=(5e-7, 5e-6),
         beta=beta,
         beta_range=beta_range,
+    )
+    return Method(
+        name=name,
+        title=title,
+        data="pairs",
+        needs_reference=True,
+        options=options,
+        loss=loss,
+        needs=needs,
+        facts=facts,
     )

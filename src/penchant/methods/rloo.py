@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, RolloutInputs
+from penchant.methods.base import LossOutput, RolloutInputs
 from penchant.methods.online import (
     GroupOptions,
     clipped,
-    group_facts,
-    group_needs,
+    group_method,
     kept_groups,
     policy_metrics,
     ratio_of,
@@ -77,19 +76,14 @@ def rloo_loss(inputs: RolloutInputs, options: RLOOOptions) -> LossOutput:
     return LossOutput(loss, metrics)
 
 
-RLOO = Method(
-    name="rloo",
-    title="REINFORCE leave-one-out",
-    data="prompts",
-    needs_reference=True,
-    options=RLOOOptions,
-    loss=rloo_loss,
-    advantages=rloo_advantages,
-    needs=group_needs,
-    facts=group_facts(
-        when="PPO's reward without its value head",
-        paper="https://arxiv.org/abs/2402.14740",
-        beta="0.03 to 0.1",
-        beta_range=(0.0, 0.3),
-    ),
+RLOO = group_method(
+    "rloo",
+    "REINFORCE leave-one-out",
+    RLOOOptions,
+    rloo_loss,
+    rloo_advantages,
+    when="PPO's reward without its value head",
+    paper="https://arxiv.org/abs/2402.14740",
+    beta="0.03 to 0.1",
+    beta_range=(0.0, 0.3),
 )

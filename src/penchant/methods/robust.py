@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import DivergenceOptions, compared_with_reference, finish, scores
 
 
 class RobustOptions(DivergenceOptions):
@@ -38,18 +38,13 @@ def robust_loss(inputs: PairInputs, options: RobustOptions) -> LossOutput:
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-ROBUST = Method(
-    name="robust",
-    title="Robust DPO",
-    data="pairs",
-    needs_reference=True,
-    options=RobustOptions,
-    loss=robust_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable where the share of flipped labels is right; its loss has no lower bound",
-        when="labels are noisy, and about what share of them is known",
-        paper="https://arxiv.org/abs/2403.00409",
-        beta="0.1 usual; 0.01 (the paper) to 0.5",
-    ),
+ROBUST = compared_with_reference(
+    "robust",
+    "Robust DPO",
+    RobustOptions,
+    robust_loss,
+    stability="stable where the share of flipped labels is right; its loss has no lower bound",
+    when="labels are noisy, and about what share of them is known",
+    paper="https://arxiv.org/abs/2403.00409",
+    beta="0.1 usual; 0.01 (the paper) to 0.5",
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import DivergenceOptions, finish, needs, reference_facts, scores
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import DivergenceOptions, compared_with_reference, finish, scores
 
 
 class SigmoidNormOptions(DivergenceOptions):
@@ -38,19 +38,14 @@ def sigmoid_norm_loss(inputs: PairInputs, options: SigmoidNormOptions) -> LossOu
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-SIGMOID_NORM = Method(
-    name="sigmoid_norm",
-    title="Length-normalised DPO",
-    data="pairs",
-    needs_reference=True,
-    options=SigmoidNormOptions,
-    loss=sigmoid_norm_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable",
-        when="chosen and rejected differ much in length",
-        paper="https://arxiv.org/abs/2411.15124",
-        beta="5 (Tülu 3); 2 to 10",
-        beta_range=(2.0, 10.0),
-    ),
+SIGMOID_NORM = compared_with_reference(
+    "sigmoid_norm",
+    "Length-normalised DPO",
+    SigmoidNormOptions,
+    sigmoid_norm_loss,
+    stability="stable",
+    when="chosen and rejected differ much in length",
+    paper="https://arxiv.org/abs/2411.15124",
+    beta="5 (Tülu 3); 2 to 10",
+    beta_range=(2.0, 10.0),
 )

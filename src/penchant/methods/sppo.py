@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, Method, PairInputs
-from penchant.methods.paired import WeightedOptions, finish, needs, reference_facts
+from penchant.methods.base import LossOutput, PairInputs
+from penchant.methods.paired import WeightedOptions, compared_with_reference, finish
 
 
 class SPPOOptions(WeightedOptions):
@@ -19,12 +19,8 @@ class SPPOOptions(WeightedOptions):
 def sppo_loss(inputs: PairInputs, options: SPPOOptions) -> LossOutput:
     """SPPO with hard labels on pairs.
 
-    Args:
-        inputs: summed log-probabilities, [pairs]; the reference's are required.
-        options: `beta`, and the family's.
-
-    Returns:
-        Losses and metrics, [pairs]. Implicit rewards are `beta * log(policy / reference)`.
+    Takes sums of log-probabilities, `[pairs]`, the reference's too; returns losses and metrics,
+    [pairs]. Implicit rewards are `beta * log(policy / reference)`.
 
     References:
         Eq. 4.7 of Wu et al. 2024 with a win probability of 1 for the chosen and 0 for the
@@ -36,19 +32,14 @@ def sppo_loss(inputs: PairInputs, options: SPPOOptions) -> LossOutput:
     return finish(inputs, loss, (chosen, rejected), options)
 
 
-SPPO = Method(
-    name="sppo",
-    title="Self-Play Preference Optimization",
-    data="pairs",
-    needs_reference=True,
-    options=SPPOOptions,
-    loss=sppo_loss,
-    needs=needs,
-    facts=reference_facts(
-        stability="stable with clipped gradients: the loss is a large square",
-        when="rounds of the model's own answers, ranked, each round starting from the last",
-        paper="https://arxiv.org/abs/2405.00675",
-        beta="0.001 (the paper, as 1 / eta) to 0.1",
-        beta_range=(0.001, 0.1),
-    ),
+SPPO = compared_with_reference(
+    "sppo",
+    "Self-Play Preference Optimization",
+    SPPOOptions,
+    sppo_loss,
+    stability="stable with clipped gradients: the loss is a large square",
+    when="rounds of the model's own answers, ranked, each round starting from the last",
+    paper="https://arxiv.org/abs/2405.00675",
+    beta="0.001 (the paper, as 1 / eta) to 0.1",
+    beta_range=(0.001, 0.1),
 )
