@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from penchant.core.errors import ModelError
-from penchant.models.lora import add_lora
+from penchant.models import lora
+from penchant.models.linear import plain_layers
+from penchant.models.lora import FusedLoraLinear, add_lora, merge_adapter, require_numbers
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
 
@@ -142,3 +146,67 @@ def test_a_head_that_is_trained_whole_is_fp32_beside_a_half_precision_base(make_
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             found = model(input_ids=IDS).logits
         torch.testing.assert_close(found.float(), expected.float(), rtol=0, atol=0.05)
+
+
+class CodedLinear(nn.Linear):
+    """A quantised layer as libraries write them: a subclass whose weight holds codes."""
+
+    def __init__(self, plain):
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.step = plain.weight.detach().abs().max() / 127
+        codes = (plain.weight.detach() / self.step).round().to(torch.int8)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * self.step)
+
+
+def test_a_fresh_adapter_on_quantised_layers_lets_them_multiply(make_model):
+    model = make_model("llama")
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = CodedLinear(layer.self_attn.q_proj)
+    expected = model(input_ids=IDS).logits.detach()
+    adapted = add_lora(model, r=2, alpha=4, dropout=0.0, target_modules="q_proj,v_proj")
+    assert not isinstance(
+        adapted.base_model.model.model.layers[0].self_attn.q_proj, FusedLoraLinear
+    )
+    assert isinstance(adapted.base_model.model.model.layers[0].self_attn.v_proj, FusedLoraLinear)
+    torch.testing.assert_close(adapted(input_ids=IDS).logits.detach(), expected)
+
+
+def test_plain_layers_compute_as_peft_wrote_them(make_model, monkeypatch):
+    model = ours(make_model("llama"))
+    monkeypatch.setattr(lora, "_LoraProduct", None)
+    with plain_layers():
+        expected = pefts(make_model("llama"))(input_ids=IDS).logits
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected)
+    with pytest.raises(AttributeError):
+        model(input_ids=IDS)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "q_proj,lm_head"])
+def test_merging_a_change_of_one_tied_layer_leaves_the_other(target, make_model, tmp_path):
+    model = ours(make_model("llama", tie_word_embeddings=True), target_modules=target).eval()
+    if "embed" in target:
+        names = model.base_model.model.model.embed_tokens
+        for number, values in enumerate((names.lora_embedding_A, names.lora_embedding_B)):
+            values["default"].data.normal_(generator=torch.Generator().manual_seed(number))
+    expected = model(input_ids=IDS).logits.detach()
+    merge_adapter(model).save_pretrained(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(saved(input_ids=IDS).logits.detach(), expected)
+
+
+def test_a_merge_that_says_something_else_is_refused(make_model, monkeypatch):
+    monkeypatch.setattr(lora, "untie", lambda model: None)
+    model = ours(make_model("llama", tie_word_embeddings=True), target_modules="lm_head")
+    with pytest.raises(ModelError, match="differ from the adapter's"):
+        merge_adapter(model)
+
+
+def test_quantised_weights_are_not_trained_themselves(make_model):
+    model = make_model("llama")
+    require_numbers(model, "lora_r is 0")
+    model.quantization_method = "fp8"
+    with pytest.raises(ModelError, match=r"quantised \(fp8\), and lora_r is 0: train with lora_r"):
+        require_numbers(model, "lora_r is 0")

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from penchant.core.errors import TrainingError
 from penchant.models import attention
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
@@ -157,7 +158,7 @@ def test_a_head_that_is_more_than_a_matrix_is_found_out(make_model, groups, capl
     scorer, plan, warnings = planned(make(), groups, caplog)
     assert plan == ScoringPlan(False, False, "sdpa", reason=plan.reason)
     assert len(warnings) == 1
-    assert "padded log-probs differ" in warnings[0]
+    assert "the head is a Doubled" in warnings[0]
     assert_right(scorer, make(), groups, plain_logprobs)
 
 
@@ -292,3 +293,15 @@ def test_the_check_ignores_dropout_and_leaves_training_mode_as_it_was(make_model
 
 def test_a_scorer_is_plain_until_it_is_planned(make_model):
     assert Scorer(make_model(), 0).plan == PLAIN
+
+
+def test_running_out_of_memory_is_not_taken_for_a_disagreement(make_model, groups, monkeypatch):
+    """The layouts that come next need more memory."""
+    scorer = Scorer(make_model("llama"), 0)
+
+    def head_inputs(batch):
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    monkeypatch.setattr(scorer, "head_inputs", head_inputs)
+    with pytest.raises(TrainingError, match=r"tried to allocate 3 GiB; set a lower max_length"):
+        plan_scoring(scorer, groups, attention="auto", max_length=64)

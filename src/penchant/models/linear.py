@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -19,6 +21,32 @@ from torch.nn import functional
 WORTHWHILE = 1 << 16
 # Compiled kernels that it keeps, a megabyte or two each: a batch's shapes. More are no faster.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "24")
+# What the fast layers multiply; FP8 and integers are codes that only their own layers can read.
+MULTIPLIED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_switch = {"fast": True}
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a linear one whose weights are numbers, in no quantised subclass."""
+    if type(layer) not in (nn.Linear, FastLinear):
+        return False
+    weight: Any = layer.weight
+    return type(weight) in (Tensor, nn.Parameter) and weight.dtype in MULTIPLIED
+
+
+def fast() -> bool:
+    """Whether the fast layers take their own way, as they do but inside of `plain_layers`."""
+    return _switch["fast"]
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Let every layer compute as torch, PEFT or bitsandbytes wrote it: to check the fast ones."""
+    before, _switch["fast"] = _switch["fast"], False
+    try:
+        yield
+    finally:
+        _switch["fast"] = before
 
 
 def use_fast_linear(model: nn.Module) -> None:
@@ -71,7 +99,8 @@ class _Linear(torch.autograd.Function):
 
 def _is_faster(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype == weight.dtype == torch.float32
+        fast()
+        and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and weight.numel() >= WORTHWHILE
         and x.numel() > 0

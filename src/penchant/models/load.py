@@ -18,6 +18,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
+from penchant.models.lora import merge_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -207,8 +208,11 @@ def _with_new_head(model: Any) -> PreTrainedModel:
 def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
     from peft import PeftModel
 
-    model: Any = PeftModel.from_pretrained(base, name)
-    return model if keep else model.merge_and_unload()
+    try:
+        model: Any = PeftModel.from_pretrained(base, name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"the adapter in {name} could not be loaded: {error}") from error
+    return model if keep else merge_adapter(model)
 
 
 def _adapter_settings(name: str) -> dict[str, Any]:

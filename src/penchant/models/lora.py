@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from penchant.core.errors import ModelError
-from penchant.models.linear import product
+from penchant.models.linear import fast, is_plain, product
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,16 +56,42 @@ def add_lora(
         target_modules=target_modules if every else names,
         task_type=task_type,
     )
-    config._register_custom_module({nn.Linear: FusedLoraLinear})  # PEFT's hook for own layers
     try:
         adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
+    fuse_lora(adapted)
     for module in adapted.modules():
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
             # A head that is trained as a whole, which PEFT leaves as precise as the base.
             module.to(torch.float32).register_forward_pre_hook(_to_weight_dtype)
     return adapted
+
+
+def require_numbers(model: PreTrainedModel, because: str) -> None:
+    """Refuse weights that are codes of a quantisation, which can neither be trained nor added to.
+
+    Raises:
+        ModelError: the model is quantised.
+    """
+    method = getattr(model, "quantization_method", None)
+    if method is not None:
+        raise ModelError(
+            f"the model's weights are quantised ({getattr(method, 'value', method)}), and "
+            f"{because}: train with lora_r above 0 and without merge, or give the model as it was "
+            "before it was quantised"
+        )
+
+
+def fuse_lora(model: nn.Module) -> None:
+    """Let PEFT's LoRA layers on plain linear ones take the fused product.
+
+    A quantised layer is a subclass of `nn.Linear` whose weight holds codes: PEFT's own layers for
+    it, which let the layer multiply, stay.
+    """
+    for module in model.modules():
+        if type(module) is Linear and is_plain(module.get_base_layer()):
+            module.__class__ = FusedLoraLinear
 
 
 def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -86,6 +114,66 @@ def _require_layers(model: PreTrainedModel, names: list[str]) -> None:
         )
 
 
+def untie(model: PreTrainedModel) -> None:
+    """Give the head weights of its own where an adapter changes it or the embedding, but not both.
+
+    Merging an adapter into weights that two layers share would change both layers.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    wrapped = (BaseTunerLayer, ModulesToSaveWrapper)
+    if head is None or (not isinstance(embedding, wrapped) and not isinstance(head, wrapped)):
+        return
+    own, shared = _base_layer(head), _base_layer(embedding)
+    if own.weight is shared.weight:
+        own.weight = nn.Parameter(own.weight.detach().clone(), own.weight.requires_grad)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
+def _base_layer(module: Any) -> Any:
+    if isinstance(module, ModulesToSaveWrapper):
+        return module.original_module
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+# Of a merged model against its adapter: the largest tolerated mean difference of the logits.
+MERGED_IN_FP32, MERGED_IN_HALF = 1e-3, 0.05
+NUM_COMPARED = 32
+
+
+@torch.no_grad()
+def merge_adapter(model: Any) -> PreTrainedModel:
+    """The model with its adapter added to its weights.
+
+    What both say of some tokens from the whole vocabulary is compared.
+
+    Raises:
+        ModelError: the adapter is of a kind that cannot be merged, or the result differs.
+    """
+    if not hasattr(model.base_model, "merge_and_unload"):
+        kind = model.peft_config[model.active_adapter].peft_type.value
+        raise ModelError(
+            f"the adapter is of type {kind}, which cannot be added to the weights; give a LoRA "
+            "adapter, or the model it stands on"
+        )
+    model.eval()
+    base = model.get_base_model()
+    untie(base)
+    vocabulary = base.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(NUM_COMPARED, device=base.device) * vocabulary // NUM_COMPARED
+    expected = model(input_ids=ids.unsqueeze(0)).logits.float()
+    merged = model.merge_and_unload()
+    difference = (merged(input_ids=ids.unsqueeze(0)).logits.float() - expected).abs().mean()
+    scale = expected.abs().mean().clamp(min=1.0)
+    limit = MERGED_IN_FP32 if merged.dtype.itemsize >= 4 else MERGED_IN_HALF
+    if not difference <= limit * scale:  # also for NaN
+        raise ModelError(
+            f"the merged model's logits differ from the adapter's by {difference:.2g} on average; "
+            "use the adapter as it is"
+        )
+    return merged
+
+
 class FusedLoraLinear(Linear):
     """PEFT's LoRA linear layer, quicker where one plain adapter without dropout is active."""
 
@@ -105,7 +193,7 @@ class FusedLoraLinear(Linear):
         )
 
     def _fusible_adapter(self) -> str | None:
-        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+        if not fast() or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
         if name not in self.lora_A or name in self.lora_variant:

@@ -14,6 +14,7 @@ import xxhash
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from penchant.core.errors import ModelError
 from penchant.data.batch import Group, TokenBatch
 from penchant.models.load import weights_fingerprint
 from penchant.models.scoring import Scorer, segment_sums
@@ -195,6 +196,14 @@ def frozen_copy(policy: Scorer) -> CopyReference:
 def effective_weights(policy: Scorer) -> Iterator[tuple[str, Tensor]]:
     """Every weight of the model that the policy is, adapters added in, by its own name."""
     model = policy.causal_model
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.get_text_config().tie_word_embeddings and (
+        isinstance(head, LoraLayer) or isinstance(embedding, LoraLayer)
+    ):
+        raise ModelError(
+            "the head and the embedding share their weights, and the adapter changes one of the "
+            "two: leave lm_head and embed_tokens out of lora_target_modules"
+        )
     layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
+from penchant.models.lora import merge_adapter
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -40,4 +42,4 @@ def _merged(model: Any) -> Any:
     device = next(model.parameters()).device
     twin = copy.deepcopy(model.to("cpu"))
     model.to(device)
-    return twin.to(torch.float32).merge_and_unload()
+    return merge_adapter(twin.to(torch.float32))

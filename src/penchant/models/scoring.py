@@ -16,7 +16,7 @@ from torch import nn
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
 from penchant.models.distribution import entropies, filtered, whole_distribution
-from penchant.models.linear import use_fast_linear
+from penchant.models.linear import is_plain, use_fast_linear
 from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
 
 if TYPE_CHECKING:
@@ -208,9 +208,9 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
         used = head.original_module if off else head.modules_to_save[head.active_adapters[0]]
         return effective_head(hidden, used)
     if not isinstance(head, LoraLayer):
-        return hidden, head.weight, head.bias
+        return hidden, _plain(head).weight, head.bias
     layer: Any = head
-    base = layer.get_base_layer()
+    base = _plain(layer.get_base_layer())
     columns: list[Tensor] = [hidden]
     blocks: list[Tensor] = [base.weight]
     if not layer.disable_adapters and not layer.merged:
@@ -226,6 +226,12 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
         torch.cat([b.to(base.weight.dtype) for b in blocks], dim=1),
         base.bias,
     )
+
+
+def _plain(head: Any) -> Any:
+    if not is_plain(head):
+        raise TypeError(f"the head is a {type(head).__name__} of {head.weight.dtype}")
+    return head
 
 
 def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.errors import TrainingError
 from penchant.data.batch import Group
+from penchant.models.linear import plain_layers
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ def _candidates(attention: str) -> list[ScoringPlan]:
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
     scorer.use(PLAIN)
     singles = [Group(group.prompt, (c,)) for group in groups for c in group.completions]
-    return torch.cat([scorer(scorer.batch([single])) for single in singles])
+    with plain_layers():
+        return torch.cat([scorer(scorer.batch([single])) for single in singles])
 
 
 def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> str:
@@ -80,6 +83,12 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
             found = scorer(scorer.batch(groups))
             if trained:  # a kernel may compile forward and fail backward
                 torch.autograd.grad(found.sum(), trained, allow_unused=True)
+    except torch.OutOfMemoryError as error:
+        # The layouts that would be tried next need more memory, not less.
+        raise TrainingError(
+            f"out of memory while two records were scored: {error}; set a lower max_length, "
+            "lora_r above 0, or a smaller model"
+        ) from error
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
     found = found.detach()

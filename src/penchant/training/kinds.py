@@ -17,7 +17,7 @@ from penchant.data.batch import share_prompts
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.source import DatasetSource
 from penchant.models.load import DTYPES, is_adapter, load_causal_model, load_score_model
-from penchant.models.lora import add_lora
+from penchant.models.lora import add_lora, require_numbers
 from penchant.models.scoring import Scorer
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Pairs:
             dtype = DTYPES[_weights_dtype(config, precision, base)]
             load = type(self).load_model
             model = load(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
+        if not config.lora_r or config.merge:
+            require_numbers(model, "merge is on" if config.merge else "lora_r is 0")
         if not config.lora_r:
             return model.requires_grad_(True)
         return add_lora(

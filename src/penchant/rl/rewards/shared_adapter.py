@@ -16,7 +16,7 @@ from torch import nn
 from penchant.core.errors import ModelError
 from penchant.models import attention
 from penchant.models.load import is_adapter, resolve
-from penchant.models.lora import FusedLoraLinear
+from penchant.models.lora import fuse_lora
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.scoring import causal_model
 from penchant.rl.rewards.models import ModelContext, ModelReward
@@ -144,10 +144,10 @@ def _load(policy: PeftModel, folder: str, adapter: str) -> nn.Linear:
     # The head is no part of a language model, so PEFT must not look for it there.
     config = dataclasses.replace(found, task_type="CAUSAL_LM", modules_to_save=None)
     config.inference_mode = True
-    config._register_custom_module({nn.Linear: FusedLoraLinear})
     weights = load_peft_weights(folder, device="cpu")
     head = {key: weights.pop(key) for key in list(weights) if ".score." in key}
     policy.add_adapter(adapter, config)
+    fuse_lora(policy)
     result: Any = set_peft_model_state_dict(policy, weights, adapter_name=adapter)
     missing = [key for key in result.missing_keys if f".{adapter}." in key]
     if missing or result.unexpected_keys:

@@ -16,7 +16,7 @@ from penchant.compat.trl.objects import require_plain
 from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import is_adapter, load_causal_model, resolve
-from penchant.models.lora import FusedLoraLinear
+from penchant.models.lora import fuse_lora
 from penchant.models.policy import VALUE_HEAD
 
 if TYPE_CHECKING:
@@ -266,8 +266,9 @@ def _with_lora(model: Any, peft_config: Any) -> Any:
     require_plain(model, "pretrained_model")
     own = copy.deepcopy(peft_config)
     own.task_type = own.task_type or "CAUSAL_LM"
-    own._register_custom_module({nn.Linear: FusedLoraLinear})  # PEFT's hook for own layers
     try:
-        return get_peft_model(model, own)
+        adapted = get_peft_model(model, own)
     except ValueError as error:
         raise ConfigError(f"peft_config: {error}") from error
+    fuse_lora(adapted)
+    return adapted
