@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 import pytest
 
 from penchant.audit import inspect
 from penchant.cli.main import main
+from penchant.data.columns import parse_columns
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.records import DataError
 
@@ -110,13 +112,78 @@ def test_labels_of_another_project_become_labels(tmp_path, monkeypatch):
     assert len(read_labels("labels.jsonl").records) == 2
 
 
-def test_columns_of_several_layouts_are_all_named(tmp_path):
-    row = {"conversations": [], "messages": [], "chosen": "yes", "rejected": "no"}
+def test_where_columns_fit_several_layouts_the_commands_named_work(tmp_path):
+    row = {"instruction": "p?", "system": "s", "chosen": "yes", "rejected": "no"}
     path = write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match="--from llama-factory ") as refused:
+        read_pairs(path)
+    for command in str(refused.value).splitlines()[1:]:
+        assert main([*shlex.split(command)[1:-1], str(tmp_path / "pairs.jsonl")]) == 0
+        (tmp_path / "pairs.jsonl").unlink()
+
+
+OTHER_NAMES = {
+    "request": ({"request": "p?", "chosen": "yes", "rejected": "no"}, "prompt=request"),
+    "responses": (
+        {"prompt": "p?", "chosen_response": "yes", "rejected_response": "no"},
+        "chosen=chosen_response,rejected=rejected_response",
+    ),
+    "stack": (
+        {"question": "p?", "response_j": "yes", "response_k": "no"},
+        "prompt=question,chosen=response_j,rejected=response_k",
+    ),
+    "accepted": (
+        {"input": "p?", "accepted": "yes", "rejected": "no"},
+        "prompt=input,chosen=accepted",
+    ),
+    "capitals": (
+        {"Prompt": "p?", "Chosen": "yes", "Rejected": "no"},
+        "prompt=Prompt,chosen=Chosen,rejected=Rejected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_columns_under_other_names_are_named_and_read_so(tmp_path, name):
+    row, columns = OTHER_NAMES[name]
+    path = write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match=f"--columns '?{re.escape(columns)}"):
+        read_pairs(path)
+    (pair,) = read_pairs(path, columns=parse_columns(columns)).records
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p?", "yes", "no")
+
+
+def test_thumbs_under_another_name_are_labels_once_named(tmp_path):
+    rows = [{"prompt": "p?", "completion": text, "rating": n} for text, n in (("a", 1), ("b", -1))]
+    path = write(tmp_path / "raw.jsonl", rows)
+    with pytest.raises(DataError, match="--columns label=rating"):
+        read_labels(path)
+    assert [one.desirable for one in read_labels(path, columns={"label": "rating"}).records] == [
+        True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [("A", "B"), ("1", "2"), ("model_a", "model_b")])
+def test_two_answers_and_a_verdict_get_the_line_that_builds_pairs(
+    tmp_path, monkeypatch, capsys, values
+):
+    monkeypatch.chdir(tmp_path)
+    sides = {"question": "p?", "answer1": "yes", "answer2": "no"}
+    write(tmp_path / "raw.jsonl", [{**sides, "verdict": values[0]},
+                                   {**sides, "answer1": "no", "answer2": "yes",
+                                    "verdict": values[1]}])  # fmt: skip
+    with pytest.raises(DataError, match=r"data build raw\.jsonl --columns") as refused:
+        read_pairs("raw.jsonl")
+    assert main(shlex.split(str(refused.value).splitlines()[-1])[1:]) == 0, capsys.readouterr().err
+    assert [pair.chosen for pair in read_pairs("pairs.jsonl").records] == ["yes", "yes"]
+
+
+@pytest.mark.parametrize("turns", [[TURN, YES], [TURN]])
+def test_chats_without_a_judgement_are_not_called_judgements(tmp_path, turns):
+    path = write(tmp_path / "raw.jsonl", [{"messages": turns}])
     with pytest.raises(DataError) as refused:
         read_pairs(path)
-    assert "axolotl" in str(refused.value)
-    assert "--from axolotl or --from llama-factory" in str(refused.value)
+    assert "data build" not in str(refused.value)
 
 
 def test_columns_that_parquet_readers_pass_over_are_seen(tmp_path):

@@ -78,7 +78,7 @@ def test_every_format_knows_how_far_it_is_read(tmp_path, name):
     else:
         path.write_text("\n".join(["prompt", *texts]))
     read: list[int] = []
-    rows = list(open_file(path, "train", prompts=True, watch=read.append))
+    rows = list(open_file(path, watch=read.append))
     assert len(rows) >= 100
     assert read == sorted(read)
     assert read[-1] == path.stat().st_size

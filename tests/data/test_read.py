@@ -120,12 +120,6 @@ def test_chat_dataset_with_formatting_still_reads_as_messages():
     assert read_pairs(dataset).fingerprint == read_pairs(CHAT_ROWS).fingerprint
 
 
-def test_folder_that_is_no_saved_dataset_names_the_files_in_it(tmp_path):
-    write_rows(tmp_path / "p.jsonl", ROWS)
-    with pytest.raises(DataError, match=r"save_to_disk did not write; .*p\.jsonl"):
-        read_pairs(tmp_path)
-
-
 def test_hub_id_is_loaded_with_its_split(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
     asked = []
@@ -167,9 +161,9 @@ def test_missing_file_names_the_nearest_one_and_never_asks_the_hub(monkeypatch, 
         read_pairs(given("data/pair.jsonl"))
 
 
-def test_unknown_suffix_lists_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv, \.parquet"):
-        read_pairs(write(tmp_path / "pairs.txt", b"x"))
+def test_what_neither_content_nor_name_tells_lists_the_known_names(tmp_path):
+    with pytest.raises(DataError, match=r"\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
+        read_pairs(write(tmp_path / "pairs.doc", b"x"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"], ids=["no bytes", "blank lines"])
@@ -222,7 +216,8 @@ def test_invalid_utf8_refuses_only_its_row(tmp_path):
 
     table = b"prompt,chosen,rejected\nq,caf\xe9,bad\nq,good,bad\n"
     data = read_pairs(write(tmp_path / "p.csv", table))
-    assert (len(data.records), data.refused[0].reason) == (1, "invalid text")
+    assert (len(data.records), data.refused[0].reason) == (1, "invalid UTF-8")
+    assert "iconv -f LATIN1 -t UTF-8" in data.refused[0].detail
 
 
 @pytest.mark.parametrize("name", ["p.jsonl.gz", "p.csv.gz"])
@@ -262,9 +257,45 @@ def test_malformed_json_file_is_an_error_with_line_and_column(tmp_path):
         read_pairs(write(tmp_path / "p.json", b"[{},\n{},}]"))
 
 
-def test_json_lines_named_json_are_recognised_in_the_error(tmp_path):
-    with pytest.raises(DataError, match=r"name it \.jsonl"):
-        read_pairs(write(tmp_path / "p.json", jsonl(ROWS)))
+SIMPLE = [{"prompt": f"{n}?", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(3)]
+TABLE = "prompt,chosen,rejected\n" + "".join(
+    f"{row['prompt']},{row['chosen']},{row['rejected']}\n" for row in SIMPLE
+)
+LISTED = json.dumps(SIMPLE)
+MISNAMED = {
+    "lines named json": ("p.json", jsonl(SIMPLE)),
+    "a list named jsonl": ("p.jsonl", LISTED.encode()),
+    "a list over lines named jsonl": ("p.jsonl", json.dumps(SIMPLE, indent=2).encode()),
+    "ndjson": ("p.ndjson", jsonl(SIMPLE)),
+    "no suffix": ("pairs", jsonl(SIMPLE)),
+    "lines named txt": ("p.txt", jsonl(SIMPLE)),
+    "gzip without its suffix": ("p.jsonl", gzip.compress(jsonl(SIMPLE))),
+    "a byte order mark": ("p.json", b"\xef\xbb\xbf" + LISTED.encode()),
+    "tabs": ("p.tsv", TABLE.replace(",", "\t").encode()),
+    "semicolons": ("p.csv", TABLE.replace(",", ";").encode()),
+    "a list within an object": ("p.json", json.dumps({"examples": SIMPLE}).encode()),
+    "by column": ("p.json", json.dumps({k: [r[k] for r in SIMPLE] for k in SIMPLE[0]}).encode()),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_format_is_told_by_content_whatever_the_name_says(tmp_path, name):
+    file, content = MISNAMED[name]
+    data = read_pairs(write(tmp_path / file, content))
+    assert data.fingerprint == read_pairs(SIMPLE).fingerprint
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.json"])
+def test_utf16_is_refused_with_the_command_that_helps(tmp_path, encoding, name):
+    with pytest.raises(DataError, match="iconv -f UTF-16 -t UTF-8 "):
+        read_pairs(write(tmp_path / name, TABLE.encode(encoding)))
+
+
+def test_pointer_of_git_lfs_is_not_taken_for_data(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    with pytest.raises(DataError, match="git lfs pull"):
+        read_pairs(write(tmp_path / "p.jsonl", pointer))
 
 
 @pytest.mark.parametrize("key", ["data", "train"])
@@ -273,7 +304,7 @@ def test_json_object_with_one_list_is_read(tmp_path, key):
     assert len(read_pairs(write(tmp_path / "p.json", content)).records) == 3
 
 
-@pytest.mark.parametrize("value", [{"rows": ROWS}, {"data": ROWS, "train": ROWS}, 3])
+@pytest.mark.parametrize("value", [{"one": ROWS, "two": ROWS}, {"data": ROWS, "train": ROWS}, 3])
 def test_json_of_another_shape_is_an_error(tmp_path, value):
     with pytest.raises(DataError, match="must hold a list of objects"):
         read_pairs(write(tmp_path / "p.json", json.dumps(value).encode()))
@@ -347,7 +378,7 @@ def test_no_usable_row_is_an_error_with_counts_examples_and_layouts():
 
 def test_only_ties_is_an_error():
     row = {"prompt": "q", "completion_a": "x", "completion_b": "y", "label": "tie"}
-    with pytest.raises(DataError, match="0 refused, 2 ties"):
+    with pytest.raises(DataError, match="only 2 ties"):
         read_pairs([row, row])
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from penchant.data.opening import path_names
 
 if TYPE_CHECKING:
     from penchant.advising.advice import Advice
@@ -18,6 +21,8 @@ def advise(
     memory: str | None = None,
     goal: str = "balanced",
     reward: str | None = None,
+    split: str = "train",
+    columns: Mapping[str, str] | str | None = None,
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     chat_template: str | None = None,
@@ -31,6 +36,7 @@ def advise(
         data: pairs, labels or prompts, in any form that training reads.
         model: a run directory, a folder, a hub id, a .gguf file, or an adapter.
         memory: what training may use, such as 24GiB; default: what is free on this machine.
+        split, columns: as for training: which split to take, and the data's names of columns.
         goal: balanced, memory, noise, length, simple or reward.
         reward: what judges sampled answers, where data are prompts.
         max_length, max_prompt_length: in tokens; default: what covers 99% of the records.
@@ -45,7 +51,9 @@ def advise(
 
     keys = {
         "model": str(model),
-        "data": str(data) if isinstance(data, str | Path) else "DATA.jsonl",
+        "data": path_names(data) or ["DATA.jsonl"],
+        "split": split if split != "train" else None,
+        "columns": columns,
         "max_length": max_length,
         "max_prompt_length": max_prompt_length,
         "chat_template": chat_template,

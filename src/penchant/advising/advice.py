@@ -18,6 +18,7 @@ from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.opening import MissingDataError
 from penchant.data.prompts import PROMPT_LAYOUTS, Prompt, read_prompts
 from penchant.data.quality import FEW
+from penchant.data.opening import Sources
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import Data, DataError, counted
 from penchant.methods import METHODS, Method
@@ -90,7 +91,7 @@ def make_advice(
         raise ConfigError(f"goal must be one of {', '.join(GOALS)}, got {goal!r}; set goal")
     memory_bytes = None if memory is None else parse_memory(memory)
     config = load_config("dpo", {"max_length": UNCUT, **keys})
-    source = _read(data)
+    source = _read(Sources.of(data, config.split, config.columns))
     findings, size, planner = _measure(source, config, keys, memory_bytes)
     ranked, excluded = _ranked(planner, goal)
     best = METHODS[ranked[0].method]
@@ -120,7 +121,7 @@ def make_advice(
     )
 
 
-def _read(data: Any) -> Data[Any]:
+def _read(data: Sources) -> Data[Any]:
     """Pairs, labels, or prompts where the rows hold no judged answer."""
     try:
         return read_pairs(data)

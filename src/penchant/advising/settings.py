@@ -10,6 +10,7 @@ from penchant.advising.findings import Findings
 from penchant.advising.plan import MANY, Plan
 from penchant.advising.ranking import noise_text
 from penchant.data.lengths import ANSWER_LENGTH
+from penchant.data.columns import written
 from penchant.data.records import counted
 from penchant.methods import Method
 from penchant.methods.kto import BALANCE, weight_advice
@@ -175,11 +176,17 @@ def make_command(method: str, keys: Mapping[str, object], settings: Settings) ->
         settings: as chosen.
     """
     values = {**keys, **{name: setting.value for name, setting in settings.items()}}
-    words = [f"--{name} {shlex.quote(_written(value))}" for name, value in values.items()]
+    words = [
+        f"--{name} {shlex.quote(_written(one))}"
+        for name, value in values.items()
+        for one in (value if isinstance(value, list) else [value])
+    ]
     return " ".join([f"penchant train {method}", *words])
 
 
 def _written(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return written(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

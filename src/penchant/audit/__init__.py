@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
+from penchant.data.opening import Sources
 
 if TYPE_CHECKING:
     from penchant.audit.cleaning import Cleaning
@@ -20,6 +21,7 @@ def inspect(
     data: Any,
     *,
     eval_data: Any = None,
+    eval_split: str | None = None,
     model: str | Path | None = None,
     max_length: int = 1024,
     max_prompt_length: int | None = None,
@@ -28,6 +30,7 @@ def inspect(
     sample: int = 10_000,
     html: str | Path | None = None,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     processes: int | None = None,
     chat_template: str | None = None,
     trust_remote_code: bool = False,
@@ -35,9 +38,10 @@ def inspect(
     """Look for faults in preference data, of any size.
 
     Args:
-        data: a source as for training (a path, a hub id, a dataset, a list of rows), or a list
-            of paths, which are inspected as one.
-        eval_data: a source; rows of `data` with its prompts are found.
+        data: as for training: a path, a hub id, a dataset, a list of rows, or a list of these,
+            which are inspected as one.
+        eval_data: as `data`; rows of `data` with its prompts are found.
+        eval_split: of `eval_data`; by default `split`.
         model: whose tokenizer measures lengths; without one they are not measured in tokens.
         max_length, max_prompt_length: in tokens, of training; by default 1024, and half.
         min_agreement: pairs with a smaller share of the votes are low-agreement.
@@ -46,6 +50,7 @@ def inspect(
         sample: records that language, tokens and the noise probe are measured on, at most.
         html: a file to write the report to, as one page.
         split: of sources that have several.
+        columns: the data's own name of a column, by the name used here.
         processes: that read at once; default: one a core.
         chat_template: a Jinja file in place of the model's template.
         trust_remote_code: run code that comes with the model.
@@ -58,20 +63,28 @@ def inspect(
     from penchant.audit.page import write_page
     from penchant.audit.report import make_report
 
-    sources = _sources(data)
+    sources = Sources.of(data, split, columns)
     report = make_report(
-        sources, eval_data=eval_data, model=model, max_length=max_length,
+        sources,
+        None if eval_data is None else Sources.of(eval_data, eval_split or split, columns),
+        model=model, max_length=max_length,
         max_prompt_length=max_prompt_length or max_length // 2, min_agreement=min_agreement,
-        noise_rate=noise_rate, sample=sample, processes=processes, split=split,
+        noise_rate=noise_rate, sample=sample, processes=processes,
         chat_template=chat_template, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     if html is not None:
-        write_page(report, sources, Path(html), split)
+        write_page(report, sources, Path(html))
     return report
 
 
 def clean(
-    data: Any, *, drop: Sequence[str], output: str | Path, split: str = "train", **options: Any
+    data: Any,
+    *,
+    drop: Sequence[str],
+    output: str | Path,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> Cleaning:
     """Write data without the rows of some findings; those go to a file beside it, with the reason.
 
@@ -81,7 +94,7 @@ def clean(
         data: as for `inspect`.
         drop: ids of findings, such as duplicates and contradictions.
         output: a new .jsonl, .jsonl.gz or .parquet file.
-        split: of sources that have several.
+        split, columns: as for `inspect`; columns are written under their new names.
         options: of `inspect`; they decide what is found.
 
     Raises:
@@ -94,13 +107,8 @@ def clean(
     if isinstance(drop, str) or not drop:
         raise ConfigError(f"drop must be a list of ids of findings, got {drop!r}; see inspect")
     require_outputs(Path(output))
-    report = inspect(data, split=split, **options)
-    return drop_rows(report, _sources(data), drop, Path(output), split)
-
-
-def _sources(data: Any) -> list[Any]:
-    several = isinstance(data, list | tuple) and all(isinstance(one, str | Path) for one in data)
-    return list(data) if several and data else [data]
+    sources = Sources.of(data, split, columns)
+    return drop_rows(inspect(sources, **options), sources, drop, Path(output))
 
 
 def _check(

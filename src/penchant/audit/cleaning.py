@@ -14,7 +14,7 @@ from penchant.audit.patterns import CUES
 from penchant.audit.report import Report
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
-from penchant.data.opening import open_source
+from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, counted
 from penchant.data.writing import SUFFIXES, RowWriter, new_file, require_new
 
@@ -60,9 +60,7 @@ def require_outputs(output: Path) -> None:
     require_new(removals_path(output))
 
 
-def drop_rows(
-    report: Report, sources: Sequence[object], drop: Sequence[str], output: Path, split: str
-) -> Cleaning:
+def drop_rows(report: Report, sources: Sources, drop: Sequence[str], output: Path) -> Cleaning:
     """Read the sources again, and write each row to one of two new files.
 
     Raises:
@@ -71,7 +69,7 @@ def drop_rows(
     """
     reasons = _reasons(report, drop)
     counts = dict.fromkeys(drop, 0)
-    rows = (item for source in sources for item in open_source(source, split, prompts=True)[1])
+    rows = (item for part in sources.parts for item in part.rows(None))
     with new_file(removals_path(output)) as removed, new_file(output) as kept:
         for number, item in enumerate(track(rows, f"writing {output}", len(report.places))):
             why = [name for name, mask in reasons.items() if mask[number]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from penchant.audit.plots import as_svg
 from penchant.audit.report import Report
 from penchant.audit.rules import slug
 from penchant.core.atomic import write_atomically
-from penchant.data.opening import open_tracked
+from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, counted
 
 NUM_PLACES, NUM_SHOWN = 20, 2
 SHOWN_CHARACTERS = 600
 
 
-def write_page(report: Report, sources: Sequence[object], path: Path, split: str = "train") -> None:
+def write_page(report: Report, sources: Sources, path: Path) -> None:
     """Write the page; rows to show are read from the sources again.
 
     Raises:
@@ -36,7 +36,7 @@ def write_page(report: Report, sources: Sequence[object], path: Path, split: str
     text = template.render(
         report=report,
         figures=[Markup(as_svg(plot)) for plot in report.plots],
-        examples=_examples(report, sources, split),
+        examples=_examples(report, sources),
         places=lambda finding: places(report, finding, NUM_PLACES),
         shown=shown,
     )
@@ -62,9 +62,7 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _examples(
-    report: Report, sources: Sequence[object], split: str
-) -> Mapping[str, list[tuple[str, str]]]:
+def _examples(report: Report, sources: Sources) -> Mapping[str, list[tuple[str, str]]]:
     """The first rows of each finding, as JSON, cut; nothing is read beyond the last of them."""
     wanted: dict[int, list[str]] = {}
     for finding in report.findings:
@@ -74,12 +72,7 @@ def _examples(
             wanted.setdefault(int(row), []).append(finding.id)
     found: dict[str, list[tuple[str, str]]] = {}
     last = max(wanted, default=-1)
-    items = (
-        item
-        for source in sources
-        for item in open_tracked(source, split, "examples of", prompts=True)[1]
-    )
-    for number, item in enumerate(items):
+    for number, item in enumerate(sources.items("examples of")):
         if number > last:
             break
         for name in wanted.get(number, ()):

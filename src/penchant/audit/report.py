@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from penchant.audit.probe import Probe
 from penchant.audit.scan import Scan, scan
 from penchant.audit.tokens import token_lengths
 from penchant.data.lengths import Sample, TokenLengths
+from penchant.data.opening import Sources
 from penchant.data.quality import Noise, measure_noise
 
 
@@ -82,9 +83,9 @@ class Report:
 
 
 def make_report(
-    sources: Sequence[object],
+    sources: Sources,
+    held_out: Sources | None,
     *,
-    eval_data: object | None,
     model: str | Path | None,
     max_length: int,
     max_prompt_length: int,
@@ -92,16 +93,14 @@ def make_report(
     noise_rate: float | None,
     sample: int,
     processes: int | None,
-    split: str,
     chat_template: str | None,
     trust_remote_code: bool,
 ) -> Report:
     """Read, then apply every rule; `penchant.data.inspect` says what the arguments are."""
-    found = scan(sources, split=split, num_sampled=sample, processes=processes)
+    found = scan(sources, num_sampled=sample, processes=processes)
     findings = rules.row_faults(found, min_agreement)
-    if eval_data is not None:
-        held_out = scan([eval_data], split=split, num_sampled=1, processes=processes)
-        findings += rules.leaks(found, held_out)
+    if held_out is not None:
+        findings += rules.leaks(found, scan(held_out, num_sampled=1, processes=processes))
     table = found.table[found.records]
     noise = measure_noise(_agreements(table)) if found.kind == "pairs" else None
     cues: list[Cue] = []

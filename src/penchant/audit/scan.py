@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -31,7 +31,8 @@ from penchant.audit.finding import Places
 from penchant.data.files import Item
 from penchant.data.hints import hint
 from penchant.data.near import Indices, Signatures
-from penchant.data.opening import open_tracked
+from penchant.data.opening import Part, Sources
+from penchant.data.read import EITHER
 from penchant.data.records import NUM_EXAMPLES, DataError, Label, Pair, Refusal, counted
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -132,9 +133,8 @@ class _Gatherer:
 
 
 def scan(
-    sources: Sequence[object],
+    sources: Sources,
     *,
-    split: str = "train",
     num_sampled: int = NUM_SAMPLED,
     processes: int | None = None,
 ) -> Scan:
@@ -142,7 +142,6 @@ def scan(
 
     Args:
         sources: as for `read_pairs`; all of pairs, or all of labels.
-        split: which split to take of a source that has several.
         num_sampled: how many records are kept whole, at most.
         processes: how many look at rows; default: one a core.
 
@@ -150,17 +149,16 @@ def scan(
         DataError: a source cannot be read, none holds a record, or one holds pairs and another
             labels.
     """
-    opened = [open_tracked(source, split, "reading", prompts=True) for source in sources]
-    name = ", ".join(name for name, _ in opened)
+    name = sources.name
     with tempfile.TemporaryFile() as file:
         gathered = _Gatherer(num_sampled, file)
-        jobs = _jobs([items for _, items in opened], gathered)
+        jobs = _jobs(sources.parts, gathered)
         for block in _blocks(jobs, processes):
             gathered.add(block)
         table = np.concatenate([*gathered.tables, np.zeros(0, COLUMNS)])
         gathered.tables.clear()
         if not np.isin(table["kind"], (RECORD, TIE)).any():
-            _refuse_other_layouts(sources, split, name)
+            _refuse_other_layouts(sources)
         layouts = _require_records(name, table, gathered)
         # The mapping outlives the file.
         shape = (len(table), *SIGNED)
@@ -178,20 +176,18 @@ def scan(
     )
 
 
-def _jobs(sources: Iterable[Iterable[Item]], gathered: _Gatherer) -> Iterator[Job]:
-    """Rows in portions of bounded size; the first row of a source that fits a layout decides it."""
+def _jobs(parts: Iterable[Part], gathered: _Gatherer) -> Iterator[Job]:
+    """Rows in portions of bounded size; the first row of a file that fits a layout decides it."""
     start = 0
-    for number, items in enumerate(sources):
-        gathered.names.append("")
+    for number, part in enumerate(parts):
+        gathered.names.append(part.name)
         gathered.layouts.append(None)
-        for portion in _portions(items):
+        for portion in _portions(part.tracked("reading")):
             for item in portion:
                 if isinstance(item, Refusal) or gathered.layouts[number]:
                     continue
                 layout = formats.recognise(item[1]) or labels.recognise_label(item[1])
                 gathered.layouts[number] = layout
-            first = portion[0].where if isinstance(portion[0], Refusal) else portion[0][0]
-            gathered.names[number] = first.rpartition(":")[0]
             yield Job(portion, start, number, gathered.layouts[number], gathered.below)
             start += len(portion)
 
@@ -245,10 +241,10 @@ def _blocks(jobs: Iterator[Job], processes: int | None) -> Iterator[Block]:
             yield waiting.popleft().result()
 
 
-def _refuse_other_layouts(sources: Sequence[object], split: str, name: str) -> None:
+def _refuse_other_layouts(sources: Sources) -> None:
     """Refuse raw feedback and other projects' layouts by name, with the command to run."""
-    if told := next(filter(None, (hint(source, split) for source in sources)), None):
-        raise DataError(f"no row of {name} can be inspected: {told}")
+    if told := next(filter(None, (hint(sources, part, EITHER) for part in sources.parts)), None):
+        raise DataError(f"no row of {sources.name} can be inspected: {told}")
 
 
 def _require_records(name: str, table: NDArray[Any], gathered: _Gatherer) -> list[Layout]:

@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from penchant.cli.data_arguments import add_build, add_convert, add_split
+from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
 from penchant.cli.parser import Parser, add_command
 from penchant.config.sections import SECTIONS
@@ -102,7 +102,7 @@ def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel
         # Values stay text here: the configuration checks them and says what is wrong.
         if field.annotation is bool:
             shape: dict[str, Any] = {"nargs": "?", "const": "true", "metavar": "true|false"}
-        elif field.annotation == tuple[str, ...]:
+        elif field.annotation in (tuple[str, ...], tuple[str, ...] | None):
             shape = {"metavar": "TEXT", "action": "append"}
         else:
             shape = {"metavar": metavar(field)}
@@ -126,7 +126,8 @@ def _show(default: Any) -> str:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
-    add("--data", action="append", required=True, help="held-out pairs; repeat for several files")
+    add("--data", action="append", required=True, help="held-out pairs; repeated, each is measured")
+    add_reading(parser)
     add("--reference", help="the model to compare with (default: what the run started from)")
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
     add("--max_length", type=int, help="tokens of prompt and completion")
@@ -145,7 +146,9 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", required=True, help="preference data, in any form that training takes")
+    add("--data", action="append", required=True,
+        help="preference data, in any form that training takes; repeated, all of them")  # fmt: skip
+    add_reading(parser)
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
     add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
     add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
@@ -166,13 +169,14 @@ def _add_label(commands: Any) -> None:
         description="Serve a page on this machine to compare pairs; or export its answers.",
     )
     add = label.add_argument
-    add("file", metavar="FILE", help="pairs, in any form that training takes, or without a label")
+    add("file", nargs="+", metavar="FILE",
+        help="pairs, in any form that training takes, or without a label")  # fmt: skip
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
     add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
     add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
     add("--port", type=int, metavar="N", help="of the address (default: any free one)")
     add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
-    add("--split", help="of a source that has several (default: train)")
+    add_reading(label)
     add("--strict", action="store_true", help="any refused row is an error")
 
 

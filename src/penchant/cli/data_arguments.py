@@ -8,9 +8,10 @@ from typing import Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
+from penchant.data.columns import parse_columns
 
 # As the modules that read them have them: help must not import those.
-JUDGED = ("form", "columns", "votes", "codes", "agreement", "rating_range", "turns")
+JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns")
 DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
     "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
 FORMS = "label, votes, ratings, ranking, trees, thumbs or chats"
@@ -30,8 +31,6 @@ def add_build(tools: Any) -> None:
     _add_files(build, "a new .jsonl, .jsonl.gz or .parquet")
     add = build.add_argument
     add("--form", metavar="FORM", help=f"{FORMS}; needed where columns fit several")
-    add("--columns", type=_mapping, metavar="NAME=OWN,...",
-        help="your name of a column, as completion_a=response1")  # fmt: skip
     add("--votes", type=_words, metavar="COLUMN,...", help="columns with one vote each")
     add("--codes", type=_mapping, metavar="CODE=SIDE,...",
         help="what votes mean: 1=a,2=b,0=tie (also both_bad)")  # fmt: skip
@@ -102,10 +101,18 @@ def add_split(tools: Any) -> None:
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     add = parser.add_argument
-    add("source", metavar="FILE", help="what to read, in any form that training takes")
+    add("source", nargs="+", metavar="FILE", help="what to read, in any form that training takes")
     add("--output", required=True, type=Path, metavar="OUT", help=output)
-    add("--split", help="of a source that has several (default: train)")
+    add_reading(parser)
     add("--strict", action="store_true", help="any refused row is an error")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How a source is read, wherever one is."""
+    add = parser.add_argument
+    add("--split", help="which split to take of data that have several (default: train)")
+    add("--columns", type=_mapping, metavar="NAME=OWN,...",
+        help="your own names of columns, as chosen=better,rejected=worse")  # fmt: skip
 
 
 def _words(text: str) -> list[str]:
@@ -113,14 +120,10 @@ def _words(text: str) -> list[str]:
 
 
 def _mapping(text: str) -> dict[str, str]:
-    found = dict.fromkeys(_words(text), "")
-    for word in list(found):
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
-            raise argparse.ArgumentTypeError(f"must be NAME=VALUE,..., got {text!r}")
-        del found[word]
-        found[name.strip()] = value.strip()
-    return found
+    try:
+        return parse_columns(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -195,7 +198,12 @@ def add_commands(tools: Any) -> None:
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="+", metavar="FILE", help="in any form that training takes")
-    add("--eval_data", metavar="E", help="evaluation data: rows with its prompts are found")
+    add(
+        "--eval_data",
+        action="append",
+        metavar="E",
+        help="evaluation data: rows with its prompts are found",
+    )
     add("--model", help="whose tokenizer measures lengths")
     add("--max_length", type=int, help="tokens of prompt and completion (default: 1024)")
     add("--max_prompt_length", type=int, help="tokens of the prompt (default: half of that)")
@@ -203,7 +211,8 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
     add("--sample", type=int, metavar="N",
         help="records for noise, languages and tokens (default: 10000)")  # fmt: skip
-    add("--split", help="of a source that has several (default: train)")
+    add("--eval_split", help="which split to take of eval_data (default: as split)")
+    add_reading(parser)
     add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
     add("--chat_template", help="a Jinja file in place of the model's")
     add("--trust_remote_code", action="store_true",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,13 +134,15 @@ def build_with_model(
     prompts_at_once: int = 8,
     seed: int = 0,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
     **sampling: Any,
 ) -> Built:
     """Sample a model's answers to prompts, score them and pair them up; called again, it goes on.
 
     Args:
-        source, output, n, pairs, min_gap, seed, split, strict: as for `build_from_samples`.
+        source, output, n, pairs, min_gap, seed: as for `build_from_samples`.
+        split, columns, strict: likewise.
         model, reward, sampling: as for `Drawer`.
         prompts_at_once: prompts that are answered and written together.
 
@@ -153,5 +155,5 @@ def build_with_model(
     return build_from_samples(
         source, output, sample=drawer.sample, score=drawer.score, n=n, pairs=pairs,
         min_gap=min_gap, batch_size=prompts_at_once, seed=seed, about=about, split=split,
-        strict=strict,
+        columns=columns, strict=strict,
     )  # fmt: skip

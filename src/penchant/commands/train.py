@@ -14,6 +14,7 @@ from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.screen import setup_logging
 from penchant.guards.checks.gather import checked
+from penchant.data.opening import path_names
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import completed, open_directory, recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data
@@ -30,8 +31,8 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
         method: a name in `penchant.METHODS`.
         config: a YAML file of flat keys; the arguments here win over it.
         keys: any key of the configuration: `model`, `data`, `output`, `beta`, ...; `data` and
-            `eval_data` may also be a `datasets.Dataset` or a list of rows, and `reward` a function
-            or a list of functions and names.
+            `eval_data` may also be a list of paths, a `datasets.Dataset` or a list of rows, and
+            `reward` a function or a list of functions and names.
 
     Raises:
         UserError: a wrong key, bad data, a model that cannot serve, an output folder that is
@@ -58,13 +59,10 @@ def given(method: str, *, config: Path | str | None, keys: Mapping[str, Any]) ->
     Raises:
         ConfigError: a wrong key or value.
     """
-    objects = {
-        name: keys[name]
-        for name in ("data", "eval_data")
-        if keys.get(name) is not None and not isinstance(keys[name], str | Path)
-    }
+    sources = {name: keys[name] for name in ("data", "eval_data") if keys.get(name) is not None}
+    paths = {name: listed for name, value in sources.items() if (listed := path_names(value))}
+    objects = {name: value for name, value in sources.items() if name not in paths}
     texts = {name: f"<{type(value).__name__}>" for name, value in objects.items()}
-    paths = {k: str(keys[k]) for k in ("data", "eval_data") if isinstance(keys.get(k), Path)}
     rewards = _listed(keys.get("reward"))
     named = {"reward": [_name(one) for one in rewards]} if rewards else {}
     checked = load_config(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from penchant.data.columns import parse_columns
 
 
 def joined(value: Any) -> Any:
@@ -44,14 +46,39 @@ class RunSection(Section):
     )
 
 
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _parsed(value: Any) -> Any:
+    return parse_columns(value) if isinstance(value, str) else value
+
+
+def _unlisted(value: tuple[str, ...]) -> str | list[str]:
+    return value[0] if len(value) == 1 else list(value)
+
+
+Listed = Annotated[
+    tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), PlainSerializer(_unlisted)
+]
+Columns = Annotated[dict[str, str], BeforeValidator(_parsed)]
+
+
 class DataSection(Section):
     """Data"""
 
-    data: str = Field(
-        description="Training data: .jsonl .json .csv .parquet (each also .gz), a datasets folder "
-        "or a hub id."
+    data: Listed = Field(
+        description="Training data: a file (JSON Lines, JSON, CSV, Parquet), a folder, a pattern "
+        "such as 'data/*.jsonl' or a hub id; repeated, all of them, in this order."
     )
-    eval_data: str | None = Field(None, description="Held-out data, in any of the same forms.")
+    eval_data: Listed | None = Field(None, description="Held-out data, in any of the same forms.")
+    split: str = Field("train", description="Which split to take of data that have several.")
+    eval_split: str | None = Field(
+        None, description="Which split to take of eval_data; default: the same as split."
+    )
+    columns: Columns = Field(
+        {}, description="The data's own names of columns, as chosen=better,rejected=worse."
+    )
     train_fraction: float | None = Field(
         None,
         gt=0,

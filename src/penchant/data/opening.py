@@ -1,101 +1,224 @@
-"""Open what the user named as data: a file, a folder, a dataset, a list, an id on the hub."""
+"""Open what the user named as data: files, folders, globs, datasets, lists, ids on the hub."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from glob import glob, has_magic
 from operator import setitem
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penchant.core.screen import track, track_bytes
-from penchant.data.files import FIELDS, SUFFIXES, Item, Watch, data_suffix, numbered, open_file
-from penchant.data.records import DataError
+from penchant.data.cells import typed
+from penchant.data.columns import renamed, written
+from penchant.data.files import Item, Watch, data_suffix, numbered, open_file
+from penchant.data.folders import folder_files
+from penchant.data.records import DataError, Refusal
+from penchant.data.rows.row import Row, RowError
 
 if TYPE_CHECKING:
     import datasets
 
-    Source: TypeAlias = (
+    OneSource: TypeAlias = (
         str | Path | datasets.Dataset | datasets.DatasetDict | list[dict[str, object]]
     )
+    Source: TypeAlias = "OneSource | list[OneSource] | Sources"
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+NUM_NAMED = 3
+BATCH_ROWS = 1024
 
 
 class MissingDataError(DataError, FileNotFoundError):
     """Nothing is at the path that was given."""
 
 
-def open_tracked(
-    source: object, split: str, doing: str, *, prompts: bool = False
-) -> tuple[str, Iterable[Item]]:
-    """As `open_source`, with a progress bar on a terminal while the rows are read.
+@dataclass(frozen=True)
+class Part:
+    """What is read in one go: a file, a split of a dataset, or a list.
 
     Args:
-        source, split, prompts: as for `open_source`.
-        doing: what the bar says before the source's name, such as "reading".
+        name: how places call it, such as `pairs.jsonl`.
+        rows: opens it; called with what is told how many bytes of a file are read.
+        path: of a file.
+        total: its number of rows, where that is known.
     """
-    read = [0]
-    name, items = open_source(source, split, prompts=prompts, watch=partial(setitem, read, 0))
-    if isinstance(source, str | Path) and (path := Path(source).expanduser()).is_file():
-        # A whole path would push the figures behind it out of the line.
-        watched = track_bytes(items, f"{doing} {path.name}", path.stat().st_size, lambda: read[0])
-        return name, watched
-    total = len(source) if isinstance(source, list | tuple) else None
-    return name, track(items, f"{doing} {name}", total)
+
+    name: str
+    rows: Callable[[Watch | None], Iterable[Item]]
+    path: Path | None = None
+    total: int | None = None
+
+    def tracked(self, doing: str) -> Iterator[Item]:
+        """The rows, with a progress bar on a terminal; `doing` stands before the name."""
+        if self.path is None:
+            return track(self.rows(None), f"{doing} {self.name}", self.total)
+        read = [0]
+        rows = self.rows(partial(setitem, read, 0))
+        size = self.path.stat().st_size
+        # A whole path would push the figures after it out of the line.
+        return track_bytes(rows, f"{doing} {self.path.name}", size, lambda: read[0])
 
 
-def open_source(
-    source: object, split: str, *, prompts: bool = False, watch: Watch | None = None
-) -> tuple[str, Iterable[Item]]:
-    """Open a source; its rows are read as they are asked for.
+@dataclass(frozen=True)
+class Sources:
+    """What the user named as data, and how it is to be read.
 
     Args:
-        source: one of `Source`.
-        split: which split to take, where the source has several.
-        prompts: keep every column, and take a .txt file as one prompt a line.
-        watch: told how much of a file is read.
-
-    Returns:
-        How to call the source, and its rows with their places.
-
-    Raises:
-        DataError: it cannot be read, in part only once the rows are.
-        MissingDataError: the path does not exist.
-        TypeError: it is of another type.
+        data: a source, or a list of sources, which are read in the order of the list.
+        split: which split to take of a source that has several.
+        columns: the source's own name of a column, by the name used here.
     """
+
+    data: Any
+    split: str = "train"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, data: Any, split: str = "train", columns: Mapping[str, str] | None = None
+    ) -> Sources:
+        """The sources as given, or what a caller has put together already."""
+        return data if isinstance(data, Sources) else cls(data, split, columns or {})
+
+    @property
+    def name(self) -> str:
+        """How to call them, as the user named them."""
+        names = [_name(one) for one in self._each()]
+        more = len(names) - NUM_NAMED
+        return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def argument(self) -> str:
+        """The sources as a command line would name them, with how they are read."""
+        paths = [one for one in self._each() if isinstance(one, str | Path)]
+        words = [shlex.quote(str(one)) for one in paths] or ["FILE"]
+        if self.split != "train":
+            words.append(f"--split {shlex.quote(self.split)}")
+        if self.columns:
+            words.append(f"--columns {shlex.quote(written(self.columns))}")
+        return " ".join(words)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Every part, in the order in which they are read; places tell them apart.
+
+        Raises:
+            DataError: a source cannot be opened, or has no such split.
+            MissingDataError: there is nothing at a path.
+            TypeError: a source is of another type.
+        """
+        parts = [part for one in self._each() for part in self._parts(one)]
+        times = Counter(part.name for part in parts)
+        unique: list[Part] = []
+        for number, part in enumerate(parts, start=1):
+            if times[part.name] > 1:
+                name = str(part.path) if part.path else f"{part.name} {number}"
+                part = self._file(part.path, name) if part.path else replace(part, name=name)
+            unique.append(replace(part, rows=partial(self._rows, part)))
+        return unique
+
+    def items(self, doing: str = "reading") -> Iterator[Item]:
+        """The rows of all parts, with a progress bar on a terminal."""
+        for part in self.parts:
+            yield from part.tracked(doing)
+
+    def _each(self) -> list[Any]:
+        several = isinstance(self.data, list | tuple) and _all_sources(self.data)
+        return list(self.data) if several else [self.data]
+
+    def _rows(self, part: Part, watch: Watch | None) -> Iterator[Item]:
+        """The rows of a part under the names used here, with what their texts stand for."""
+        absent = set(self.columns.values())
+        first: Row | None = None
+        for item in part.rows(watch):
+            if isinstance(item, Refusal) or not isinstance(item[1], Mapping):
+                yield item
+                continue
+            where, row = item[0], item[1]
+            first = row if first is None else first
+            absent -= {own for name, own in self.columns.items() if own in row or name in row}
+            try:
+                yield where, typed(renamed(row, self.columns))
+            except RowError as error:
+                yield Refusal(where, error.reason, error.detail)
+        if absent and first is not None:
+            has = ", ".join(map(str, first)) or "no columns"
+            raise DataError(
+                f"columns names {', '.join(sorted(absent))}, which no row of {part.name} has "
+                f"(it has: {has}); set columns"
+            )
+
+    def _parts(self, source: Any) -> Iterator[Part]:
+        if isinstance(source, str | Path):
+            yield from self._path_parts(source)
+            return
+        if isinstance(source, list | tuple):
+            yield Part("list", lambda _: numbered("list", source), total=len(source))
+            return
+        # A source can only be a dataset if its maker has imported the library, which is slow.
+        if library := sys.modules.get("datasets"):
+            if isinstance(source, library.DatasetDict):
+                source = _take_split(source, self.split, "the dataset")
+            if isinstance(source, library.Dataset):
+                yield _dataset_part("dataset", source)
+                return
+        raise TypeError(
+            "data must be a path, a hub id, a datasets.Dataset or a list of dicts, "
+            f"got {type(source).__name__}"
+        )
+
+    def _path_parts(self, source: str | Path) -> Iterator[Part]:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            if _is_saved(path):
+                yield _dataset_part(path.name, _load_saved(path, self.split))
+                return
+            for file in folder_files(path, self.split):
+                yield self._file(file, file.relative_to(path).as_posix())
+        elif path.exists():
+            yield self._file(path, path.name)
+        elif has_magic(str(source)):
+            matches = sorted(glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+            if not matches:
+                raise MissingDataError(f"no file matches {source}")
+            for match in matches:
+                yield from self._path_parts(match)
+        # Path("a/b") is a path by its type: only a string can be meant as a hub id.
+        elif isinstance(source, str) and HUB_ID.fullmatch(source) and not data_suffix(path):
+            yield _dataset_part(source, _load_hub(source, path, self.split))
+        else:
+            raise MissingDataError(_no_such_file(path))
+
+    def _file(self, path: Path, name: str) -> Part:
+        return Part(name, lambda watch: open_file(path, self.split, name=name, watch=watch), path)
+
+
+def path_names(data: Any) -> list[str]:
+    """The paths and ids that data are; empty where they are objects."""
+    several = list(data) if isinstance(data, list | tuple) else [data]
+    return [str(one) for one in several] if all(isinstance(o, str | Path) for o in several) else []
+
+
+def _all_sources(data: Iterable[Any]) -> bool:
+    """Whether a list holds sources; a list of rows, sound or not, is one source itself."""
+    library = sys.modules.get("datasets")
+    loaded = (library.Dataset, library.DatasetDict) if library else ()
+    sources = [isinstance(one, (str, Path, *loaded)) for one in data]
+    return bool(sources) and all(sources)
+
+
+def _name(source: Any) -> str:
     if isinstance(source, str | Path):
-        return _open_path(source, split, prompts, watch)
-    if isinstance(source, list | tuple):
-        return "the list", numbered("list", source)
-    # A source can only be a dataset if its maker has imported the library, which is slow.
-    if library := sys.modules.get("datasets"):
-        if isinstance(source, library.DatasetDict):
-            source = _take_split(source, split, "the dataset")
-        if isinstance(source, library.Dataset):
-            return "the dataset", _dataset_rows("dataset", source, prompts)
-    raise TypeError(
-        "data must be a path, a hub id, a datasets.Dataset or a list of dicts, "
-        f"got {type(source).__name__}"
-    )
-
-
-def _open_path(
-    source: str | Path, split: str, prompts: bool, watch: Watch | None
-) -> tuple[str, Iterable[Item]]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return str(source), _dataset_rows(path.name, _load_folder(path, split), prompts)
-    if path.exists():
-        return str(source), open_file(path, split, prompts=prompts, watch=watch)
-    # Path("a/b") is a path by its type: only a string can be meant as a hub id.
-    named = isinstance(source, str) and HUB_ID.fullmatch(source)
-    if named and not data_suffix(path, prompts=prompts):
-        return str(source), _dataset_rows(str(source), _load_hub(str(source), path, split), prompts)
-    raise MissingDataError(_no_such_file(path))
+        return str(source)
+    return "the list" if isinstance(source, list | tuple) else "the dataset"
 
 
 def _no_such_file(path: Path) -> str:
@@ -112,15 +235,14 @@ def _no_such_file(path: Path) -> str:
 # Datasets
 
 
-def _dataset_rows(label: str, dataset: datasets.Dataset, every: bool) -> Iterator[Item]:
-    # Other columns may be images or audio, which would be decoded for nothing.
-    known = [
-        column
-        for column, feature in dataset.features.items()
-        if column in FIELDS or (every and not hasattr(feature, "decode_example"))
-    ]
-    plain = dataset.with_format(None)
-    yield from numbered(label, plain.select_columns(known) if known else plain)
+def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:
+    # As Arrow holds them: images and audio would be decoded for nothing.
+    table = dataset.with_format("arrow")
+
+    def rows(_: Watch | None) -> Iterator[Item]:
+        return numbered(name, (row for part in table.iter(BATCH_ROWS) for row in part.to_pylist()))
+
+    return Part(name, rows, total=len(dataset))
 
 
 def _take_split(dataset: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
@@ -130,17 +252,15 @@ def _take_split(dataset: datasets.DatasetDict, split: str, name: str) -> dataset
     return dataset[split]
 
 
-def _load_folder(path: Path, split: str) -> datasets.Dataset:
+def _is_saved(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` wrote a folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _load_saved(path: Path, split: str) -> datasets.Dataset:
     import datasets
 
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except FileNotFoundError as error:
-        files = [entry.name for entry in sorted(path.iterdir()) if data_suffix(entry)]
-        raise DataError(
-            f"{path} is a folder that Dataset.save_to_disk did not write; give a file"
-            + (f" in it: {', '.join(files[:5])}" if files else f" ({', '.join(SUFFIXES)})")
-        ) from error
+    loaded = datasets.load_from_disk(str(path))
     if isinstance(loaded, datasets.DatasetDict):
         return _take_split(loaded, split, str(path))
     return loaded

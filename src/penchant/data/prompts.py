@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from penchant.data.read import Kind, read_rows, require_usable
+from penchant.data.opening import Sources
+from penchant.data.read import Kind, read_rows
 from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -71,7 +72,13 @@ class Prompt:
         return [self.prompt, json.dumps(dict(self.fields), sort_keys=True, default=str)]
 
 
-def read_prompts(source: Source, *, strict: bool = False, split: str = "train") -> Data[Prompt]:
+def read_prompts(
+    source: Source,
+    *,
+    strict: bool = False,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+) -> Data[Prompt]:
     """Read the prompts of a source, in any recognised layout.
 
     A row gives its prompt as `prompt` (a string or messages), `question`, `instruction` (a
@@ -80,8 +87,7 @@ def read_prompts(source: Source, *, strict: bool = False, split: str = "train") 
 
     Args:
         source: anything that `read_pairs` takes, or a `.txt` file with one prompt a line.
-        strict: raise when any row is refused, instead of counting it.
-        split: which split to take, where the source has several.
+        strict, split, columns: as for `read_pairs`.
 
     Returns:
         The prompts, with every row that was left out.
@@ -91,9 +97,9 @@ def read_prompts(source: Source, *, strict: bool = False, split: str = "train") 
         MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
         TypeError: when the source is of another type.
     """
-    found = read_rows(source, split, _PROMPTS, prompts=True)
-    read = require_usable(found, _PROMPTS, strict)
-    if found.layout not in (*formats.LAYOUTS, *labels.LAYOUTS):
+    read = read_rows(Sources.of(source, split, columns), PROMPTS, strict)
+    judged = {layout.name for layout in (*formats.LAYOUTS, *labels.LAYOUTS)}
+    if judged.isdisjoint(read.layouts):
         return read
     prompts = _distinct(read.records)
     return replace(read, records=prompts, repeated=len(read.records) - len(prompts))
@@ -140,7 +146,7 @@ def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
     return Prompt(prompt, {str(k): v for k, v in row.items() if k not in used}, where)
 
 
-_PROMPTS: Kind[Prompt] = Kind("prompt", LAYOUTS, recognise_prompt, to_prompt)
+PROMPTS: Kind[Prompt] = Kind("prompt", LAYOUTS, recognise_prompt, to_prompt)
 
 
 def _distinct(prompts: list[Prompt]) -> list[Prompt]:

@@ -6,11 +6,11 @@ all raises `DataError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from penchant.data.opening import as_argument, open_source
+from penchant.data.opening import Part, Sources
 from penchant.data.records import (
     NUM_EXAMPLES,
     Data,
@@ -36,46 +36,51 @@ class OtherKindError(DataError):
     """The source holds labels where pairs are wanted, or the reverse."""
 
 
-def read_pairs(source: Source, *, strict: bool = False, split: str = "train") -> Data[Pair]:
+def read_pairs(
+    source: Source,
+    *,
+    strict: bool = False,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+) -> Data[Pair]:
     """Read preference pairs, in any recognised layout.
 
     Args:
-        source: a `.jsonl`, `.json`, `.csv` or `.parquet` file (each also with `.gz`), a folder
-            written by `Dataset.save_to_disk`, a `datasets.Dataset`, a list of dicts, or the id
-            of a dataset on the hub, such as `owner/name`, when no such path exists.
+        source: a file (JSON Lines, JSON, CSV or Parquet, each also compressed by gzip), a folder
+            of files or one written by `Dataset.save_to_disk`, a pattern such as `data/*.jsonl`, a
+            `datasets.Dataset`, a list of dicts, the id of a dataset on the hub, such as
+            `owner/name`, when no such path exists; or a list of any of these, in whose order
+            they are read.
         strict: raise when any row is refused, instead of counting it.
-        split: which split to take, where the source has several.
+        split: which split to take, where a source has several.
+        columns: the source's own name of a column, by the name used here, such as
+            `{"chosen": "better"}`.
 
     Returns:
         The pairs, with every row that was left out.
 
     Raises:
-        DataError: when nothing can be read, no row is usable, or `strict` and a row is refused.
-        OtherKindError: a `DataError`, when the source holds labels of single completions.
+        DataError: when nothing can be read, no row of a file is usable, or `strict` and a row is
+            refused.
+        OtherKindError: a `DataError`, when a source holds labels of single completions.
         MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
         TypeError: when the source is of another type.
     """
-    found = read_rows(source, split, _PAIRS, other=labels.recognise_label)
-    _require_known_layout(found, source, split)
-    if found.other:
-        raise OtherKindError(
-            f"{found.name} holds labels of single completions (layout: {found.other.name}), not "
-            "pairs; train on them with method kto, or pair up the desirable and undesirable "
-            f"completions of each prompt: penchant data convert {as_argument(source)} "
-            "--to pairs --output pairs.jsonl"
-        )
-    return require_usable(found, _PAIRS, strict)
+    return read_rows(Sources.of(source, split, columns), PAIRS, strict)
 
 
 def read_labels(
-    source: Source, *, strict: bool = False, split: str = "train", unpair: bool = False
+    source: Source,
+    *,
+    strict: bool = False,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    unpair: bool = False,
 ) -> Data[Label]:
     """Read completions that were each judged good or bad, in any recognised layout.
 
     Args:
-        source: anything that `read_pairs` takes.
-        strict: raise when any row is refused, instead of counting it.
-        split: which split to take, where the source has several.
+        source, strict, split, columns: as for `read_pairs`.
         unpair: read a source of pairs as well, each pair as two labels, the desirable first.
 
     Returns:
@@ -88,19 +93,10 @@ def read_labels(
         MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
         TypeError: when the source is of another type.
     """
-    kind = _EITHER if unpair else _LABELS
-    found = read_rows(source, split, kind, other=formats.recognise)
-    _require_known_layout(found, source, split)
-    if found.other:
-        raise OtherKindError(
-            f"{found.name} holds pairs (layout: {found.other.name}), not labels of single "
-            "completions; set unpair to read each pair as two labels, or write them to a file: "
-            f"penchant data convert {as_argument(source)} --to labels --output labels.jsonl"
-        )
-    read = require_usable(found, kind, strict)
+    read = read_rows(Sources.of(source, split, columns), EITHER if unpair else LABELS, strict)
     judged = [one for r in read.records for one in ([r] if isinstance(r, Label) else r.labels())]
-    _require_both_classes(judged, found.name)
-    return Data(judged, read.refused, read.layout, read.source, read.ties)
+    _require_both_classes(judged, read.source)
+    return Data(judged, read.refused, read.layouts, read.source, read.ties)
 
 
 # Rows to records
@@ -116,24 +112,16 @@ class Kind(Generic[R]):
         recognise: the layout of a row, or None.
         convert: makes a record of a row, given the layout of the rows before and its place;
             None for a tie.
+        other: recognises the layouts of another kind of record.
+        advice: what to do with rows of that kind; {} stands for the source on a command line.
     """
 
     name: str
     layouts: tuple[Layout, ...]
     recognise: Callable[[object], Layout | None]
     convert: Callable[[object, Layout | None, str], R | None]
-
-
-@dataclass
-class Found(Generic[R]):
-    """What a source turned out to hold; `other` where that is only the other kind of record."""
-
-    name: str
-    records: list[R] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    ties: int = 0
-    layout: Layout | None = None
-    other: Layout | None = None
+    other: Callable[[object], Layout | None] | None = None
+    advice: str = ""
 
 
 def _recognise_either(row: object) -> Layout | None:
@@ -146,11 +134,27 @@ def _to_either(row: object, layout: Layout | None, where: str) -> Pair | Label |
     return labels.to_label(row, layout, where)
 
 
-_PAIRS: Kind[Pair] = Kind("preference pair", formats.LAYOUTS, formats.recognise, formats.to_pair)
-_LABELS: Kind[Pair | Label] = Kind(
-    "labelled completion", labels.LAYOUTS, labels.recognise_label, labels.to_label
+PAIRS: Kind[Pair] = Kind(
+    "preference pair",
+    formats.LAYOUTS,
+    formats.recognise,
+    formats.to_pair,
+    labels.recognise_label,
+    "holds labels of single completions (layout: {layout}), not pairs; train on them with method "
+    "kto, or pair up the desirable and undesirable completions of each prompt: penchant data "
+    "convert {source} --to pairs --output pairs.jsonl",
 )
-_EITHER: Kind[Pair | Label] = Kind(
+LABELS: Kind[Pair | Label] = Kind(
+    "labelled completion",
+    labels.LAYOUTS,
+    labels.recognise_label,
+    labels.to_label,
+    formats.recognise,
+    "holds pairs (layout: {layout}), not labels of single completions; set unpair to read each "
+    "pair as two labels, or write them to a file: penchant data convert {source} --to labels "
+    "--output labels.jsonl",
+)
+EITHER: Kind[Pair | Label] = Kind(
     "labelled completion or preference pair",
     labels.LAYOUTS + formats.LAYOUTS,
     _recognise_either,
@@ -158,81 +162,80 @@ _EITHER: Kind[Pair | Label] = Kind(
 )
 
 
-def read_rows(
-    source: object,
-    split: str,
-    kind: Kind[R],
-    *,
-    other: Callable[[object], Layout | None] | None = None,
-    prompts: bool = False,
-) -> Found[R]:
-    """Turn rows into records; the first row that fits a layout decides it for the rest.
+def read_rows(sources: Sources, kind: Kind[R], strict: bool) -> Data[R]:
+    """Turn rows into records.
 
     Args:
-        source, split: as for `read_pairs`.
+        sources: what is read, part by part.
         kind: what rows are read as.
-        other: recognises the layouts of another kind of record, for a hint where all rows are.
-        prompts: open the source for its prompts, as `open_source` does.
+        strict: raise when any row is refused.
+
+    Raises:
+        DataError: there are no rows, none of a part is usable, or `strict` and one is refused.
+        OtherKindError: a part holds records of another kind.
     """
-    name, items = open_source(source, split, prompts=prompts)
-    found = Found[R](name)
-    for item in items:
-        if isinstance(item, Refusal):
-            found.refused.append(item)
-            continue
-        where, row = item
-        found.layout = found.layout or kind.recognise(row)
-        if other and not found.layout:
-            found.other = found.other or other(row)
-        try:
-            record = kind.convert(row, found.layout, where)
-        except RowError as error:
-            found.refused.append(Refusal(where, error.reason, error.detail))
-            continue
-        if record is None:
-            found.ties += 1
-        else:
-            found.records.append(record)
-    if found.layout:
-        found.other = None
-    return found
-
-
-def require_usable(found: Found[R], kind: Kind[R], strict: bool) -> Data[R]:
-    """Return what was read; refuse a source without a record, or when strict with a refusal."""
-    if not found.records or found.layout is None:
-        raise _nothing_usable(found, kind)
-    if strict and found.refused:
-        shown = "\n".join(f"  {refusal}" for refusal in found.refused[:NUM_EXAMPLES])
+    records: list[R] = []
+    refused: list[Refusal] = []
+    layouts: dict[str, None] = {}
+    ties = 0
+    for part in sources.parts:
+        read = _read_part(part, sources, kind)
+        records += read.records
+        refused += read.refused
+        ties += read.ties
+        layouts |= dict.fromkeys(read.layouts)
+    if not records:
+        rows = f"only {counted(ties, 'tie')}" if ties else "no rows"
+        raise DataError(f"{sources.name} holds {rows}; give data with at least one {kind.name}")
+    if strict and refused:
+        shown = "\n".join(f"  {refusal}" for refusal in refused[:NUM_EXAMPLES])
         raise DataError(
-            f"strict allows no refusal, and {found.name} has "
-            f"{counted(len(found.refused), 'refused row')}; "
+            f"strict allows no refusal, and {sources.name} has "
+            f"{counted(len(refused), 'refused row')}; "
             f"correct or remove what is refused. The first:\n{shown}"
         )
-    return Data(found.records, found.refused, found.layout.name, found.name, found.ties)
+    return Data(records, refused, tuple(layouts), sources.name, ties)
 
 
-def _require_known_layout(found: Found[R], source: object, split: str) -> None:
-    """Refuse raw feedback and other projects' layouts by name, with the command to run."""
-    if found.records or found.ties:
-        return
-    # Layouts of raw feedback and of other projects are known to this module alone.
-    from penchant.data.hints import hint
+def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
+    """The records of one part; its first row that fits a layout decides it for the rest."""
+    records: list[R] = []
+    refused: list[Refusal] = []
+    ties = 0
+    layout: Layout | None = None
+    other: Layout | None = None
+    for item in part.rows(None):
+        if isinstance(item, Refusal):
+            refused.append(item)
+            continue
+        where, row = item
+        layout = layout or kind.recognise(row)
+        other = other or (kind.other(row) if kind.other else None)
+        try:
+            record = kind.convert(row, layout, where)
+        except RowError as error:
+            refused.append(Refusal(where, error.reason, error.detail))
+            continue
+        if record is None:
+            ties += 1
+        else:
+            records.append(record)
+    if refused and not records and not ties:
+        name = part.name if len(sources.parts) > 1 else sources.name
+        # What hints try out reads data itself.
+        from penchant.data.hints import hint
 
-    if (command := hint(source, split)) is not None:
-        raise DataError(f"no row of {found.name} can be trained on: {command}")
-
-
-def _nothing_usable(found: Found[R], kind: Kind[R]) -> DataError:
-    if not found.refused and not found.ties:
-        return DataError(f"{found.name} holds no rows; give data with at least one {kind.name}")
-    layouts = "\n".join(f"  {layout.name}" for layout in kind.layouts)
-    ties = f", {counted(found.ties, 'tie')}" if found.ties else ""
-    return DataError(
-        f"no row of {found.name} is a {kind.name}: {len(found.refused)} refused{ties}\n"
-        f"{describe_refusals(found.refused)}\n"
-        f"recognised layouts:\n{layouts}"
-    )
+        if suggestion := hint(sources, part, kind):
+            raise DataError(f"no row of {name} can be read as it is: {suggestion}")
+        if layout is None and other:
+            advice = kind.advice.format(layout=other.name, source=sources.argument)
+            raise OtherKindError(f"{name} {advice}")
+        known = "\n".join(f"  {layout.name}" for layout in kind.layouts)
+        raise DataError(
+            f"no row of {name} is a {kind.name}: {len(refused)} refused\n"
+            f"{describe_refusals(refused)}\nrecognised layouts:\n{known}"
+        )
+    return Data(records, refused, (layout.name,) if layout else (), part.name, ties)
 
 
 def _require_both_classes(judged: list[Label], name: str) -> None:

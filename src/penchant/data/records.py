@@ -15,6 +15,7 @@ from typing_extensions import NotRequired, TypeIs
 from penchant.core.errors import UserError
 
 NUM_EXAMPLES = 3
+MAX_FILES = 20
 
 
 class DataError(UserError):
@@ -155,7 +156,7 @@ class Data(Generic[R]):
     Args:
         records: the usable ones, at least one, in the order of the source.
         refused: one entry for each row that was not usable.
-        layout: the name of the layout that the rows are in.
+        layouts: the names of the layouts that the rows are in, one for most sources.
         source: what was read, as the user named it.
         ties: rows labelled a tie, which hold no preference.
         repeated: rows of pairs or labels read for their prompts, whose prompt an earlier row gave.
@@ -163,10 +164,15 @@ class Data(Generic[R]):
 
     records: list[R]
     refused: list[Refusal]
-    layout: str
+    layouts: tuple[str, ...]
     source: str
     ties: int = 0
     repeated: int = 0
+
+    @property
+    def layout(self) -> str:
+        """The layouts in words."""
+        return " and ".join(self.layouts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,10 +190,27 @@ class Data(Generic[R]):
             text += f"; {counted(self.ties, 'tie')} left out"
         if self.repeated:
             text += f"; {counted(self.repeated, 'row')} with a prompt read before left out"
+        text += self._by_file()
         if not self.refused:
             return text
         refused = counted(len(self.refused), "row")
         return f"{text}; {refused} refused\n{describe_refusals(self.refused)}"
+
+    def _by_file(self) -> str:
+        """How many records each file gave, in the order of reading; nothing for one file."""
+        places = [*(one.where for one in self.records), *(one.where for one in self.refused)]
+        counts = dict.fromkeys(map(file_of, places))
+        by_file = Counter(file_of(record.where) for record in self.records)
+        if len(counts) < 2:
+            return ""
+        shown = [f"{file} {by_file[file]}" for file in list(counts)[:MAX_FILES]]
+        more = f" and {len(counts) - MAX_FILES} more files" if len(counts) > MAX_FILES else ""
+        return f"; by file: {', '.join(shown)}{more}"
+
+
+def file_of(where: str) -> str:
+    """The file of a place such as `pairs.jsonl:17`."""
+    return where.rpartition(":")[0]
 
 
 def counted(number: int, noun: str) -> str:

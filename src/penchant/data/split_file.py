@@ -13,8 +13,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from penchant.data.files import Item
-from penchant.data.opening import open_tracked
-from penchant.data.prompts import to_prompt
+from penchant.data.hints import hint
+from penchant.data.opening import Sources
+from penchant.data.prompts import PROMPTS, to_prompt
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.messages import contents
 from penchant.data.rows.row import RowError
@@ -102,6 +103,7 @@ def split_file(
     format: str = "jsonl",
     seed: int = 0,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Split:
     """Divide rows into files; equal and near-equal prompts are never on two sides.
@@ -117,7 +119,7 @@ def split_file(
         similarity: from which prompts stay together, as for `NearGroups`.
         format: jsonl, jsonl.gz or parquet.
         seed: the same seed and source give the same bytes.
-        split: which split to take, where the source has several.
+        split, columns: as for `read_pairs`; columns are written under their new names.
         strict: raise when any row is refused, instead of counting it.
 
     Raises:
@@ -132,25 +134,37 @@ def split_file(
     for file in files.values():
         if folder.exists():
             require_new(file)
-    name, items = open_tracked(source, split, "reading", prompts=True)
-    seen, groups = _look(items, by, similarity)
+    sources = Sources.of(source, split, columns)
+    seen, groups = _look(sources.items(), by, similarity)
     if strict and seen.refused:
         raise DataError(f"strict allows no refusal\n{seen.refused.describe()}")
+    _require_prompts(sources, seen)
     strata = _strata(seen, groups)
     if len(strata) < len(shares):
         raise DataError(
-            f"{name} has {counted(len(strata), 'distinct prompt')}, too few for "
+            f"{sources.name} has {counted(len(strata), 'distinct prompt')}, too few for "
             f"{len(shares)} parts: a prompt goes wholly to one; ask for fewer parts"
         )
     places = assign(strata, list(shares.values()), seed)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = [stack.enter_context(new_file(file)) for file in files.values()]
-        _, again = open_tracked(source, split, "dividing", prompts=True)
-        for (_, row), prompt in zip(_usable(again, Tally()), seen.prompts, strict=True):
+        again = _usable(sources.items("dividing"), Tally())
+        for (_, row), prompt in zip(again, seen.prompts, strict=True):
             writers[places[groups[prompt]]].write(row)
     described = _described(seen, groups, places, shares, files)
-    return Split(name, described, len(groups) - len(set(groups)), seen.refused)
+    return Split(sources.name, described, len(groups) - len(set(groups)), seen.refused)
+
+
+def _require_prompts(sources: Sources, seen: _Seen) -> None:
+    """Refuse rows of which none has a prompt, with the command that makes them readable."""
+    if seen.prompts:
+        return
+    told = next(filter(None, (hint(sources, part, PROMPTS) for part in sources.parts)), None)
+    raise DataError(
+        f"no row of {sources.name} has a prompt by which to divide"
+        + (f": {told}" if told else f"\n{seen.refused.describe()}")
+    )
 
 
 def assign(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from penchant.core.atomic import write_atomically
+from penchant.data.opening import Sources
 from penchant.data.records import DataError, Pair, counted
 from penchant.data.rows.messages import plain
 from penchant.label.agreement import Agreement
@@ -35,14 +36,19 @@ class Export:
 
 
 def export_answers(
-    file: str | Path, output: Path, *, split: str = "train", strict: bool = False
+    file: str | Path | Sequence[str | Path],
+    output: Path,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
 ) -> Export:
     """Write the answers to a file, one row an answer, skips left out.
 
     Args:
         file: what was labelled; it need not be served at the time, but may be.
         output: a new `.jsonl` file; it is there whole or not at all.
-        split: which split was labelled, where the file has several.
+        split, columns: as they were for labelling.
         strict: any refused row of the file is an error.
 
     Returns:
@@ -53,13 +59,16 @@ def export_answers(
         DataError: there are no answers, the file has changed, or `output` cannot be written.
     """
     _require_new(output)
-    if not (database := database_path(Path(file).expanduser())).exists():
-        raise DataError(f"{file} has no answers, {database} does not exist; label it first")
-    session = open_session(file, split=split, strict=strict)
+    sources = Sources.of(file, split, columns)
+    if not (database := database_path(sources)).exists():
+        raise DataError(f"{sources.name} has no answers, {database} does not exist; label it first")
+    session = open_session(sources, strict=strict)
     answers = list(session.store.answers())
     kept = [one for one in answers if one.label != "skip"]
     if not kept:
-        raise DataError(f"{session.store.path} holds no answers but skips; label {file} first")
+        raise DataError(
+            f"{session.store.path} holds no answers but skips; label {sources.name} first"
+        )
     try:
         write_atomically(output, _text(session.data.records, kept))
     except OSError as error:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from penchant.data.read import Kind, OtherKindError, read_rows, require_usable
+from penchant.data.opening import Sources
+from penchant.data.read import Kind, read_rows
 from penchant.data.records import Data, Pair
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout
 
 
-def read_comparisons(source: Path, *, split: str = "train", strict: bool = False) -> Data[Pair]:
+def read_comparisons(sources: Sources, *, strict: bool = False) -> Data[Pair]:
     """Read pairs of completions; rows labelled a tie and rows without a label are pairs as well.
 
     Args:
-        source: any file or folder that `read_pairs` takes.
-        split: which split to take, where the source has several.
+        sources: anything that `read_pairs` takes.
         strict: raise when any row is refused, instead of counting it.
 
     Returns:
@@ -27,14 +26,8 @@ def read_comparisons(source: Path, *, split: str = "train", strict: bool = False
     Raises:
         DataError: as `read_pairs` does.
     """
-    found = read_rows(source, split, _COMPARISONS, other=labels.recognise_label)
-    if found.other:
-        raise OtherKindError(
-            f"{found.name} holds single completions (layout: {found.other.name}); to compare, a "
-            "row needs two: prompt, completion_a, completion_b"
-        )
-    read = require_usable(found, _COMPARISONS, strict)
-    return replace(read, layout=read.layout.replace(", label", ""))
+    read = read_rows(sources, _COMPARISONS, strict)
+    return replace(read, layouts=tuple(name.replace(", label", "") for name in read.layouts))
 
 
 def _unjudged(row: object) -> object:
@@ -53,4 +46,12 @@ def _to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
     return formats.to_pair(_unjudged(row), layout, where)
 
 
-_COMPARISONS: Kind[Pair] = Kind("pair of completions", formats.LAYOUTS, _recognise, _to_pair)
+_COMPARISONS: Kind[Pair] = Kind(
+    "pair of completions",
+    formats.LAYOUTS,
+    _recognise,
+    _to_pair,
+    labels.recognise_label,
+    "holds single completions (layout: {layout}); to compare, a row needs two: prompt, "
+    "completion_a, completion_b",
+)

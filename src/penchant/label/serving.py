@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from penchant.core.errors import ConfigError, UserError
+from penchant.data.opening import Sources
 from penchant.data.records import counted
 from penchant.label.session import open_session
 
@@ -29,24 +30,26 @@ QUIET: dict[str, Any] = {
 
 
 def label(
-    file: str | Path,
+    file: str | Path | Sequence[str | Path],
     *,
     annotators: Sequence[str] = (),
     overlap: int = 1,
     port: int = 0,
     seed: int = 0,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> None:
     """Serve a page to compare the completions of a file, and print its address.
 
     Args:
-        file: pairs, in any layout that training takes, or without a label.
+        file: pairs, in any layout that training takes, or without a label; several are labelled
+            as one.
         annotators: the names that may answer; any when empty.
         overlap: how many annotators answer an item.
         port: of the address; any free one when 0.
         seed: of the left and right order, which differs by item and annotator.
-        split: which split to take, where the file has several.
+        split, columns: as for `read_pairs`.
         strict: any refused row is an error.
 
     Raises:
@@ -66,7 +69,11 @@ def label(
         ) from error
     with _listen(port) as listening:
         session = open_session(
-            file, annotators=annotators, overlap=overlap, seed=seed, split=split, strict=strict
+            Sources.of(file, split, columns),
+            annotators=annotators,
+            overlap=overlap,
+            seed=seed,
+            strict=strict,
         )
         token = secrets.token_urlsafe(24)
         server = uvicorn.Server(uvicorn.Config(create_app(session, token), **QUIET))

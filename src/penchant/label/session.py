@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from penchant.core.errors import ConfigError
+from penchant.data.opening import Sources, path_names
 from penchant.data.records import Data, Pair
 from penchant.label.agreement import Agreement, measure_agreement
 from penchant.label.reading import read_comparisons
@@ -80,15 +82,14 @@ def _work(annotator: str, answers: Sequence[Answer]) -> Work:
 
 
 def open_session(
-    file: str | Path,
+    sources: Sources,
     *,
     annotators: Sequence[str] = (),
     overlap: int = 1,
     seed: int = 0,
-    split: str = "train",
     strict: bool = False,
 ) -> Session:
-    """Read a file and open the answers next to it, in FILE.labels.sqlite.
+    """Read what is to be labelled and open the answers next to it, in FILE.labels.sqlite.
 
     Raises:
         ConfigError: a name or the overlap is impossible.
@@ -100,15 +101,21 @@ def open_session(
     if overlap < 1 or (names and overlap > len(names)):
         most = f" and at most {len(names)}, the number of annotators" if names else ""
         raise ConfigError(f"overlap must be at least 1{most}, got {overlap}; set overlap")
-    path = Path(file).expanduser()
-    data = read_comparisons(path, split=split, strict=strict)
-    return Session(data, Store(database_path(path), data.fingerprint), names, overlap, seed)
+    database = database_path(sources)
+    data = read_comparisons(sources, strict=strict)
+    return Session(data, Store(database, data.fingerprint), names, overlap, seed)
 
 
-def database_path(file: Path) -> Path:
-    """Where the answers to a file are."""
-    file = file.resolve()
-    return file.with_name(f"{file.name}.labels.sqlite")
+def database_path(sources: Sources) -> Path:
+    """Where the answers are: beside the first file or folder; its name says of how many."""
+    names = path_names(sources.data)
+    if not names:
+        raise ConfigError("answers are kept beside a file; give a file or a folder to label")
+    first = Path(names[0]).expanduser().resolve()
+    more = f"+{len(names) - 1}" if names[1:] else ""
+    # A pattern would make a name that shells expand.
+    stem = re.sub(r"[*?\[\]]", "_", first.name)
+    return first.with_name(f"{stem}{more}.labels.sqlite")
 
 
 def check_name(name: str) -> str:

@@ -37,7 +37,7 @@ def render_card(run: Run) -> str:
         method=run.method or "unknown",
         title=method.title if method else run.method,
         paper=method.facts.paper if method else "",
-        data=_short(run.config.get("data", "")),
+        data=", ".join(map(_short, listed(run.config.get("data", "")))),
         verdict=str(judge(run)),
         figures=[(name, values[0]) for name, values in final_figures([run])],
         audit=audit(run),
@@ -59,10 +59,12 @@ def front_matter(run: Run) -> dict[str, Any]:
     method = METHODS.get(run.method)
     scores = method is not None and method.model == "score"
     found: dict[str, Any] = {}
-    for key, name in (("base_model", "model"), ("datasets", "data")):
-        value = run.config.get(name)
-        if isinstance(value, str) and is_hub_id(value):
-            found[key] = [value] if key == "datasets" else value
+    if is_hub_id(model := str(run.config.get("model", ""))):
+        found["base_model"] = model
+    if datasets := [
+        name for name in map(str, listed(run.config.get("data", ""))) if is_hub_id(name)
+    ]:
+        found["datasets"] = datasets
     tags = ["penchant", run.method.replace("_", "-"), *(["lora"] if adapter else [])]
     return {
         **found,
@@ -90,6 +92,11 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+def listed(value: Any) -> list[Any]:
+    """A key that holds one value or several, as several."""
+    return value if isinstance(value, list) else [value]
 
 
 def _short(value: Any) -> str:

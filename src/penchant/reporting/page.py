@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from penchant.methods import METHODS
 from penchant.reporting.answers import pairs
+from penchant.reporting.card import listed
 from penchant.reporting.charts import as_svg
 from penchant.reporting.curves import panels
 from penchant.reporting.data import audit, tokenising
@@ -68,7 +69,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "method": run.method or "unknown",
         "method_title": method.title if method else "a method this version does not know",
         "model": run.config.get("model", "unknown"),
-        "data": run.config.get("data", "unknown"),
+        "data": ", ".join(map(str, listed(run.config.get("data", "unknown")))),
         "verdict": verdict,
         "badge": BADGES[verdict.kind],
         "problems": run.problems,

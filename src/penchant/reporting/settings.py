@@ -9,6 +9,7 @@ from typing import Any
 
 from penchant.config.keys import RECORDED
 from penchant.config.sections import SECTIONS
+from penchant.data.columns import written
 from penchant.methods import METHODS
 from penchant.reporting.reading import Run
 
@@ -56,6 +57,8 @@ def command(run: Run) -> str:
 def _values(value: Any) -> list[str]:
     if value is None:
         return []
+    if isinstance(value, Mapping):
+        return [written(value)]
     if isinstance(value, list | tuple):
         return [str(one) for one in value]
     return [str(value).lower() if isinstance(value, bool) else str(value)]

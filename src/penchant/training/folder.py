@@ -242,12 +242,19 @@ def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunDat
         )
 
 
+def _absolute(name: str) -> str:
+    """A path for any working folder; what is no path, such as a hub id, as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
 def recorded_keys(config: RunConfig, run_data: RunData, num_processes: int) -> dict[str, Any]:
     """What `config.yaml` records: the keys, holding for any working folder, and what they met."""
     keys = config.flat()
     for key in ("data", "eval_data", "model", "reference_model", "chat_template"):
-        if keys[key] and Path(keys[key]).exists():
-            keys[key] = str(Path(keys[key]).absolute())
+        if isinstance(keys[key], list):
+            keys[key] = [_absolute(name) for name in keys[key]]
+        elif keys[key]:
+            keys[key] = _absolute(keys[key])
     return {
         **keys,
         "data_fingerprints": [s.fingerprint for s in run_data.sources],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
+from penchant.data.opening import Sources
 from penchant.data.prompts import Prompt
 from penchant.data.records import Data, Label, Pair
 from penchant.data.split import shared_prompts, split_by_prompt
@@ -69,10 +70,10 @@ class Inputs:
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
-    source = _read(config, data)
+    source = _read(config, data, config.split)
     records = source.records
     if eval_data is not None:
-        held_out = _read(config, eval_data)
+        held_out = _read(config, eval_data, config.eval_split or config.split)
         shared = shared_prompts(records, held_out.records)
         if shared:
             logger.warning(
@@ -88,11 +89,12 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
     """The records of one source, of the kind that the method learns from."""
-    return _read(config, data).records
+    return _read(config, data, config.split).records
 
 
-def _read(config: RunConfig, data: Any) -> Data[Any]:
-    source: Data[Any] = kind_of(config.spec).read(config, data)
+def _read(config: RunConfig, data: Any, split: str) -> Data[Any]:
+    sources = Sources.of(data, split, config.columns)
+    source: Data[Any] = kind_of(config.spec).read(config, sources)
     logger.info("%s", source.summary())
     return source
 

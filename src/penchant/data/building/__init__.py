@@ -19,7 +19,7 @@ from penchant.data.converting.exchange import asked, user, with_system
 from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.files import Item
 from penchant.data.grouping import grouped
-from penchant.data.opening import open_tracked
+from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.messages import read_messages, with_tools
 from penchant.data.rows.row import RowError, kind, refuse_media, shown
@@ -100,13 +100,12 @@ def build(
             or all.
         min_gap: the least difference of ratings or ranks in a pair.
         rating_range: ratings outside are left out.
-        columns: the source's name of a column, by the name used here.
         votes: columns that hold one vote each.
         codes: what votes mean (a, b, tie or both_bad), such as `{"1": "a", "2": "b"}`.
         seed: of the random choice.
         turns: `first` ends both of two chats with the first answers in which they differ; with
             `all`, chats that go on after those are refused.
-        split: which split to take, where the source has several.
+        split, columns: as for `read_pairs`.
         strict: raise when any row is refused, instead of counting it.
 
     Returns:
@@ -125,15 +124,15 @@ def build(
     target = None if output is None else Path(output)
     if target:
         require_new(target)
-    name, items = open_tracked(source, split, "reading", prompts=True)
-    run = _Run(name, rules, form)
+    sources = Sources.of(source, split, columns)
+    run = _Run(sources.name, rules, form)
     rows: list[dict[str, object]] = []
     with new_file(target) if target else nullcontext(_Kept(rows)) as writer:
-        for row in run.records(items):
+        for row in run.records(sources.items()):
             writer.write(row)
         run.check(strict)
     written, kept = run.written, {what: n for what, n in run.counts.items() if n}
-    return Built(run.form.name, run.units, written, kept, run.refused, name, target, rows)
+    return Built(run.form.name, run.units, written, kept, run.refused, sources.name, target, rows)
 
 
 class _Writer(Protocol):
@@ -235,7 +234,7 @@ def named(row: object, rules: Rules) -> dict[str, object]:
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with columns, got {shown(row)}")
     refuse_media(row, "the row")
-    own = {**row, **{name: row[own] for name, own in rules.columns.items() if own in row}}
+    own = dict(row)
     known = next((layout for layout in LAYOUTS if layout.matches(own)), None)
     read = known.read(own) if known else {}
     prompt = read.get("prompt") or asked(own, "\n\n")

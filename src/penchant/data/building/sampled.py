@@ -46,6 +46,7 @@ def build_from_samples(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Built:
     """Sample answers to prompts, score them, and pair them up; called again, it goes on.
@@ -64,7 +65,7 @@ def build_from_samples(
         seed: of the samples, and of the random choice.
         about: what else decides the answers and scores, such as the model's name; a run that
             goes on must have the same.
-        split: which split to take, where the source has several.
+        split, columns: as for `read_pairs`.
 
     Raises:
         DataError: the prompts cannot be read, `output` exists, samples of another setting are
@@ -75,7 +76,7 @@ def build_from_samples(
     if n < 2:
         raise DataError(f"n must be at least 2 to make a pair, got {n}")
     Rules(choice=pairs, min_gap=min_gap)  # what is impossible is said before anything is sampled
-    found = read_prompts(source, split=split, strict=strict)
+    found = read_prompts(source, split=split, columns=columns, strict=strict)
     samples = target.with_name(f"{target.name}.samples.jsonl")
     settings = {
         **(about or {}), "prompts": found.fingerprint, "n": n, "batch_size": batch_size,

@@ -6,15 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from penchant.data.converting import projects as layouts
 from penchant.data.converting.one_pass import KINDS, Run, joined, partners
 from penchant.data.converting.templates import ChatTemplate
 from penchant.data.converting.textform import TextForm
-from penchant.data.opening import open_tracked
+from penchant.data.opening import Sources
 from penchant.data.records import DataError, Label, Pair, counted, prompt_key
 from penchant.data.writing import new_file, require_new
+
+if TYPE_CHECKING:
+    from penchant.data.opening import Source
 
 TARGETS = (*KINDS, *layouts.PROJECTS)
 
@@ -83,7 +86,7 @@ def labels_to_pairs(labels: Iterable[Label]) -> tuple[list[Pair], int]:
 
 
 def convert(
-    source: str | Path,
+    source: Source,
     to: str | None,
     output: str | Path,
     *,
@@ -91,12 +94,13 @@ def convert(
     text: Literal["chat", "strings"] | None = None,
     template: str | Path | None = None,
     split: str = "train",
+    columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Conversion:
     """Write preference data of one form in another; only what one row needs is in memory.
 
     Args:
-        source: a file, a folder written by `Dataset.save_to_disk`, or an id on the hub.
+        source: anything that `read_pairs` takes.
         to: `labels`, `pairs` or `prompts`, in the canonical layout; or a project whose layout
             to write: `trl`, `axolotl`, `llama-factory` or `openai`. None keeps the kind.
         output: a new `.jsonl`, `.jsonl.gz` or `.parquet` file; there whole or not at all.
@@ -104,7 +108,7 @@ def convert(
         text: write all texts as chat messages, or all as strings.
         template: how strings stand for chats: a Jinja file, the folder of a tokenizer, `chatml`
             or `human_assistant`. Without one a string is a single message.
-        split: which split to take, where the source has several.
+        split, columns: as for `read_pairs`.
         strict: raise when any row is refused, instead of counting it.
 
     Returns:
@@ -118,10 +122,10 @@ def convert(
     _check(to, origin, text, template)
     require_new(target)
     change = TextForm(text, ChatTemplate.load(template) if template else None)
-    name, items = open_tracked(source, split, "reading", prompts=True)
-    run = Run(name, to, origin, change)
+    sources = Sources.of(source, split, columns)
+    run = Run(sources.name, to, origin, change)
     with new_file(target) as writer:
-        for row in run.rows(items):
+        for row in run.rows(sources.items()):
             writer.write(row)
         run.check(writer.count, strict)
     noun = run.kind_written.removesuffix("s")

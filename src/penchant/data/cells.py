@@ -1,0 +1,63 @@
+"""What the texts of a row stand for: messages kept as JSON, numbers and votes of a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+
+from penchant.data.rows import margins
+from penchant.data.rows.row import Row, RowError
+
+# A text that opens as messages do; one message alone counts only when it is a whole one.
+MESSAGES = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:")
+MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
+
+
+def typed(row: Row) -> Row:
+    """The row with what its texts stand for.
+
+    Messages kept as JSON text are messages, whatever file they come from: as text, a model would
+    be trained to write JSON. A table holds only text, so its numbers and votes are read as well.
+
+    Raises:
+        RowError: a text opens as a list of messages, but is not JSON.
+    """
+    return {name: _value(name, text) for name, text in row.items()}
+
+
+def _value(name: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if name in margins.NUMBER_FIELDS:
+        return _number(value)
+    if name == "votes":
+        with suppress(ValueError):
+            return json.loads(value)
+    opening = MESSAGES.match(value)
+    return _messages(name, value, listed=bool(opening[1])) if opening else value
+
+
+def _number(text: str) -> float | str | None:
+    """A number, None for a blank cell, or the text where it is neither."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text
+
+
+def _messages(name: str, text: str, *, listed: bool) -> object:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if not listed:
+            return text
+        raise RowError(
+            "malformed JSON",
+            f"'{name}' holds messages, but not as JSON: {error}; write json.dumps",
+        ) from error
+    turns = value if isinstance(value, list) else [value]
+    whole = all(isinstance(turn, Mapping) and any(k <= set(turn) for k in MESSAGE_KEYS)
+                for turn in turns)  # fmt: skip
+    return value if whole else text
