@@ -14,6 +14,7 @@ import pytest
 from penchant.audit.scan import scan
 from penchant.cli.main import main
 from penchant.data import inspect
+from penchant.data.opening import Sources
 
 Row = dict[str, Any]
 HOSTILE = "<script>alert(1)</script><img src=http://x.example/y onerror=alert(2)>\x1b[2J"
@@ -56,7 +57,7 @@ def test_several_processes_find_what_one_does(
     path = tmp_path / "p.jsonl"
     rows = make_pairs(3500)
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3400], *rows[:100]]))
-    one, two = (scan([path], num_sampled=50, processes=count) for count in (1, 2))
+    one, two = (scan(Sources(path), num_sampled=50, processes=count) for count in (1, 2))
     assert one.table.tobytes() == two.table.tobytes() and len(one.table) == 3500
     assert np.array_equal(one.signatures, two.signatures)
     assert one.sample == two.sample and len(one.sample) == 50
@@ -69,7 +70,7 @@ def test_a_long_line_is_looked_at_like_others(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = inspect(path)
     assert report.counts["pairs"] == 2
-    found = scan([path])
+    found = scan(Sources(path))
     assert found.table["chosen_characters"].tolist() == [10_000_000, 1]
     assert len(found.sample[0][1].chosen) < 100_000
 

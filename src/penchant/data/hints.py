@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from penchant.data.building import FORMS, build
+from penchant.data.building import FORMS, PROMPTS, build
 from penchant.data.building.logs import THUMBS
 from penchant.data.building.rules import Rules
 from penchant.data.columns import renamed, written
@@ -40,7 +40,7 @@ NAMES = {
                  "negative", "bad", "losing"),
     "completion": ("completion", "response", "answer", "output", "generation", "reply"),
     "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
-              "verdict", "preference", "winner", "choice", "better", "preferred"),
+              "verdict", "preference", "winner", "choice", "better", "preferred", "betterresponseid"),
 }  # fmt: skip
 # The two ends of a pair of columns with answers, such as response1 and response2.
 SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"))
@@ -160,7 +160,9 @@ def _reads(rows: Placed, columns: Mapping[str, str], kind: Kind[Any]) -> bool:
 def _verdicts(sources: Sources, rows: Placed) -> Iterator[str]:
     """Two answers with a verdict, whose columns and codes have to be named."""
     texts = [row for _, row in rows]
-    given = _columns(rows, ("prompt", "label"))
+    # An instruction keeps its name: what stands in `input` follows it.
+    asked = any(name in texts[0] for name in PROMPTS)
+    given = _columns(rows, ("label",) if asked else ("prompt", "label"))
     sides = _sides(list(map(str, texts[0])), texts[0])
     if given is None or sides is None:
         return
@@ -206,7 +208,7 @@ def _codes(values: Sequence[str], sides: tuple[str, str]) -> Iterator[dict[str, 
 def _meaning(codes: Mapping[str, str], sides: tuple[str, str]) -> str:
     """What the codes assume, where the verdict is a number."""
     by_side = {meaning: code for code, meaning in codes.items()}
-    if "a" not in by_side:
+    if "a" not in by_side or by_side["a"] == sides[0]:
         return ""
     return (
         f", if {by_side['a']} means that {sides[0]} is better (exchange a and b in codes if it "

@@ -6,9 +6,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError
 from penchant.data.opening import Sources, path_names
@@ -16,6 +17,9 @@ from penchant.data.records import Data, Pair
 from penchant.label.agreement import Agreement, measure_agreement
 from penchant.label.reading import read_comparisons
 from penchant.label.store import Answer, Store, Task
+
+if TYPE_CHECKING:
+    from penchant.data.opening import Source
 
 MAX_NAME = 40
 
@@ -82,7 +86,7 @@ def _work(annotator: str, answers: Sequence[Answer]) -> Work:
 
 
 def open_session(
-    sources: Sources,
+    source: Source,
     *,
     annotators: Sequence[str] = (),
     overlap: int = 1,
@@ -101,7 +105,10 @@ def open_session(
     if overlap < 1 or (names and overlap > len(names)):
         most = f" and at most {len(names)}, the number of annotators" if names else ""
         raise ConfigError(f"overlap must be at least 1{most}, got {overlap}; set overlap")
+    sources = Sources.of(source)
     database = database_path(sources)
+    # Answers lie beside a file: a name is never taken for an id on the hub.
+    sources = replace(sources, data=[Path(name) for name in path_names(sources.data)])
     data = read_comparisons(sources, strict=strict)
     return Session(data, Store(database, data.fingerprint), names, overlap, seed)
 
