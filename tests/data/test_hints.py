@@ -113,9 +113,9 @@ def test_labels_of_another_project_become_labels(tmp_path, monkeypatch):
 
 
 def test_where_columns_fit_several_layouts_the_commands_named_work(tmp_path):
-    row = {"instruction": "p?", "system": "s", "chosen": "yes", "rejected": "no"}
+    row = {"conversations": HEARD, "messages": [TURN], "chosen": YES, "rejected": NO}
     path = write(tmp_path / "raw.jsonl", [row])
-    with pytest.raises(DataError, match="--from llama-factory ") as refused:
+    with pytest.raises(DataError, match="--from axolotl ") as refused:
         read_pairs(path)
     for command in str(refused.value).splitlines()[1:]:
         assert main([*shlex.split(command)[1:-1], str(tmp_path / "pairs.jsonl")]) == 0
@@ -125,12 +125,12 @@ def test_where_columns_fit_several_layouts_the_commands_named_work(tmp_path):
 OTHER_NAMES = {
     "request": ({"request": "p?", "chosen": "yes", "rejected": "no"}, "prompt=request"),
     "responses": (
-        {"prompt": "p?", "chosen_response": "yes", "rejected_response": "no"},
-        "chosen=chosen_response,rejected=rejected_response",
+        {"prompt": "p?", "better_response": "yes", "worse_response": "no"},
+        "chosen=better_response,rejected=worse_response",
     ),
-    "stack": (
-        {"question": "p?", "response_j": "yes", "response_k": "no"},
-        "prompt=question,chosen=response_j,rejected=response_k",
+    "problem": (
+        {"problem": "p?", "positive": "yes", "negative": "no"},
+        "prompt=problem,chosen=positive,rejected=negative",
     ),
     "accepted": (
         {"input": "p?", "accepted": "yes", "rejected": "no"},

@@ -19,6 +19,7 @@ from penchant.data.opening import MissingDataError
 from penchant.data.prompts import PROMPT_LAYOUTS, Prompt, read_prompts
 from penchant.data.quality import FEW
 from penchant.data.opening import Sources
+from penchant.data.quality import FEW
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import Data, DataError, counted
 from penchant.methods import METHODS, Method
@@ -134,7 +135,7 @@ def _read(data: Sources) -> Data[Any]:
             prompts = read_prompts(data)
         except DataError:
             raise error from None
-        if prompts.layout not in {layout.name for layout in PROMPT_LAYOUTS}:
+        if not {*prompts.layouts} <= {layout.name for layout in PROMPT_LAYOUTS}:
             raise  # pairs or labels with a fault, not prompts
         return prompts
 

@@ -13,8 +13,8 @@ from accelerate.utils import set_seed
 from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.screen import setup_logging
-from penchant.guards.checks.gather import checked
 from penchant.data.opening import path_names
+from penchant.guards.checks.gather import checked
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import completed, open_directory, recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from penchant.data.building import FORMS, PROMPTS, build
+from penchant.data.building import FORMS, build, named
 from penchant.data.building.logs import THUMBS
 from penchant.data.building.rules import Rules
 from penchant.data.columns import renamed, written
 from penchant.data.converting import projects
+from penchant.data.converting.exchange import QUESTIONS
 from penchant.data.converting.one_pass import Run
 from penchant.data.converting.textform import TextForm
 from penchant.data.opening import Part, Sources
@@ -40,7 +41,8 @@ NAMES = {
                  "negative", "bad", "losing"),
     "completion": ("completion", "response", "answer", "output", "generation", "reply"),
     "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
-              "verdict", "preference", "winner", "choice", "better", "preferred", "betterresponseid"),
+              "verdict", "preference", "winner", "choice", "better", "preferred",
+              "betterresponseid"),
 }  # fmt: skip
 # The two ends of a pair of columns with answers, such as response1 and response2.
 SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"))
@@ -105,7 +107,12 @@ def _builds(sources: Sources, rows: Placed) -> Iterator[str]:
     texts = [row for _, row in rows]
     if formats.recognise(texts[0]) or labels.recognise_label(texts[0]):
         return
-    matching = [form for form in FORMS.values() if form.matches(texts[0], Rules())]
+    rules = Rules()
+    try:
+        row = named(texts[0], rules)
+    except RowError:  # what is wrong with the row, reading it has said
+        return
+    matching = [form for form in FORMS.values() if form.matches(row, rules)]
     for form in matching:
         if _built(texts, form=form.name):
             kind = "labels" if form is THUMBS else "pairs"
@@ -161,7 +168,7 @@ def _verdicts(sources: Sources, rows: Placed) -> Iterator[str]:
     """Two answers with a verdict, whose columns and codes have to be named."""
     texts = [row for _, row in rows]
     # An instruction keeps its name: what stands in `input` follows it.
-    asked = any(name in texts[0] for name in PROMPTS)
+    asked = any(name in texts[0] for name in QUESTIONS)
     given = _columns(rows, ("label",) if asked else ("prompt", "label"))
     sides = _sides(list(map(str, texts[0])), texts[0])
     if given is None or sides is None:
