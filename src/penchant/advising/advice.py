@@ -15,10 +15,8 @@ from penchant.core.errors import ConfigError
 from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
 from penchant.core.screen import gibibytes
 from penchant.data.lengths import UNCUT, sample_lengths
-from penchant.data.opening import MissingDataError
+from penchant.data.opening import MissingDataError, Sources
 from penchant.data.prompts import PROMPT_LAYOUTS, Prompt, read_prompts
-from penchant.data.quality import FEW
-from penchant.data.opening import Sources
 from penchant.data.quality import FEW
 from penchant.data.read import OtherKindError, read_labels, read_pairs
 from penchant.data.records import Data, DataError, counted

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from penchant.advising.findings import Findings
 from penchant.advising.plan import MANY, Plan
 from penchant.advising.ranking import noise_text
-from penchant.data.lengths import ANSWER_LENGTH
 from penchant.data.columns import written
+from penchant.data.lengths import ANSWER_LENGTH
 from penchant.data.records import counted
 from penchant.methods import Method
 from penchant.methods.kto import BALANCE, weight_advice

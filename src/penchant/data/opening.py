@@ -278,8 +278,3 @@ def _load_hub(name: str, path: Path, split: str) -> datasets.Dataset:
             f"either: {type(error).__name__}: {error}"
         ) from error
     return loaded
-
-
-def as_argument(source: object) -> str:
-    """A source as a command line would name it."""
-    return str(source) if isinstance(source, str | Path) else "FILE"
