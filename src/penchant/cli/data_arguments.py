@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from penchant.cli.parser import add_command
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
 from penchant.data.columns import parse_columns
@@ -20,14 +21,13 @@ PROJECTS = "trl, axolotl, llama-factory or openai"
 
 def add_build(tools: Any) -> None:
     """`penchant data build`."""
-    build = tools.add_parser(
+    build = add_command(
+        tools,
         "build",
         help="make preference data of labels, votes, ratings, rankings, thumbs, chats or samples",
         description="Make pairs or labels of judgements, or of sampled and scored answers.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        command="data build",
     )
-    build.set_defaults(command="data build")
     _add_files(build, "a new .jsonl, .jsonl.gz or .parquet")
     add = build.add_argument
     add("--form", metavar="FORM", help=f"{FORMS}; needed where columns fit several")
@@ -62,14 +62,14 @@ def add_build(tools: Any) -> None:
 
 def add_convert(tools: Any) -> None:
     """`penchant data convert`."""
-    convert = tools.add_parser(
+    convert = add_command(
+        tools,
         "convert",
         help="between pairs and labels, strings and chat, projects' layouts",
         description="Write preference data in another form: another kind, text or layout.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        command="data convert",
+        to=None,
     )
-    convert.set_defaults(command="data convert", to=None)
     _add_files(convert, "a new .jsonl, .jsonl.gz or .parquet")
     add = convert.add_argument
     add("--to", metavar="WHAT", help=f"labels, pairs or prompts; {PROJECTS} for its layout")
@@ -81,14 +81,13 @@ def add_convert(tools: Any) -> None:
 
 def add_split(tools: Any) -> None:
     """`penchant data split`."""
-    split = tools.add_parser(
+    split = add_command(
+        tools,
         "split",
         help="divide a file by prompt into training and evaluation parts",
         description="Divide rows by prompt, near-duplicates together, alike in source and length.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        command="data split",
     )
-    split.set_defaults(command="data split")
     _add_files(split, "a folder; each part becomes a file in it")
     add = split.add_argument
     add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
@@ -169,25 +168,25 @@ def run_build(values: dict[str, Any]) -> None:
 
 def add_commands(tools: Any) -> None:
     """Add both to the tools of `penchant data`."""
-    inspect = tools.add_parser(
+    inspect = add_command(
+        tools,
         "inspect",
         help="find what is wrong with preference data",
         description="Ties, duplicates, contradictions, noise, biases, leaks, lengths: each with "
         "its rows and a remedy.",
-        argument_default=argparse.SUPPRESS,
+        command="data inspect",
     )
-    inspect.set_defaults(command="data inspect")
     _add_inspect(inspect)
     add = inspect.add_argument
     add("--html", type=Path, metavar="PATH", help="write the report as one page, with plots")
     add("--json", action="store_true", help="the whole report as JSON, on standard output")
-    clean = tools.add_parser(
+    clean = add_command(
+        tools,
         "clean",
         help="drop what inspect found, by name",
         description="Write the data without the rows of some findings, and those to OUT.removed.",
-        argument_default=argparse.SUPPRESS,
+        command="data clean",
     )
-    clean.set_defaults(command="data clean")
     add = clean.add_argument
     add("--drop", required=True, metavar="ID,ID", help="findings whose rows go")
     add("--output", required=True, type=Path, metavar="OUT",

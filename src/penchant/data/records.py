@@ -247,6 +247,19 @@ class Tally:
         if self.counts[refusal.reason] <= NUM_EXAMPLES:
             self.examples[refusal.reason].append(refusal)
 
+    def require_none(self, name: str) -> None:
+        """Refuse what is named if anything of it was refused.
+
+        Raises:
+            DataError: something was; it is described.
+        """
+        if self:
+            number = counted(len(self), "refused row")
+            raise DataError(
+                f"strict allows no refusal, and {name} has {number}; correct or remove what is "
+                f"refused\n{self.describe()}"
+            )
+
     def describe(self) -> str:
         """Each reason with its count, most frequent first, and a few examples."""
         lines = []

@@ -22,7 +22,7 @@ from penchant.data.grouping import grouped
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.messages import read_messages, with_tools
-from penchant.data.rows.row import RowError, kind, refuse_media, shown
+from penchant.data.rows.row import RowError, kind, refuse_media, shown, usable
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:
@@ -184,12 +184,8 @@ class _Run:
 
     def check(self, strict: bool) -> None:
         """Refuse a result without a record, or when strict with a refusal."""
-        if strict and self.refused:
-            number = counted(len(self.refused), "refused row")
-            raise DataError(
-                f"strict allows no refusal, and {self.name} has {number}; correct or remove what "
-                f"is refused\n{self.refused.describe()}"
-            )
+        if strict:
+            self.refused.require_none(self.name)
         if not self.written:
             left = "".join(f"\n  {n} {what}" for what, n in self.counts.items() if n)
             why = f"{left}\n{self.refused.describe()}".rstrip()
@@ -197,15 +193,7 @@ class _Run:
             raise DataError(f"nothing can be made of {self.name}: {rows} read{why}")
 
     def _placed(self, items: Iterator[Item]) -> Iterator[Placed]:
-        for item in items:
-            if isinstance(item, Refusal):
-                self.refused.add(item)
-                continue
-            where, row = item
-            try:
-                yield Placed(where, named(row, self.rules))
-            except RowError as error:
-                self.refused.add(Refusal(where, error.reason, error.detail))
+        return usable(items, self.refused, lambda where, row: Placed(where, named(row, self.rules)))
 
     def _units(self, placed: Iterator[Placed]) -> Iterator[list[Placed]]:
         if self.form.key is None:

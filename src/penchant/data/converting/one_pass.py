@@ -17,7 +17,7 @@ from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counte
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import MESSAGE_FIELDS, plain
-from penchant.data.rows.row import RowError
+from penchant.data.rows.row import RowError, usable
 
 KINDS = ("labels", "pairs", "prompts")
 # Stands on labels made of pairs: which two belong together.
@@ -88,12 +88,8 @@ class Run:
 
     def check(self, written: int, strict: bool) -> None:
         """Refuse a result without a row, or when strict with a refusal."""
-        if strict and self.refused:
-            number = counted(len(self.refused), "refused row")
-            raise DataError(
-                f"strict allows no refusal, and {self.name} has {number}; correct or remove what "
-                f"is refused\n{self.refused.describe()}"
-            )
+        if strict:
+            self.refused.require_none(self.name)
         if written:
             return
         if self.alone:
@@ -104,16 +100,7 @@ class Run:
         raise DataError(f"no row of {self.name} can be converted\n{self.refused.describe()}")
 
     def _records(self, items: Iterable[Item]) -> Iterator[_Read]:
-        for item in items:
-            if isinstance(item, Refusal):
-                self.refused.add(item)
-                continue
-            where, row = item
-            try:
-                one = self._record(where, row)
-            except RowError as error:
-                self.refused.add(Refusal(where, error.reason, error.detail))
-                continue
+        for one in usable(items, self.refused, self._record):
             if one is None:
                 self.ties += 1
                 continue

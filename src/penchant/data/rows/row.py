@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from penchant.data.records import Refusal, Tally
 
 Row = Mapping[str, object]
+Made = TypeVar("Made")
 
 MAX_SHOWN = 60
 
@@ -30,6 +34,31 @@ class RowError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def usable(
+    items: Iterable[tuple[str, object] | Refusal],
+    refused: Tally,
+    make: Callable[[str, object], Made],
+) -> Iterator[Made]:
+    """What is made of each row, with its place; what cannot be is counted among the refused.
+
+    Args:
+        items: places with their rows, or what reading has refused.
+        refused: counts the refusals.
+        make: takes a place and its row; raises `RowError` where the row cannot be used.
+    """
+    for item in items:
+        if isinstance(item, Refusal):
+            refused.add(item)
+            continue
+        where, row = item
+        try:
+            made = make(where, row)
+        except RowError as error:
+            refused.add(Refusal(where, error.reason, error.detail))
+        else:
+            yield made
 
 
 def fit(
