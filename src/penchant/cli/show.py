@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -45,8 +46,18 @@ def print_evaluations(found: dict[str, Evaluation]) -> None:
     metrics = [one.metrics() for one in found.values()]
     for metric in dict.fromkeys(name for one in metrics for name in one):
         cells = [one.get(metric) for one in metrics]
-        table.add_row(metric, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
+        table.add_row(
+            _described(metric, metrics), *("-" if cell is None else f"{cell:.4g}" for cell in cells)
+        )
     Console().print(table)
+
+
+def _described(metric: str, evaluations: Sequence[Mapping[str, float]]) -> str:
+    """A metric's name; of a divergence also whose texts it is measured on, and its unit."""
+    sampled = any("kl/sequence" in one for one in evaluations)
+    texts = "of its own answers" if sampled else "exact, on held-out texts"
+    words = {"kl": f"{texts}, nats per token", "kl/sequence": "of its own answers, nats per answer"}
+    return f"{metric} ({words[metric]})" if metric in words else metric
 
 
 def print_check(result: CheckResult) -> None:
