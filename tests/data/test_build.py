@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import tracemalloc
@@ -329,6 +330,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
             for n in range(rows):
                 row = {"prompt": f"q{n // 2}", "completion": f"{n} " * 100, "rating": n % 2}
                 stream.write(json.dumps(row) + "\n")
+        gc.collect()  # what the interpreter keeps free for reuse would hide what is taken
         tracemalloc.start()
         build(source, tmp_path / f"{rows}.out.jsonl")
         found = tracemalloc.get_traced_memory()[1]
@@ -336,7 +338,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         return found
 
     peak(100)
-    assert peak(20_000) < 500_000, "of a file of 12 million bytes"
+    assert peak(20_000) < 2 * peak(2_000)
 
 
 def test_pandalm_raw_has_its_ties_booleans_and_empty_completions_named(shared):
