@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import subprocess
@@ -46,6 +47,16 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
         before, after = getattr(saved, part), getattr(loaded, part)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_numbers_that_are_not_finite_are_resumed_as_they_were(tmp_path: Path) -> None:
+    saved = state(4)
+    saved.extra["progress"]["best"] = [math.inf, -math.inf]
+    saved.extra["scaler"] = {"scale": math.nan}
+    save_checkpoint(tmp_path, saved)
+    extra = load_checkpoint(tmp_path, 4).extra
+    assert extra["progress"]["best"] == [math.inf, -math.inf]
+    assert math.isnan(extra["scaler"]["scale"])
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

@@ -63,9 +63,10 @@ class Drawer:
         self.tokenizer = load_tokenizer(
             name, chat_template=chat_template, trust_remote_code=trust_remote_code
         )
+        precision = resolve_precision("auto", device)
         loaded: Any = load_causal_model(
             name,
-            dtype=DTYPES[resolve_precision("auto", device)],
+            dtype=DTYPES[precision],
             trust_remote_code=trust_remote_code,
         ).to(device)
         self.tokeniser = Tokeniser(
@@ -82,6 +83,7 @@ class Drawer:
         context = ModelContext(
             self.tokenizer,
             device=device,
+            precision=precision,
             autocast=self.accelerator.autocast,
             trust_remote_code=trust_remote_code,
         )

@@ -106,6 +106,11 @@ class ModelSection(Section):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Of the weights; auto: fp32, or bf16 for a frozen base under bf16."
     )
+    frozen_dtype: Literal["auto", "fp32"] = Field(
+        "auto",
+        description="The dtype in which a copied or named reference and reward models are held. "
+        "auto: matrices have the dtype of the arithmetic; fp32: all weights are in fp32.",
+    )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     attention: Literal["auto", "sdpa", "flex", "plain"] = Field(
         "auto",

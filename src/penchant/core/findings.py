@@ -87,7 +87,7 @@ BEFORE = (
     "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",
     "template-drops-text", "generation-prompt", "not-instruction-tuned", "second-reference",
     "reference-differs", "reward-normalization", "no-kl-penalty", "target-kl", "reward-setup",
-    "memory",
+    "memory", "bf16-emulated",
 )  # fmt: skip
 # What a detector looks for in a run's history, so that an action may follow.
 DETECTED = (

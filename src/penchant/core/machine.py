@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -142,6 +143,23 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         else "fp32"
     )
+
+
+@cache
+def bf16_slowdown() -> float | None:
+    """How many times as long a product takes in bf16 as in fp32; None where no CPU computes it.
+
+    Above 1 on a CPU that emulates bf16 because it has no instructions for it, else below 1.
+    """
+    if torch.accelerator.is_available():
+        return None
+
+    def best(dtype: torch.dtype) -> float:
+        rows, weight = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        product = partial(torch.nn.functional.linear, rows, weight)
+        return min(seconds_of(product, rows.device)[0] for _ in range(4))  # the first warms up
+
+    return best(torch.bfloat16) / best(torch.float32)
 
 
 def versions() -> dict[str, str]:

@@ -207,6 +207,7 @@ def sizes_of(
     precision: str,
     device: str,
     num_models: int = 1,
+    frozen_dtype: str = "auto",
 ) -> Sizes:
     """The sizes of a run, roughly, from its model's configuration alone.
 
@@ -217,17 +218,18 @@ def sizes_of(
         reference: whether a frozen copy stands beside the policy.
         precision: of the arithmetic; device: where it runs.
         num_models: that are trained: two with a value model of its own.
+        frozen_dtype: of the reference, as for `hold_frozen`.
     """
     kind = "fp32" if precision == "fp32" else "half"
     weights = size.num_parameters * (2.0 if half_base else 4.0)
     adapter = 4.0 * size.width * lora_r
-    # Autocast keeps a half-precision copy of every trained matrix that it multiplied with; a
-    # frozen reference holds its matrices in half precision.
+    # Autocast keeps a half-precision copy of every trained matrix that it multiplied with.
     copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
+    frozen = 4.0 * size.num_parameters if frozen_dtype == "fp32" else weights - copies
     return Sizes(
         weights=num_models * (weights + adapter),
         trained=num_models * (adapter if lora_r else weights),
-        reference=weights - copies if reference else 0.0,
+        reference=frozen if reference else 0.0,
         rewards=0.0,
         process=OVERHEAD_BYTES,
         fixed=0.0 if lora_r else num_models * copies,

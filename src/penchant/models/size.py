@@ -69,13 +69,19 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
 
 def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
     """Shapes of the matrices between embeddings and head; GPT-2 keeps its transposed."""
-    head = model.get_output_embeddings()
+    for weight in layer_weights(model):
+        yield weight.shape[0], weight.shape[1]
+
+
+def layer_weights(model: Any) -> Iterator[Any]:
+    """The matrices between embeddings and head; a reward model's head is its `score`."""
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        if weight is None or module is head or "Embedding" in type(module).__name__:
+        if weight is None or module in heads or "Embedding" in type(module).__name__:
             continue
         if weight.ndim == 2:
-            yield weight.shape[0], weight.shape[1]
+            yield weight
 
 
 def base_model(name: str) -> str:

@@ -159,6 +159,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         save_file(state.random, partial / "random.safetensors")
         if state.source:
             save_file(state.source, partial / SOURCE)
+        # A best loss of infinity is restored as that: strict JSON would make it null, which no
+        # comparison takes. Only this file's own reader reads it.
         (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
         digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
         (partial / MANIFEST).write_text(json.dumps(digests))

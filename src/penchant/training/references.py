@@ -12,7 +12,9 @@ import torch
 
 from penchant.core.errors import ModelError
 from penchant.core.screen import gibibytes, track
+from penchant.models.frozen import frozen_bytes, hold_frozen
 from penchant.models.load import default_cache_dir, load_causal_model, resolve
+from penchant.models.memory import unique_bytes
 from penchant.models.reference import (
     AdapterReference,
     CachedReference,
@@ -76,7 +78,10 @@ class ReferenceMaker:
 
     def copy_bytes(self) -> int:
         """What a frozen copy of the policy takes."""
-        return sum(p.numel() * p.element_size() for p in self.policy.parameters())
+        model, config = self.policy.causal_model, self.config
+        if config.sync_ref_model:
+            return unique_bytes(model.parameters())
+        return frozen_bytes(model, config.frozen_dtype, self.precision)
 
     def make(self, kind: str, groups: Sequence[Group]) -> Reference | None:
         """The reference.
@@ -94,8 +99,19 @@ class ReferenceMaker:
             return self._loaded(name, groups, bits=int(kind[5]), kind=kind)
         other = self.config.reference_model
         if kind == "copy":
-            return self._loaded(other, groups) if other else frozen_copy(self.policy)
+            return self._loaded(other, groups) if other else self._copied()
         return self._cached(groups)
+
+    def _copied(self) -> CopyReference:
+        reference = frozen_copy(self.policy)
+        with reference.active() as scorer:
+            self._hold(scorer.causal_model)
+        return reference
+
+    def _hold(self, model: Any) -> None:
+        # What follows the policy moves by less than half precision tells apart.
+        if not self.config.sync_ref_model:
+            hold_frozen(model, self.config.frozen_dtype, self.precision)
 
     def _cached(self, groups: Sequence[Group]) -> CachedReference:
         held: Reference | None = None
@@ -103,13 +119,13 @@ class ReferenceMaker:
             held = self._loaded(self.config.reference_model, groups)
         elif self.config.lora_r:
             held = AdapterReference(self.policy)
-        elif self.keep:
-            held = frozen_copy(self.policy)
         folder = (self.config.cache_dir or default_cache_dir()) / "reference"
         with nullcontext(self.policy) if held is None else held.active() as scorer:
             assert scorer is not None
             label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
             live = held if self.keep or isinstance(held, AdapterReference) else None
+            if self.keep and held is None:  # the policy itself is the reference as yet
+                live = self._copied()
             reference = CachedReference(folder, scorer.causal_model, label, live)
             first = self.accelerator.main_process_first
             with scorer.evaluating(), first(), self.accelerator.autocast():
@@ -134,6 +150,8 @@ class ReferenceMaker:
         )
         require_same_vocabulary(self.policy.causal_model.config, model.config)
         if bits is None:  # quantised weights are where they belong and stay there
+            if self.loaded is None:  # a caller's own model is left as it was given
+                self._hold(model)
             model.to(self.accelerator.device)
         scorer = Scorer(model, self.policy.pad_token_id)
         with self.accelerator.autocast():

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding
+from penchant.core.machine import resolve_precision
 from penchant.data.batch import Group, share_prompts
 from penchant.data.prompts import read_prompts
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
@@ -194,6 +195,8 @@ def reward_context(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         base=setup.base,
         device=accelerator.device,
         dtype=setup.scorer.causal_model.dtype,
+        frozen_dtype=config.frozen_dtype,
+        precision=resolve_precision(config.precision, accelerator.device),
         autocast=accelerator.autocast,
         batch_size=config.per_device_eval_batch_size,
         max_length=config.max_length,

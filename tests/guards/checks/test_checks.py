@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import penchant
 from penchant.cli.main import main
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.core.machine import Machine
-from penchant.guards.checks import check_snapshot
+from penchant.core.machine import Machine, bf16_slowdown
+from penchant.guards.checks import check_snapshot, gather
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,6 +58,26 @@ def test_fp16_is_a_finding_only_for_weights_of_wider_range(
 ) -> None:
     run = snapshot(precision="fp16")
     assert found(replace(run, model=replace(run.model, **changes))) == expected
+
+
+@pytest.mark.parametrize(("factor", "said"), [(None, False), (0.4, False), (15.0, True)])
+def test_bf16_that_a_cpu_emulates_is_said_with_its_factor(
+    factor: float | None, said: bool, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "bf16_slowdown", lambda: factor)
+
+    def emulated(**keys: Any) -> list[str]:
+        result = penchant.check("dpo", probe=False, **tiny_keys, **keys)
+        return [one.what for one in result.findings if one.id == "bf16-emulated"]
+
+    expected = ["this CPU emulates bf16: a product takes 15.0 times as long as in fp32"] * said
+    assert emulated(precision="bf16") == emulated(dtype="bf16") == expected
+    assert emulated() == []  # auto does not take it
+
+
+def test_time_of_a_product_in_bf16_is_measured_where_a_cpu_computes_it() -> None:
+    factor = bf16_slowdown()
+    assert factor is None if torch.accelerator.is_available() else 0.01 < factor < 1000
 
 
 def test_context_of_learned_positions_is_an_error_and_of_others_a_warning() -> None:

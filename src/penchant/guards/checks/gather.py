@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from penchant.config.actions import parse_actions
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, spoken
+from penchant.core.machine import bf16_slowdown
 from penchant.data.quality import (
     count_contradicted,
     count_in_cycles,
@@ -222,12 +223,14 @@ def take_snapshot(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> 
     """A run as rules see it."""
     tokenizer, end_ids = inputs.tokenizer, inputs.end_ids
     report = inputs.reports["training"]
+    in_bf16 = "bf16" in (config.precision, config.dtype)
     return Snapshot(
         config=config,
         data=gather_data(inputs.run_data, tokenizer),
         tokens=gather_tokens(inputs.train_set, report, tokenizer, end_ids),
         model=gather_model(config, inputs.base, tokenizer, end_ids, inputs.settings),
         num_steps=kind_of(config.spec).num_steps(config, inputs.train_set, num_processes),
+        bf16_slowdown=bf16_slowdown() if in_bf16 else None,
     )
 
 

@@ -14,6 +14,7 @@ TOLERANCE = 1.001  # numbers at the end of a range are in it, however they were 
 STRONG_BETA, NOISY_BETA, STIFF_BETA = 0.05, 0.3, 0.5
 MANY_EPOCHS = 3
 FEW_STEPS = 10
+SLOW = 2.0  # times as long: further from 1 than a measurement on a busy machine
 
 
 def rate_range(run: Snapshot) -> tuple[float, float]:
@@ -158,6 +159,19 @@ def half_precision(run: Snapshot) -> Iterator[Finding]:
         )
 
 
+def emulated(run: Snapshot) -> Iterator[Finding]:
+    """bf16 on a CPU that has no instructions for it."""
+    factor, config = run.bf16_slowdown, run.config
+    if factor is not None and factor >= SLOW:
+        yield warning(
+            "bf16-emulated",
+            f"this CPU emulates bf16: a product takes {factor:.1f} times as long as in fp32",
+            "set precision and dtype to auto or fp32; dtype bf16 is worth it only where the "
+            "weights do not fit into memory otherwise",
+            {"slowdown": round(factor, 1), "precision": config.precision, "dtype": config.dtype},
+        )
+
+
 def dropout(run: Snapshot) -> Iterator[Finding]:
     """Noise in the log-probs that are compared."""
     config, rates = run.config, run.model.dropout
@@ -184,4 +198,4 @@ def dropout(run: Snapshot) -> Iterator[Finding]:
         )
 
 
-RULES = (learning_rate, beta, beta_noise, epochs, warmup, half_precision, dropout)
+RULES = (learning_rate, beta, beta_noise, epochs, warmup, half_precision, emulated, dropout)

@@ -122,6 +122,8 @@ class Snapshot:
         config: validated keys, with the method and its options.
         data, tokens, model: facts.
         num_steps: optimizer steps in all.
+        bf16_slowdown: how many times as long a product takes in bf16 as in fp32; None where the
+            run does not compute in bf16 on a CPU.
     """
 
     config: RunConfig
@@ -129,6 +131,7 @@ class Snapshot:
     tokens: TokenFacts
     model: ModelFacts
     num_steps: int
+    bf16_slowdown: float | None = None
 
     @property
     def facts(self) -> Facts:

@@ -10,6 +10,7 @@ from transformers.utils.hub import cached_file
 
 from penchant.core.errors import ModelError
 from penchant.methods.online import RewardOptions
+from penchant.models.frozen import hold_frozen
 from penchant.models.load import (
     end_token_ids,
     is_adapter,
@@ -84,6 +85,7 @@ def _single(name: str, label: str, context: ModelContext) -> ModelReward:
     model: Any = load_score_model(
         found, dtype=context.dtype, trust_remote_code=context.trust_remote_code
     )
+    hold_frozen(model, context.frozen_dtype, context.precision)
     model.config.pad_token_id = pad  # transformers finds the last token by it
     model.requires_grad_(False).to(context.device)
     tokens = _tokens(label, own, model, context)

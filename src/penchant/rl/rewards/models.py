@@ -38,6 +38,7 @@ class ModelContext:
         policy: the policy where an adapter on the same base may live on it, else None.
         base: the resolved name of the policy's base.
         device, dtype: where reward models of their own go, and the type of their weights.
+        frozen_dtype, precision: in what they are held, as for `hold_frozen`.
         autocast: makes the run's autocast context.
         batch_size: answers in a forward pass.
         max_length: the longest prompt with its answer, where that is known.
@@ -49,6 +50,8 @@ class ModelContext:
     base: str | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    frozen_dtype: str = "auto"
+    precision: str = "fp32"
     autocast: Autocast = nullcontext
     batch_size: int = 8
     max_length: int | None = None

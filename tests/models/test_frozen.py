@@ -1,0 +1,85 @@
+"""A frozen model takes half the memory under half precision, and says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from penchant.config.keys import load_config
+from penchant.models.footprint import sizes_of
+from penchant.models.frozen import frozen_bytes, hold_frozen
+from penchant.models.load import load_causal_model
+from penchant.models.memory import unique_bytes
+from penchant.models.reference import CopyReference
+from penchant.models.scoring import Scorer, ScoringPlan
+from penchant.models.size import measure_model
+from penchant.training.references import ReferenceMaker, measure_cost
+
+PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
+# A tied head, transposed matrices with biases, and a head of its own.
+FAMILIES = ["cohere", "gpt2", "llama"]
+
+
+def scorer_for(model: Any) -> Scorer:
+    scorer = Scorer(model, 0)
+    scorer.use(PACKED)
+    return scorer
+
+
+def maker(policy: Scorer, **keys: Any) -> ReferenceMaker:
+    config = load_config("dpo", {"model": "m", "data": "d", "lora_r": 0, **keys})
+    accelerator: Any = None
+    return ReferenceMaker(config, policy, accelerator, "bf16", "m")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_under_autocast_are_those_of_the_fp32_copy(
+    make_model: Any, groups: Any, family: str
+) -> None:
+    exact = CopyReference(scorer_for(make_model(family)))
+    held = make_model(family)
+    hold_frozen(held, "auto", "bf16")
+    assert any(p.dtype == torch.bfloat16 for p in held.parameters())
+    rounded = CopyReference(scorer_for(held))
+    batch = scorer_for(make_model(family)).batch(groups)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, found = exact.sums(groups, batch), rounded.sums(groups, batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [{}, {"frozen_dtype": "fp32"}, {"sync_ref_model": True}], ids=str)
+def test_bytes_that_a_copy_holds_are_those_that_memory_forecasts(
+    tiny_model_dir: Path, groups: Any, keys: dict[str, Any]
+) -> None:
+    policy = scorer_for(load_causal_model(str(tiny_model_dir), dtype=torch.float32))
+    making = maker(policy, **keys)
+    reference = making.make("copy", groups)
+    assert reference is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        held = measure_cost(reference, policy, groups).num_bytes
+    size = measure_model(str(tiny_model_dir))
+    formula = sizes_of(
+        size, lora_r=0, half_base=False, reference=True, precision="bf16", device="cpu",
+        frozen_dtype="fp32" if keys else "auto",
+    )  # fmt: skip
+    assert held == formula.reference == making.copy_bytes()
+    assert held == 4 * size.num_parameters - (0 if keys else 2 * size.num_layer_parameters)
+    assert all(p.dtype == torch.float32 for p in policy.parameters())
+
+
+def test_fp32_is_had_of_half_precision_weights_too(make_model: Any) -> None:
+    model = make_model(dtype="bfloat16")
+    expected = frozen_bytes(model, "fp32", "bf16")
+    hold_frozen(model, "fp32", "bf16")
+    assert expected == unique_bytes(model.parameters()) == 4 * model.num_parameters()
+
+
+def test_score_of_a_reward_model_is_not_rounded(make_score_model: Any) -> None:
+    model = make_score_model()
+    hold_frozen(model, "auto", "bf16")
+    kinds = {name: p.dtype for name, p in model.named_parameters()}
+    assert kinds["score.weight"] == torch.float32
+    assert kinds["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
