@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from penchant.models import logprobs
-from penchant.models.logprobs import LogitTransform, compare_heads, completion_logprobs
+from penchant.models.logprobs import compare_heads, completion_logprobs
+from penchant.models.vocabulary import LogitTransform
 
 WIDTH = 1024  # the narrowest chunk
 AS_IS = LogitTransform()
@@ -20,8 +21,8 @@ AS_IS = LogitTransform()
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     """Several chunks of the vocabulary and several chunks of rows even at these sizes."""
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", {"cpu": 1})
-    monkeypatch.setattr(logprobs, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("penchant.models.vocabulary.CHUNK_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 5)
 
 
 def naive_logits(hidden, weight, bias=None, transform=AS_IS):
@@ -225,7 +226,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_no_tensor_of_tokens_by_vocabulary_exists_forward_or_backward(trainable, monkeypatch):
-    monkeypatch.setattr(logprobs, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 16)
     rows, width, vocabulary = 200, 4, 8192
     hidden, weight, bias, targets = made(rows, width, vocabulary, dtype=torch.float32)
     weight.requires_grad_(trainable)
@@ -240,7 +241,7 @@ def test_no_tensor_of_tokens_by_vocabulary_exists_forward_or_backward(trainable,
 
 
 def test_comparing_heads_makes_no_tensor_of_tokens_by_vocabulary(monkeypatch):
-    monkeypatch.setattr(logprobs, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 16)
     hidden, weight, bias, targets = made(200, 4, 8192, dtype=torch.float32)
     with LargestTensor() as largest:
         compare_heads((hidden, weight, bias), (hidden + 1, weight, bias), targets)

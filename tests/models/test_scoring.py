@@ -9,7 +9,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from penchant.data.batch import Group
-from penchant.models import logprobs
 from penchant.models.lora import add_lora
 from penchant.models.memory import enable_checkpointing
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
@@ -273,8 +272,8 @@ def test_scoring_a_batch_makes_no_tensor_of_tokens_by_vocabulary(lora, make_mode
                     self.numel = max(self.numel, one.numel())
             return out
 
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", {"cpu": 1})
-    monkeypatch.setattr(logprobs, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("penchant.models.vocabulary.CHUNK_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 8)
     model = make_model(vocab_size=4096)
     if lora:
         model = add_lora(model, r=2, alpha=4, dropout=0.0, target_modules="all-linear")

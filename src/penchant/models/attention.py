@@ -37,8 +37,10 @@ class SegmentTable:
         """Additive `[completion, prompt + completion]`: the whole prompt, then causal."""
         key = (prompt, completion, like.dtype, like.device)
         if key not in self._masks:
-            allowed = like.new_full((completion, completion), float("-inf")).triu(1)
-            self._masks[key] = torch.cat([like.new_zeros(completion, prompt), allowed], dim=1)
+            # One mask serves every piece of these lengths in every layer.
+            later = like.new_full((completion, completion), float("-inf")).triu(1)
+            seen = like.new_zeros(completion, prompt)
+            self._masks[key] = torch.cat([seen, later], dim=1)  # [completion, prompt + completion]
         return self._masks[key]
 
     def block_mask(self, length: int, device: torch.device) -> BlockMask:
@@ -54,8 +56,9 @@ class SegmentTable:
 
 def packed_mask_rule(groups: tuple[Segments, ...], length: int, device: torch.device) -> Any:
     """Who may attend to whom: the own group's prompt and the own completion, never later."""
-    group_of = torch.full((length,), -1, dtype=torch.int32)
-    segment_of = torch.full((length,), -1, dtype=torch.int32)  # 0 is a prompt
+    # Written on the CPU, position by position, and moved once.
+    group_of = torch.full((length,), -1, dtype=torch.int32)  # [T]
+    segment_of = torch.full((length,), -1, dtype=torch.int32)  # [T]; 0 is a prompt
     for number, group in enumerate(groups):
         group_of[group.start : group.end] = number
         segment_of[group.start : group.prompt_end] = 0
@@ -154,14 +157,21 @@ class _Piece:
         total[:, :, self.begin : self.end] += part[:, :, prompt_length:]
 
     def mask(self, table: SegmentTable, like: Tensor) -> Tensor | None:
-        """None where plain causal attention over the keys is the right thing."""
+        """None where plain causal attention over the keys is the right thing.
+
+        Otherwise `[queries, keys]`: the kernels align a causal mask with the first key, but the
+        queries of a later completion begin after the prompt's keys.
+        """
         if self.contiguous:
             return None
         return table.mask(self.prompt_end - self.prompt_start, self.end - self.begin, like)
 
 
 def _pieces(groups: tuple[Segments, ...]) -> list[_Piece]:
-    """Each group's prompt together with its first completion, then every further completion."""
+    """Each group's prompt together with its first completion, then every further completion.
+
+    Prompt and first completion lie side by side: one causal sequence needs no mask and no copy.
+    """
     pieces = []
     for group in groups:
         (_, first_end), *others = group.completions
@@ -174,27 +184,31 @@ class _SegmentAttention(torch.autograd.Function):
     """The CPU's flash kernel for each piece, gradients written in place.
 
     Slicing q, k and v outside of one function would make autograd allocate and add a full-size
-    gradient for every slice: quadratic in the number of groups.
+    gradient for every slice: quadratic in the number of groups. In the comments Q is the number of
+    a piece's queries and K of the keys that they see.
     """
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | None
     ) -> Tensor:
+        # Laid out as the caller takes it: written once, never transposed.
         out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])  # [1, T, heads, dim]
         logsumexps = []
         for piece in _pieces(table.groups):
-            mask = piece.mask(table, q)
+            mask = piece.mask(table, q)  # [Q, K] or None
             rows = slice(piece.begin, piece.end)
+            # part: [1, heads, Q, dim]; logsumexp: one number per query, all that backward needs
+            # to form the attention weights again.
             part, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q[:, :, rows],
-                piece.keys(k),
+                q[:, :, rows],  # [1, heads, Q, dim]
+                piece.keys(k),  # [1, kv_heads, K, dim]
                 piece.keys(v),
                 is_causal=mask is None,
                 attn_mask=mask,
                 scale=scale,
             )
-            out[:, rows] = part.transpose(1, 2)
+            out[:, rows] = part.transpose(1, 2)  # [1, Q, heads, dim]
             logsumexps.append(logsumexp)
         ctx.table, ctx.scale = table, scale
         ctx.save_for_backward(q, k, v, out, *logsumexps)
@@ -203,31 +217,33 @@ class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, *logsumexps = ctx.saved_tensors
+        # Every query belongs to one piece, so dq is written; a prompt's keys are seen by several
+        # pieces, so dk and dv are added to.
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for piece, logsumexp in zip(_pieces(ctx.table.groups), logsumexps, strict=True):
             mask = piece.mask(ctx.table, q)
             rows = slice(piece.begin, piece.end)
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_out[:, rows].transpose(1, 2),
+                grad_out[:, rows].transpose(1, 2),  # [1, heads, Q, dim]
                 q[:, :, rows],
                 piece.keys(k),
                 piece.keys(v),
                 out[:, rows].transpose(1, 2),
                 logsumexp,
-                0.0,
-                mask is None,
+                0.0,  # dropout
+                mask is None,  # causal
                 attn_mask=mask,
                 scale=ctx.scale,
             )
-            dq[:, :, rows] = grads[0]
-            piece.add_to_keys(dk, grads[1])
+            dq[:, :, rows] = grads[0]  # [1, heads, Q, dim]
+            piece.add_to_keys(dk, grads[1])  # [1, kv_heads, K, dim]
             piece.add_to_keys(dv, grads[2])
         return dq, dk, dv, None, None
 
 
 def _sliced(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | None) -> Tensor:
     """The same in public operations, for devices without a kernel of their own here."""
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])  # [1, T, heads, dim]
     for piece in _pieces(table.groups):
         mask = piece.mask(table, q)
         part = scaled_dot_product_attention(
@@ -239,7 +255,7 @@ def _sliced(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float |
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        out[:, piece.begin : piece.end] = part.transpose(1, 2)
+        out[:, piece.begin : piece.end] = part.transpose(1, 2)  # [1, Q, heads, dim]
     return out
 
 
@@ -259,4 +275,4 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | N
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out.transpose(1, 2)
+    return out.transpose(1, 2)  # [1, T, heads, dim]

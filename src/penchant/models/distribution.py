@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.models.logprobs import LogitTransform
+    from penchant.models.vocabulary import LogitTransform
 
 # Elements of the logits that exist at once.
 ELEMENTS_AT_ONCE = 1 << 24

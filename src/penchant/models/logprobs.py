@@ -1,69 +1,35 @@
-"""Log-probabilities of completion tokens from hidden states, without a `[T, vocabulary]` tensor.
+"""Log-probabilities of completion tokens from hidden states, without a `[N, V]` tensor.
 
-The vocabulary is walked in chunks with a running maximum and sum, as in online softmax
-(Milakov & Gimelshein 2018). With a frozen head the gradient with respect to the hidden states is
-formed in the same walk: d log p(y) / d logits = onehot(y) - softmax, which does not depend on what
-comes after it but for one factor a token, so backward is a single multiplication. With a
-trainable head backward walks the vocabulary once more; it computes the logits again, but for those
-that a buffer of fixed size could keep.
+With a frozen head the gradient with respect to the hidden states is formed in the same walk over
+the vocabulary as the log-probs: d log p(y) / d logits = onehot(y) - softmax, which does not depend
+on what comes after it except for one factor per token, so backward is a single multiplication.
+With a trainable head backward walks the vocabulary once more; it computes the logits again, except
+for those that a buffer of fixed size could keep. Shapes are named as in `vocabulary.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from penchant.models import linear
+from penchant.models.vocabulary import (
+    AS_IS,
+    Also,
+    Head,
+    LogitTransform,
+    add_product,
+    product,
+    row_blocks,
+    set_product,
+    walk_vocabulary,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Also = Literal["collisions", "entropy"] | None
-"""Of a distribution, in nats: the log of the probability that two draws agree, log sum_v p(v)^2;
-or its entropy."""
-
-# Elements of one chunk of logits. On a CPU 4 MiB in fp32: smaller is no faster, larger only larger.
-CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-ROWS_AT_ONCE = 1024
 # What a trainable head may keep of its exponentials for backward, however long the batch is.
 KEPT_ELEMENTS = 1 << 25
-
-
-@dataclass(frozen=True, slots=True)
-class LogitTransform:
-    """What is done to logits: `softcap * tanh(scale * logits / softcap) / temperature`.
-
-    Gemma 2 caps, Cohere multiplies, Granite divides; the temperature is that of sampling.
-    """
-
-    scale: float = 1.0
-    softcap: float | None = None
-    temperature: float = 1.0
-
-    @classmethod
-    def of(cls, config: Any) -> LogitTransform:
-        """Read from a transformers configuration."""
-        scale = getattr(config, "logit_scale", None) or 1.0
-        scale /= getattr(config, "logits_scaling", None) or 1.0
-        return cls(scale, getattr(config, "final_logit_softcapping", None))
-
-    def apply_(self, logits: Tensor) -> Tensor:
-        """Transform in place, `[rows, chunk]`."""
-        if self.softcap is None:
-            factor = self.scale / self.temperature
-            return logits if factor == 1.0 else logits.mul_(factor)
-        capped = logits.mul_(self.scale / self.softcap).tanh_()
-        return capped.mul_(self.softcap / self.temperature)
-
-    def derivative(self, transformed: Tensor) -> Tensor | float:
-        """d transformed / d raw, from the transformed logits."""
-        factor = self.scale / self.temperature
-        if self.softcap is None:
-            return factor
-        return factor * (1 - (transformed * (self.temperature / self.softcap)) ** 2)
 
 
 def completion_logprobs(
@@ -72,7 +38,7 @@ def completion_logprobs(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    transform: LogitTransform = LogitTransform(),
+    transform: LogitTransform = AS_IS,
     also: Also = None,
 ) -> Tensor:
     """log p(target) for every row.
@@ -89,130 +55,12 @@ def completion_logprobs(
         no gradient.
     """
     trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
-    function = _TrainableHead if trainable else _FrozenHead
-    logprobs, second = function.apply(hidden, weight, bias, targets, transform, also)
+    head = Head(hidden, weight, bias, transform)
+    if trainable:
+        logprobs, second = _TrainableHead.apply(hidden, weight, bias, head, targets, also)
+    else:
+        logprobs, second = _FrozenHead.apply(hidden, head, targets, also)
     return torch.stack([logprobs, second]) if also else logprobs
-
-
-class _Head:
-    """A head's weights in the dtype of the products, walked in chunks of the vocabulary."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, t: LogitTransform):
-        device = hidden.device.type
-        autocast = torch.is_autocast_enabled(device)
-        self.dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        self.accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self.weight, self.bias, self.transform = weight, bias, t
-        rows = min(len(hidden), ROWS_AT_ONCE) or 1
-        self.width = max(1024, CHUNK_ELEMENTS.get(device, 1 << 24) // rows)
-
-    def chunks(self) -> Iterator[tuple[int, Tensor]]:
-        for first in range(0, len(self.weight), self.width):
-            yield first, self.weight[first : first + self.width].to(self.dtype)
-
-    def logits(self, hidden: Tensor, first: int, chunk: Tensor) -> Tensor:
-        """`[rows, chunk]`, transformed, in the accumulation dtype."""
-        logits = product(hidden, chunk.t(), self.accumulate)
-        if self.bias is not None:
-            logits += self.bias[first : first + len(chunk)]
-        return self.transform.apply_(logits)
-
-
-def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """`a @ b` in `dtype`, accumulated and returned without rounding to half where CUDA can."""
-    if a.dtype == dtype:
-        return linear.product(a, b.t())
-    if a.is_cuda:
-        return torch.mm(a, b, out_dtype=dtype)
-    return (a @ b).to(dtype)
-
-
-def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total = a @ b`, without a temporary where the dtypes allow it."""
-    if total.dtype == a.dtype:
-        torch.mm(a, b, out=total)
-    else:
-        total.copy_(product(a, b, total.dtype))
-
-
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, without a temporary where the dtypes allow it."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += product(a, b, total.dtype)
-
-
-class _Walk:
-    """One pass over the vocabulary for some rows: online softmax.
-
-    With `direction` also the gradient of the log-probs. `second` is what `also` asks for. `kept`
-    receives each chunk of exponentials and the maximum `[rows]` they are relative to.
-    """
-
-    def __init__(
-        self,
-        head: _Head,
-        hidden: Tensor,
-        targets: Tensor,
-        *,
-        direction: bool = False,
-        also: Also = None,
-        kept: list[tuple[Tensor, Tensor]] | None = None,
-    ) -> None:
-        def fill(value: float) -> Tensor:
-            return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
-
-        hidden = hidden.to(head.dtype)
-        maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)
-        squares, spread = fill(0.0), fill(0.0)
-        mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None
-        for first, chunk in head.chunks():
-            logits = head.logits(hidden, first, chunk)  # [rows, chunk]
-            local = targets - first
-            here = (local >= 0) & (local < len(chunk))
-            picked = logits.gather(1, local.clamp(0, len(chunk) - 1).unsqueeze(1)).squeeze(1)
-            target_logit = torch.where(here, picked, target_logit)
-            slope = head.transform.derivative(logits)
-            new_maximum = torch.maximum(maximum, logits.amax(1))
-            correction = (maximum - new_maximum).exp_()
-            below = logits.sub_(new_maximum.unsqueeze(1))
-            weights = below.exp() if also == "entropy" else below.exp_()
-            if also == "entropy":  # sum of weight * (logit - maximum), moved to the new maximum
-                drop = torch.where(total > 0, maximum - new_maximum, 0.0)
-                spread = correction * (spread + total * drop)
-                spread += torch.linalg.vecdot(weights, below)
-            total = total * correction + weights.sum(1)
-            if also == "collisions":
-                squares = squares * correction**2 + weights.square().sum(1)
-            maximum = new_maximum
-            if kept is not None:
-                kept.append((weights, maximum))
-            if mean is not None:
-                if isinstance(slope, torch.Tensor):
-                    weights *= slope
-                mean.mul_(correction.unsqueeze(1))
-                mean += product(weights.to(head.dtype), chunk, head.accumulate)
-        self.logsumexp = maximum + total.log()
-        self.logprobs = target_logit - self.logsumexp
-        if also == "entropy":
-            self.second = total.log() - spread / total
-        else:
-            self.second = squares.log() - 2 * total.log()  # -inf unless asked for
-        if mean is not None:
-            # d log p(target) / d hidden = slope(target) W[target] - sum_v p(v) slope(v) W[v]
-            slope = head.transform.derivative(target_logit)
-            mean /= total.unsqueeze(1)
-            own = head.weight[targets].to(head.accumulate)
-            if isinstance(slope, torch.Tensor):
-                self.direction = own * slope.unsqueeze(1) - mean
-            else:
-                self.direction = (own - mean).mul_(slope) if slope != 1.0 else own - mean
-
-
-def _row_chunks(count: int) -> Iterator[slice]:
-    for first in range(0, count, ROWS_AT_ONCE):
-        yield slice(first, min(first + ROWS_AT_ONCE, count))
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -220,41 +68,27 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        transform: LogitTransform,
-        also: Also,
+        ctx: Any, hidden: Tensor, head: Head, targets: Tensor, also: Also
     ) -> tuple[Tensor, Tensor]:
-        head = _Head(hidden, weight, bias, transform)
-        logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
-        second = torch.empty_like(logprobs)
-        directions = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for rows in _row_chunks(len(hidden)):
-            walk = _Walk(
-                head,
-                hidden[rows],
-                targets[rows],
-                direction=directions is not None,
-                also=also,
-            )
-            logprobs[rows], second[rows] = walk.logprobs, walk.second
-            if directions is not None:
-                directions[rows] = walk.direction
-        ctx.save_for_backward(directions)
-        ctx.mark_non_differentiable(second)
-        return logprobs, second
+        walked = walk_vocabulary(
+            head, hidden, targets, direction=ctx.needs_input_grad[0], also=also
+        )
+        ctx.save_for_backward(walked.direction)
+        ctx.mark_non_differentiable(walked.second)
+        return walked.logprobs, walked.second
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        (directions,) = ctx.saved_tensors
-        return (directions * grad.unsqueeze(1).to(directions.dtype), *[None] * 5)
+        (direction,) = ctx.saved_tensors  # [N, H]
+        return direction * grad.unsqueeze(1).to(direction.dtype), None, None, None
 
 
 class _TrainableHead(torch.autograd.Function):
-    """The head is trained too: keep the log-sum-exp and recompute the chunks in backward."""
+    """The head is trained too: keep the log-sum-exp and walk the vocabulary again in backward.
+
+    The weights and the bias stand beside the head that holds them, because autograd gives
+    gradients to arguments only.
+    """
 
     @staticmethod
     def forward(
@@ -262,65 +96,78 @@ class _TrainableHead(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        head: Head,
         targets: Tensor,
-        transform: LogitTransform,
         also: Also,
     ) -> tuple[Tensor, Tensor]:
-        head = _Head(hidden, weight, bias, transform)
-        logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)
-        logsumexp, second = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        keeps = transform.softcap is None and len(hidden) * len(weight) <= KEPT_ELEMENTS
-        kept: list[tuple[Tensor, Tensor]] | None = [] if keeps else None
-        for rows in _row_chunks(len(hidden)):
-            walk = _Walk(head, hidden[rows], targets[rows], also=also, kept=kept)
-            logprobs[rows], logsumexp[rows] = walk.logprobs, walk.logsumexp
-            second[rows] = walk.second
-        ctx.head, ctx.has_bias, ctx.kept = head, bias is not None, kept
-        ctx.save_for_backward(hidden, targets, logsumexp)
-        ctx.mark_non_differentiable(second)
-        return logprobs, second
+        # The derivative of a soft cap needs the logits, which the exponentials have overwritten.
+        keeps = head.transform.softcap is None and len(hidden) * len(weight) <= KEPT_ELEMENTS
+        ctx.kept = [] if keeps else None
+        walked = walk_vocabulary(head, hidden, targets, also=also, kept=ctx.kept)
+        ctx.head = head
+        ctx.save_for_backward(hidden, targets, walked.logsumexp)
+        ctx.mark_non_differentiable(walked.second)
+        return walked.logprobs, walked.second
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, targets, logsumexp = ctx.saved_tensors
-        head, kept = ctx.head, iter(ctx.kept or ())
-        grad = grad.to(head.accumulate)
-        d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)
-        d_weight = torch.empty_like(head.weight, dtype=head.accumulate)
-        d_bias = d_weight.new_zeros(len(head.weight)) if ctx.has_bias else None
-        for rows in _row_chunks(len(hidden)):
-            inputs, g = hidden[rows].to(head.dtype), grad[rows].unsqueeze(1)
-            for first, chunk in head.chunks():
-                if ctx.kept is None:
-                    logits = head.logits(inputs, first, chunk)
-                    slope = head.transform.derivative(logits)
-                    d_logits = logits.sub_(logsumexp[rows].unsqueeze(1)).exp_().mul_(-g)
-                else:
-                    exponentials, maximum = next(kept)
-                    slope = head.transform.scale / head.transform.temperature
-                    factor = (maximum - logsumexp[rows]).exp().unsqueeze(1) * -g
-                    d_logits = exponentials * factor
-                local = targets[rows] - first
-                here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)
-                d_logits[here, local[here]] += g[here, 0]
-                if isinstance(slope, torch.Tensor) or slope != 1.0:
-                    d_logits *= slope
+        hidden, targets, logsumexp = ctx.saved_tensors  # [N, H], [N], [N]
+        head, kept = ctx.head, None if ctx.kept is None else iter(ctx.kept)
+        grad = grad.to(head.accumulate)  # [N]
+        d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)  # [N, H]
+        d_weight = torch.empty_like(head.weight, dtype=head.accumulate)  # [V, H]
+        d_bias = None if head.bias is None else d_weight.new_zeros(len(head.weight))  # [V]
+        for rows in row_blocks(len(hidden)):
+            inputs = hidden[rows].to(head.dtype)  # [R, H]
+            for first, chunk in head.chunks():  # chunk: [C, H]
+                saved = None if kept is None else next(kept)
+                d_logits = _d_logits(
+                    head, inputs, targets[rows], logsumexp[rows], grad[rows], first, chunk, saved
+                )  # [R, C]
                 vocabulary = slice(first, first + len(chunk))
                 if d_bias is not None:
-                    d_bias[vocabulary] += d_logits.sum(0)
+                    d_bias[vocabulary] += d_logits.sum(0)  # [C]
                 d_logits = d_logits.to(head.dtype)
-                d_hidden[rows] += product(d_logits, chunk, head.accumulate)
+                d_hidden[rows] += product(d_logits, chunk, head.accumulate)  # [R, H]
                 # The first rows write, so that nothing has to be zeroed before.
                 combine = set_product if rows.start == 0 else add_product
-                combine(d_weight[vocabulary], d_logits.t(), inputs)
-        return (
-            d_hidden.to(hidden.dtype),
-            d_weight.to(head.weight.dtype),
-            None if d_bias is None else d_bias.to(head.weight.dtype),
-            None,
-            None,
-            None,
-        )
+                combine(d_weight[vocabulary], d_logits.t(), inputs)  # [C, H]
+        d_bias = None if d_bias is None else d_bias.to(head.weight.dtype)
+        return d_hidden.to(hidden.dtype), d_weight.to(head.weight.dtype), d_bias, None, None, None
+
+
+def _d_logits(
+    head: Head,
+    inputs: Tensor,
+    targets: Tensor,
+    logsumexp: Tensor,
+    grad: Tensor,
+    first: int,
+    chunk: Tensor,
+    saved: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """`[R, C]`: the gradient of one chunk's logits, grad * slope * (onehot(target) - softmax).
+
+    `saved` are the exponentials `[R, C]` and their maximum `[R]`, where forward kept them.
+    """
+    if saved is None:
+        logits = head.logits(inputs, first, chunk)  # [R, C]
+        slope = head.transform.derivative(logits)
+        probabilities = logits.sub_(logsumexp.unsqueeze(1)).exp_()  # [R, C]
+        d_logits = probabilities.mul_(-grad.unsqueeze(1))
+    else:
+        exponentials, maximum = saved
+        slope = head.transform.scale / head.transform.temperature
+        # One factor per row turns exponentials into probabilities and brings in the gradient;
+        # out of place, so that backward can run twice over what was kept.
+        factor = (maximum - logsumexp).exp() * -grad  # [R]
+        d_logits = exponentials * factor.unsqueeze(1)  # [R, C]
+    local = targets - first  # [R]
+    here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)  # rows of these targets
+    d_logits[here, local[here]] += grad[here]
+    if isinstance(slope, torch.Tensor) or slope != 1.0:
+        d_logits *= slope
+    return d_logits
 
 
 class Comparison(NamedTuple):
@@ -340,7 +187,7 @@ def compare_heads(
     reference: tuple[Tensor, Tensor, Tensor | None],
     targets: Tensor,
     *,
-    transform: LogitTransform = LogitTransform(),
+    transform: LogitTransform = AS_IS,
     ref_transform: LogitTransform | None = None,
 ) -> Comparison:
     """Exact token-level KL, entropy and log-probs without `[N, V]` logits.
@@ -351,22 +198,28 @@ def compare_heads(
         transform: what the policy does to its logits.
         ref_transform: what the reference does; the same unless given.
     """
-    heads = [_Head(*policy, transform), _Head(*reference, ref_transform or transform)]
-    parts = [
-        _compare_rows(heads, policy[0][rows], reference[0][rows], targets[rows])
-        for rows in _row_chunks(len(targets))
+    heads = (Head(*policy, transform), Head(*reference, ref_transform or transform))
+    blocks = [
+        _compare_rows(heads, (policy[0][rows], reference[0][rows]), targets[rows])
+        for rows in row_blocks(len(targets))
     ]
-    return Comparison(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return Comparison(*(torch.cat(column) for column in zip(*blocks, strict=True)))
 
 
-def _compare_rows(heads: list[_Head], p: Tensor, q: Tensor, targets: Tensor) -> Comparison:
-    walks = [_Walk(head, hidden, targets) for head, hidden in zip(heads, (p, q), strict=True)]
-    p, q = p.to(heads[0].dtype), q.to(heads[1].dtype)
-    cross, own = torch.zeros_like(walks[0].logsumexp), torch.zeros_like(walks[0].logsumexp)
+def _compare_rows(
+    heads: tuple[Head, Head], hidden: tuple[Tensor, Tensor], targets: Tensor
+) -> Comparison:
+    """Both models' rows `[R, H]`: a walk for each log-sum-exp, then one for both sums.
+
+    The sums of p log p and p log q need both normalisers, so the logits are computed again.
+    """
+    p, q = (walk_vocabulary(*each, targets) for each in zip(heads, hidden, strict=True))
+    inputs = [rows.to(head.dtype) for head, rows in zip(heads, hidden, strict=True)]
+    own, cross = torch.zeros_like(p.logsumexp), torch.zeros_like(p.logsumexp)  # [R] each
     for (first, chunk), (_, ref_chunk) in zip(heads[0].chunks(), heads[1].chunks(), strict=True):
-        log_p = heads[0].logits(p, first, chunk).sub_(walks[0].logsumexp.unsqueeze(1))
-        log_q = heads[1].logits(q, first, ref_chunk).sub_(walks[1].logsumexp.unsqueeze(1))
-        probability = log_p.exp()
-        own += (probability * log_p).sum(1)
-        cross += (probability * log_q).sum(1)
-    return Comparison(walks[0].logprobs, walks[1].logprobs, own - cross, -own)
+        log_p = heads[0].logits(inputs[0], first, chunk).sub_(p.logsumexp.unsqueeze(1))  # [R, C]
+        log_q = heads[1].logits(inputs[1], first, ref_chunk).sub_(q.logsumexp.unsqueeze(1))
+        probability = log_p.exp()  # [R, C]
+        own += (probability * log_p).sum(1)  # [R]
+        cross += (probability * log_q).sum(1)  # [R]
+    return Comparison(p.logprobs, q.logprobs, own - cross, -own)

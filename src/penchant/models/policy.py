@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from penchant.data.batch import TokenBatch
-    from penchant.models.logprobs import Also
     from penchant.models.scoring import ScoringPlan
+    from penchant.models.vocabulary import Also
 
 
 # Beside the policy's own files, which other tools read without it.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
-from penchant.models.logprobs import Also
 from penchant.models.scoring import Scorer, effective_head
+from penchant.models.vocabulary import Also
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,8 @@ from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
 from penchant.models.distribution import entropies, filtered, whole_distribution
 from penchant.models.linear import is_plain, use_fast_linear
-from penchant.models.logprobs import Also, LogitTransform, completion_logprobs
+from penchant.models.logprobs import completion_logprobs
+from penchant.models.vocabulary import Also, LogitTransform
 
 if TYPE_CHECKING:
     from torch import Tensor

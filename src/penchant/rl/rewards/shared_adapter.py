@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.data.batch import TokenBatch
-    from penchant.models.logprobs import Also
+    from penchant.models.vocabulary import Also
 
 ADAPTER = "reward"
 

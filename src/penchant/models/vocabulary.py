@@ -1,0 +1,247 @@
+"""A walk over the vocabulary in chunks: what is asked of each distribution, without its logits.
+
+The walk keeps a running maximum and sum, as in online softmax (Milakov & Gimelshein 2018).
+In the comments N is the number of tokens scored, R a block of them, H the size of a hidden state,
+V the vocabulary and C a chunk of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from penchant.models import linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Also = Literal["collisions", "entropy"] | None
+"""Of a distribution, in nats: the log of the probability that two draws agree, log sum_v p(v)^2;
+or its entropy."""
+
+# Elements of one chunk of logits. On a CPU 4 MiB in fp32: smaller is no faster, larger only larger.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What is done to logits: `softcap * tanh(scale * logits / softcap) / temperature`.
+
+    Gemma 2 caps, Cohere multiplies, Granite divides; the temperature is that of sampling.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, config: Any) -> LogitTransform:
+        """Read from a transformers configuration."""
+        scale = getattr(config, "logit_scale", None) or 1.0
+        scale /= getattr(config, "logits_scaling", None) or 1.0
+        return cls(scale, getattr(config, "final_logit_softcapping", None))
+
+    def apply_(self, logits: Tensor) -> Tensor:
+        """Transform in place, `[R, C]`."""
+        if self.softcap is None:
+            factor = self.scale / self.temperature
+            return logits if factor == 1.0 else logits.mul_(factor)
+        capped = logits.mul_(self.scale / self.softcap).tanh_()
+        return capped.mul_(self.softcap / self.temperature)
+
+    def derivative(self, transformed: Tensor) -> Tensor | float:
+        """d transformed / d raw, from the transformed logits."""
+        factor = self.scale / self.temperature
+        if self.softcap is None:
+            return factor
+        return factor * (1 - (transformed * (self.temperature / self.softcap)) ** 2)
+
+
+AS_IS = LogitTransform()
+"""Logits as the head gives them."""
+
+
+class Head:
+    """A head's weights in the dtype of the products, walked in chunks of the vocabulary."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, t: LogitTransform):
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        self.dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        self.accumulate = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.weight, self.bias, self.transform = weight, bias, t
+        # So wide that a chunk of logits has the same size for few rows as for many.
+        rows = min(len(hidden), ROWS_AT_ONCE) or 1
+        self.width = max(1024, CHUNK_ELEMENTS.get(device, 1 << 24) // rows)
+
+    def chunks(self) -> Iterator[tuple[int, Tensor]]:
+        """The first token of each chunk, and its weights `[C, H]` in the dtype of the products."""
+        for first in range(0, len(self.weight), self.width):
+            yield first, self.weight[first : first + self.width].to(self.dtype)
+
+    def logits(self, hidden: Tensor, first: int, chunk: Tensor) -> Tensor:
+        """`[R, C]` of hidden states `[R, H]`, transformed, in the accumulation dtype."""
+        logits = product(hidden, chunk.t(), self.accumulate)  # [R, C]
+        if self.bias is not None:
+            logits += self.bias[first : first + len(chunk)]
+        return self.transform.apply_(logits)
+
+
+class Walked(NamedTuple):
+    """What one pass over the vocabulary finds, in the accumulation dtype and in nats."""
+
+    logprobs: Tensor
+    """`[N]`: of the targets."""
+    logsumexp: Tensor
+    """`[N]`: of the transformed logits."""
+    second: Tensor
+    """`[N]`: what `also` asks for."""
+    direction: Tensor | None
+    """`[N, H]`, in the dtype of the hidden states: d logprobs / d hidden, where it is wanted."""
+
+
+def walk_vocabulary(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    direction: bool = False,
+    also: Also = None,
+    kept: list[tuple[Tensor, Tensor]] | None = None,
+) -> Walked:
+    """Take log-probs, and what else is asked for, in one pass over the vocabulary.
+
+    Args:
+        head: `[V, H]`.
+        hidden: `[N, H]`; a block of rows is taken through the whole vocabulary before the next.
+        targets: `[N]`.
+        direction: also form the gradient of the log-probs with respect to the hidden states.
+        also: what else of each row's distribution.
+        kept: receives the exponentials `[R, C]` of each chunk and the maximum `[R]` that they are
+            relative to, in the order of the walk.
+    """
+    # Every result is allocated once and filled: joining blocks would hold the direction twice.
+    logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)  # [N]
+    logsumexp, second = torch.empty_like(logprobs), torch.empty_like(logprobs)  # [N] each
+    directions = torch.empty_like(hidden) if direction else None  # [N, H]
+    for rows in row_blocks(len(hidden)):
+        block = _walk_rows(head, hidden[rows], targets[rows], direction, also, kept)
+        logprobs[rows], logsumexp[rows], second[rows] = block[:3]
+        if directions is not None and block.direction is not None:
+            directions[rows] = block.direction
+    return Walked(logprobs, logsumexp, second, directions)
+
+
+def row_blocks(count: int) -> Iterator[slice]:
+    """Blocks of rows, so few that a chunk of their logits stays small."""
+    for first in range(0, count, ROWS_AT_ONCE):
+        yield slice(first, min(first + ROWS_AT_ONCE, count))
+
+
+def _walk_rows(
+    head: Head,
+    hidden: Tensor,
+    targets: Tensor,
+    direction: bool,
+    also: Also,
+    kept: list[tuple[Tensor, Tensor]] | None,
+) -> Walked:
+    """Online softmax over the chunks of the vocabulary, for R rows of hidden states `[R, H]`.
+
+    Every running sum is relative to the largest logit so far. Where a chunk has a larger one, the
+    sums are first multiplied by exp(old maximum - new maximum), so that no exponential overflows.
+    """
+
+    def fill(value: float) -> Tensor:
+        return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
+
+    hidden = hidden.to(head.dtype)
+    maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)  # [R] each
+    squares, spread = fill(0.0), fill(0.0)  # [R] each
+    mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None  # [R, H]
+    for first, chunk in head.chunks():  # chunk: [C, H]
+        logits = head.logits(hidden, first, chunk)  # [R, C]
+        target_logit = _pick(logits, targets - first, target_logit)
+        # The derivative is taken before the logits are overwritten below.
+        slope = head.transform.derivative(logits)  # [R, C], or one number without soft-capping
+        new_maximum = torch.maximum(maximum, logits.amax(1))  # [R]
+        correction = (maximum - new_maximum).exp_()  # [R]; 0 at the first chunk
+        below = logits.sub_(new_maximum.unsqueeze(1))  # [R, C], in place of the logits
+        # Only the entropy needs the differences again: all else overwrites them.
+        weights = below.exp() if also == "entropy" else below.exp_()  # [R, C]
+        if also == "entropy":
+            # spread = sum of weight * (logit - maximum). With a new maximum every difference
+            # falls by the same amount; at the first chunk there is none, and -inf * 0 is no number.
+            drop = torch.where(total > 0, maximum - new_maximum, 0.0)  # [R]
+            spread = correction * (spread + total * drop)
+            spread += torch.linalg.vecdot(weights, below)  # [R]
+        total = total * correction + weights.sum(1)  # [R]
+        if also == "collisions":
+            squares = squares * correction**2 + weights.square().sum(1)  # [R]
+        maximum = new_maximum
+        if kept is not None:
+            kept.append((weights, maximum))
+        if mean is not None:
+            if isinstance(slope, torch.Tensor):
+                weights *= slope  # nothing reads the weights after this, and none is kept here
+            mean.mul_(correction.unsqueeze(1))
+            mean += product(weights.to(head.dtype), chunk, head.accumulate)  # [R, H]
+    logsumexp = maximum + total.log()  # [R]
+    second = squares.log() - 2 * total.log()  # [R]; -inf unless collisions are asked for
+    if also == "entropy":
+        second = total.log() - spread / total  # [R]
+    if mean is not None:
+        mean = _direction(head, targets, target_logit, mean.div_(total.unsqueeze(1)))
+    return Walked(target_logit - logsumexp, logsumexp, second, mean)
+
+
+def _pick(logits: Tensor, local: Tensor, otherwise: Tensor) -> Tensor:
+    """`[R]`: the logit of each row's target where this chunk `[R, C]` holds it.
+
+    All rows are gathered, at a clamped index: a selection by mask would wait for the GPU.
+    """
+    width = logits.shape[1]
+    here = (local >= 0) & (local < width)  # [R]
+    picked = logits.gather(1, local.clamp(0, width - 1).unsqueeze(1)).squeeze(1)  # [R]
+    return torch.where(here, picked, otherwise)
+
+
+def _direction(head: Head, targets: Tensor, target_logit: Tensor, mean: Tensor) -> Tensor:
+    """`[R, H]`: d log p(target) / d hidden = slope(target) W[target] - sum_v p(v) slope(v) W[v].
+
+    `mean` is the sum. Without soft-capping the slope is one number and `mean` does not have it yet.
+    """
+    slope = head.transform.derivative(target_logit)
+    own = head.weight[targets].to(head.accumulate)  # [R, H]
+    if isinstance(slope, torch.Tensor):
+        return own * slope.unsqueeze(1) - mean
+    return (own - mean).mul_(slope) if slope != 1.0 else own - mean
+
+
+def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """`a @ b` in `dtype`, accumulated and returned without rounding to half where CUDA can."""
+    if a.dtype == dtype:
+        return linear.product(a, b.t())
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=dtype)
+    return (a @ b).to(dtype)
+
+
+def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total = a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        torch.mm(a, b, out=total)
+    else:
+        total.copy_(product(a, b, total.dtype))
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += product(a, b, total.dtype)
