@@ -365,6 +365,16 @@ def test_command_builds_and_says_what_it_did(tmp_path, capsys):
     assert "exists and is not overwritten" in capsys.readouterr().err
 
 
+def test_other_columns_stay_where_the_rows_of_a_record_agree():
+    vote = {**SIDES, "topic": "law", "label": "a"}
+    votes = [{**vote, "annotator": who, "at": number} for number, who in enumerate("xy")]
+    (pair,) = build(votes).rows
+    assert (pair["topic"], "at" in pair, "completion_a" in pair) == ("law", False, False)
+    arena = {"prompt": "q", "response_a": "one", "response_b": "two", "winner": "response_b"}
+    (pair,) = build([{**arena, "model_a": "m", "margin": -1}]).rows
+    assert set(pair) == {"prompt", "chosen", "rejected", "rule", "source", "rows", "model_a"}
+
+
 def test_what_belongs_to_the_prompt_goes_into_it():
     row = {"instruction": "q", "input": "text", "system": "s", "history": [["before", "so"]]}
     sides = {"completion_a": "one", "completion_b": "two", "label": "a", "tools": [{"name": "f"}]}

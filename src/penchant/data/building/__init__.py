@@ -15,12 +15,13 @@ from penchant.data.building.rated import RANKED, RATED
 from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
 from penchant.data.building.trees import TREES
 from penchant.data.building.votes import LABELS, SIDES, VOTES
-from penchant.data.converting.exchange import asked, user, with_system
+from penchant.data.converting.exchange import QUESTIONS, asked, user, with_system
 from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.files import Item
 from penchant.data.grouping import grouped
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
+from penchant.data.rows.margins import NUMBER_FIELDS
 from penchant.data.rows.messages import read_messages, with_tools
 from penchant.data.rows.row import RowError, kind, refuse_media, shown, usable
 from penchant.data.writing import new_file, require_new
@@ -32,6 +33,10 @@ FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMB
 
 # Columns that become part of the prompt.
 PARTS = ("system", "history", "input", "tools")
+# Columns that forms and other projects' layouts call alike.
+SHARED = {*PARTS, *QUESTIONS, "ratings"}
+# Columns that training reads: what a record does not set itself, it does not have.
+READ = {*PARTS, *QUESTIONS, *NUMBER_FIELDS, "chosen", "rejected", "completion", "label", "votes"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ def build(
         strict: raise when any row is refused, instead of counting it.
 
     Returns:
-        What was made and left out. Each row names its `source`, its `rows` there and the `rule`.
+        What was made and left out. Each row names its `source`, its `rows` there and the `rule`,
+        and keeps the other columns in which its rows agree.
 
     Raises:
         DataError: the form cannot be told, nothing can be made, the output exists or cannot be
@@ -178,9 +184,20 @@ class _Run:
             try:
                 for record in self.form.make(unit, self.rules, self.counts):
                     self.written += 1
-                    yield {**record, **_provenance(unit)}
+                    yield self._with_others({**record, **_provenance(unit)}, unit)
             except RowError as error:
                 self.refused.add(Refusal(unit[0].where, error.reason, error.detail))
+
+    def _with_others(self, record: dict[str, object], unit: Sequence[Placed]) -> dict[str, object]:
+        """A record with the columns that its form does not use, where all its rows agree."""
+        first, *rest = (one.row for one in unit)
+        taken = {*record, *self.form.used, *self.rules.votes, *READ}
+        others = {
+            name: value
+            for name, value in first.items()
+            if name not in taken and all(row.get(name) == value for row in rest)
+        }
+        return {**record, **others}
 
     def check(self, strict: bool) -> None:
         """Refuse a result without a record, or when strict with a refusal."""
@@ -225,6 +242,10 @@ def named(row: object, rules: Rules) -> dict[str, object]:
     own = dict(row)
     known = next((layout for layout in LAYOUTS if layout.matches(own)), None)
     read = known.read(own) if known else {}
+    if known:  # its columns are read, and do not stand beside what is made of them
+        own = {
+            name: value for name, value in own.items() if name not in known.used or name in SHARED
+        }
     prompt = read.get("prompt") or asked(own, "\n\n")
     name = "messages" if prompt is None else "prompt"
     if prompt is None and kind(own.get("messages")) == "messages":

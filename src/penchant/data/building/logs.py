@@ -96,5 +96,17 @@ def _as_turn(one: object) -> object:
     return [{"role": "assistant", "content": one}] if isinstance(one, str) else one
 
 
-THUMBS = Form("thumbs", "prompt, completion, label (or messages, label)", _is_thumbs, _from_thumbs)
-CHATS = Form("chats", "messages, with replaced answers as alternatives", _is_chat, _from_chat)
+THUMBS = Form(
+    "thumbs",
+    "prompt, completion, label (or messages, label)",
+    _is_thumbs,
+    _from_thumbs,
+    ("messages", *labels.ALIASES["completion"], *labels.ALIASES["label"]),
+)
+CHATS = Form(
+    "chats",
+    "messages, with replaced answers as alternatives",
+    _is_chat,
+    _from_chat,
+    ("messages",),
+)

@@ -209,6 +209,13 @@ RATED = Form(
     "prompt, completions with ratings beside or inside; or prompt, completion, rating",
     _is_ratings,
     _from_ratings,
+    ("completions", "ratings", "models", "rating", "model"),
     _key,
 )
-RANKED = Form("ranking", "prompt, completions, ranks (1 is best)", _is_ranking, _from_ranking)
+RANKED = Form(
+    "ranking",
+    "prompt, completions, ranks (1 is best)",
+    _is_ranking,
+    _from_ranking,
+    ("completions", "ranks"),
+)

@@ -114,6 +114,7 @@ class Form:
         columns: the columns that say it, for messages.
         matches: whether a row has those columns.
         make: records of the rows of one unit; what it leaves out it counts.
+        used: the columns that `make` reads; others stand beside its records.
         key: what rows of one unit share; None where each row is a unit.
     """
 
@@ -121,6 +122,7 @@ class Form:
     columns: str
     matches: Callable[[Row, Rules], bool]
     make: Callable[[Sequence[Placed], Rules, Counts], Rows]
+    used: tuple[str, ...]
     key: Callable[[Row, Rules], object] | None = None
 
 

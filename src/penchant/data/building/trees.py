@@ -79,5 +79,6 @@ TREES = Form(
     "messages with text, role, rank and replies, or with parent_id and message_tree_id",
     _is_tree,
     _from_tree,
+    ("text", "role", "rank", "replies", "message_id", "parent_id", "deleted"),
     _key,
 )

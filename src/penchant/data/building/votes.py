@@ -144,11 +144,18 @@ def _other(side: str) -> str:
     return {"a": "b", "b": "a"}.get(side, side)
 
 
-LABELS = Form("label", "prompt, completion_a, completion_b, label", _is_labels, _from_label)
+LABELS = Form(
+    "label",
+    "prompt, completion_a, completion_b, label",
+    _is_labels,
+    _from_label,
+    (*SIDES, STRENGTH),
+)
 VOTES = Form(
     "votes",
     "prompt, completion_a, completion_b with votes, or with label and annotator",
     _is_votes,
     _from_votes,
+    (*SIDES, STRENGTH, "annotator"),
     _key,
 )
