@@ -35,6 +35,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENCHANT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        # Messages name the program as it can be typed: here it can.
+        patch.setattr("penchant.core.commands._on_path", lambda: True)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Write what the code says of its methods into the README and the methods' pages.
+"""Write what the package says of its methods and findings into the README and the pages.
 
 With --check it only lists what is stale, and exits 1 if there is any.
 """
@@ -9,11 +9,13 @@ import re
 import sys
 from pathlib import Path
 
+from penchant.core.explain import PAGE as EXPLAINED
 from penchant.methods import METHODS, Method
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = ROOT / "docs" / "methods"
+GUARDS = ROOT / "docs" / "guards.md"
 OVERVIEW = ("Method", "Data", "Models in memory", "Stability", "When to use")
 
 
@@ -56,6 +58,8 @@ def stale() -> dict[Path, str]:
     for name, method in METHODS.items():
         page = PAGES / f"{name}.md"
         found[page] = _rewritten(page, "facts", "", facts_table(method))
+    # The page ships with the package, where `penchant explain` reads it.
+    found[GUARDS] = EXPLAINED.read_text(encoding="utf-8")
     return {page: text for page, text in found.items() if text != page.read_text(encoding="utf-8")}
 
 

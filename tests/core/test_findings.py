@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 import penchant
+from penchant.cli.main import main
 from penchant.commands.check import STOPPED
+from penchant.core import commands
 from penchant.core.errors import ConfigError
 from penchant.core.findings import IDS
 from penchant.guards.monitors.detectors import DETECTORS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs" / "guards.md"
+DOCS = ROOT / "src" / "penchant" / "core" / "guards.md"
 MADE = re.compile(r'\b(?:Finding|note|warning|some)\(\s*(?:id=)?"([a-z0-9-]+)"')
 
 
@@ -23,6 +25,23 @@ def test_ids_are_those_that_the_docs_explain() -> None:
     headings = re.findall(r"^### `?([a-z0-9-]+)`?$", DOCS.read_text(encoding="utf-8"), re.M)
     assert sorted(IDS) == sorted(headings)
     assert set(DETECTORS) <= set(IDS)
+
+
+def test_explain_prints_what_is_known_of_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "length-bias"]) == 0
+    out = capsys.readouterr().out
+    assert "The longer (or shorter) answer" in out and "shared-prompts" not in out
+    assert main(["explain", "lenght-bias"]) == 1
+    assert "did you mean length-bias" in capsys.readouterr().err
+
+
+def test_commands_in_messages_run_where_the_program_is_not_on_the_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commands, "_on_path", lambda: False)
+    text = "penchant: drop them: penchant data clean x; pip install 'penchant[data]'"
+    wanted = "penchant: drop them: python -m penchant data clean x; pip install 'penchant[data]'"
+    assert commands.typeable(text) == wanted
 
 
 def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:
@@ -49,5 +68,5 @@ def test_several_near_ids_are_all_named(tiny_keys: dict[str, Any], tmp_path: Pat
 
 
 def test_id_like_no_other_leads_to_the_list(tiny_keys: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"guards\.md lists them"):
+    with pytest.raises(ConfigError, match=r"there are: configuration, "):
         penchant.train("dpo", output=tmp_path / "run", silence="zzzzqqqq", **tiny_keys)

@@ -365,6 +365,15 @@ def test_command_builds_and_says_what_it_did(tmp_path, capsys):
     assert "exists and is not overwritten" in capsys.readouterr().err
 
 
+def test_judgements_are_built_as_chats():
+    rows = [{**SIDES, "label": "b"}]
+    (pair,) = build(rows, text="chat").rows
+    assert pair["prompt"] == [{"role": "user", "content": "q"}]
+    assert pair["chosen"] == [{"role": "assistant", "content": "two"}]
+    with pytest.raises(DataError, match="text must be chat or strings"):
+        build(rows, text="prose")
+
+
 def test_other_columns_stay_where_the_rows_of_a_record_agree():
     vote = {**SIDES, "topic": "law", "label": "a"}
     votes = [{**vote, "annotator": who, "at": number} for number, who in enumerate("xy")]

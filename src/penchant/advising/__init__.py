@@ -40,7 +40,7 @@ def advise(
         goal: balanced, memory, noise, length, simple or reward.
         reward: what judges sampled answers, where data are prompts.
         max_length, max_prompt_length: in tokens; default: what covers 99% of the records.
-        chat_template: a Jinja file in place of the model's template.
+        chat_template: a Jinja file or chatml, in place of the model's template.
         trust_remote_code: run code that comes with the model.
 
     Raises:

@@ -207,7 +207,7 @@ def _prompt_warnings(source: Data[Any], goal: str, reward: str | None) -> list[s
     if reward is None:
         warnings.append(
             "a reward judges the answers: put a reward model or function in place of "
-            f"{PLACEHOLDER} (docs/rewards.md), or give --reward"
+            f"{PLACEHOLDER}, such as gsm8k or file.py:function, or give --reward"
         )
     if goal == "reward":
         warnings.append("a reward model is trained on pairs, and these are prompts")
@@ -215,7 +215,7 @@ def _prompt_warnings(source: Data[Any], goal: str, reward: str | None) -> list[s
     if columns:
         warnings.append(
             f"read as prompts to answer; the other columns ({', '.join(columns)}) are only handed "
-            "to reward functions. If they hold judged answers, see docs/data.md for their layout"
+            "to reward functions. If they hold judged answers, name these with --columns"
         )
     return warnings
 

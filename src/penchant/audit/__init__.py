@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penchant.core.commands import install
 from penchant.core.errors import ConfigError
 from penchant.data.opening import Sources
 
@@ -52,7 +53,7 @@ def inspect(
         split: of sources that have several.
         columns: the data's own name of a column, by the name used here.
         processes: that read at once; default: one a core.
-        chat_template: a Jinja file in place of the model's template.
+        chat_template: a Jinja file or chatml, in place of the model's template.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -152,6 +153,4 @@ def require_libraries() -> None:
     """
     missing = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
     if missing:
-        raise ConfigError(
-            f"inspecting data needs {', '.join(missing)}; pip install 'penchant[data]'"
-        )
+        raise ConfigError(f"inspecting data needs {', '.join(missing)}; {install('data')}")

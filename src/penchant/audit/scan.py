@@ -254,9 +254,10 @@ def _require_records(name: str, table: NDArray[Any], gathered: _Gatherer) -> lis
         reasons = "\n".join(f"  {one}" for group in gathered.refusals.values() for one in group)
         ties = counted(int((table["kind"] == TIE).sum()), "tie")
         refused = int((table["kind"] == REFUSED).sum())
+        known = "; ".join(one.name for one in (*formats.LAYOUTS, *labels.LAYOUTS))
         raise DataError(
             f"no row of {name} is a preference pair or a labelled completion: {refused} refused, "
-            f"{ties}; see docs/data.md for the layouts\n{reasons}"
+            f"{ties}; the layouts are {known}\n{reasons}"
         )
     if len({layout in labels.LAYOUTS for layout in layouts}) > 1:
         found = " and ".join(repr(layout.name) for layout in layouts)

@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
     )
     _add_label(commands)
+    _add_explain(commands)
     _add_report(commands)
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
@@ -132,7 +133,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
     add("--max_length", type=int, help="tokens of prompt and completion")
     add("--max_prompt_length", type=int, help="tokens of the prompt")
-    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
     add("--attention", help="auto, sdpa, flex or plain")
     add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
@@ -155,7 +156,7 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--reward", metavar="REWARD", help="what judges answers, where the data are prompts")
     add("--max_length", type=int, help="tokens of prompt and completion (default: covers 99%%)")
     add("--max_prompt_length", type=int, help="tokens of the prompt (default: covers 99%%)")
-    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
     add("--json", action="store_true", help="the whole advice as JSON, on standard output")
@@ -178,6 +179,16 @@ def _add_label(commands: Any) -> None:
     add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
     add_reading(label)
     add("--strict", action="store_true", help="any refused row is an error")
+
+
+def _add_explain(commands: Any) -> None:
+    explain = add_command(
+        commands,
+        "explain",
+        help="what a finding means, and what to do about it",
+        description="Print the explanation of a finding.",
+    )
+    explain.add_argument("id", metavar="ID", help="as findings are printed, such as length-bias")
 
 
 def _add_report(commands: Any) -> None:

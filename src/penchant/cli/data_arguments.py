@@ -12,7 +12,7 @@ from penchant.core.strict_json import to_json
 from penchant.data.columns import parse_columns
 
 # As the modules that read them have them: help must not import those.
-JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns")
+JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns", "text", "template")
 DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
     "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
 FORMS = "label, votes, ratings, ranking, trees, thumbs or chats"
@@ -42,6 +42,7 @@ def add_build(tools: Any) -> None:
     add("--turns", choices=("all", "first"),
         help="of two chats that part early: all turns (refused: they are no answers), or the first "
         "answers alone (default: all)")  # fmt: skip
+    _add_text(build)
     add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
     drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
     drawn(
@@ -56,7 +57,7 @@ def add_build(tools: Any) -> None:
     drawn("--max_completion_length", type=int, metavar="N", help="tokens (default: 512)")
     drawn("--max_prompt_length", type=int, metavar="N", help="tokens (default: 1024)")
     drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
-    drawn("--chat_template", metavar="FILE", help="a Jinja file in place of the model's")
+    drawn("--chat_template", metavar="FILE", help="a Jinja file or chatml, in place of the model's")
     drawn("--trust_remote_code", action="store_true", help="run code that comes with the model")
 
 
@@ -74,9 +75,7 @@ def add_convert(tools: Any) -> None:
     add = convert.add_argument
     add("--to", metavar="WHAT", help=f"labels, pairs or prompts; {PROJECTS} for its layout")
     add("--from", dest="origin", metavar="PROJECT", help=f"{PROJECTS}, where columns fit several")
-    add("--text", metavar="chat|strings", help="write all texts as chat, or all as strings")
-    add("--template", metavar="T",
-        help="a Jinja file, a tokenizer's folder, chatml or human_assistant")  # fmt: skip
+    _add_text(convert)
 
 
 def add_split(tools: Any) -> None:
@@ -96,6 +95,13 @@ def add_split(tools: Any) -> None:
         help="of prompts that stay together, above 0 to 1 (default: 0.7)")  # fmt: skip
     add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
     add("--seed", type=int, metavar="N", help="the same seed, the same parts (default: 0)")
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--text", metavar="chat|strings", help="write all texts as chat, or all as strings")
+    add("--template", metavar="T",
+        help="a Jinja file, a tokenizer's folder, chatml or human_assistant")  # fmt: skip
 
 
 def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
@@ -213,7 +219,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--eval_split", help="which split to take of eval_data (default: as split)")
     add_reading(parser)
     add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
-    add("--chat_template", help="a Jinja file in place of the model's")
+    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from penchant.cli.arguments import build_parser, metavar
 from penchant.config.keys import RunConfig, load_config, unknown_key
+from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.core.strict_json import to_json
 from penchant.methods import METHODS
@@ -24,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_unknown(unknown, values)
         return COMMANDS[command](values) or 0
     except UserError as error:
-        print(f"penchant: {error}", file=sys.stderr)
+        print(typeable(f"penchant: {error}"), file=sys.stderr)
         return 1
     except RunInterrupted as interruption:
-        print(f"penchant: {interruption}", file=sys.stderr)
+        print(typeable(f"penchant: {interruption}"), file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
@@ -204,6 +205,12 @@ def _demo(values: dict[str, Any]) -> None:
     demo(values["output"])
 
 
+def _explain(values: dict[str, Any]) -> None:
+    from penchant.core.explain import explain
+
+    print(explain(values["id"]))
+
+
 def _methods(_: dict[str, Any]) -> None:
     from penchant.cli.show import print_methods
 
@@ -218,6 +225,7 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "evaluate": _evaluate,
     "advise": _advise,
     "methods": _methods,
+    "explain": _explain,
     "data build": _build,
     "data convert": _convert,
     "data split": _split,

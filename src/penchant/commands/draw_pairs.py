@@ -36,7 +36,7 @@ class Drawer:
         max_prompt_length: tokens of a prompt; longer ones are cut on the left.
         temperature, top_p, top_k: as for `Sampling`.
         batch_size: answers that are drawn side by side.
-        chat_template: a Jinja file in place of the model's.
+        chat_template: a Jinja file or chatml, in place of the model's.
         trust_remote_code: run code that comes with the model.
     """
 

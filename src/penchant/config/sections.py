@@ -91,7 +91,7 @@ class DataSection(Section):
         None, ge=1, description="Tokens of the prompt, cut on the left; default max_length // 2."
     )
     chat_template: str | None = Field(
-        None, description="A Jinja file to use in place of the model's chat template."
+        None, description="A Jinja file, or chatml, in place of the model's chat template."
     )
     unpair: bool = Field(
         False, description="Methods for labels: turn each pair into a good and a bad completion."

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from penchant.core.commands import typeable
+
 Severity = Literal["error", "warning", "note"]
 Evidence = Mapping[str, Any]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
-DOCS = "docs/guards.md"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Finding:
 
     @property
     def docs(self) -> str:
-        """Where it is explained."""
-        return f"{DOCS}#{self.id}"
+        """The command that explains it."""
+        return typeable(f"penchant explain {self.id}")
 
     def __str__(self) -> str:
         done = f" [{self.action}]" if self.action else ""
-        return f"{self.id}: {self.what}; {self.remedy}{done}"
+        return typeable(f"{self.id}: {self.what}; {self.remedy}{done}")
 
     def record(self, step: int) -> dict[str, Any]:
         """One line of `findings.jsonl`."""
@@ -114,6 +115,10 @@ def require_known(silence: str) -> None:
     """
     for name in filter(None, (part.strip() for part in silence.split(","))):
         if name not in IDS:
-            close = difflib.get_close_matches(name, IDS, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else "docs/guards.md lists them"
-            raise ValueError(f"silence: unknown finding {name!r}; {hint}")
+            raise ValueError(f"silence: unknown finding {name!r}; {nearest_ids(name)}")
+
+
+def nearest_ids(name: str) -> str:
+    """The ids most like a name, as a question; where none is, all of them."""
+    close = difflib.get_close_matches(name, IDS, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(IDS)}"

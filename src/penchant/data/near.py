@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from penchant.core.commands import install
 from penchant.core.screen import track
 from penchant.data.grouping import digest
 from penchant.data.records import DataError
@@ -83,7 +84,7 @@ def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
     except ModuleNotFoundError as error:
         raise DataError(
             "near-duplicates are found with rensa, which is not installed; "
-            "pip install 'penchant[data]', or set similarity to 1"
+            f"{install('data')}, or set similarity to 1"
         ) from error
     sets = [_tokens(text) for text in texts]
     matrix = rensa.RMinHash.digest_matrix_from_token_sets(sets, NUM_HASHES, seed)

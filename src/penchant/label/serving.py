@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from penchant.core.commands import install
 from penchant.core.errors import ConfigError, UserError
 from penchant.data.opening import Sources
 from penchant.data.records import counted
@@ -64,8 +65,7 @@ def label(
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise UserError(
-            f"the labelling page needs {error.name}, which is not installed; "
-            "pip install 'penchant[label]'"
+            f"the labelling page needs {error.name}, which is not installed; {install('label')}"
         ) from error
     with _listen(port) as listening:
         session = open_session(

@@ -99,7 +99,7 @@ class Prompts(Pairs):
         """What answers prompts and judges the answers."""
         setup.collector = make_collector(config, accelerator, setup)
         setup.notes = [
-            Finding("reward-setup", "warning", text, "see docs/rewards.md")
+            Finding("reward-setup", "warning", text, "correct the reward, or the keys that name it")
             for text in setup.collector.rewards.findings
         ]
         setup.memory_held = memory_parts(setup)

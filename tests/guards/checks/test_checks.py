@@ -132,7 +132,7 @@ def test_training_writes_what_the_checks_find_and_goes_on(
     records = [record for record in read(result.output / "findings.jsonl") if record["step"] == 0]
     assert {"learning-rate", "chat-as-text", "no-held-out"} <= {one["id"] for one in records}
     for one in records:
-        assert one["docs"] == f"docs/guards.md#{one['id']}"
+        assert one["docs"] == f"penchant explain {one['id']}"
         assert one["what"] and one["remedy"]
     assert "learning-rate: learning_rate 0.01 is above" in " ".join(capfd.readouterr().err.split())
 
@@ -190,7 +190,7 @@ def test_command_prints_findings_preview_and_estimate(
     assert main(["check", "dpo", *words]) == 0
     out = capsys.readouterr().out
     assert out.index("warning learning-rate") < out.index("note no-held-out")
-    assert "docs/guards.md#learning-rate" in out
+    assert "penchant explain learning-rate" in out
     assert "⟨<|im_end|>⟩" in out
     assert "memory at the peak" in out
     assert not (tmp_path / "r").exists()

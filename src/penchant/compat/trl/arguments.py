@@ -154,7 +154,7 @@ def _unknown(name: str, known: list[str]) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint at what may have been meant."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "see docs/compat-trl.md"
+    return f"did you mean {close[0]}?" if close else "drop it"
 
 
 def _explain(problem: Any) -> str:

@@ -17,6 +17,7 @@ from penchant.data.building.trees import TREES
 from penchant.data.building.votes import LABELS, SIDES, VOTES
 from penchant.data.converting.exchange import QUESTIONS, asked, user, with_system
 from penchant.data.converting.judgements import LAYOUTS
+from penchant.data.converting.textform import TextForm, text_form
 from penchant.data.files import Item
 from penchant.data.grouping import grouped
 from penchant.data.opening import Sources
@@ -91,6 +92,8 @@ def build(
     codes: Mapping[str, str] | None = None,
     seed: int = 0,
     turns: Literal["all", "first"] = "all",
+    text: Literal["chat", "strings"] | None = None,
+    template: str | Path | None = None,
     split: str = "train",
     strict: bool = False,
 ) -> Built:
@@ -110,6 +113,7 @@ def build(
         seed: of the random choice.
         turns: `first` ends both of two chats with the first answers in which they differ; with
             `all`, chats that go on after those are refused.
+        text, template: as for `convert`.
         split, columns: as for `read_pairs`.
         strict: raise when any row is refused, instead of counting it.
 
@@ -131,7 +135,7 @@ def build(
     if target:
         require_new(target)
     sources = Sources.of(source, split, columns)
-    run = _Run(sources.name, rules, form)
+    run = _Run(sources.name, rules, form, text_form(text, template))
     rows: list[dict[str, object]] = []
     with new_file(target) if target else nullcontext(_Kept(rows)) as writer:
         for row in run.records(sources.items()):
@@ -158,10 +162,10 @@ class _Kept:
 class _Run:
     """One pass over a source: tells its form, groups its rows, makes the records, counts."""
 
-    def __init__(self, name: str, rules: Rules, form: str | None) -> None:
+    def __init__(self, name: str, rules: Rules, form: str | None, change: TextForm) -> None:
         if form is not None and form not in FORMS:
             raise DataError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-        self.name, self.rules = name, rules
+        self.name, self.rules, self.change = name, rules, change
         self._form = FORMS[form] if form else None
         self.counts: Counts = Counter()
         self.refused = Tally()
@@ -183,6 +187,7 @@ class _Run:
             self.units += 1
             try:
                 for record in self.form.make(unit, self.rules, self.counts):
+                    record = self.change.row(record, unit[0].where, self.counts)
                     self.written += 1
                     yield self._with_others({**record, **_provenance(unit)}, unit)
             except RowError as error:

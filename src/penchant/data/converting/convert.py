@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from penchant.data.converting import projects as layouts
 from penchant.data.converting.one_pass import KINDS, Run, joined, partners
-from penchant.data.converting.templates import ChatTemplate
-from penchant.data.converting.textform import TextForm
+from penchant.data.converting.textform import text_form
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Label, Pair, counted, prompt_key
 from penchant.data.writing import new_file, require_new
@@ -121,7 +120,7 @@ def convert(
     target = Path(output)
     _check(to, origin, text, template)
     require_new(target)
-    change = TextForm(text, ChatTemplate.load(template) if template else None)
+    change = text_form(text, template)
     sources = Sources.of(source, split, columns)
     run = Run(sources.name, to, origin, change)
     with new_file(target) as writer:
@@ -139,7 +138,3 @@ def _check(to: str | None, origin: str | None, text: str | None, template: objec
         raise DataError(f"to must be one of {', '.join(TARGETS)}, got {to!r}")
     if origin is not None and origin not in layouts.SOURCES:
         raise DataError(f"from must be one of {', '.join(layouts.SOURCES)}, got {origin!r}")
-    if text not in (None, "chat", "strings"):
-        raise DataError(f"text must be chat or strings, got {text!r}")
-    if template and not text:
-        raise DataError("template says how text is converted; give text as chat or strings too")

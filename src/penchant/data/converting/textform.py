@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from penchant.data.converting.exchange import NewRow
+from penchant.data.converting.project_rows import label_texts, pair_texts
 from penchant.data.converting.templates import ChatTemplate
-from penchant.data.records import Label, Message, Pair, Text, is_chat
+from penchant.data.records import DataError, Label, Message, Pair, Text, is_chat
+from penchant.data.rows.labels import to_label
 from penchant.data.rows.messages import only_content
+from penchant.data.rows.pairs import to_pair
 from penchant.data.rows.row import RowError
+
+FORMS = ("chat", "strings")
+
+
+def text_form(to: str | None, template: str | Path | None) -> TextForm:
+    """How texts are to be written.
+
+    Raises:
+        DataError: there is no such form or template, or a template without a form.
+    """
+    if to not in (None, *FORMS):
+        raise DataError(f"text must be chat or strings, got {to!r}")
+    if template and not to:
+        raise DataError("template says how text is converted; give text as chat or strings too")
+    return TextForm(to, ChatTemplate.load(template) if template else None)
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,16 @@ class TextForm:
             return self.template.to_messages(*strings) == chat
         except RowError:
             return False
+
+    def row(self, row: NewRow, where: str, lost: Counter[str]) -> NewRow:
+        """A row of a pair or a label in the form asked for."""
+        if self.to is None:
+            return row
+        if "label" in row:
+            return {**row, **label_texts(self.label(to_label(row, None, where), lost))}
+        pair = to_pair(row, None, where)
+        assert pair is not None, "only a label makes a tie"
+        return {**row, **pair_texts(self.pair(pair, lost))}
 
     def pair(self, pair: Pair, lost: Counter[str]) -> Pair:
         """The pair in the form asked for."""

@@ -166,7 +166,7 @@ def template(run: Snapshot) -> Iterator[Finding]:
             "chat-as-text",
             f"{counted(plain, 'record')} of {data.num_train} are plain strings, but the model has "
             "a chat template: they are trained on without the format that it is talked to in",
-            "give prompt and answers as messages ([{role: user, content: ...}])",
+            "make chats of them: penchant data convert FILE --text chat --output chat.jsonl",
             {"num_plain": plain},
         )
 

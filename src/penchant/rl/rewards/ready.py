@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
+from penchant.core.commands import install
 from penchant.core.errors import ConfigError
 
 # A minus behind a digit, letter or bracket subtracts; elsewhere it is a sign.
@@ -140,7 +141,7 @@ def _analyser() -> Any:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
         raise ConfigError(
-            "reward sentiment needs vaderSentiment: pip install 'penchant[sentiment]'"
+            f"reward sentiment needs vaderSentiment: {install('sentiment')}"
         ) from error
     return SentimentIntensityAnalyzer()
 
