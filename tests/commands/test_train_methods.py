@@ -17,7 +17,6 @@ from penchant.models.scoring import Scorer
 from penchant.training import kinds
 from penchant.training import references as references_module
 from penchant.training.result import TrainResult
-from penchant.training.setup import Setup
 from penchant.training.step import Step
 
 
@@ -246,7 +245,7 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
     passes: list[int] = []
     loaded: list[str] = []
     references: list[Any] = []
-    call, step, objective = Scorer.__call__, Step.take, Setup.objective
+    call, step, source = Scorer.__call__, Step.take, kinds.Pairs.source
 
     def counted(scorer: Scorer, *given: Any, **named: Any) -> Any:
         forwards.append(1)
@@ -258,9 +257,9 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
         passes.append(len(forwards))
         return metrics
 
-    def noted(setup: Setup, *rest: Any) -> Any:
+    def noted(kind: kinds.Pairs, config: Any, accelerator: Any, setup: Any, run: Any) -> Any:
         references.append(setup.reference)
-        return objective(setup, *rest)
+        return source(kind, config, accelerator, setup, run)
 
     def noting(load: Callable[..., Any]) -> Callable[..., Any]:
         def note(name: str, **named: Any) -> Any:
@@ -271,7 +270,7 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
 
     monkeypatch.setattr(Scorer, "__call__", counted)
     monkeypatch.setattr(Step, "take", counting)
-    monkeypatch.setattr(Setup, "objective", noted)
+    monkeypatch.setattr(kinds.Pairs, "source", noted)
     for kind in (kinds.Pairs, kinds.Scores):
         monkeypatch.setattr(kind, "load_model", staticmethod(noting(kind.load_model)))
     for name in ("load_causal_model", "frozen_copy", "CachedReference"):

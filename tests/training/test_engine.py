@@ -24,7 +24,7 @@ from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 from penchant.training.step import make_step
 
 

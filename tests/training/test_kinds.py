@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from penchant.methods import METHODS
-from penchant.training.kinds import Labels, Pairs, Scores, kind_of
+from penchant.training.kind import kind_of
+from penchant.training.kinds import Labels, Pairs, Scores
 from penchant.training.rollouts import Prompts
 
 

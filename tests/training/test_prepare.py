@@ -10,7 +10,7 @@ import torch
 
 import penchant
 from penchant.config.keys import load_config
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimat
 from penchant.models.size import measure_model
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import recorded_keys, require_free
-from penchant.training.inputs import Inputs, RunData, read_inputs, read_run_data
+from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
+from penchant.training.setup import Inputs, RunData
 
 if TYPE_CHECKING:
     from penchant.rl.rewards.trial import Trial

@@ -17,8 +17,9 @@ from penchant.data.tokenise import Tokeniser
 from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
-from penchant.rl.rewards.samples import answer_text, make_sample
+from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.sampler import CachedSampler, Completion, Sampling
+from penchant.rl.sampling.text import answer_text
 from penchant.training.accelerator import make_accelerator
 
 if TYPE_CHECKING:

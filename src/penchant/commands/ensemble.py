@@ -25,9 +25,11 @@ from penchant.methods import LossOutput, ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import RunData, read_inputs
+from penchant.training.inputs import read_inputs
+from penchant.training.kind import make_objective
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
+from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
 
@@ -98,7 +100,7 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
     setup = prepare(config, accelerator, inputs)
     result = run_on(config, accelerator, directory, setup, snapshot)
     if setup.eval_set:
-        objective = setup.objective(config, accelerator)
+        objective = make_objective(config, accelerator, setup)
         assert isinstance(objective, ScoreObjective)
         with accelerator.autocast():
             scores = objective.scores(

@@ -35,7 +35,7 @@ from penchant.training.inputs import (
     read_records,
     tokenise,
 )
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 from penchant.training.references import require_same_vocabulary
 
 logger = logging.getLogger("penchant")

@@ -28,7 +28,7 @@ from penchant.training.accelerator import end_trackers, start_trackers
 from penchant.training.checkpoint import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of, make_objective
 from penchant.training.result import TrainResult
 from penchant.training.setup import Setup
 from penchant.training.step import make_step
@@ -79,7 +79,7 @@ class _Run:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.directory, self.setup = directory, setup
-        self.objective = setup.objective(config, accelerator)
+        self.objective = make_objective(config, accelerator, setup)
         self.kind = kind_of(config.spec)
         source = self.kind.source(config, accelerator, setup, directory)
         # Runs of a sweep share a setup and what was seen of it, but not all keys.

@@ -29,11 +29,11 @@ from penchant.models.reference import AdapterReference
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
-from penchant.training.inputs import RunData, read_inputs, read_run_data
-from penchant.training.kinds import kind_of
+from penchant.training.inputs import read_inputs, read_run_data
+from penchant.training.kind import kind_of
 from penchant.training.prepare import prepare
 from penchant.training.result import TrainResult
-from penchant.training.setup import Setup
+from penchant.training.setup import RunData, Setup
 
 logger = logging.getLogger("penchant")
 

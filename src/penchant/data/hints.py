@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penchant.data.building import FORMS, build, named
 from penchant.data.building.logs import THUMBS
@@ -23,10 +23,7 @@ from penchant.data.opening import Part, Sources
 from penchant.data.records import DataError
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Row, RowError
-
-if TYPE_CHECKING:
-    from penchant.data.read import Kind
+from penchant.data.rows.row import Kind, Row, RowError
 
 NUM_TRIED = 20
 # What columns are called elsewhere, by the name used here; compared without case and separators.

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penchant.data.opening import Sources
-from penchant.data.read import Kind, read_rows
+from penchant.data.read import read_rows
 from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import check_prompt, read_messages, read_text, with_tools
 from penchant.data.rows.row import (
+    Kind,
     Layout,
     Row,
     RowError,

@@ -6,9 +6,8 @@ all raises `DataError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
 
 from penchant.data.opening import Part, Sources
 from penchant.data.records import (
@@ -24,7 +23,7 @@ from penchant.data.records import (
 )
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Layout, RowError
+from penchant.data.rows.row import Kind, Layout, RowError
 
 if TYPE_CHECKING:
     from penchant.data.opening import Source
@@ -100,28 +99,6 @@ def read_labels(
 
 
 # Rows to records
-
-
-@dataclass(frozen=True)
-class Kind(Generic[R]):
-    """What rows are read as.
-
-    Args:
-        name: how messages call one record.
-        layouts: those that `recognise` tells apart.
-        recognise: the layout of a row, or None.
-        convert: makes a record of a row, given the layout of the rows before and its place;
-            None for a tie.
-        other: recognises the layouts of another kind of record.
-        advice: what to do with rows of that kind; {} stands for the source on a command line.
-    """
-
-    name: str
-    layouts: tuple[Layout, ...]
-    recognise: Callable[[object], Layout | None]
-    convert: Callable[[object, Layout | None, str], R | None]
-    other: Callable[[object], Layout | None] | None = None
-    advice: str = ""
 
 
 def _recognise_either(row: object) -> Layout | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from penchant.data.opening import Sources
-from penchant.data.read import Kind, read_rows
+from penchant.data.read import read_rows
 from penchant.data.records import Data, Pair
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Layout
+from penchant.data.rows.row import Kind, Layout
 
 
 def read_comparisons(sources: Sources, *, strict: bool = False) -> Data[Pair]:

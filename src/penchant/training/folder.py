@@ -18,7 +18,7 @@ from penchant.core.errors import TrainingError
 from penchant.core.findings import LEVELS, Finding, silenced
 from penchant.core.machine import versions
 from penchant.core.strict_json import to_json
-from penchant.training.inputs import RunData
+from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
 

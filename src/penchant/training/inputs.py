@@ -4,68 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
 from penchant.data.opening import Sources
-from penchant.data.prompts import Prompt
-from penchant.data.records import Data, Label, Pair
+from penchant.data.records import Data
 from penchant.data.split import shared_prompts, split_by_prompt
 from penchant.data.tokenise import Tokeniser, TokenReport
 from penchant.models.load import end_token_ids, load_tokenizer, resolve
 from penchant.models.size import saved_generation, saved_settings
-from penchant.training.kinds import Pairs, kind_of
+from penchant.training.kind import kind_of
 from penchant.training.references import require_same_vocabulary
+from penchant.training.setup import Inputs, Record, RunData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
+    from penchant.training.kinds import Pairs
 
 logger = logging.getLogger("penchant")
-
-Record = Pair | Label | Prompt
-
-
-@dataclass(frozen=True)
-class RunData:
-    """What a run trains on and is held against."""
-
-    train: Sequence[Record]
-    evaluation: Sequence[Record]
-    sources: list[Data[Any]]
-    shared_prompts: int
-
-
-@dataclass
-class Inputs:
-    """What a run is given; no weight was loaded for it.
-
-    Attributes:
-        base: the resolved name of the model; settings: its configuration as it was saved.
-        tokenizer: with the template in use; end_ids: every token that ends an answer.
-        run_data: the records.
-        train_set, eval_set: what tokenising made of them; reports: of that, by side.
-        rewards: functions or names that judge answers, for methods that sample.
-    """
-
-    base: str
-    settings: Any
-    tokenizer: PreTrainedTokenizerBase
-    end_ids: list[int]
-    run_data: RunData
-    train_set: list[Any]
-    eval_set: list[Any]
-    reports: dict[str, TokenReport]
-    rewards: list[Any]
-
-    @property
-    def eval_records(self) -> Sequence[Record]:
-        """What `eval_set` was made of."""
-        return self.run_data.evaluation
 
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:

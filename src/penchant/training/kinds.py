@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from penchant.data.batch import Group
     from penchant.data.source import Source
     from penchant.data.tokenise import Tokeniser, TokenReport
-    from penchant.methods import Method
     from penchant.objectives.base import Objective, Parts
     from penchant.training.folder import RunDirectory
     from penchant.training.setup import Setup
@@ -136,6 +135,13 @@ class Pairs:
             blocks=self.blocks(config, examples),
         )
 
+    def share(
+        self, config: RunConfig, accelerator: Accelerator, examples: Sequence[Any]
+    ) -> DatasetSource[Any]:
+        """The batches of tokenised examples, for this process."""
+        rank, num_processes = accelerator.process_index, accelerator.num_processes
+        return self.dataset(config, examples, rank=rank, num_processes=num_processes)
+
     def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:
         """Indices of examples that stay together when they are shuffled; None: each alone."""
         return None
@@ -144,7 +150,7 @@ class Pairs:
         self, config: RunConfig, accelerator: Accelerator, setup: Setup, run: RunDirectory
     ) -> Source:
         """The batches of a run."""
-        return setup.dataset(config, accelerator)
+        return self.share(config, accelerator, setup.train_set)
 
     def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
         """From examples to losses; without a setup to evaluate with."""
@@ -230,17 +236,6 @@ class Scores(Pairs):
         assert isinstance(objective, ScoreObjective)
         statistics = score_statistics(objective, setup.train_set, config)
         write_atomically(folder / STATISTICS, to_json(statistics, indent=2))
-
-
-def kind_of(method: Method) -> Pairs:
-    """The kind of data that a method learns from."""
-    if method.samples:
-        from penchant.training.rollouts import Prompts
-
-        return Prompts()
-    if method.model == "score":
-        return Scores()
-    return Labels() if method.data == "labels" else Pairs()
 
 
 def _weights_dtype(config: RunConfig, precision: str, base: str) -> str:

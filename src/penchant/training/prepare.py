@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.machine import map_large_blocks, resolve_precision
 from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
-from penchant.training.inputs import Inputs
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 from penchant.training.references import ReferenceMaker, measure_cost
-from penchant.training.setup import Setup
+from penchant.training.setup import Inputs, Setup
 from penchant.training.workload import spare_bytes
 
 if TYPE_CHECKING:
@@ -93,7 +92,10 @@ def _make_reference(
         enable_checkpointing(setup.scorer)
     examples = setup.train_set
     if kind == "cache":
-        examples = [*setup.dataset(config, accelerator).visited(), *setup.eval_set]
+        examples = [
+            *kind_of(config.spec).share(config, accelerator, setup.train_set).visited(),
+            *setup.eval_set,
+        ]
     groups = kind_of(config.spec).groups(config, examples)
     setup.reference = maker.make(kind, groups)
     if setup.reference is not None:

@@ -1,26 +1,65 @@
-"""What a run works with, loaded once; several runs may follow each other on it."""
+"""What a run works with: its data, its inputs, and what is loaded for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.findings import Finding
+from penchant.data.prompts import Prompt
+from penchant.data.records import Data, Label, Pair
+from penchant.data.tokenise import TokenReport
 from penchant.models.reference import Reference
 from penchant.models.scoring import Scorer
-from penchant.objectives.base import Parts
-from penchant.training.inputs import Inputs
-from penchant.training.kinds import kind_of
 from penchant.training.references import ReferenceCost
 
 if TYPE_CHECKING:
     import torch
-    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
-    from penchant.config.keys import RunConfig
-    from penchant.data.source import DatasetSource
-    from penchant.objectives.base import Objective
     from penchant.rl.rollout import Collector
+
+
+Record = Pair | Label | Prompt
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and is held against."""
+
+    train: Sequence[Record]
+    evaluation: Sequence[Record]
+    sources: list[Data[Any]]
+    shared_prompts: int
+
+
+@dataclass
+class Inputs:
+    """What a run is given; no weight was loaded for it.
+
+    Attributes:
+        base: the resolved name of the model; settings: its configuration as it was saved.
+        tokenizer: with the template in use; end_ids: every token that ends an answer.
+        run_data: the records.
+        train_set, eval_set: what tokenising made of them; reports: of that, by side.
+        rewards: functions or names that judge answers, for methods that sample.
+    """
+
+    base: str
+    settings: Any
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: list[int]
+    run_data: RunData
+    train_set: list[Any]
+    eval_set: list[Any]
+    reports: dict[str, TokenReport]
+    rewards: list[Any]
+
+    @property
+    def eval_records(self) -> Sequence[Record]:
+        """What `eval_set` was made of."""
+        return self.run_data.evaluation
 
 
 @dataclass
@@ -49,32 +88,3 @@ class Setup(Inputs):
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
         return {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
-
-    def dataset(self, config: RunConfig, accelerator: Accelerator) -> DatasetSource[Any]:
-        """The batches of a run on data that are there, for this process."""
-        return kind_of(config.spec).dataset(
-            config,
-            self.train_set,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-
-    def objective(self, config: RunConfig, accelerator: Accelerator) -> Objective:
-        """The objective of the run's method on this model."""
-        parts = Parts(
-            self.scorer, self.reference, config.spec, config.options, _gather(accelerator)
-        )
-        return kind_of(config.spec).objective(parts, self)
-
-
-def _gather(accelerator: Accelerator) -> Any:
-    """Lists of this process to those of all of them, in order."""
-
-    def gather(own: list[Any]) -> list[Any]:
-        if accelerator.num_processes == 1:
-            return own
-        from accelerate.utils import gather_object
-
-        return list(gather_object(own))
-
-    return gather

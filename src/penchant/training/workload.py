@@ -16,7 +16,7 @@ from penchant.core.machine import Room, find_room
 from penchant.core.screen import gibibytes
 from penchant.models.footprint import Load, Sizes, footprint
 from penchant.models.memory import measure_sizes
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.models.scoring import Scorer
-    from penchant.training.inputs import Inputs
-    from penchant.training.setup import Setup
+    from penchant.training.setup import Inputs, Setup
 
 logger = logging.getLogger("penchant")
 
@@ -176,7 +175,7 @@ class Trainer:
 
     def _count_epochs(self, accelerator: Accelerator, inputs: Inputs) -> None:
         """Say in steps what is done once an epoch: how many these are, tokenising shows."""
-        from penchant.training.kinds import kind_of
+        from penchant.training.kind import kind_of
 
         once = self.run_config.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
         steps = kind_of(once.spec).num_steps(once, inputs.train_set, accelerator.num_processes)
@@ -190,12 +189,13 @@ class Trainer:
             ConfigError: there is no `eval_dataset`.
         """
         from penchant.core.screen import track
+        from penchant.training.kind import make_objective
 
         if self._eval_data is None:
             raise ConfigError("there is nothing to evaluate on; set eval_dataset")
         accelerator, _ = self._begun()
         setup = self._prepared()
-        objective = setup.objective(self.run_config, accelerator)
+        objective = make_objective(self.run_config, accelerator, setup)
         with self._as_planned(setup), accelerator.autocast():
             found = objective.evaluate(
                 setup.eval_set,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from penchant.data.records import Refusal, Tally
 
@@ -34,6 +34,28 @@ class RowError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Made]):
+    """What rows are read as.
+
+    Args:
+        name: how messages call one record.
+        layouts: those that `recognise` tells apart.
+        recognise: the layout of a row, or None.
+        convert: makes a record of a row, given the layout of the rows before and its place;
+            None for a tie.
+        other: recognises the layouts of another kind of record.
+        advice: what to do with rows of that kind; {} stands for the source on a command line.
+    """
+
+    name: str
+    layouts: tuple[Layout, ...]
+    recognise: Callable[[object], Layout | None]
+    convert: Callable[[object, Layout | None, str], Made | None]
+    other: Callable[[object], Layout | None] | None = None
+    advice: str = ""
 
 
 def usable(

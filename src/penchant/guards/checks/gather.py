@@ -23,14 +23,14 @@ from penchant.data.rows.messages import contents
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
     from penchant.data.tokenise import TokenReport
-    from penchant.training.inputs import Inputs, Record, RunData
+    from penchant.training.setup import Inputs, Record, RunData
 
 # Near-duplicates of prompts are looked for among at most so many: they cost a second or two.
 MANY_PROMPTS = 20_000

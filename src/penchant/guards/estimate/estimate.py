@@ -15,7 +15,7 @@ from penchant.core.screen import gibibytes
 from penchant.guards.estimate.proposals import Proposal, propose
 from penchant.guards.estimate.times import Times, probe_times
 from penchant.models.footprint import Sizes, footprint, sizes_of
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 from penchant.training.workload import Workload, count_work, measure_run
 
 if TYPE_CHECKING:

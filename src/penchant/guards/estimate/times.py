@@ -15,7 +15,7 @@ import torch
 from penchant.core.machine import seconds_of
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of, make_objective
 from penchant.training.optimizer import random_state, set_random_state
 from penchant.training.workload import Workload, count_work, laid_out
 
@@ -150,7 +150,7 @@ def _timed_passes(
     config: RunConfig, setup: Setup, accelerator: Accelerator, sampling: SamplingTimes | None
 ) -> list[tuple[int, float]]:
     """(tokens, seconds) of forward and backward; the first is the run's very first pass."""
-    objective = setup.objective(config, accelerator)
+    objective = make_objective(config, accelerator, setup)
     setup.scorer.train()
     packed = setup.scorer.plan.packed
     trained = setup.trained().values()
@@ -192,7 +192,7 @@ def _micro_batches(
     if sampling is not None:
         rollouts = sampling.rollouts
         return [list(rollouts[i : i + size]) for i in range(0, len(rollouts), size)]
-    source = setup.dataset(config, accelerator)
+    source = kind_of(config.spec).share(config, accelerator, setup.train_set)
     found: list[list[Any]] = []
     for step in source.steps():
         found += [examples for examples, weight in step.micro_batches if weight]
@@ -220,7 +220,7 @@ def _evaluation_seconds(
     size = config.per_device_eval_batch_size
     first = (len(ordered) - size) // 2 if len(ordered) > size else 0
     some = ordered[first : first + size]
-    objective = setup.objective(config, accelerator)
+    objective = make_objective(config, accelerator, setup)
 
     def evaluate() -> None:
         with accelerator.autocast():

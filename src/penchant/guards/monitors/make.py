@@ -13,7 +13,7 @@ from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import length_lever, rate_lever, strength_lever
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
-from penchant.training.kinds import kind_of
+from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

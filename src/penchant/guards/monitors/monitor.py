@@ -14,7 +14,8 @@ from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Scored, score_both
-from penchant.rl.rewards.samples import answer_text, make_sample
+from penchant.rl.rewards.samples import make_sample
+from penchant.rl.sampling.text import answer_text
 from penchant.training.optimizer import random_state, set_random_state
 
 if TYPE_CHECKING:

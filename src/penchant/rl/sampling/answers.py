@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.samples import answer_text
+from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

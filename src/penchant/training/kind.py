@@ -1,0 +1,41 @@
+"""Which kind of data a method learns from, and the objective of a run on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penchant.objectives.base import Objective, Parts
+from penchant.training.kinds import Labels, Pairs, Scores
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.methods import Method
+    from penchant.training.setup import Setup
+
+
+def kind_of(method: Method) -> Pairs:
+    """The kind of data that a method learns from."""
+    if method.samples:
+        from penchant.training.rollouts import Prompts
+
+        return Prompts()
+    if method.model == "score":
+        return Scores()
+    return Labels() if method.data == "labels" else Pairs()
+
+
+def make_objective(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Objective:
+    """The objective of a run's method on what is loaded."""
+
+    def gather(own: list[Any]) -> list[Any]:
+        """Lists of this process to those of all of them, in order."""
+        if accelerator.num_processes == 1:
+            return own
+        from accelerate.utils import gather_object
+
+        return list(gather_object(own))
+
+    parts = Parts(setup.scorer, setup.reference, config.spec, config.options, gather)
+    return kind_of(config.spec).objective(parts, setup)
