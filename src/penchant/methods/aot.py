@@ -117,7 +117,7 @@ def _nearest(values: Tensor, ordered: Tensor) -> Tensor:
 
 
 def needs(options: AOTOptions) -> Needs:
-    """The family's and all of the batch."""
+    """The family's needs, and all of the batch."""
     return replace(family_needs(options), whole_batch=True)
 
 
@@ -130,4 +130,5 @@ AOT = compared_with_reference(
     when="good answers as a whole are to beat bad ones, or the two sets belong to no pairs",
     paper="https://arxiv.org/abs/2406.05882",
     beta="0.1 usual; 0.01 to 0.5",
+    needs=needs,
 )

@@ -141,6 +141,7 @@ def compared_with_reference(
     paper: str,
     beta: str = "0.1 usual; 0.05 for strong signals, 0.3 for noisy ones, 0.5 for little change",
     beta_range: tuple[float, float] = (0.01, 0.5),
+    needs: Callable[[Any], Needs] = needs,
 ) -> Method:
     """A method of DPO's family: its members differ in little but their loss."""
     facts = Facts(
