@@ -111,11 +111,11 @@ def run(
         from penchant.commands.ensemble import train_ensemble
 
         return train_ensemble(config, size, run_data)
+    recorded = recorded_keys(config, run_data, accelerator.num_processes)
+    require_free(config.output, recorded, resume=config.resume, overwrite=config.overwrite)
     if (summary := completed(config)) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
-    recorded = recorded_keys(config, run_data, accelerator.num_processes)
-    require_free(config.output, recorded, resume=config.resume, overwrite=config.overwrite)
     inputs = read_inputs(
         config,
         run_data,
