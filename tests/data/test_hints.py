@@ -42,6 +42,15 @@ ROWS = {
         "build",
     ),
     "chats": ({"messages": [TURN, NO, YES]}, "chats", "build"),
+    "chats that go on": (
+        {
+            "conversation_a": [TURN, YES, TURN, YES],
+            "conversation_b": [TURN, NO, TURN, NO],
+            "winner": "model_a",
+        },
+        "label",
+        "build",
+    ),
     "axolotl": ({"messages": [TURN], "chosen": YES, "rejected": NO}, "axolotl", "convert"),
     "axolotl, lists": (
         {"messages": [TURN], "chosen": [YES], "rejected": [NO]},

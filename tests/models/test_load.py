@@ -246,6 +246,12 @@ def test_chat_template_replaces_that_of_the_model(tiny_model_dir, tmp_path):
     assert tokenizer.decode(example.chosen) == "[assistant]<|im_end|>"
 
 
+def test_a_chat_template_may_be_a_name(tiny_model_dir):
+    tokenizer = load_tokenizer(str(tiny_model_dir), chat_template="chatml")
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert said == "<|im_start|>user\nhi<|im_end|>\n"
+
+
 def test_a_chat_template_that_cannot_be_read_is_one_clear_line(tiny_model_dir):
     with pytest.raises(ModelError, match=r"chat_template could not be read.*nowhere\.jinja"):
         load_tokenizer(str(tiny_model_dir), chat_template="nowhere.jinja")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from penchant.data.building import FORMS, build, named
@@ -110,13 +110,15 @@ def _builds(sources: Sources, rows: Placed) -> Iterator[str]:
     except RowError:  # what is wrong with the row, reading it has said
         return
     matching = [form for form in FORMS.values() if form.matches(row, rules)]
-    for form in matching:
-        if _built(texts, form=form.name):
+    for form, turns in product(matching, ("all", "first")):
+        if _built(texts, form=form.name, turns=turns):
             kind = "labels" if form is THUMBS else "pairs"
-            several = f" --form {form.name}" if len(matching) > 1 else ""
+            options = f" --form {form.name}" if len(matching) > 1 else ""
+            # Chats go on after the answers that differ: only the first answers make pairs.
+            options += " --turns first" if turns == "first" else ""
             yield (
                 f"it holds judgements, not {kind} yet: {form.name} ({form.columns}); build them:\n"
-                f"  penchant data build {sources.argument}{several} --output {kind}.jsonl"
+                f"  penchant data build {sources.argument}{options} --output {kind}.jsonl"
             )
 
 
