@@ -15,7 +15,7 @@ import torch
 
 from compare import demo_model
 from penchant.data.batch import Group
-from penchant.models import linear
+from penchant.models import linear, products
 from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
@@ -30,13 +30,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     options = parser.parse_args()
-    if not linear._has_kernels():
+    if not products.has_onednn():
         raise SystemExit("these kernels are torch's on x86; this machine has none")
     scorer = policy(options.model or demo_model())
     for name, work in pieces(scorer).items():
         seconds = alternate(work, options.rounds)
         mkl, onednn = median(seconds[False]), median(seconds[True])
         print(f"{name:34} MKL {mkl:.3f} s, oneDNN {onednn:.3f} s: {mkl / onednn:.2f}x", flush=True)
+    print(f"chosen by the probe: {products.measure()}")
 
 
 def policy(model: str) -> PolicyScorer:
@@ -84,7 +85,7 @@ def alternate(work: Callable[[], None], rounds: int) -> dict[bool, Sequence[floa
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(rounds + 1):
         for fast in seconds:
-            linear._has_kernels = lambda fast=fast: fast
+            linear.onednn_is_faster = lambda rows, fast=fast: fast
             start = time.perf_counter()
             work()
             if turn:  # the first warms up

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from penchant.core.errors import ModelError
+from penchant.core.machine import default_cache_dir
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
 from penchant.models.load import (
-    default_cache_dir,
     end_token_ids,
     is_score_model,
     load_causal_model,

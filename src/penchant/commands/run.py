@@ -21,6 +21,7 @@ from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor, predicted_seconds
 from penchant.models.load import is_adapter
+from penchant.models.products import measured_products
 from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
@@ -255,6 +256,7 @@ class _Run:
             "chat": self.snapshot.data.num_chat > 0,
             **self._guarded(),
             "scoring": setup.plan,
+            "products": measured_products(),
             "reference": None if setup.reference is None else setup.reference.kind,
             "reference_cost": setup.reference_cost and asdict(setup.reference_cost),
             "gradient_checkpointing": setup.checkpointing,

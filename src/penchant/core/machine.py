@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import resource
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -27,6 +29,11 @@ _M_MMAP_THRESHOLD = -3
 T = TypeVar("T")
 
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
+
+
+def default_cache_dir() -> Path:
+    """Where what is made once is kept: PENCHANT_CACHE or ~/.cache/penchant."""
+    return Path(os.environ.get("PENCHANT_CACHE") or Path.home() / ".cache" / "penchant")
 
 
 def memory_peak_bytes(device: torch.device) -> int:

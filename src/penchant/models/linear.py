@@ -1,21 +1,21 @@
 """Products with a model's weights: on x86 in fp32, oneDNN's kernels where torch takes MKL's.
 
-torch multiplies fp32 matrices with MKL, half-precision ones with oneDNN. On AMD's processors
-oneDNN is the faster of the two in fp32 as well, the more so for a few rows (bench/products.py).
+torch multiplies fp32 matrices with MKL, half-precision ones with oneDNN. On some processors
+oneDNN is the faster of the two in fp32 as well: `products.py` measures it on the machine.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from penchant.models.products import onednn, onednn_is_faster
 
 # oneDNN compiles a kernel for every shape it meets, in a millisecond: not for small matrices.
 WORTHWHILE = 1 << 16
@@ -75,7 +75,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _is_faster(x, weight):
         return functional.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return onednn(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -106,14 +106,5 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.numel() > 0
         and type(weight) in (Tensor, nn.Parameter)  # not quantised
         and not torch.is_autocast_enabled("cpu")
-        and _has_kernels()
-    )
-
-
-@cache
-def _has_kernels() -> bool:
-    return (
-        platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and onednn_is_faster(x.numel() // x.shape[-1])
     )

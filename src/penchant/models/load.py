@@ -6,7 +6,6 @@ import copy
 import importlib.util
 import json
 import logging
-import os
 import shutil
 import struct
 import tempfile
@@ -18,6 +17,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
+from penchant.core.machine import default_cache_dir
 from penchant.data.converting.templates import BUILTIN
 from penchant.models.lora import merge_adapter
 
@@ -37,11 +37,6 @@ INCIDENTAL = {
     "use_cache",
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def default_cache_dir() -> Path:
-    """Where converted models and reference log-probs go: PENCHANT_CACHE or ~/.cache/penchant."""
-    return Path(os.environ.get("PENCHANT_CACHE") or Path.home() / ".cache" / "penchant")
 
 
 def resolve(name: str, cache_dir: Path | None = None) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.errors import ModelError
+from penchant.core.machine import default_cache_dir
 from penchant.core.screen import gibibytes, track
 from penchant.models.frozen import frozen_bytes, hold_frozen
-from penchant.models.load import default_cache_dir, load_causal_model, resolve
+from penchant.models.load import load_causal_model, resolve
 from penchant.models.memory import unique_bytes
 from penchant.models.reference import (
     AdapterReference,
