@@ -295,13 +295,16 @@ def test_a_scorer_is_plain_until_it_is_planned(make_model):
     assert Scorer(make_model(), 0).plan == PLAIN
 
 
-def test_running_out_of_memory_is_not_taken_for_a_disagreement(make_model, groups, monkeypatch):
-    """The layouts that come next need more memory."""
+@pytest.mark.parametrize("way", ["_from_full_logits", "head_inputs"], ids=["plain", "fast"])
+def test_running_out_of_memory_in_either_pass_ends_with_what_to_set(
+    way, make_model, groups, monkeypatch
+):
+    """The layouts that come next need more memory: it is not taken for a disagreement."""
     scorer = Scorer(make_model("llama"), 0)
 
-    def head_inputs(batch):
+    def exhausted(*arguments):
         raise torch.OutOfMemoryError("tried to allocate 3 GiB")
 
-    monkeypatch.setattr(scorer, "head_inputs", head_inputs)
+    monkeypatch.setattr(scorer, way, exhausted)
     with pytest.raises(TrainingError, match=r"tried to allocate 3 GiB; set a lower max_length"):
         plan_scoring(scorer, groups, attention="auto", max_length=64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,11 +40,14 @@ def plan_scoring(
         groups: the first records, one or two.
         attention: `auto`, `sdpa`, `flex`, or `plain` for the padded layout.
         max_length: the longest sequence of the run, which a sliding window must cover.
+
+    Raises:
+        TrainingError: the device's memory does not hold one of the two passes.
     """
     if attention == "auto":
         attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
     # Dropout would make any two passes differ.
-    with scorer.evaluating(), torch.no_grad():
+    with scorer.evaluating(), torch.no_grad(), _out_of_memory_explained():
         expected = _plain_forward(scorer, groups)
         reasons = []
         for plan in _candidates(attention):
@@ -61,6 +65,18 @@ def plan_scoring(
         logger.warning("the fast path is off (%s): scoring is slower, not different", plan.reason)
     scorer.use(plan)
     return plan
+
+
+@contextmanager
+def _out_of_memory_explained() -> Iterator[None]:
+    """End with what to set: the layouts that would be tried next need more memory, not less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory while two records were scored: {error}; set a lower max_length, "
+            "lora_r above 0, or a smaller model"
+        ) from error
 
 
 def _candidates(attention: str) -> list[ScoringPlan]:
@@ -83,12 +99,8 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
             found = scorer(scorer.batch(groups))
             if trained:  # a kernel may compile forward and fail backward
                 torch.autograd.grad(found.sum(), trained, allow_unused=True)
-    except torch.OutOfMemoryError as error:
-        # The layouts that would be tried next need more memory, not less.
-        raise TrainingError(
-            f"out of memory while two records were scored: {error}; set a lower max_length, "
-            "lora_r above 0, or a smaller model"
-        ) from error
+    except torch.OutOfMemoryError:  # a RuntimeError, but no disagreement
+        raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
     found = found.detach()
