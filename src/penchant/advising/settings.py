@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from penchant.advising.findings import Findings
 from penchant.advising.plan import MANY, Plan
 from penchant.advising.ranking import noise_text
+from penchant.core.commands import typeable
 from penchant.data.columns import written
 from penchant.data.lengths import ANSWER_LENGTH
 from penchant.data.records import counted
@@ -181,7 +182,7 @@ def make_command(method: str, keys: Mapping[str, object], settings: Settings) ->
         for name, value in values.items()
         for one in (value if isinstance(value, list) else [value])
     ]
-    return " ".join([f"penchant train {method}", *words])
+    return typeable(" ".join([f"penchant train {method}", *words]))
 
 
 def _written(value: object) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penchant.commands.train import train
-from penchant.core.commands import install
+from penchant.core.commands import install, typeable
 from penchant.core.errors import ModelError
 from penchant.core.screen import gibibytes
 from penchant.models.load import resolve
@@ -83,7 +83,7 @@ def show(result: TrainResult) -> None:
         f"peak memory {gibibytes(result.memory_peak_bytes)}"
     )
     print(f"run directory: {result.output}")
-    print(f"try: penchant evaluate --model {result.output} --data {sample_set()}")
+    print(typeable(f"try: penchant evaluate --model {result.output} --data {sample_set()}"))
 
 
 def _numbers(result: TrainResult, before: list[Any], after: list[Any]) -> Table:
