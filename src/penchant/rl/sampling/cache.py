@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
@@ -14,6 +15,21 @@ def is_plain(cache: Any) -> bool:
     """Whether a cache is keys and values of every position, which can be moved."""
     return type(cache) is DynamicCache and all(
         type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers
+    )
+
+
+def can_select(model: Any) -> bool:
+    """Whether rows of a model's cache can be repeated and dropped: keys and values everywhere.
+
+    Recurrent and convolution layers carry a state of another form, and some models keep theirs
+    to themselves. One token is read to see what the model returns.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    cache = getattr(model(input_ids=token, use_cache=True), "past_key_values", None)
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(
+        hasattr(layer, "batch_select_indices") and not hasattr(layer, "conv_states")
+        for layer in layers
     )
 
 
@@ -48,7 +64,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write `[R, heads, T, dim]` behind what is there; returns all of it."""
+        """Write `[R, heads, T, dim]` after what is there; returns all of it."""
         start = self.get_seq_length()
         end, room = start + key_states.shape[-2], self._buffers[0].shape[-2]
         if end > room:

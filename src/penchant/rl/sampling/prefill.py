@@ -48,6 +48,19 @@ def read_prompts(model: Any, prompts: Sequence[list[int]], pad_token_id: int) ->
     return parts[0] if len(parts) == 1 else _joined(parts)
 
 
+def padded_left(
+    prompts: Sequence[list[int]], pad_token_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, `[prompts, width]` each: answers continue on the right."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
 def _alike(prompts: Sequence[list[int]]) -> Iterator[list[list[int]]]:
     start = 0
     for end in range(1, len(prompts) + 1):
@@ -57,12 +70,7 @@ def _alike(prompts: Sequence[list[int]]) -> Iterator[list[list[int]]]:
 
 
 def _read(model: Any, prompts: Sequence[list[int]], pad_token_id: int) -> Read:
-    width, device = max(map(len, prompts)), model.device
-    ids = torch.full((len(prompts), width), pad_token_id, device=device)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
-        mask[i, width - len(prompt) :] = 1
+    ids, mask = padded_left(prompts, pad_token_id, model.device)
     out = model(
         input_ids=ids,
         attention_mask=mask,

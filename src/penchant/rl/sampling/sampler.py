@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 from penchant.core.screen import track
 from penchant.models.distribution import filtered
-from penchant.rl.sampling.cache import make_room
+from penchant.rl.sampling.cache import can_select, make_room
+from penchant.rl.sampling.generated import generate
 from penchant.rl.sampling.prefill import read_prompts
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Sampler(Protocol):
 class CachedSampler:
     """Samples from a scorer's own model.
 
+    A model whose cache is not keys and values everywhere is served by transformers' own loop.
+
     Args:
         scorer: the policy; answers come from its weights as they are.
         end_token_ids: any of them ends an answer.
@@ -92,6 +96,11 @@ class CachedSampler:
                         answers[i].extend(completions)
         return answers
 
+    @cached_property
+    def _selects(self) -> bool:
+        """Whether rows can leave the cache; the same for every batch of a model."""
+        return can_select(self.scorer.causal_model)
+
     def _batches(self, prompts: Sequence[list[int]], n: int) -> Iterator[list[tuple[int, int]]]:
         """Prompts by length, each with how many of its answers the batch draws."""
         batch: list[tuple[int, int]] = []
@@ -116,12 +125,25 @@ class CachedSampler:
         generator: torch.Generator,
     ) -> list[list[Completion]]:
         """The answers of one batch, by prompt."""
-        counts = torch.tensor([count for _, count in batch])
-        rows = _Rows(self.scorer, prompts, counts, set(self.end_token_ids), sampling)
-        for _ in range(sampling.max_completion_length):
-            if not rows.step(generator):
-                break
-        done = iter(rows.completions)
+        ends = set(self.end_token_ids)
+        if self._selects:
+            counts = torch.tensor([count for _, count in batch])
+            rows = _Rows(self.scorer, prompts, counts, ends, sampling)
+            for _ in range(sampling.max_completion_length):
+                if not rows.step(generator):
+                    break
+            done = iter(rows.completions)
+        else:
+            repeated = zip(prompts, batch, strict=True)
+            every = [prompt for prompt, (_, count) in repeated for _ in range(count)]
+            drawn = generate(
+                self.scorer,
+                every,
+                ends,
+                sampling.max_completion_length,
+                lambda logits: draw(logits, sampling, generator),
+            )
+            done = iter([Completion(*row) for row in drawn])
         return [[next(done) for _ in range(count)] for _, count in batch]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.tables import Standing
+from penchant.rl.sampling.prefill import padded_left
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
 
 if TYPE_CHECKING:
@@ -175,13 +176,7 @@ def _drawn(
 
 
 def _by_transformers(scorer: Scorer, prompts: Sequence[Tokens], request: Request) -> list[Tokens]:
-    device = scorer.causal_model.device
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), scorer.pad_token_id, device=device)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
-        mask[i, width - len(prompt) :] = 1
+    ids, mask = padded_left(prompts, scorer.pad_token_id, scorer.causal_model.device)
     settings = copy.deepcopy(request.settings)
     settings.eos_token_id = request.end_token_ids
     settings.pad_token_id = scorer.pad_token_id
@@ -189,7 +184,7 @@ def _by_transformers(scorer: Scorer, prompts: Sequence[Tokens], request: Request
     rows = model.generate(
         input_ids=ids, attention_mask=mask, generation_config=settings, **request.others
     )
-    return [_until(row[width:].tolist(), set(request.end_token_ids)) for row in rows]
+    return [_until(row[ids.shape[1] :].tolist(), set(request.end_token_ids)) for row in rows]
 
 
 def _until(row: Tokens, ends: set[int]) -> Tokens:
