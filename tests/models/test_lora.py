@@ -204,6 +204,24 @@ def test_a_merge_that_says_something_else_is_refused(make_model, monkeypatch):
         merge_adapter(model)
 
 
+def test_a_merge_is_compared_on_the_records_of_the_run(make_model, monkeypatch):
+    """Tokens from the whole vocabulary may not be the ones on which a merge goes wrong."""
+    model = ours(make_model("llama", dtype="float32")).eval()
+    merge = type(model.base_model).merge_and_unload
+
+    def wrong_for_one_token(self):
+        merged = merge(self)
+        merged.get_input_embeddings().weight.data[IDS[0, 0]] += 5
+        return merged
+
+    token = IDS[0, 0].item()
+    spread = {number * 97 // lora.NUM_COMPARED for number in range(lora.NUM_COMPARED)}
+    assert token not in spread
+    monkeypatch.setattr(type(model.base_model), "merge_and_unload", wrong_for_one_token)
+    with pytest.raises(ModelError, match="differ from the adapter's"):
+        merge_adapter(model, IDS.tolist())
+
+
 def test_quantised_weights_are_not_trained_themselves(make_model):
     model = make_model("llama")
     require_numbers(model, "lora_r is 0")

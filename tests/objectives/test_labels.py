@@ -17,6 +17,7 @@ from penchant.data.tokenise import TokenisedLabel
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference, CopyReference
+from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective, blocks_of, ranked_right
 
@@ -51,6 +52,31 @@ def objective(make_model, scorer_for):
         return LabelObjective(parts if gather is None else replace(parts, gather=gather), examples)
 
     return make
+
+
+def test_mismatched_completion_is_cut_to_the_length_of_the_run(objective, make_model):
+    """Beyond GPT-2's positions there is nothing to look up."""
+    limit = make_model("gpt2").config.n_positions
+    long, short = [5] * (limit - 2), [6] * 3
+    examples = [
+        TokenisedLabel([1, 2], long, True, "f:0"),
+        TokenisedLabel([1] * (limit - 3), short, False, "f:1"),
+    ]
+    step = one_step(examples, micro_batch_size=2)
+    kto = objective()
+    with pytest.raises(IndexError):
+        kto.prepare(kto.parts.scorer, step)
+    kto.parts = replace(kto.parts, max_length=limit)
+    kl = kto.prepare(kto.parts.scorer, step).kl
+    cut = [examples[0], replace(examples[1], completion=long[:3])]
+    whole = [replace(cut[0], completion=short), cut[1]]  # each prompt with the other's completion
+    policy, reference = kto.parts.scorer, kto.parts.reference
+    groups = [example.group() for example in whole]
+    batch = policy.batch(groups)
+    ours = segment_sums(batch, policy(batch))
+    difference = ours - reference.sums(groups, batch)
+    torch.testing.assert_close(kl, difference.mean().clamp(min=0).detach())
+    assert kto.evaluate(examples, batch_size=2, progress=lambda items, _: items).num_examples == 2
 
 
 def one_step(examples, *, micro_batch_size, rank=0, world_size=1):
@@ -279,7 +305,7 @@ def test_mismatched_completion_is_the_nearest_before_in_a_circle(examples):
     objective = LabelObjective(Parts(None, None, KTO, KTO.options()))
     found = objective._mismatches(examples)
     taken = [
-        next(i for i, e in enumerate(examples) if e.completion is found[id(example)])
+        next(i for i, e in enumerate(examples) if e.completion == found[id(example)])
         for example in examples
     ]
     assert taken == [8, 8, 1, 2, 3, 3, 5, 6, 6]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import torch
 
 import penchant
 from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError
+from penchant.models.lora import add_lora
+from penchant.models.reference import CopyReference, frozen_copy
+from penchant.training import kinds, references
 from penchant.training.kind import kind_of
 
 
@@ -62,3 +68,43 @@ def test_adapter_that_training_starts_from_is_merged_in_fp32(
     config = load_config("dpo", {**tiny_keys, "model": str(adapter_run)})
     policy = kind_of(config.spec).load(config, precision, config.model)
     assert dtypes(policy) == ({torch.float32}, {torch.float32})
+
+
+def moved_adapter(*args: Any, **keys: Any) -> Any:
+    model = add_lora(*args, **keys)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    return model
+
+
+def moved_copy(policy: Any) -> CopyReference:
+    reference = frozen_copy(policy)
+    for weight in reference.weights().values():
+        weight.data.mul_(1.5)
+    return reference
+
+
+def test_run_whose_policy_is_not_its_reference_is_stopped_before_the_first_step(
+    tiny_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first loss would not be the method's, and nothing else would say so."""
+
+    def train(name: str, **keys: Any) -> Any:
+        return penchant.train("dpo", output=tmp_path / name, max_steps=1, **tiny_keys, **keys)
+
+    cached = {"reference": "cache", "cache_dir": str(tmp_path / "kept")}
+    train("filled", **cached)
+    (file,) = (tmp_path / "kept" / "reference").glob("*.sqlite")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE logprobs SET sum = sum - 1")
+    monkeypatch.setattr(references, "frozen_copy", moved_copy)
+    refusals = {"cache": cached, "copy": {"reference": "copy", "lora_r": 0}}
+    for name, keys in refusals.items():
+        with pytest.raises(ConfigError, match=rf"reference-differs-at-start: .*\({name}\)"):
+            train(name, **keys)
+        assert not (tmp_path / name).exists()
+    monkeypatch.setattr(kinds, "add_lora", moved_adapter)
+    with pytest.raises(ConfigError, match=r"reference-differs-at-start: .*\(adapter\)"):
+        train("adapter")
+    assert train("meant so", silence="reference-differs-at-start").steps == 1

@@ -89,7 +89,7 @@ def evaluate(
         compared = None
         if config.spec.needs_reference or (config.spec.model == "language" and reference):
             compared = _compared_with(scorer, Path(model), reference, groups, config, accelerator)
-        parts = Parts(scorer, compared, config.spec, config.options)
+        parts = Parts(scorer, compared, config.spec, config.options, max_length=config.max_length)
         objective = kind.objective(parts)
         return objective.evaluate(examples, batch_size=batch_size, progress=track)
 

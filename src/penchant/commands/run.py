@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
+# Training records on which a merged model is held against its adapter.
+RECORDS_COMPARED = 1
+
 
 def run_on(
     config: RunConfig,
@@ -232,16 +235,23 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         setup = self.setup
+        groups = self.kind.groups(self.config, setup.train_set[:RECORDS_COMPARED])
+        records = [[*g.prompt, *completion] for g in groups for completion in g.completions]
         with setup.scorer.plain_attention():
             save_model(
                 setup.scorer.model,
                 setup.tokenizer,
                 self.directory.model,
                 merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
+                records=records,
             )
             if self.config.merge:
                 save_model(
-                    setup.scorer.model, setup.tokenizer, self.directory.path / "merged", merged=True
+                    setup.scorer.model,
+                    setup.tokenizer,
+                    self.directory.path / "merged",
+                    merged=True,
+                    records=records,
                 )
         with self.accelerator.autocast():
             self.kind.save_beside(self.config, setup, self.objective, self.directory.model)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from penchant.core.commands import typeable
+from penchant.core.errors import ConfigError
 
 Severity = Literal["error", "warning", "note"]
 Evidence = Mapping[str, Any]
@@ -79,6 +80,20 @@ def spoken(findings: Iterable[Finding], silence: str) -> list[Finding]:
     return [finding for finding in findings if finding.id not in quiet]
 
 
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Stop a run that would be wrong.
+
+    Raises:
+        ConfigError: some finding is an error.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    said = "\n".join(map(str, errors))
+    ids = ",".join(dict.fromkeys(one.id for one in errors))
+    raise ConfigError(f"{said}\nif it is meant so, --silence {ids} trains all the same")
+
+
 BEFORE = (
     "configuration", "data", "model", "reward", "output", "learning-rate", "beta", "beta-noise",
     "reward-epochs", "epochs", "warmup", "fp16-of-bf16", "dropout", "lora-dropout", "ties",
@@ -87,8 +102,8 @@ BEFORE = (
     "kto-imbalance", "prompts-cut", "answers-cut", "answer-room", "dropped-records", "context",
     "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",
     "template-drops-text", "generation-prompt", "not-instruction-tuned", "second-reference",
-    "reference-differs", "reward-normalization", "no-kl-penalty", "target-kl", "reward-setup",
-    "memory", "bf16-emulated",
+    "reference-differs", "reference-differs-at-start", "reward-normalization", "no-kl-penalty",
+    "target-kl", "reward-setup", "memory", "bf16-emulated",
 )  # fmt: skip
 # What a detector looks for in a run's history, so that an action may follow.
 DETECTED = (

@@ -7,6 +7,7 @@ The adapter's parameters, names and files are PEFT's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -142,10 +143,11 @@ NUM_COMPARED = 32
 
 
 @torch.no_grad()
-def merge_adapter(model: Any) -> PreTrainedModel:
+def merge_adapter(model: Any, records: Sequence[Sequence[int]] = ()) -> PreTrainedModel:
     """The model with its adapter added to its weights.
 
-    What both say of some tokens from the whole vocabulary is compared.
+    What both say of some tokens from the whole vocabulary is compared, and of `records`, a few
+    texts as token ids.
 
     Raises:
         ModelError: the adapter is of a kind that cannot be merged, or the result differs.
@@ -160,17 +162,18 @@ def merge_adapter(model: Any) -> PreTrainedModel:
     base = model.get_base_model()
     untie(base)
     vocabulary = base.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(NUM_COMPARED, device=base.device) * vocabulary // NUM_COMPARED
-    expected = model(input_ids=ids.unsqueeze(0)).logits.float()
+    spread = (torch.arange(NUM_COMPARED) * vocabulary // NUM_COMPARED).tolist()
+    texts = [torch.tensor([[*ids]], device=base.device) for ids in (spread, *records)]
+    before = [model(input_ids=ids).logits.float() for ids in texts]
     merged = model.merge_and_unload()
-    difference = (merged(input_ids=ids.unsqueeze(0)).logits.float() - expected).abs().mean()
-    scale = expected.abs().mean().clamp(min=1.0)
     limit = MERGED_IN_FP32 if merged.dtype.itemsize >= 4 else MERGED_IN_HALF
-    if not difference <= limit * scale:  # also for NaN
-        raise ModelError(
-            f"the merged model's logits differ from the adapter's by {difference:.2g} on average; "
-            "use the adapter as it is"
-        )
+    for ids, expected in zip(texts, before, strict=True):
+        difference = (merged(input_ids=ids).logits.float() - expected).abs().mean()
+        if not difference <= limit * expected.abs().mean().clamp(min=1.0):  # also for NaN
+            raise ModelError(
+                f"the merged model's logits differ from the adapter's by {difference:.2g} on "
+                "average; use the adapter as it is"
+            )
     return merged
 
 

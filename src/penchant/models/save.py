@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def save_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, merged: bool
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    merged: bool,
+    records: Sequence[Sequence[int]] = (),
 ) -> None:
     """Write a model or adapter with its tokenizer.
 
@@ -26,10 +32,11 @@ def save_model(
         tokenizer: saved beside it.
         folder: replaced in one move.
         merged: add the adapter to the weights, in fp32: half precision would round it away.
+        records: token ids of a few texts, of which what is merged must say the same.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    saved = _merged(model) if merged else model
+    saved = _merged(model, records) if merged else model
     # Adapters of reward models may stand on the same weights.
     own = {"selected_adapters": saved.active_adapters} if isinstance(saved, PeftModel) else {}
     saved.save_pretrained(partial, **own)
@@ -38,8 +45,8 @@ def save_model(
     partial.rename(folder)
 
 
-def _merged(model: Any) -> Any:
+def _merged(model: Any, records: Sequence[Sequence[int]]) -> Any:
     device = next(model.parameters()).device
     twin = copy.deepcopy(model.to("cpu"))
     model.to(device)
-    return merge_adapter(twin.to(torch.float32))
+    return merge_adapter(twin.to(torch.float32), records)

@@ -105,15 +105,20 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
         return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
     found = found.detach()
     difference = (found - expected).abs()
-    device = scorer.causal_model.device.type
-    half = torch.is_autocast_enabled(device) or scorer.causal_model.dtype not in LARGEST
+    limit, half = tolerance(scorer)
     measured = difference.mean().item() if half else difference.max().item()
-    limit = MEAN_IN_HALF if half else LARGEST[scorer.causal_model.dtype]
     if measured <= limit:  # also false for NaN
         return ""
     layout = "packed" if scorer.plan.packed else "padded"
     kind = "mean" if half else "largest"
     return f"{layout} log-probs differ from a plain forward: {kind} {measured:.2g} nats a token"
+
+
+def tolerance(scorer: Scorer) -> tuple[float, bool]:
+    """Nats per token that two passes may differ by, and whether that bounds the mean only."""
+    dtype, device = scorer.causal_model.dtype, scorer.causal_model.device.type
+    half = torch.is_autocast_enabled(device) or dtype not in LARGEST
+    return (MEAN_IN_HALF if half else LARGEST[dtype]), half
 
 
 def _unservable(scorer: Scorer, max_length: int) -> str:

@@ -50,6 +50,7 @@ class Parts:
         reference: None for methods without one.
         method, options: whose loss and rewards are computed.
         gather: across processes.
+        max_length: tokens of a prompt with a completion of another one, where they are paired.
     """
 
     scorer: Scorer
@@ -57,6 +58,7 @@ class Parts:
     method: Method
     options: Any
     gather: Gather = lambda own: own
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,19 @@ class LabelObjective:
         return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
 
     def _mismatches(self, examples: Sequence[TokenisedLabel]) -> dict[int, Sequence[int]]:
-        """For each example the nearest completion before it, in a circle, of another prompt."""
+        """For each example the nearest completion before it, in a circle, of another prompt.
+
+        It is cut to what `max_length` leaves after the example's prompt, as its own was.
+        """
         found: dict[int, Sequence[int]] = {}
         for i, example in enumerate(examples):
             before = (examples[(i - back) % len(examples)] for back in range(1, len(examples)))
             nearest = chain(before, self.spare)
             other = next((e for e in nearest if e.prompt != example.prompt), None)
             assert other is not None, "data of one prompt is refused before training"
-            found[id(example)] = other.completion
+            limit = self.parts.max_length
+            room = None if limit is None else limit - len(example.prompt)
+            found[id(example)] = other.completion[:room]
         return found
 
     @torch.no_grad()

@@ -105,7 +105,7 @@ def read_inputs(
         eval_set, reports["held_out"] = tokenise(kind, run_data.evaluation, tokeniser, "held-out")
     kind.require(config, train_set)
     if eval_set:
-        kind.require(config, eval_set)
+        kind.require(config, [*eval_set, *train_set])  # training data lend what these lack
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
     )

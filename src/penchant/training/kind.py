@@ -37,5 +37,7 @@ def make_objective(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
 
         return list(gather_object(own))
 
-    parts = Parts(setup.scorer, setup.reference, config.spec, config.options, gather)
+    parts = Parts(
+        setup.scorer, setup.reference, config.spec, config.options, gather, config.max_length
+    )
     return kind_of(config.spec).objective(parts, setup)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from penchant.core.findings import refuse_errors, spoken
 from penchant.core.machine import map_large_blocks, resolve_precision
 from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.kind import kind_of
-from penchant.training.references import ReferenceMaker, measure_cost
+from penchant.training.references import ReferenceMaker, find_difference, measure_cost
 from penchant.training.setup import Inputs, Setup
 from penchant.training.workload import spare_bytes
 
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
+    from penchant.data.batch import Group
 
 logger = logging.getLogger("penchant")
 
-# Records on which a quantised reference is held against the exact weights.
+# Records on which a reference is held against the policy that it is made from.
 NUM_COMPARED = 4
 
 
@@ -43,7 +46,8 @@ def prepare(
         keep_reference: with a cache, keep the reference in memory too, to compare with exactly.
 
     Raises:
-        UserError: a model cannot be loaded, or cannot serve.
+        UserError: a model cannot be loaded, or cannot serve, or the reference made from the
+            policy disagrees with it.
     """
     kind = kind_of(config.spec)
     if config.spec.samples:
@@ -59,9 +63,25 @@ def prepare(
         config, setup.scorer, accelerator, precision, setup.base,
         keep=keep_reference, loaded=reference,
     )  # fmt: skip
-    _make_reference(config, accelerator, setup, maker, spare)
+    compared = _make_reference(config, accelerator, setup, maker, spare)
     kind.complete(config, accelerator, setup)
+    _require_same_start(config, accelerator, setup, compared)
     return setup
+
+
+def _require_same_start(
+    config: RunConfig, accelerator: Accelerator, setup: Setup, groups: Sequence[Group]
+) -> None:
+    """Refuse a run whose first loss is not the one that is known before.
+
+    A fresh adapter changes nothing, and a copy is the policy: their log-ratios are 0.
+    """
+    reference = setup.reference
+    if reference is None or config.reference_model or reference.kind.startswith("copy-"):
+        return  # another model, or a rounded one, differs
+    with accelerator.autocast():
+        finding = find_difference(reference, setup.scorer, groups)
+    refuse_errors(spoken([finding] if finding else [], config.silence))
 
 
 def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
@@ -82,8 +102,8 @@ def _make_reference(
     setup: Setup,
     maker: ReferenceMaker,
     spare: float,
-) -> None:
-    """The reference, and checkpointing, as the spare memory allows."""
+) -> list[Group]:
+    """The reference, and checkpointing, as the spare memory allows; records it can score."""
     kind = maker.choose(spare)
     setup.checkpointing = _wants_checkpointing(
         config, spare - (maker.copy_bytes() if kind == "copy" else 0)
@@ -103,6 +123,7 @@ def _make_reference(
             sample = groups[:NUM_COMPARED] if not config.reference_model else []
             setup.reference_cost = measure_cost(setup.reference, setup.scorer, sample)
         logger.info("reference: %s%s", setup.reference.kind, setup.reference_cost.describe())
+    return groups[:NUM_COMPARED]
 
 
 def _wants_checkpointing(config: RunConfig, spare_bytes: float) -> bool:

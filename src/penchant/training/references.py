@@ -12,6 +12,7 @@ import torch
 
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
+from penchant.core.findings import Finding
 from penchant.core.screen import gibibytes, track
 from penchant.models.frozen import frozen_bytes, hold_frozen
 from penchant.models.load import load_causal_model, resolve
@@ -23,8 +24,8 @@ from penchant.models.reference import (
     Reference,
     frozen_copy,
 )
-from penchant.models.scoring import Scorer
-from penchant.models.selfcheck import plan_scoring
+from penchant.models.scoring import Scorer, segment_sums
+from penchant.models.selfcheck import plan_scoring, tolerance
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -207,6 +208,37 @@ def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) 
         return ReferenceCost(num_bytes, None)
     differences = torch.cat([(ours - theirs).abs() for ours, theirs in pairs])
     return ReferenceCost(num_bytes, float(differences.mean()))
+
+
+@torch.no_grad()
+def find_difference(
+    reference: Reference, policy: Scorer, groups: Sequence[Group]
+) -> Finding | None:
+    """That a reference made from the policy's own weights disagrees with it before training.
+
+    Args:
+        reference: the switched-off adapter, an exact copy, or a cache.
+        policy: as loaded, inside the run's autocast.
+        groups: a few records that the reference has log-probs of.
+    """
+    with policy.evaluating():
+        batch = policy.batch(groups)
+        ours, theirs = segment_sums(batch, policy(batch)), reference.sums(groups, batch)
+    lengths = batch.completion_lengths
+    difference = float(((ours - theirs).abs() / lengths).max())
+    limit, _ = tolerance(policy)
+    if difference <= limit:  # also false for NaN
+        return None
+    return Finding(
+        "reference-differs-at-start",
+        "error",
+        f"before the first step the policy differs from its own reference ({reference.kind}) by "
+        f"{difference:.2g} nats per token, where at most {limit:g} are tolerated: log-ratios and "
+        "the first loss are wrong",
+        "set attention to plain and dtype to fp32; if the difference stays, set cache_dir to an "
+        "empty folder, or reference to copy",
+        {"difference": difference, "limit": limit, "reference": reference.kind},
+    )
 
 
 def require_same_vocabulary(policy: Any, reference: Any) -> None:

@@ -172,7 +172,7 @@ def test_error_stops_training_before_it_starts_and_can_be_silenced(
 
 
 def test_refusal_names_the_finding_and_how_to_override_it() -> None:
-    from penchant.guards.checks.gather import refuse_errors
+    from penchant.core.findings import refuse_errors
 
     run = snapshot()
     run = replace(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.config.actions import parse_actions
 from penchant.core.errors import ConfigError
-from penchant.core.findings import Finding, by_severity, spoken
+from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.core.machine import bf16_slowdown
 from penchant.data.quality import (
     count_contradicted,
@@ -254,17 +254,3 @@ def checked(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> Snapsh
     snapshot = take_snapshot(config, inputs, num_processes)
     refuse_errors(find_faults(snapshot, inputs.train_set))
     return snapshot
-
-
-def refuse_errors(findings: Sequence[Finding]) -> None:
-    """Stop a run that would be wrong.
-
-    Raises:
-        ConfigError: some finding is an error.
-    """
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if not errors:
-        return
-    said = "\n".join(map(str, errors))
-    ids = ",".join(dict.fromkeys(one.id for one in errors))
-    raise ConfigError(f"{said}\nif it is meant so, --silence {ids} trains all the same")
