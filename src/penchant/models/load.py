@@ -72,6 +72,8 @@ def load_tokenizer(
     """The tokenizer of a resolved model, with a pad token and the template asked for."""
     from transformers import AutoTokenizer
 
+    if is_adapter(Path(name)) and not (Path(name) / "tokenizer_config.json").exists():
+        name = _adapter_base(name)  # PEFT leaves no tokenizer beside an adapter
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

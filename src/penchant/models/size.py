@@ -102,6 +102,19 @@ def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
     return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)
 
 
+def require_decoder(settings: Any, name: str) -> None:
+    """Refuse a model that reads the prompt with an encoder of its own.
+
+    Raises:
+        ModelError: T5, BART and the like.
+    """
+    if getattr(settings, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder model ({settings.model_type}), which lays no completion "
+            "after its prompt; give a causal (decoder-only) language model"
+        )
+
+
 def saved_generation(base: str) -> Any:
     """How a resolved model ends its answers, where it comes with that; None where it does not."""
     from transformers import GenerationConfig

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import track
 from penchant.data.opening import Sources
 from penchant.data.records import Data
 from penchant.data.split import shared_prompts, split_by_prompt
 from penchant.data.tokenise import Tokeniser, TokenReport
-from penchant.models.load import end_token_ids, load_tokenizer, resolve
-from penchant.models.size import saved_generation, saved_settings
+from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
+from penchant.models.size import require_decoder, saved_generation, saved_settings
 from penchant.training.kind import kind_of
 from penchant.training.references import require_same_vocabulary
 from penchant.training.setup import Inputs, Record, RunData
@@ -91,6 +92,7 @@ def read_inputs(
         model = SimpleNamespace(config=settings, generation_config=generation)
     else:
         base, settings = config.model, model.config
+    require_decoder(settings, base)
     if config.reference_model and reference is None:
         _require_reference(config, settings)
     tokenizer = tokenizer or load_tokenizer(
@@ -103,12 +105,34 @@ def read_inputs(
     eval_set: list[Any] = []
     if run_data.evaluation:
         eval_set, reports["held_out"] = tokenise(kind, run_data.evaluation, tokeniser, "held-out")
+    if not is_adapter(Path(base)):  # one may have an embedding of its own
+        _require_embedded(tokenizer, settings, [*train_set, *eval_set])
     kind.require(config, train_set)
     if eval_set:
         kind.require(config, [*eval_set, *train_set])  # training data lend what these lack
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
     )
+
+
+def _require_embedded(
+    tokenizer: PreTrainedTokenizerBase, settings: Any, examples: Sequence[Any]
+) -> None:
+    """Refuse tokens that the model has no embedding for."""
+    vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
+    if vocabulary is None:
+        return
+    groups = [example.group() for example in examples]
+    used = {max(ids, default=0) for g in groups for ids in (g.prompt, *g.completions)}
+    beyond = sorted(number for number in used if number >= vocabulary)
+    if beyond:
+        names = ", ".join(str(tokenizer.convert_ids_to_tokens(number)) for number in beyond[:5])
+        raise ModelError(
+            f"the data use tokens that the model has no embedding for: {names}, of a tokenizer "
+            f"with {len(tokenizer)} tokens where the model has {vocabulary}; give the model and "
+            f"the tokenizer that belong together, or resize the model first: "
+            f"model.resize_token_embeddings({len(tokenizer)}), then save_pretrained"
+        )
 
 
 def _require_reference(config: RunConfig, settings: Any) -> None:

@@ -1,0 +1,52 @@
+"""What is refused before a weight is loaded, and named for what it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penchant
+from penchant.core.errors import ModelError
+from penchant.models.load import load_tokenizer
+
+
+def test_token_without_an_embedding_is_named(
+    tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """A lookup outside the table says nothing of the tokenizer that is to blame."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|bot|>", "<|unused|>"]})
+    tokenizer.save_pretrained(folder)
+    keys = {**tiny_keys, "model": str(folder), "output": tmp_path / "run", "max_steps": 1}
+    assert penchant.train("dpo", **keys).steps == 1  # what is not used does no harm
+    rows = [{"prompt": f"<|bot|>{i}", "chosen": "a", "rejected": "b"} for i in range(4)]
+    with pytest.raises(ModelError, match=r"no embedding for: <\|bot\|>, .*resize_token_embeddings"):
+        penchant.train("dpo", **{**keys, "data": rows, "overwrite": True})
+
+
+def test_encoder_decoder_model_is_refused_by_name(
+    tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import T5Config
+
+    load_tokenizer(str(tiny_model_dir)).save_pretrained(tmp_path / "t5")
+    T5Config().save_pretrained(tmp_path / "t5")
+    keys = {**tiny_keys, "model": str(tmp_path / "t5"), "output": tmp_path / "run"}
+    with pytest.raises(ModelError, match=r"encoder-decoder model \(t5\).*decoder-only"):
+        penchant.train("dpo", **keys)
+
+
+def test_adapter_without_a_tokenizer_takes_that_of_its_base(
+    tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """PEFT saves none beside it."""
+    first = penchant.train("dpo", output=tmp_path / "first", max_steps=1, **tiny_keys).model
+    for file in first.glob("*"):
+        if not file.name.startswith("adapter"):
+            file.unlink()
+    assert load_tokenizer(str(first)).get_vocab() == load_tokenizer(str(tiny_model_dir)).get_vocab()
