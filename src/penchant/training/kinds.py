@@ -6,6 +6,7 @@ methods that sample alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from penchant.objectives.base import Objective, Parts
     from penchant.training.folder import RunDirectory
     from penchant.training.setup import Setup
+
+logger = logging.getLogger("penchant")
 
 
 class Pairs:
@@ -236,6 +239,16 @@ class Scores(Pairs):
         assert isinstance(objective, ScoreObjective)
         statistics = score_statistics(objective, setup.train_set, config)
         write_atomically(folder / STATISTICS, to_json(statistics, indent=2))
+        pad = setup.scorer.pad_token_id
+        saved = getattr(setup.settings.get_text_config(), "pad_token_id", None)
+        if pad != saved and config.lora_r and not is_adapter(Path(setup.base)):
+            logger.warning(
+                "the base has pad_token_id %s, and an adapter carries no other: set "
+                "model.config.pad_token_id = %d once the adapter is loaded elsewhere, or its "
+                "scores are read at another token; merge: true also saves a model that has it",
+                saved,
+                pad,
+            )
 
 
 def _weights_dtype(config: RunConfig, precision: str, base: str) -> str:
