@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.errors import ModelError
-from penchant.core.machine import default_cache_dir
 from penchant.core.findings import Finding
+from penchant.core.machine import default_cache_dir
 from penchant.core.screen import gibibytes, track
 from penchant.models.frozen import frozen_bytes, hold_frozen
 from penchant.models.load import load_causal_model, resolve
