@@ -66,20 +66,20 @@ class Advice:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON; what follows from counts is there too."""
-        found = asdict(self)
-        found["findings"]["signal"] = self.findings.signal
+        values = asdict(self)
+        values["findings"]["signal"] = self.findings.signal
         if noise := self.findings.noise:
-            found["findings"]["noise"]["split_share"] = noise.split_share
+            values["findings"]["noise"]["split_share"] = noise.split_share
         if length := self.findings.length:
             derived = {"longer_share": length.longer_share, "accuracy": length.accuracy}
-            found["findings"]["length"] |= {**derived, "biased": length.biased}
-        found["machine"]["usable_bytes"] = self.machine.usable_bytes
-        for entry, one in zip(found["ranked"], self.ranked, strict=True):
+            values["findings"]["length"] |= {**derived, "biased": length.biased}
+        values["machine"]["usable_bytes"] = self.machine.usable_bytes
+        for entry, one in zip(values["ranked"], self.ranked, strict=True):
             memory = one.plan.memory
             entry["plan"]["memory"] = {**memory.parts, "total": memory.peak}
             entry["why_not"] = one.why_not
-        found["recommended"] = self.best.method
-        return found
+        values["recommended"] = self.best.method
+        return values
 
 
 def make_advice(
@@ -176,9 +176,9 @@ def _ranked(planner: Planner, goal: str) -> tuple[list[Ranked], list[Excluded]]:
 def _data_warnings(findings: Findings) -> list[str]:
     warnings = []
     if findings.few:
-        found = counted(findings.num_records, findings.kind[:-1])
+        records = counted(findings.num_records, findings.kind[:-1])
         warnings.append(
-            f"only {found}: too few to learn from or to measure on; collect at least {FEW}, "
+            f"only {records}: too few to learn from or to measure on; collect at least {FEW}, "
             "better 1,000"
         )
     if findings.num_prompts == 1:

@@ -57,8 +57,8 @@ class Planner:
 
     def plan(self, method: Method) -> Plan:
         """The first way that fits, from the quickest on; else the smallest."""
-        found = [self._made(method, *way) for way in self._ways(method)]
-        return next((plan for plan in found if plan.fits), found[-1])
+        plans = [self._made(method, *way) for way in self._ways(method)]
+        return next((plan for plan in plans if plan.fits), plans[-1])
 
     def batch(self) -> int:
         """Records a step: fewer where there would be too few steps."""

@@ -52,10 +52,10 @@ def leanings(pairs: NDArray[Any]) -> Mapping[str, NDArray[np.int64]]:
     """By cue, for each pair: +1 where only, or more of, chosen has it, -1 rejected, else 0."""
     chosen, rejected = (pairs[f"{side}_cues"].astype(np.int64) for side in ("chosen", "rejected"))
     gap = pairs["chosen_characters"].astype(np.int64) - pairs["rejected_characters"]
-    found = {LENGTH: np.sign(gap)}
+    by_cue = {LENGTH: np.sign(gap)}
     for bit, name in enumerate(CUES):
-        found[name] = (chosen >> bit & 1) - (rejected >> bit & 1)
-    return found
+        by_cue[name] = (chosen >> bit & 1) - (rejected >> bit & 1)
+    return by_cue
 
 
 def measure_cues(pairs: NDArray[Any]) -> list[Cue]:
@@ -96,6 +96,6 @@ def _opening_leaning(pairs: NDArray[Any], fitting: NDArray[np.bool_]) -> NDArray
     for side in ("chosen_opening", "rejected_opening"):
         values = pairs[~fitting][side]
         at = np.minimum(np.searchsorted(openings, values), max(len(openings) - 1, 0))
-        found = openings[at] == values if len(openings) else np.zeros(len(values), np.bool_)
-        sides.append(np.where(found, odds[at] if len(openings) else 0.0, 0.0))
+        repeated = openings[at] == values if len(openings) else np.zeros(len(values), np.bool_)
+        sides.append(np.where(repeated, odds[at] if len(openings) else 0.0, 0.0))
     return sides[0] - sides[1]

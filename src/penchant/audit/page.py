@@ -70,7 +70,7 @@ def _examples(report: Report, sources: Sources) -> Mapping[str, list[tuple[str, 
             continue  # a report is passed on
         for row in finding.rows[:NUM_SHOWN]:
             wanted.setdefault(int(row), []).append(finding.id)
-    found: dict[str, list[tuple[str, str]]] = {}
+    examples: dict[str, list[tuple[str, str]]] = {}
     last = max(wanted, default=-1)
     for number, item in enumerate(sources.items("examples of")):
         if number > last:
@@ -79,8 +79,8 @@ def _examples(report: Report, sources: Sources) -> Mapping[str, list[tuple[str, 
             where, text = (
                 (item.where, str(item)) if isinstance(item, Refusal) else (item[0], _cut(item[1]))
             )
-            found.setdefault(name, []).append((where, text))
-    return found
+            examples.setdefault(name, []).append((where, text))
+    return examples
 
 
 def _cut(row: object) -> str:

@@ -85,9 +85,9 @@ LEFTOVERS: Mapping[str, Callable[[str], bool]] = {
 }  # fmt: skip
 
 
-def bits(found: Mapping[str, Callable[[str], bool]], text: str) -> int:
+def bits(tests: Mapping[str, Callable[[str], bool]], text: str) -> int:
     """Which of some patterns are in a text, the first as the lowest bit."""
-    return sum(1 << bit for bit, test in enumerate(found.values()) if test(text))
+    return sum(1 << bit for bit, test in enumerate(tests.values()) if test(text))
 
 
 def shingles(text: str) -> list[str]:

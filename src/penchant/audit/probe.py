@@ -75,15 +75,15 @@ def probe_labels(
         return None
     features = _features(pairs)
     rates = RATES if rate is None else np.array([rate])
-    found = []
+    probes = []
     for penalty in track(PENALTIES, "label noise"):
         margins = _held_out_margins(features, groups, penalty)
         if scale := float(np.median(np.abs(margins))):
-            found.append(_estimate(margins / scale, rates))
-    best = max((one.log_likelihood for one in found), default=0.0)
+            probes.append(_estimate(margins / scale, rates))
+    best = max((one.log_likelihood for one in probes), default=0.0)
     # The freest probe that the labels do not speak against: held down without need it misses what
     # the words say, and holds that for noise.
-    free = (one for one in reversed(found) if one.log_likelihood >= best - HALF_CHI2)
+    free = (one for one in reversed(probes) if one.log_likelihood >= best - HALF_CHI2)
     return next(free, None)
 
 

@@ -97,45 +97,45 @@ def make_report(
     trust_remote_code: bool,
 ) -> Report:
     """Read, then apply every rule; `penchant.data.inspect` says what the arguments are."""
-    found = scan(sources, num_sampled=sample, processes=processes)
-    findings = rules.row_faults(found, min_agreement)
+    scanned = scan(sources, num_sampled=sample, processes=processes)
+    findings = rules.row_faults(scanned, min_agreement)
     if held_out is not None:
-        findings += rules.leaks(found, scan(held_out, num_sampled=1, processes=processes))
-    table = found.table[found.records]
-    noise = measure_noise(_agreements(table)) if found.kind == "pairs" else None
+        findings += rules.leaks(scanned, scan(held_out, num_sampled=1, processes=processes))
+    table = scanned.table[scanned.records]
+    noise = measure_noise(_agreements(table)) if scanned.kind == "pairs" else None
     cues: list[Cue] = []
     probe: Probe | None = None
-    if found.kind == "pairs":
+    if scanned.kind == "pairs":
         cues = measure_cues(table)
-        findings += signals.cue_findings(found, cues)
+        findings += signals.cue_findings(scanned, cues)
         if noise is None or noise_rate is not None:
-            probe, by_probe = signals.noise_from_probe(found, noise_rate)
+            probe, by_probe = signals.noise_from_probe(scanned, noise_rate)
             findings += by_probe
         else:
             findings.append(signals.noise_from_votes(noise))
-    spoken, of_languages = signals.languages(found)
+    spoken, of_languages = signals.languages(scanned)
     findings += of_languages
     lengths: tuple[Sample, TokenLengths] | None = None
     if model is not None:
         measured, of_tokens, cut = token_lengths(
-            found, model, max_length, max_prompt_length,
+            scanned, model, max_length, max_prompt_length,
             chat_template=chat_template, trust_remote_code=trust_remote_code,
         )  # fmt: skip
         lengths = (measured, of_tokens)
         findings += cut
     return Report(
-        source=found.name,
-        layout=found.layout,
-        kind=found.kind,
-        counts=_counts(found, table),
+        source=scanned.name,
+        layout=scanned.layout,
+        kind=scanned.kind,
+        counts=_counts(scanned, table),
         findings=sorted(findings, key=lambda one: SEVERITIES.index(one.severity)),
-        places=found.places,
+        places=scanned.places,
         cues=cues,
         noise=noise,
         probe=probe,
         languages=spoken,
         tokens=lengths[1] if lengths else None,
-        plots=draw_up(table, found.kind, cues, probe, spoken, lengths),
+        plots=draw_up(table, scanned.kind, cues, probe, spoken, lengths),
     )
 
 
@@ -145,17 +145,17 @@ def _agreements(table: NDArray[Any]) -> list[float]:
     return [float(one) for one in agreement[np.isfinite(agreement)]]
 
 
-def _counts(found: Scan, table: NDArray[Any]) -> dict[str, int]:
+def _counts(scanned: Scan, table: NDArray[Any]) -> dict[str, int]:
     _, sizes = np.unique(table["prompt"], return_counts=True)
     counts = {
-        "rows": len(found.table),
-        found.kind: int((found.table["kind"] == RECORD).sum()),
-        "ties": len(found.ties),
-        "refused": len(found.table) - len(found.records) - len(found.ties),
+        "rows": len(scanned.table),
+        scanned.kind: int((scanned.table["kind"] == RECORD).sum()),
+        "ties": len(scanned.ties),
+        "refused": len(scanned.table) - len(scanned.records) - len(scanned.ties),
         "prompts": len(sizes),
         "most for one prompt": int(sizes.max()),
-        "sampled": len(found.sample),
+        "sampled": len(scanned.sample),
     }
-    if found.kind == "labels":
+    if scanned.kind == "labels":
         counts["desirable"] = int(table["desirable"].sum())
     return counts

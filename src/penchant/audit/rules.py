@@ -24,24 +24,24 @@ ALIKE_COMPLETIONS, ALIKE_PROMPTS = 0.65, 0.5
 MIN_AGREEMENT = 0.6
 
 
-def row_faults(found: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Finding]:
+def row_faults(scanned: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Finding]:
     """Everything that one source shows by itself, whatever its texts mean."""
     rules = (
-        ties(found),
-        refusals(found),
-        strengths(found, min_agreement),
-        repeats(found),
-        contradictions(found),
-        texts(found),
+        ties(scanned),
+        refusals(scanned),
+        strengths(scanned, min_agreement),
+        repeats(scanned),
+        contradictions(scanned),
+        texts(scanned),
     )
     return [finding for rule in rules for finding in rule]
 
 
-def ties(found: Scan) -> Iterator[Finding]:
+def ties(scanned: Scan) -> Iterator[Finding]:
     """Rows without a preference."""
-    rows = found.ties
+    rows = scanned.ties
     if rows.size:
-        share = rows.size / len(found.table)
+        share = rows.size / len(scanned.table)
         yield Finding(
             "ties", "note", f"{counted(rows.size, 'tie')}, {share:.1%} of the rows", rows,
             {"count": int(rows.size), "share": share},
@@ -49,12 +49,12 @@ def ties(found: Scan) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def refusals(found: Scan) -> Iterator[Finding]:
+def refusals(scanned: Scan) -> Iterator[Finding]:
     """Rows that cannot be used, by the reason."""
-    reasons, refused = found.table["reason"], found.table["kind"] == REFUSED
-    for code, reason in enumerate(found.reasons):
+    reasons, refused = scanned.table["reason"], scanned.table["kind"] == REFUSED
+    for code, reason in enumerate(scanned.reasons):
         rows = np.flatnonzero(refused & (reasons == code))
-        examples = [f"{one.where}: {one.detail}" for one in found.refusals[reason]]
+        examples = [f"{one.where}: {one.detail}" for one in scanned.refusals[reason]]
         yield Finding(
             slug(reason), "warning", f"{counted(rows.size, 'row')} refused: {reason}", rows,
             {"count": int(rows.size), "examples": examples},
@@ -67,10 +67,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def strengths(found: Scan, min_agreement: float) -> Iterator[Finding]:
+def strengths(scanned: Scan, min_agreement: float) -> Iterator[Finding]:
     """Preferences that hardly are any, by votes or margins."""
-    rows = found.records
-    agreement, margin = found.table["agreement"][rows], found.table["margin"][rows]
+    rows = scanned.records
+    agreement, margin = scanned.table["agreement"][rows], scanned.table["margin"][rows]
     rated = np.isfinite(agreement)
     evidence = {"rated": int(rated.sum()), "mean agreement": _mean(agreement[rated])}
     low = rated & (agreement < min_agreement)
@@ -96,10 +96,10 @@ def strengths(found: Scan, min_agreement: float) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def repeats(found: Scan) -> Iterator[Finding]:
+def repeats(scanned: Scan) -> Iterator[Finding]:
     """Rows that an earlier one says already, word for word or nearly."""
-    rows = found.records
-    table = found.table[rows]
+    rows = scanned.records
+    table = scanned.table[rows]
     keys = combined(table["prompt"], table["chosen"], table["rejected"], table["desirable"])
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     again = first[group] != np.arange(len(rows))
@@ -114,7 +114,7 @@ def repeats(found: Scan) -> Iterator[Finding]:
         )  # fmt: skip
     rows = rows[~again]
     least = {PROMPT: ALIKE_PROMPTS, CHOSEN: ALIKE_COMPLETIONS, REJECTED: ALIKE_COMPLETIONS}
-    parts = [(found.signatures[:, side], bound) for side, bound in least.items()]
+    parts = [(scanned.signatures[:, side], bound) for side, bound in least.items()]
     near = rows[near_duplicates(parts, rows) != rows]
     if near.size:
         yield Finding(
@@ -126,17 +126,17 @@ def repeats(found: Scan) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def contradictions(found: Scan) -> Iterator[Finding]:
+def contradictions(scanned: Scan) -> Iterator[Finding]:
     """Preferences that cannot all hold."""
-    rows = found.records
-    table = found.table[rows]
-    if found.kind == "labels":
+    rows = scanned.records
+    table = scanned.table[rows]
+    if scanned.kind == "labels":
         yield from _contradicted_labels(rows, table)
         return
     against = opposed(table)
     if against.any():
         yield Finding(
-            "contradictions", _gravity(against, found),
+            "contradictions", _gravity(against, scanned),
             f"{counted(int(against.sum()), 'pair')} that others state the other way round",
             rows[against],
             {"count": int(against.sum()), "prompts": len(np.unique(table["prompt"][against]))},
@@ -146,7 +146,7 @@ def contradictions(found: Scan) -> Iterator[Finding]:
     round_about = in_cycles(table)
     if round_about.any():
         yield Finding(
-            "cycles", _gravity(round_about, found),
+            "cycles", _gravity(round_about, scanned),
             f"{counted(int(round_about.sum()), 'pair')} in cycles: A over B, B over C, C over A",
             rows[round_about],
             {"count": int(round_about.sum()),
@@ -155,8 +155,8 @@ def contradictions(found: Scan) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _gravity(mask: NDArray[np.bool_], found: Scan) -> Severity:
-    return severity_of_contradictions(float(mask.sum()) / len(found.records))
+def _gravity(mask: NDArray[np.bool_], scanned: Scan) -> Severity:
+    return severity_of_contradictions(float(mask.sum()) / len(scanned.records))
 
 
 def _contradicted_labels(rows: Indices, table: NDArray[Any]) -> Iterator[Finding]:
@@ -172,10 +172,10 @@ def _contradicted_labels(rows: Indices, table: NDArray[Any]) -> Iterator[Finding
         )  # fmt: skip
 
 
-def texts(found: Scan) -> Iterator[Finding]:
+def texts(scanned: Scan) -> Iterator[Finding]:
     """What is in the texts and should not be."""
-    rows = found.records
-    table = found.table[rows]
+    rows = scanned.records
+    table = scanned.table[rows]
     blank = rows[table["blank_difference"]]
     if blank.size:
         yield Finding(
@@ -202,10 +202,10 @@ def _matches(
         )  # fmt: skip
 
 
-def leaks(found: Scan, held_out: Scan) -> Iterator[Finding]:
+def leaks(scanned: Scan, held_out: Scan) -> Iterator[Finding]:
     """Rows whose prompt the evaluation data have too, word for word or nearly."""
-    rows, others = found.records, held_out.records
-    prompts, seen = found.table["prompt"][rows], held_out.table["prompt"][others]
+    rows, others = scanned.records, held_out.records
+    prompts, seen = scanned.table["prompt"][rows], held_out.table["prompt"][others]
     same = np.isin(prompts, seen)
     shared = int(np.isin(seen, prompts).sum())
     if same.any():
@@ -218,7 +218,7 @@ def leaks(found: Scan, held_out: Scan) -> Iterator[Finding]:
     _, theirs = np.unique(seen, return_index=True)
     _, own, number = np.unique(prompts[~same], return_index=True, return_inverse=True)
     both = np.concatenate(
-        [held_out.signatures[others[theirs], PROMPT], found.signatures[rows[own], PROMPT]]
+        [held_out.signatures[others[theirs], PROMPT], scanned.signatures[rows[own], PROMPT]]
     )
     group = near_duplicates([(both, ALIKE_COMPLETIONS)], np.arange(len(both)))
     near = rows[(group[len(theirs) :] < len(theirs))[number]]

@@ -243,8 +243,10 @@ def _blocks(jobs: Iterator[Job], processes: int | None) -> Iterator[Block]:
 
 def _refuse_other_layouts(sources: Sources) -> None:
     """Refuse raw feedback and other projects' layouts by name, with the command to run."""
-    if told := next(filter(None, (hint(sources, part, EITHER) for part in sources.parts)), None):
-        raise DataError(f"no row of {sources.name} can be inspected: {told}")
+    if suggestion := next(
+        filter(None, (hint(sources, part, EITHER) for part in sources.parts)), None
+    ):
+        raise DataError(f"no row of {sources.name} can be inspected: {suggestion}")
 
 
 def _require_records(name: str, table: NDArray[Any], gathered: _Gatherer) -> list[Layout]:
@@ -260,6 +262,6 @@ def _require_records(name: str, table: NDArray[Any], gathered: _Gatherer) -> lis
             f"{ties}; the layouts are {known}\n{reasons}"
         )
     if len({layout in labels.LAYOUTS for layout in layouts}) > 1:
-        found = " and ".join(repr(layout.name) for layout in layouts)
-        raise DataError(f"{name} hold pairs and labels ({found}); inspect them apart")
+        layout_names = " and ".join(repr(layout.name) for layout in layouts)
+        raise DataError(f"{name} hold pairs and labels ({layout_names}); inspect them apart")
     return layouts

@@ -35,10 +35,10 @@ def length_bias(table: NDArray[Any]) -> LengthBias:
     return LengthBias(*(int(part.sum()) for part in (gap > 0, gap < 0, gap == 0)))
 
 
-def cue_findings(found: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
+def cue_findings(scanned: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
     """Traits that tell the label by themselves; their rows are what would even the trait out."""
-    rows = found.records
-    table = found.table[rows]
+    rows = scanned.records
+    table = scanned.table[rows]
     leaning = leanings(table)
     for cue in cues:
         if cue.z < CUE_Z or cue.when_differs < CUE_WHEN_DIFFERS:
@@ -109,16 +109,18 @@ def noise_from_votes(noise: Noise) -> Finding:
     )  # fmt: skip
 
 
-def noise_from_probe(found: Scan, rate: float | None = None) -> tuple[Probe | None, list[Finding]]:
+def noise_from_probe(
+    scanned: Scan, rate: float | None = None
+) -> tuple[Probe | None, list[Finding]]:
     """The share of flipped labels by a cross-validated probe, and the rows that are likeliest.
 
     Args:
-        found: pairs.
+        scanned: pairs.
         rate: the share, where it is known: the probe then says only which rows.
     """
-    rows = np.array([row for row, _ in found.sample], np.int64)
-    pairs = [record for _, record in found.sample if isinstance(record, Pair)]
-    probe = probe_labels(pairs, found.table["prompt"][rows], rate)
+    rows = np.array([row for row, _ in scanned.sample], np.int64)
+    pairs = [record for _, record in scanned.sample if isinstance(record, Pair)]
+    probe = probe_labels(pairs, scanned.table["prompt"][rows], rate)
     if probe is None:
         return None, []
     interval = f"{probe.low:.1%} to {probe.high:.1%}"
@@ -140,7 +142,7 @@ def noise_from_probe(found: Scan, rate: float | None = None) -> tuple[Probe | No
         {"estimate": probe.flip_rate, "low": probe.low, "high": probe.high,
          "from": "probe" if rate is None else "noise_rate",
          "probe's held-out accuracy": probe.accuracy, "pairs": len(pairs)},
-        remedy, sampled=not found.sampled_all,
+        remedy, sampled=not scanned.sampled_all,
     )  # fmt: skip
     return probe, [finding]
 
@@ -156,17 +158,17 @@ def _detector() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def languages(found: Scan) -> tuple[Counter[str], list[Finding]]:
+def languages(scanned: Scan) -> tuple[Counter[str], list[Finding]]:
     """Completions of the sample by language, `?` where it cannot be told; and pairs of two."""
     counts: Counter[str] = Counter()
     mixed: list[int] = []
-    for row, record in track(found.sample, "languages"):
+    for row, record in track(scanned.sample, "languages"):
         detected = [language(joined(text)) for text in answers(record)]
         counts.update("?" if one is None else one for one in detected)
         if None not in detected and len(set(detected)) > 1:
             mixed.append(row)
     known = Counter({code: n for code, n in counts.items() if code != "?"})
-    return counts, list(_language_findings(found, known, mixed))
+    return counts, list(_language_findings(scanned, known, mixed))
 
 
 def language(text: str) -> str | None:
@@ -179,7 +181,7 @@ def language(text: str) -> str | None:
 
 
 def _language_findings(
-    found: Scan, counts: Counter[str], mixed: Sequence[int]
+    scanned: Scan, counts: Counter[str], mixed: Sequence[int]
 ) -> Iterator[Finding]:
     total = counts.total()
     shares = {code: n / total for code, n in counts.most_common()}
@@ -194,6 +196,6 @@ def _language_findings(
         yield Finding(
             "mixed-languages", "warning",
             f"{counted(len(mixed), 'pair')} whose completions are in different languages",
-            np.array(mixed, np.int64), {"count": len(mixed), "sampled": len(found.sample)},
-            "drop them, unless the language is what is preferred", sampled=not found.sampled_all,
+            np.array(mixed, np.int64), {"count": len(mixed), "sampled": len(scanned.sample)},
+            "drop them, unless the language is what is preferred", sampled=not scanned.sampled_all,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from penchant.data.records import counted
 
 
 def token_lengths(
-    found: Scan,
+    scanned: Scan,
     model: str | Path,
     max_length: int,
     max_prompt_length: int,
@@ -35,13 +35,13 @@ def token_lengths(
         resolve(str(model)), chat_template=chat_template, trust_remote_code=trust_remote_code
     )
     # Files of one name in two folders have rows of one place: here a row's place is its number.
-    records = [replace(record, where=str(row)) for row, record in found.sample]
+    records = [replace(record, where=str(row)) for row, record in scanned.sample]
     sample = measure_lengths(records, tokenizer)
     lengths = sample.lengths(None, max_length, max_prompt_length)
-    return sample, lengths, list(_cuts(found, sample, lengths))
+    return sample, lengths, list(_cuts(scanned, sample, lengths))
 
 
-def _cuts(found: Scan, sample: Sample, lengths: TokenLengths) -> Iterator[Finding]:
+def _cuts(scanned: Scan, sample: Sample, lengths: TokenLengths) -> Iterator[Finding]:
     rows = [int(place) for place in sample.places]
     cut = lengths.cut
     prompts, completions = sample.cut_rows(cut.max_length, cut.max_prompt_length)
@@ -60,5 +60,5 @@ def _cuts(found: Scan, sample: Sample, lengths: TokenLengths) -> Iterator[Findin
                 {"count": num, "tokenised": total, key: limit, "99%": longest.p99,
                  "longest": longest.longest},
                 f"raise {key} (99% need {longest.p99}), or drop them",
-                sampled=not found.sampled_all,
+                sampled=not scanned.sampled_all,
             )  # fmt: skip

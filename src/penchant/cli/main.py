@@ -117,11 +117,11 @@ def _evaluate(values: dict[str, Any]) -> None:
     from penchant.commands.evaluate import evaluate
 
     as_json, files = values.pop("json", False), values.pop("data")
-    found = {file: evaluate(data=file, **values) for file in files}
+    evaluations = {file: evaluate(data=file, **values) for file in files}
     if as_json:
-        print(to_json({file: asdict(one) for file, one in found.items()}, indent=2))
+        print(to_json({file: asdict(one) for file, one in evaluations.items()}, indent=2))
         return
-    print_evaluations(found)
+    print_evaluations(evaluations)
 
 
 def _advise(values: dict[str, Any]) -> None:

@@ -39,12 +39,12 @@ def print_methods() -> None:
     Console().print(table)
 
 
-def print_evaluations(found: dict[str, Evaluation]) -> None:
+def print_evaluations(evaluations: dict[str, Evaluation]) -> None:
     """A table: one row a metric, one column a file (or a moment)."""
     table = Table("")
-    for name in found:
+    for name in evaluations:
         table.add_column(name, justify="right")
-    metrics = [one.metrics() for one in found.values()]
+    metrics = [one.metrics() for one in evaluations.values()]
     for metric in dict.fromkeys(name for one in metrics for name in one):
         cells = [one.get(metric) for one in metrics]
         table.add_row(
@@ -95,23 +95,27 @@ def _trial(trial: Trial) -> Group:
     return Group(table)
 
 
-def _estimate(found: RunEstimate) -> Group:
+def _estimate(estimate: RunEstimate) -> Group:
     """Memory by part, the verdict, and what would take less."""
     table = Table("memory at the peak", "GiB")
     table.columns[1].justify = "right"
-    for name, size in found.parts.items():
+    for name, size in estimate.parts.items():
         if size:
             table.add_row(name, f"{size / GIB:.2f}")
     table.add_section()
-    table.add_row("together", f"{found.peak_bytes / GIB:.2f}")
-    fits = "fits" if found.fits else "does not fit"
-    lines = [Text(f"{fits}: {gibibytes(found.needed_bytes)} to come of "
-                  f"{gibibytes(found.limit_bytes)} that can be had")]  # fmt: skip
-    if found.seconds is not None:
-        lines.append(Text(f"{found.num_steps} steps, about {found.seconds:.0f} s of training and "
-                          f"{found.evaluation_seconds:.0f} s of evaluation"))  # fmt: skip
-    if not found.fits:
-        lines += [Text(f"would take less: {one.describe()}") for one in found.proposals]
+    table.add_row("together", f"{estimate.peak_bytes / GIB:.2f}")
+    fits = "fits" if estimate.fits else "does not fit"
+    lines = [Text(f"{fits}: {gibibytes(estimate.needed_bytes)} to come of "
+                  f"{gibibytes(estimate.limit_bytes)} that can be had")]  # fmt: skip
+    if estimate.seconds is not None:
+        lines.append(
+            Text(
+                f"{estimate.num_steps} steps, about {estimate.seconds:.0f} s of training and "
+                f"{estimate.evaluation_seconds:.0f} s of evaluation"
+            )
+        )
+    if not estimate.fits:
+        lines += [Text(f"would take less: {one.describe()}") for one in estimate.proposals]
     return Group(table, *lines)
 
 
@@ -125,15 +129,15 @@ def print_sweep(result: SweepResult) -> None:
     table = Table("", *keys, _quality(result), *units, "KL, nats per token", "train seconds")
     for i, point in enumerate(result.points):
         cells = [str(point.values[key]) for key in keys]
-        found = point.after
-        if found is None:
+        after = point.after
+        if after is None:
             table.add_row("", *cells, f"failed: {point.error}")
             continue
-        kl = "-" if found.kl is None else f"{found.kl:.4f}"
-        _, value, error = found.quality
+        kl = "-" if after.kl is None else f"{after.kl:.4f}"
+        _, value, error = after.quality
         numbers = [f"{value:.3f} ± {error:.3f}"]
         if comparable:
-            numbers += ["-" if v is None else f"{v:.4g}" for v in (found.margin, found.loss)]
+            numbers += ["-" if v is None else f"{v:.4g}" for v in (after.margin, after.loss)]
         mark = "*" if i == result.recommended else ""
         table.add_row(mark, *cells, *numbers, kl, f"{point.train_seconds:.0f}")
     Console().print(table)

@@ -39,9 +39,9 @@ def _in_lines(command: str) -> str:
 
 
 def _findings(advice: Advice) -> Table:
-    found, machine, size = advice.findings, advice.machine, advice.model
+    findings, machine, size = advice.findings, advice.machine, advice.model
     table = Table("Looked at", "Found", title="Data and machine", title_justify="left")
-    for name, text in _data_rows(found):
+    for name, text in _data_rows(findings):
         table.add_row(name, text)
     table.add_row(
         "model",
@@ -56,55 +56,60 @@ def _findings(advice: Advice) -> Table:
     return table
 
 
-def _data_rows(found: Findings) -> list[tuple[str, str]]:
-    noun, tokens = found.kind[:-1], found.tokens
-    size = f"{counted(found.num_records, noun)}, {counted(found.num_prompts, 'distinct prompt')}"
+def _data_rows(findings: Findings) -> list[tuple[str, str]]:
+    noun, tokens = findings.kind[:-1], findings.tokens
+    size = (
+        f"{counted(findings.num_records, noun)}, {counted(findings.num_prompts, 'distinct prompt')}"
+    )
     rows = [
-        ("data", f"{found.source}, layout: {found.layout}"),
-        ("size", f"{size}; {counted(found.num_ties, 'tie')}, {found.num_refused} refused"),
+        ("data", f"{findings.source}, layout: {findings.layout}"),
+        ("size", f"{size}; {counted(findings.num_ties, 'tie')}, {findings.num_refused} refused"),
     ]
-    if found.kind == "labels":
-        bad = found.num_records - found.num_desirable
-        possible = counted(found.num_possible_pairs, "pair")
+    if findings.kind == "labels":
+        bad = findings.num_records - findings.num_desirable
+        possible = counted(findings.num_possible_pairs, "pair")
         rows.append(
-            ("labels", f"{found.num_desirable} desirable, {bad} undesirable; {possible} possible")
+            (
+                "labels",
+                f"{findings.num_desirable} desirable, {bad} undesirable; {possible} possible",
+            )
         )
-    elif found.kind == "pairs":
-        rows.append(("agreement", _agreement(found)))
-        rows.append(("length", length_text(found)))
+    elif findings.kind == "pairs":
+        rows.append(("agreement", _agreement(findings)))
+        rows.append(("length", length_text(findings)))
     some = f"{tokens.num_sampled} records"
     rows += [
         ("prompts", f"{_spread(tokens.prompt)} ({some})"),
-        ("completions", _completions(found)),
+        ("completions", _completions(findings)),
         ("together", _spread(tokens.total)),
-        ("cut", _cut(found)),
+        ("cut", _cut(findings)),
     ]
     return rows
 
 
-def _completions(found: Findings) -> str:
-    if found.kind == "prompts":
-        return f"sampled, counted as {found.tokens.completion.longest} tokens"
-    return _spread(found.tokens.completion)
+def _completions(findings: Findings) -> str:
+    if findings.kind == "prompts":
+        return f"sampled, counted as {findings.tokens.completion.longest} tokens"
+    return _spread(findings.tokens.completion)
 
 
-def _agreement(found: Findings) -> str:
-    text = f"{found.signal}: {noise_text(found)}"
-    if noise := found.noise:
+def _agreement(findings: Findings) -> str:
+    text = f"{findings.signal}: {noise_text(findings)}"
+    if noise := findings.noise:
         text += f"; mean agreement {noise.mean_agreement:.1%}, {noise.flip_probability:.1%} of the "
         text += "labels wrong by estimate"
     return text
 
 
-def _spread(found: Percentiles) -> str:
+def _spread(percentiles: Percentiles) -> str:
     return (
-        f"{found.p50} tokens at the median, {found.p90} at 90%, {found.p99} at 99%, "
-        f"at most {found.longest}"
+        f"{percentiles.p50} tokens at the median, {percentiles.p90} at 90%, "
+        f"{percentiles.p99} at 99%, at most {percentiles.longest}"
     )
 
 
-def _cut(found: Findings) -> str:
-    cuts = (found.tokens.cut, found.tokens.cut_by_default)
+def _cut(findings: Findings) -> str:
+    cuts = (findings.tokens.cut, findings.tokens.cut_by_default)
     return "; ".join(
         f"{cut.records:.1%} of the records at {cut.max_length}/{cut.max_prompt_length}"
         for cut in cuts

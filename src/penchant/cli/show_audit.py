@@ -38,16 +38,16 @@ def _findings(report: Report) -> Table:
     table = Table("", "Finding", "Rows", "Remedy", title="Findings", title_justify="left",
                   show_lines=True)  # fmt: skip
     for one in report.findings:
-        found = Text(_plain(one.title))
+        title = Text(_plain(one.title))
         for example in one.evidence.get("examples", []):
-            found.append(f"\n{_plain(example)}", "dim")
+            title.append(f"\n{_plain(example)}", "dim")
         rows = Text(_plain(places(report, one, NUM_PLACES)))
         remedy = Text(one.remedy)
         if one.droppable:
             remedy.append(f"\n--drop {one.id}", "bold")
         elif one.sampled and one.rows.size:
             remedy.append("\n(of a sample; --sample N looks at more)", "dim")
-        table.add_row(Text(one.severity, COLOURS[one.severity]), found, rows, remedy)
+        table.add_row(Text(one.severity, COLOURS[one.severity]), title, rows, remedy)
     return table
 
 

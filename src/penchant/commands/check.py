@@ -80,11 +80,11 @@ class CheckResult:
         }
 
 
-def _described(found: RunEstimate) -> dict[str, Any]:
+def _described(estimate: RunEstimate) -> dict[str, Any]:
     """An estimate with what follows from its numbers, for JSON."""
-    derived = {"peak_bytes": found.peak_bytes, "needed_bytes": found.needed_bytes,
-               "seconds": found.seconds, "fits": found.fits}  # fmt: skip
-    return {**asdict(found), **derived}
+    derived = {"peak_bytes": estimate.peak_bytes, "needed_bytes": estimate.needed_bytes,
+               "seconds": estimate.seconds, "fits": estimate.fits}  # fmt: skip
+    return {**asdict(estimate), **derived}
 
 
 def check(

@@ -276,10 +276,10 @@ class _Run:
 
     def _guarded(self) -> dict[str, Any]:
         """What guards found, what they cost, and what they did."""
-        found = [record["severity"] for record in self.directory.read("findings.jsonl")]
+        severities = [record["severity"] for record in self.directory.read("findings.jsonl")]
         logged = self._logged_evaluation(self.engine.progress.step)
         return {
-            "findings": {level: found.count(level) for level in SEVERITIES},
+            "findings": {level: severities.count(level) for level in SEVERITIES},
             "monitor_seconds": self.guard.pace.seconds,
             **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
             **({"best_rule": logged.rule} if logged is not None else {}),

@@ -137,8 +137,8 @@ def _points(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     empty = [key for key, values in vary.items() if not values]
     if not vary or empty:
         raise ConfigError("a sweep needs values to vary, such as beta=[0.05, 0.1, 0.3]")
-    found = itertools.product(*vary.values())
-    return [dict(zip(vary, values, strict=True)) for values in found]
+    combinations = itertools.product(*vary.values())
+    return [dict(zip(vary, values, strict=True)) for values in combinations]
 
 
 def _first(vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

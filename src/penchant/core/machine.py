@@ -130,9 +130,9 @@ def release_memory() -> None:
 def _c_library(function: str, *arguments: int) -> None:
     """Call a function that only glibc has."""
     if sys.platform == "linux":
-        found = getattr(ctypes.CDLL(None), function, None)
-        if found is not None:
-            found(*arguments)
+        entry = getattr(ctypes.CDLL(None), function, None)
+        if entry is not None:
+            entry(*arguments)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
@@ -171,13 +171,13 @@ def bf16_slowdown() -> float | None:
 
 def versions() -> dict[str, str]:
     """Of everything whose version could change a result."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package
 
 
 USABLE = 0.85  # of the memory: allocators fragment
@@ -214,12 +214,12 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?\s*", str(text).lower())
-    if not found or float(found[1]) == 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?\s*", str(text).lower())
+    if not match or float(match[1]) == 0:
         raise ConfigError(
             f"memory must be a size with its unit, such as 24GiB or 16GB, got {text!r}; set memory"
         )
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** UNITS[found[2]])
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** UNITS[match[2]])
 
 
 def find_machine(memory_bytes: int | None) -> Machine:

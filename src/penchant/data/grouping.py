@@ -54,9 +54,9 @@ def _numbered(
     number = 0
     for key, value in entries:
         name = digest(key)
-        found = database.execute("select number from groups where key = ?", (name,)).fetchone()
-        if found is None:
-            found = (number,)
+        row = database.execute("select number from groups where key = ?", (name,)).fetchone()
+        if row is None:
+            row = (number,)
             database.execute("insert into groups values (?, ?)", (name, number))
             number += 1
-        yield found[0], json.dumps(value, default=str)
+        yield row[0], json.dumps(value, default=str)

@@ -139,11 +139,11 @@ def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
         RowError: when the row is in no layout, in another one than `layout`, or its prompt is
             empty or not the user's.
     """
-    row, found = fit(row, layout, recognise_prompt, _misfit, ("input", "context"))
-    prompt = with_tools(_prompt(row, found), row)
+    row, layout_of_row = fit(row, layout, recognise_prompt, _misfit, ("input", "context"))
+    prompt = with_tools(_prompt(row, layout_of_row), row)
     check_prompt(prompt)
-    used = {"prompt", "input"} if found is INSTRUCTION else {"prompt"}
-    used |= {found.fields[0]} if found in (*PLAIN, NUMBERED) else set()
+    used = {"prompt", "input"} if layout_of_row is INSTRUCTION else {"prompt"}
+    used |= {layout_of_row.fields[0]} if layout_of_row in (*PLAIN, NUMBERED) else set()
     return Prompt(prompt, {str(k): v for k, v in row.items() if k not in used}, where)
 
 

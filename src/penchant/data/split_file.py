@@ -160,10 +160,10 @@ def _require_prompts(sources: Sources, seen: _Seen) -> None:
     """Refuse rows of which none has a prompt, with the command that makes them readable."""
     if seen.prompts:
         return
-    told = next(filter(None, (hint(sources, part, PROMPTS) for part in sources.parts)), None)
+    suggestion = next(filter(None, (hint(sources, part, PROMPTS) for part in sources.parts)), None)
     raise DataError(
         f"no row of {sources.name} has a prompt by which to divide"
-        + (f": {told}" if told else f"\n{seen.refused.describe()}")
+        + (f": {suggestion}" if suggestion else f"\n{seen.refused.describe()}")
     )
 
 

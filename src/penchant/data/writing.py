@@ -96,8 +96,8 @@ def _to_parquet(lines: Path, table: Path, num_rows: int) -> None:
     try:
         schema, num_batches = pyarrow.schema([]), math.ceil(num_rows / BATCH_ROWS)
         for rows in track(_batches(lines), "columns", num_batches):
-            found = pyarrow.Table.from_pylist(rows, _columns(pyarrow, rows)).schema
-            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
+            inferred = pyarrow.Table.from_pylist(rows, _columns(pyarrow, rows)).schema
+            schema = pyarrow.unify_schemas([schema, inferred], promote_options="permissive")
         with pyarrow.parquet.ParquetWriter(table, schema) as writer:
             for rows in track(_batches(lines), "writing Parquet", num_batches):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema))

@@ -179,8 +179,8 @@ class Scorer(nn.Module):
         logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
         if also is None:
             return logprobs
-        found = every.detach()
-        second = (2 * found).logsumexp(-1) if also == "collisions" else entropies(found)
+        detached = every.detach()
+        second = (2 * detached).logsumexp(-1) if also == "collisions" else entropies(detached)
         return torch.stack([logprobs, second])
 
     def _distributions(self, batch: TokenBatch) -> Tensor:

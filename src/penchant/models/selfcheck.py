@@ -96,15 +96,15 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
     trained = [p for p in scorer.parameters() if p.requires_grad]
     try:
         with torch.set_grad_enabled(bool(trained)):
-            found = scorer(scorer.batch(groups))
+            logprobs = scorer(scorer.batch(groups))
             if trained:  # a kernel may compile forward and fail backward
-                torch.autograd.grad(found.sum(), trained, allow_unused=True)
+                torch.autograd.grad(logprobs.sum(), trained, allow_unused=True)
     except torch.OutOfMemoryError:  # a RuntimeError, but no disagreement
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
-    found = found.detach()
-    difference = (found - expected).abs()
+    logprobs = logprobs.detach()
+    difference = (logprobs - expected).abs()
     limit, half = tolerance(scorer)
     measured = difference.mean().item() if half else difference.max().item()
     if measured <= limit:  # also false for NaN

@@ -91,7 +91,7 @@ class LabelObjective:
 
         It is cut to what `max_length` leaves after the example's prompt, as its own was.
         """
-        found: dict[int, Sequence[int]] = {}
+        mismatches: dict[int, Sequence[int]] = {}
         for i, example in enumerate(examples):
             before = (examples[(i - back) % len(examples)] for back in range(1, len(examples)))
             nearest = chain(before, self.spare)
@@ -99,8 +99,8 @@ class LabelObjective:
             assert other is not None, "data of one prompt is refused before training"
             limit = self.parts.max_length
             room = None if limit is None else limit - len(example.prompt)
-            found[id(example)] = other.completion[:room]
-        return found
+            mismatches[id(example)] = other.completion[:room]
+        return mismatches
 
     @torch.no_grad()
     def _divergence(

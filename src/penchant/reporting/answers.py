@@ -40,20 +40,20 @@ class Pair:
 
 def pairs(run: Run) -> list[Pair]:
     """Answers of `samples.jsonl`, then of `monitor.jsonl` to other prompts."""
-    found: dict[str, Pair] = {}
+    by_prompt: dict[str, Pair] = {}
     for records in (run.samples, run.monitored):
         for prompt, answers in _by_prompt(records).items():
-            found.setdefault(prompt, _pair(answers))
-    return list(found.values())[:NUM_PAIRS]
+            by_prompt.setdefault(prompt, _pair(answers))
+    return list(by_prompt.values())[:NUM_PAIRS]
 
 
 def _by_prompt(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         if "answer" in record:
             key = json.dumps(record.get("prompt"), sort_keys=True)
-            found.setdefault(key, []).append(record)
-    return found
+            by_prompt.setdefault(key, []).append(record)
+    return by_prompt
 
 
 def _pair(answers: Sequence[Mapping[str, Any]]) -> Pair:
@@ -84,14 +84,14 @@ def _cut(text: str) -> str:
 
 
 def _notes(record: Mapping[str, Any]) -> str:
-    told = []
+    notes = []
     if "num_tokens" in record:
-        told.append(f"{shown(record['num_tokens'])} tokens")
+        notes.append(f"{shown(record['num_tokens'])} tokens")
     if record.get("ended") is False:
-        told.append("cut off")
-    told += [f"{name} {shown(record[key])}" for name, key in (("reward", "reward"), ("KL", "kl"))
+        notes.append("cut off")
+    notes += [f"{name} {shown(record[key])}" for name, key in (("reward", "reward"), ("KL", "kl"))
              if record.get(key) is not None]  # fmt: skip
-    return ", ".join(told)
+    return ", ".join(notes)
 
 
 def _differences(before: str, after: str, both: bool) -> tuple[Words, Words]:

@@ -58,16 +58,16 @@ def front_matter(run: Run) -> dict[str, Any]:
     adapter = (run.path / "model" / "adapter_config.json").exists()
     method = METHODS.get(run.method)
     scores = method is not None and method.model == "score"
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if is_hub_id(model := str(run.config.get("model", ""))):
-        found["base_model"] = model
+        values["base_model"] = model
     if datasets := [
         name for name in map(str, listed(run.config.get("data", ""))) if is_hub_id(name)
     ]:
-        found["datasets"] = datasets
+        values["datasets"] = datasets
     tags = ["penchant", run.method.replace("_", "-"), *(["lora"] if adapter else [])]
     return {
-        **found,
+        **values,
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification" if scores else "text-generation",
         "tags": [tag for tag in tags if tag],
@@ -111,8 +111,8 @@ def _without_paths(text: str) -> str:
 
 def _answers(run: Run) -> list[tuple[str, str]]:
     last = max((one["step"] for one in run.samples), default=0)
-    told: list[Mapping[str, Any]] = [one for one in run.samples if one["step"] == last]
+    answers: list[Mapping[str, Any]] = [one for one in run.samples if one["step"] == last]
     return [
         (prompt_text(one.get("prompt")), str(one.get("answer", ""))[:SHOWN_CHARACTERS])
-        for one in told[:NUM_ANSWERS]
+        for one in answers[:NUM_ANSWERS]
     ]

@@ -103,7 +103,7 @@ def _for_page(text: str, panel: Panel) -> str:
 def _unless_used(text: str) -> Any:
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
 
-    def keep(found: re.Match[str]) -> str:
-        return found[0] if found[0][5:-1] in used else ""
+    def keep(match: re.Match[str]) -> str:
+        return match[0] if match[0][5:-1] in used else ""
 
     return keep

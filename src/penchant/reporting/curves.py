@@ -100,7 +100,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     """The charts that the runs have numbers for; of several runs, one metric a chart."""
     histories = [run.history for run in runs]
     overlaid = len(runs) > 1
-    found = []
+    drawn = []
     for kind in KINDS:
         metrics = [name for name in kind.metrics if any(name in one for one in histories)]
         if overlaid:
@@ -116,10 +116,10 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         ]
         if lines:
             title = f"{kind.title} ({metrics[0]})" if overlaid else kind.title
-            found.append(
+            drawn.append(
                 Panel(title, kind.y, lines, band=kind.band, mark=kind.mark, overlaid=overlaid)
             )
-    return found + _scatter(runs)
+    return drawn + _scatter(runs)
 
 
 def thin(name: str, series: Series, scale: float = 1.0) -> Line:

@@ -29,8 +29,8 @@ def audit(run: Run) -> list[tuple[str, str]]:
         return []
     counted = {"num_prompts": "Distinct prompts", **FAULTS}
     counts = ((name, _count(data, key)) for key, name in counted.items())
-    told = [(name, f"{count:,.0f}") for name, count in counts if count]
-    return [("Records", _records(data)), *told, *_preferences(data)]
+    rows = [(name, f"{count:,.0f}") for name, count in counts if count]
+    return [("Records", _records(data)), *rows, *_preferences(data)]
 
 
 def _records(data: Mapping[str, Any]) -> str:

@@ -39,41 +39,41 @@ def final_figures(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def _figures(run: Run) -> dict[str, str]:
     summary, history = run.summary or {}, run.history
-    found = {"Method": run.method or "-", "Steps": f"{run.steps:,}"}
+    figures = {"Method": run.method or "-", "Steps": f"{run.steps:,}"}
     before, after = (_evaluation(summary, side) for side in ("before", "after"))
     for key, name in EVALUATED.items():
         start, end = number(before.get(key)), number(after.get(key))
         if end is not None:
-            found[name] = shown(end) if start is None else f"{shown(start)} → {shown(end)}"
+            figures[name] = shown(end) if start is None else f"{shown(start)} → {shown(end)}"
     for metric, name in LAST.items():
         if history[metric]:
-            found[name] = shown(history[metric].last)
+            figures[name] = shown(history[metric].last)
     kl = final_kl(history)
     if kl is not None:
-        found["KL from the reference, nats an answer"] = shown(kl)
+        figures["KL from the reference, nats an answer"] = shown(kl)
     best = summary.get("best_step")
     if best is not None:
         rule = summary.get("best_rule")
-        found["Best step"] = f"{shown(best)} ({rule})" if rule else shown(best)
-    return found | _costs(summary)
+        figures["Best step"] = f"{shown(best)} ({rule})" if rule else shown(best)
+    return figures | _costs(summary)
 
 
 def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    costs = {}
     seconds, monitors = number(summary.get("train_seconds")), number(summary.get("monitor_seconds"))
     if seconds is not None:
-        found["Time"] = duration(seconds)
+        costs["Time"] = duration(seconds)
     if seconds and monitors is not None:
-        found["Monitors"] = f"{duration(monitors)} ({monitors / seconds:.0%} of the steps' time)"
+        costs["Monitors"] = f"{duration(monitors)} ({monitors / seconds:.0%} of the steps' time)"
     rate = number(summary.get("tokens_per_second"))
     if rate is not None:
-        found["Tokens a second"] = f"{rate:,.0f}"
+        costs["Tokens a second"] = f"{rate:,.0f}"
     memory = number(summary.get("memory_peak_bytes"))
     if memory is not None:
-        found["Peak memory"] = gibibytes(memory)
-    return found
+        costs["Peak memory"] = gibibytes(memory)
+    return costs
 
 
 def _evaluation(summary: Mapping[str, Any], side: str) -> Mapping[str, Any]:
-    found = summary.get(f"evaluation_{side}")
-    return found if isinstance(found, dict) else {}
+    evaluation = summary.get(f"evaluation_{side}")
+    return evaluation if isinstance(evaluation, dict) else {}

@@ -179,11 +179,11 @@ def _lines(path: Path, problems: list[str], *, needed: bool = False) -> list[dic
         return []
     # By bytes: a cut may split a character, and answers may hold what str.splitlines splits.
     *lines, rest = path.read_bytes().split(b"\n")
-    found, broken = [], 0
+    records, broken = [], 0
     for line in lines:
         record = _record(line)
         if record is not None:
-            found.append(record)
+            records.append(record)
         elif line.strip():
             broken += 1
     if rest.strip():
@@ -191,7 +191,7 @@ def _lines(path: Path, problems: list[str], *, needed: bool = False) -> list[dic
     if broken:
         problems.append(f"{broken} {'line' if broken == 1 else 'lines'} of {path.name} cannot be "
                         "read and are left out")  # fmt: skip
-    return found
+    return records
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

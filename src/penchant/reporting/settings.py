@@ -66,19 +66,21 @@ def _values(value: Any) -> list[str]:
 
 def caveats(run: Run) -> list[str]:
     """Why the command alone may not give the same run."""
-    found = []
+    sentences = []
     if str(run.config.get("data", "")).startswith("<"):
-        found.append("the data was an object in Python: save it to a file, and give that as data")
+        sentences.append(
+            "the data was an object in Python: save it to a file, and give that as data"
+        )
     processes = run.config.get("num_processes")
     if isinstance(processes, int) and processes > 1:
-        found.append(f"it ran on {processes} processes: start it with accelerate launch")
+        sentences.append(f"it ran on {processes} processes: start it with accelerate launch")
     prints = run.config.get("data_fingerprints")
     if isinstance(prints, list) and prints:
-        found.append(f"the data's fingerprints: {', '.join(map(str, prints))}")
-    return found
+        sentences.append(f"the data's fingerprints: {', '.join(map(str, prints))}")
+    return sentences
 
 
 def versions(run: Run) -> Mapping[str, Any]:
     """Versions of the libraries, as the run recorded them."""
-    found = run.config.get("versions") or (run.summary or {}).get("versions")
-    return found if isinstance(found, dict) else {}
+    by_package = run.config.get("versions") or (run.summary or {}).get("versions")
+    return by_package if isinstance(by_package, dict) else {}

@@ -97,15 +97,15 @@ def changes(history: History) -> list[Change]:
     if history["reward/mean"] or history["monitor/reward"]:
         # Of a policy gradient, the loss says nothing of how far it has come.
         del names["training loss"]
-    found = []
+    figures = []
     for name, metrics in names.items():
         series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)
         if series is not None:
             count = min(BATCHES, len(series) // 2) if name.startswith("training") else 1
             after = series.late(count)
             error = _accuracy_error(history, after) if name == "held-out accuracy" else None
-            found.append(Change(name, series.early(count), after, error))
-    return found
+            figures.append(Change(name, series.early(count), after, error))
+    return figures
 
 
 def _accuracy_error(history: History, accuracy: float) -> float | None:
@@ -127,7 +127,7 @@ def final_kl(history: History) -> float | None:
 def _outcome(run: Run, history: History) -> tuple[Kind, str]:
     """The judgement; numbers of findings stand in `what`."""
     worst = _worst(run)
-    told = changes(history)
+    figures = changes(history)
     kl = final_kl(history)
     if worst is not None:
         what = f"{FAILURES[worst['id']]} (step {worst['step']}): {worst.get('what', '')}"
@@ -137,23 +137,23 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         back = kl is not None and HEALTHY_KL[0] <= kl <= HEALTHY_KL[1]
         end = f"; it ended at {kl:.3g} nats from the reference" if kl is not None else ""
         return ("doubtful" if back else "failed"), f"{what}; what was done: {action}{end}"
-    if not told:
+    if not figures:
         return "unknown", "nothing was logged from which the outcome could be told"
-    first = str(told[0]) + (f", {told[1]}" if len(told) > 1 else "")
+    first = str(figures[0]) + (f", {figures[1]}" if len(figures) > 1 else "")
     if kl is not None and kl > DRIFTED_KL:
         return "failed", (
             f"the policy drifted from its reference: {kl:.3g} nats an answer (healthy: "
             f"{HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}); {first}"
         )
-    if told[0].name == "held-out accuracy":
-        gain = told[0].after - told[0].before
-        if abs(gain) < UNMOVED and all(abs(c.after - c.before) < UNMOVED for c in told):
+    if figures[0].name == "held-out accuracy":
+        gain = figures[0].after - figures[0].before
+        if abs(gain) < UNMOVED and all(abs(c.after - c.before) < UNMOVED for c in figures):
             return "failed", f"the model did not learn: {first}"
-        if told[0].by_chance:
+        if figures[0].by_chance:
             return "doubtful", f"the change cannot be told apart from chance: {first}"
         if gain < -UNMOVED:
             return "failed", f"the model got worse: {first}"
-        margin = next((c for c in told if c.name == "held-out margin"), None)
+        margin = next((c for c in figures if c.name == "held-out margin"), None)
         if margin is not None and margin.after < margin.before - UNMOVED:
             return "doubtful", f"more pairs are ranked right, but by less: {first}"
     known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats an answer"
@@ -167,9 +167,9 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
 def _worst(run: Run) -> dict[str, Any] | None:
     """The finding made during the run that outweighs the others, the latest of its kind."""
     for name in FAILURES:
-        found = [one for one in run.findings if one.get("id") == name and one["step"] > 0]
-        if found:
-            return found[-1]
+        findings = [one for one in run.findings if one.get("id") == name and one["step"] > 0]
+        if findings:
+            return findings[-1]
     return None
 
 

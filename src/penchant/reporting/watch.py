@@ -53,16 +53,16 @@ def watch(run: str | Path, *, once: bool = False, console: Console | None = None
         ReportError: the folder holds no run.
     """
     path, screen = Path(run), console or Console()
-    found = read_run(path)
+    shown = read_run(path)
     if once or not screen.is_terminal:
-        screen.print(frame(found))
+        screen.print(frame(shown))
         return
-    with Live(frame(found), console=screen, auto_refresh=False) as live:
+    with Live(frame(shown), console=screen, auto_refresh=False) as live:
         try:
-            while found.summary is None:
+            while shown.summary is None:
                 time.sleep(REFRESH_SECONDS)
-                found = read_run(path)
-                live.update(frame(found), refresh=True)
+                shown = read_run(path)
+                live.update(frame(shown), refresh=True)
         except KeyboardInterrupt:  # this is how one stops looking; the run goes on
             pass
 

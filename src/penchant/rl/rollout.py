@@ -194,18 +194,18 @@ class Collector:
         groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
         batch = self.policy.batch(groups)
         out = self.policy(batch, policy=True)
-        found: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
+        columns: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
         if out.values is not None:
-            found["values"] = out.values
+            columns["values"] = out.values
         if self.reference is not None:
             with self.reference.active() as other:
                 assert other is not None, "a cache cannot know what will be sampled"
                 own = batch if other.plan.packed == self.policy.plan.packed else other.batch(groups)
-                found["ref_logprobs"] = other(own)
+                columns["ref_logprobs"] = other(own)
         if self.full_kl:
-            found["full_kl"] = self._divergence(batch)
+            columns["full_kl"] = self._divergence(batch)
         lengths = batch.completion_lengths.tolist()
-        pieces = {name: values.float().cpu().split(lengths) for name, values in found.items()}
+        pieces = {name: values.float().cpu().split(lengths) for name, values in columns.items()}
         return [{name: pieces[name][i] for name in pieces} for i in order]
 
     def _divergence(self, batch: Any) -> Tensor:
@@ -284,8 +284,8 @@ def _described(answers: Sequence[Answer], scores: Scores) -> dict[str, float]:
         if len(scores.by_name) > 1 and len(known):
             metrics[f"reward/{name}"] = float(known.mean())
     if scores.disagreement:
-        told = torch.tensor(scores.disagreement, dtype=torch.float64)
-        metrics["reward/disagreement"] = float(told.nanmean())
+        disagreement = torch.tensor(scores.disagreement, dtype=torch.float64)
+        metrics["reward/disagreement"] = float(disagreement.nanmean())
     if answers:
         lengths = [len(a.completion.ids) for a in answers]
         metrics["completion/length"] = sum(lengths) / len(lengths)

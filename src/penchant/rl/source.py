@@ -171,8 +171,8 @@ class RolloutSource:
         self._record(step, judged)
 
     def _record(self, step: int, judged: Judged) -> None:
-        for found in look_at(judged, self.metrics):
-            self.say(step, found)
+        for finding in look_at(judged, self.metrics):
+            self.say(step, finding)
         shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
         for text, answer, reward in list(shown)[: self.schedule.log_completions]:
             record = {
@@ -192,10 +192,10 @@ class RolloutSource:
         Raises:
             TrainingError: before the first step.
         """
-        found = nothing_left(FRUITLESS, step - 1)
+        finding = nothing_left(FRUITLESS, step - 1)
         if step == 1:
-            raise TrainingError(f"{found.what}; {found.remedy}")
-        self.say(step - 1, found)
+            raise TrainingError(f"{finding.what}; {finding.remedy}")
+        self.say(step - 1, finding)
 
     def _next_prompts(self) -> list[TokenisedPrompt]:
         count = self.schedule.batch_size // self.schedule.num_generations

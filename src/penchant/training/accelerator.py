@@ -32,11 +32,11 @@ def make_accelerator(
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
-    found = resolve_precision(precision, Accelerator().device)
+    resolved = resolve_precision(precision, Accelerator().device)
     AcceleratorState._reset_state()
     atexit.register(_disconnect)
     return Accelerator(
-        mixed_precision={"fp32": "no"}.get(found, found),
+        mixed_precision={"fp32": "no"}.get(resolved, resolved),
         log_with=list(trackers) or None,
         project_dir=None if folder is None else str(folder),
     )

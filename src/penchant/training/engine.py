@@ -175,14 +175,14 @@ class Engine:
         """Evaluate, log, and tell whether this is the best so far."""
         if self.evaluate is None:
             return False
-        found = self.evaluate()
+        evaluation = self.evaluate()
         step = self.progress.step
-        self.log({"step": step, **{f"eval/{k}": v for k, v in found.metrics().items()}})
-        return self.judge(found)
+        self.log({"step": step, **{f"eval/{k}": v for k, v in evaluation.metrics().items()}})
+        return self.judge(evaluation)
 
-    def judge(self, found: Evaluation) -> bool:
+    def judge(self, evaluation: Evaluation) -> bool:
         """Tell whether an evaluation of this step is the best so far."""
-        step, score = self.progress.step, found.rank
+        step, score = self.progress.step, evaluation.rank
         if step == 0 or (self.progress.best is not None and score <= self.progress.best):
             return False
         self.progress.best, self.progress.best_step = score, step

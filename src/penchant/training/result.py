@@ -36,8 +36,8 @@ class TrainResult:
         """For `summary.json`."""
         values = {**vars(self), "output": str(self.output), "model": str(self.model)}
         for name in ("before", "after"):
-            found = values.pop(name)
-            values[f"evaluation_{name}"] = None if found is None else asdict(found)
+            evaluation = values.pop(name)
+            values[f"evaluation_{name}"] = None if evaluation is None else asdict(evaluation)
         return values
 
     @classmethod
@@ -46,6 +46,6 @@ class TrainResult:
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in summary.items() if name in known}
         for name in ("before", "after"):
-            found = summary[f"evaluation_{name}"]
-            values[name] = None if found is None else Evaluation(**found)
+            evaluation = summary[f"evaluation_{name}"]
+            values[name] = None if evaluation is None else Evaluation(**evaluation)
         return cls(**{**values, "output": Path(values["output"]), "model": Path(values["model"])})

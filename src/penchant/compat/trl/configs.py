@@ -115,12 +115,12 @@ class TrainingConfig(Arguments):
     def _options_of(self, method: str, **changes: Any) -> Chosen:
         """Loss arguments by name; one that the method lacks is passed over at its default."""
         own = METHODS[method].options.model_fields
-        found: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         for name in self.options:
             value = getattr(self, name)
             if name in own or value != type(self).model_fields[name].default:
-                found[name] = value
-        return Chosen(method, {**found, **changes})
+                options[name] = value
+        return Chosen(method, {**options, **changes})
 
 
 class OfflineConfig(TrainingConfig):
@@ -221,8 +221,8 @@ class DPOConfig(ReferenceConfig):
             raise ConfigError(
                 "f_alpha_divergence_coef is of alpha_divergence; set f_divergence_type"
             )
-        method, told = DPO_LOSSES[loss_type]
-        chosen = self._options_of(method, **told)
+        method, keys = DPO_LOSSES[loss_type]
+        chosen = self._options_of(method, **keys)
         if sft_weight is not None:
             chosen.options["rpo_alpha"] = sft_weight
         if method == "exo" and "label_smoothing" not in self.model_fields_set:

@@ -197,12 +197,12 @@ class Trainer:
         setup = self._prepared()
         objective = make_objective(self.run_config, accelerator, setup)
         with self._as_planned(setup), accelerator.autocast():
-            found = objective.evaluate(
+            evaluation = objective.evaluate(
                 setup.eval_set,
                 batch_size=self.args.per_device_eval_batch_size,
                 progress=track,
             )
-        metrics = logs.evaluation(found.metrics(), self.names)
+        metrics = logs.evaluation(evaluation.metrics(), self.names)
         self.state.log_history.append({"step": self.state.global_step, **metrics})
         return metrics
 

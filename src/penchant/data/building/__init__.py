@@ -268,12 +268,12 @@ def named(row: object, rules: Rules) -> dict[str, object]:
 
 def _tell(first: Placed, rules: Rules, name: str) -> Form:
     """The form of a source, from its first row."""
-    found = [form for form in FORMS.values() if form.matches(first.row, rules)]
-    if len(found) == 1:
-        return found[0]
-    fits = "\n".join(f"  {form.name}: {form.columns}" for form in found or FORMS.values())
-    if found:
-        names = " or ".join(form.name for form in found)
+    forms = [form for form in FORMS.values() if form.matches(first.row, rules)]
+    if len(forms) == 1:
+        return forms[0]
+    fits = "\n".join(f"  {form.name}: {form.columns}" for form in forms or FORMS.values())
+    if forms:
+        names = " or ".join(form.name for form in forms)
         raise DataError(
             f"the columns of {first.where} fit several forms; say which with form ({names}):\n"
             f"{fits}"

@@ -46,7 +46,7 @@ def _from_chat(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     if not isinstance(turns, list | tuple):
         raise missing_field(row, [rules.name("messages")], labels.WHOLE_CHAT)
     history: tuple[Message, ...] = ()
-    found = 0
+    num_replies = 0
     for is_answer, run in groupby(turns, key=_is_answer):
         messages = list(run)
         if not is_answer:
@@ -57,14 +57,14 @@ def _from_chat(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         replaced: list[object] = [plain((one,)) for one in read[:-1]]
         replaced += [one for message in messages for one in _replaced(message)]
         for other in replaced:
-            found += 1
+            num_replies += 1
             if _says(other) == kept[0]["content"]:
                 counts["pairs left out: regenerated word for word"] += 1
                 continue
             made = pair(plain(history), plain(kept), _as_turn(other), where)
             yield {**made, "turn": len(history) + 1, "rule": "regenerated"}
         history += kept
-    counts["chats without a regenerated answer"] += not found
+    counts["chats without a regenerated answer"] += not num_replies
 
 
 def _is_answer(message: object) -> bool:
@@ -74,15 +74,15 @@ def _is_answer(message: object) -> bool:
 def _replaced(message: object) -> list[object]:
     """The answers that a message says it replaced."""
     assert isinstance(message, Mapping)
-    found: list[object] = []
+    replaced: list[object] = []
     for name in REPLACED:
         listed = message.get(name)
         if listed is None:
             continue
         if not isinstance(listed, list | tuple):
             raise RowError("wrong type", f"'{name}' of a message must be a list of answers")
-        found += [answer(_says(one), name) for one in listed]
-    return found
+        replaced += [answer(_says(one), name) for one in listed]
+    return replaced
 
 
 def _says(one: object) -> object:

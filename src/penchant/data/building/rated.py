@@ -55,11 +55,11 @@ def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     for text, value, model in entries:
         try:
             score = _rating(value, rules, counts)
-            found = answer(text, rules.name("completion"))
+            completion = answer(text, rules.name("completion"))
         except RowError as error:
             counts[f"completions left out: {error.reason}"] += 1
             continue
-        scored.append(Scored(found, score, None if model is None else str(model)))
+        scored.append(Scored(completion, score, None if model is None else str(model)))
     if len(scored) < 2:
         raise RowError(
             "fewer than two rated completions",

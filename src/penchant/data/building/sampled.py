@@ -76,17 +76,17 @@ def build_from_samples(
     if n < 2:
         raise DataError(f"n must be at least 2 to make a pair, got {n}")
     Rules(choice=pairs, min_gap=min_gap)  # what is impossible is said before anything is sampled
-    found = read_prompts(source, split=split, columns=columns, strict=strict)
+    prompts_read = read_prompts(source, split=split, columns=columns, strict=strict)
     samples = target.with_name(f"{target.name}.samples.jsonl")
     settings = {
-        **(about or {}), "prompts": found.fingerprint, "n": n, "batch_size": batch_size,
+        **(about or {}), "prompts": prompts_read.fingerprint, "n": n, "batch_size": batch_size,
         "seed": seed,
     }  # fmt: skip
-    done = _resume(samples, settings, batch_size, len(found.records))
-    starts = range(done, len(found.records), batch_size)
+    done = _resume(samples, settings, batch_size, len(prompts_read.records))
+    starts = range(done, len(prompts_read.records), batch_size)
     with samples.open("ab") as stream:
         for start in track(starts, "sampling and scoring"):
-            batch = found.records[start : start + batch_size]
+            batch = prompts_read.records[start : start + batch_size]
             stream.write(b"".join(map(encoded, _rows(batch, n, seed + start, sample, score))))
             stream.flush()
             os.fsync(stream.fileno())

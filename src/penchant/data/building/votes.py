@@ -95,19 +95,19 @@ def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:
         return {str(row["annotator"]): rules.vote(row["label"], "label")}
     given = row.get("votes")
     if rules.votes:
-        found: Mapping[str, object] = {name: row.get(name) for name in rules.votes}
+        votes: Mapping[str, object] = {name: row.get(name) for name in rules.votes}
     elif isinstance(given, Mapping):
-        found = {str(name): vote for name, vote in given.items()}
+        votes = {str(name): vote for name, vote in given.items()}
     elif isinstance(given, list | tuple):
-        found = {str(number): vote for number, vote in enumerate(given, start=1)}
+        votes = {str(number): vote for number, vote in enumerate(given, start=1)}
     else:
         got = shown(given)
         raise RowError("wrong type", f"'{rules.name('votes')}' must be a list or object, got {got}")
-    counts["votes missing"] += sum(vote is None for vote in found.values())
-    columns = found if rules.votes else dict.fromkeys(found, "votes")
+    counts["votes missing"] += sum(vote is None for vote in votes.values())
+    columns = votes if rules.votes else dict.fromkeys(votes, "votes")
     return {
-        name: rules.vote(vote, name if columns is found else "votes")
-        for name, vote in found.items()
+        name: rules.vote(vote, name if columns is votes else "votes")
+        for name, vote in votes.items()
         if vote is not None
     }
 

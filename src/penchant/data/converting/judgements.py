@@ -117,18 +117,18 @@ def listed(
             raise RowError("wrong type", f"'{column}' must be a list, got {shown(entries)}")
         texts = [pick(one, text) for one in entries]
         if score:
-            told = {"ratings": [pick(one, score) for one in entries]}
+            columns = {"ratings": [pick(one, score) for one in entries]}
         else:
-            told = {"ranks": [_number(one, rank) + 1 - first for one in entries]}
-        return {"prompt": _question(pick(row, prompt)), "completions": texts, **_whole(told)}
+            columns = {"ranks": [_number(one, rank) + 1 - first for one in entries]}
+        return {"prompt": _question(pick(row, prompt)), "completions": texts, **_whole(columns)}
 
     return read
 
 
-def _whole(told: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _whole(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Ranks as whole numbers, which tables may hold as fractions."""
-    ranks = told.get("ranks", [])
-    return {"ranks": [int(one) for one in ranks]} if ranks else told
+    ranks = columns.get("ranks", [])
+    return {"ranks": [int(one) for one in ranks]} if ranks else columns
 
 
 def _question(prompt: object) -> object:

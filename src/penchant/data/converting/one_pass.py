@@ -139,21 +139,26 @@ class Run:
 
     def _tell(self, row: Mapping[str, object], where: str) -> Exchange | None:
         """The layout of the source, from the first row that fits one."""
-        found = layouts.matching(row)
+        candidates = layouts.matching(row)
         if self.origin:
-            found = [one for one in layouts.LAYOUTS if one.matches(row)]
-            found = [one for one in found if one.project == self.origin]
-        if len(found) > 1:
-            fits = "\n".join(f"  {one.name}" for one in found)
+            candidates = [one for one in layouts.LAYOUTS if one.matches(row)]
+            candidates = [one for one in candidates if one.project == self.origin]
+        if len(candidates) > 1:
+            fits = "\n".join(f"  {one.name}" for one in candidates)
             raise DataError(
                 f"the columns of {where} fit several layouts; say which with from "
-                f"({' or '.join(one.project for one in found)}):\n{fits}"
+                f"({' or '.join(one.project for one in candidates)}):\n{fits}"
             )
-        if found and found[0].project == "trl" and not self.change.to and self._is_target(found[0]):
+        if (
+            candidates
+            and candidates[0].project == "trl"
+            and not self.change.to
+            and self._is_target(candidates[0])
+        ):
             raise DataError(
-                f"{self.name} holds {found[0].kind} already; there is nothing to convert"
+                f"{self.name} holds {candidates[0].kind} already; there is nothing to convert"
             )
-        return found[0] if found else None
+        return candidates[0] if candidates else None
 
     def _is_target(self, layout: Exchange) -> bool:
         canonical = layout.columns in (formats.TEXT.name, formats.CHAT.name)

@@ -73,8 +73,8 @@ def write_axolotl(pair: Pair) -> NewRow:
 def is_asked(row: Row, *completions: str) -> bool:
     """Whether a question and completions are texts, and more than those three may be the prompt."""
     names = ("question", "instruction", "prompt", "input")
-    found = [name for name in names if kind(row.get(name)) == "text"]
-    return bool(found) and all(kind(row.get(name)) == "text" for name in completions)
+    texts = [name for name in names if kind(row.get(name)) == "text"]
+    return bool(texts) and all(kind(row.get(name)) == "text" for name in completions)
 
 
 def is_factory(row: Row) -> bool:

@@ -146,13 +146,13 @@ def matching(row: Row) -> list[Exchange]:
     Args:
         row: any.
     """
-    found = [layout for layout in LAYOUTS if layout.matches(row)]
+    candidates = [layout for layout in LAYOUTS if layout.matches(row)]
     if any(name in row for name in ("system", "input", "history")):
-        return [layout for layout in found if layout.project != "trl"] or found
-    return found
+        return [layout for layout in candidates if layout.project != "trl"] or candidates
+    return candidates
 
 
 def target(project: str, of: Kind) -> Exchange | None:
     """The layout that a project's rows of a kind are written in; None where it has none."""
-    found = (one for one in LAYOUTS if one.project == project and one.kind == of and one.write)
-    return next(found, None)
+    layouts = (one for one in LAYOUTS if one.project == project and one.kind == of and one.write)
+    return next(layouts, None)

@@ -137,11 +137,11 @@ class ChatTemplate:
             following = [
                 (text.find(m, at), -len(m), m, after) for after, m in between[role].items()
             ]
-            found = min((one for one in following if one[0] >= 0), default=None)
-            if found is None:
+            first_mark = min((one for one in following if one[0] >= 0), default=None)
+            if first_mark is None:
                 break
-            messages.append(Message(role=role, content=text[at : found[0]]))
-            at, role = found[0] + len(found[2]), found[3]
+            messages.append(Message(role=role, content=text[at : first_mark[0]]))
+            at, role = first_mark[0] + len(first_mark[2]), first_mark[3]
         rest = text[at:]
         end = ends.get(role, "")
         messages.append(Message(role=role, content=rest[: len(rest) - len(end)] if end else rest))
@@ -161,8 +161,8 @@ class ChatTemplate:
             except RowError:
                 continue  # a template that knows no such role, or order
             for number, word in enumerate(words):
-                mark, found, rest = rest.partition(word)
-                if not found:
+                mark, separator, rest = rest.partition(word)
+                if not separator:
                     break
                 if number:
                     between.setdefault(roles[number - 1], {}).setdefault(roles[number], mark)

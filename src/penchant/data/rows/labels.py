@@ -84,10 +84,10 @@ def to_label(row: object, layout: Layout | None, where: str) -> Label:
         RowError: when the row is in no layout, in another one than `layout`, its label is none
             of the accepted ones, or its content cannot be trained on.
     """
-    row, found = fit(row, layout, recognise_label, _misfit)
+    row, layout_of_row = fit(row, layout, recognise_label, _misfit)
     desirable = _desirable(row)
-    field = "messages" if found is WHOLE_CHAT else _name(row, "completion") or ""
-    prompt, completion = _texts(row, found, field)
+    field = "messages" if layout_of_row is WHOLE_CHAT else _name(row, "completion") or ""
+    prompt, completion = _texts(row, layout_of_row, field)
     check_prompt(prompt)
     check_completion(completion, field)
     return Label(with_tools(prompt, row), completion, desirable, where)

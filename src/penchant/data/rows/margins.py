@@ -80,8 +80,8 @@ def _number(row: Row, field: str) -> float:
     return number
 
 
-def _negative(found: str) -> RowError:
+def _negative(value: str) -> RowError:
     return RowError(
         "negative margin",
-        f"{found}, as if rejected were the better; swap the completions or correct the number",
+        f"{value}, as if rejected were the better; swap the completions or correct the number",
     )

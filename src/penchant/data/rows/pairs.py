@@ -86,14 +86,14 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
         RowError: when the row is in no layout, in another one than `layout`, or its content
             cannot be trained on.
     """
-    row, found = fit(row, layout, recognise, _misfit)
+    row, layout_of_row = fit(row, layout, recognise, _misfit)
     fields, label = PAIR_FIELDS, None
-    if found in (LABELLED_TEXT, LABELLED_CHAT):
+    if layout_of_row in (LABELLED_TEXT, LABELLED_CHAT):
         label = _label(row)
         if label == "tie":
             return None
         fields = LABELLED_FIELDS if label == "a" else ("completion_b", "completion_a")
-    prompt, chosen, rejected = _texts(row, found, fields)
+    prompt, chosen, rejected = _texts(row, layout_of_row, fields)
     _check(prompt, chosen, rejected, fields)
     prompt = with_tools(prompt, row)
     return Pair(prompt, chosen, rejected, where, read_margin(row), read_agreement(row, label))

@@ -109,17 +109,17 @@ def fit(
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with fields, got {shown(row)}")
     refuse_media(row, "the row")
-    found = recognise(row)
-    if found is None:
+    layout_of_row = recognise(row)
+    if layout_of_row is None:
         raise misfit(row, layout)
-    if layout is not None and found != layout:
+    if layout is not None and layout_of_row != layout:
         raise RowError(
             "mixed formats",
-            f"the row is in the layout '{found.name}', the rows before it in '{layout.name}'; "
-            "keep one layout in a file",
+            f"the row is in the layout '{layout_of_row.name}', the rows before it in "
+            f"'{layout.name}'; keep one layout in a file",
         )
     _refuse_beside(row, kept)
-    return row, found
+    return row, layout_of_row
 
 
 # Columns that belong to the prompt, by what reading does about them.

@@ -193,12 +193,12 @@ def _micro_batches(
         rollouts = sampling.rollouts
         return [list(rollouts[i : i + size]) for i in range(0, len(rollouts), size)]
     source = kind_of(config.spec).share(config, accelerator, setup.train_set)
-    found: list[list[Any]] = []
+    micro_batches: list[list[Any]] = []
     for step in source.steps():
-        found += [examples for examples, weight in step.micro_batches if weight]
-        if len(found) >= 256:
+        micro_batches += [examples for examples, weight in step.micro_batches if weight]
+        if len(micro_batches) >= 256:
             break
-    return found
+    return micro_batches
 
 
 def _evaluation_seconds(

@@ -59,11 +59,11 @@ def detect(
         if name in silenced:
             continue
         try:
-            found = detector(history, facts)
+            finding = detector(history, facts)
         except Exception as error:  # whatever it is, it is reported below
-            found = failed(name, error)
-        if found is not None:
-            yield found
+            finding = failed(name, error)
+        if finding is not None:
+            yield finding
 
 
 def failed(name: str, error: Exception) -> Finding:

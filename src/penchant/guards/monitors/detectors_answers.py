@@ -63,17 +63,17 @@ def divergence(history: History) -> Divergence | None:
 
 def drift(history: History, facts: RunFacts) -> Finding | None:
     """The policy is too far from the reference, beyond the error of the estimate."""
-    found = divergence(history)
-    if found is None or found.value - found.error <= DRIFTED_KL:
+    reading = divergence(history)
+    if reading is None or reading.value - reading.error <= DRIFTED_KL:
         return None
     return Finding(
         id="drift",
         severity="warning",
-        what=f"answers are {found.value:.1f} nats from the reference (standard error "
-        f"{found.error:.1f}); above {DRIFTED_KL:g} they are those of another model, and the "
+        what=f"answers are {reading.value:.1f} nats from the reference (standard error "
+        f"{reading.error:.1f}); above {DRIFTED_KL:g} they are those of another model, and the "
         f"healthy range is {HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}",
         remedy=f"{facts.hold}, lower learning_rate, or stop earlier",
-        evidence={"metric": found.metric, "kl": found.value, "error": found.error},
+        evidence={"metric": reading.metric, "kl": reading.value, "error": reading.error},
     )
 
 
@@ -82,8 +82,8 @@ def no_learning(history: History, facts: RunFacts) -> Finding | None:
     step = history.step
     if facts.scores or step < max(FAIR_STEPS, FAIR_SHARE * facts.num_steps):
         return None
-    found = divergence(history)
-    if found is None or found.value + SURE * found.error > UNMOVED_KL:
+    reading = divergence(history)
+    if reading is None or reading.value + SURE * reading.error > UNMOVED_KL:
         return None
     margins = history["reward/margin"]
     window = max(1, len(margins) // 4)
@@ -94,12 +94,17 @@ def no_learning(history: History, facts: RunFacts) -> Finding | None:
         id="no-learning",
         severity="warning",
         what=f"after {step} of {facts.num_steps} steps the policy is still the reference: "
-        f"{found.value:.3g} nats an answer away"
+        f"{reading.value:.3g} nats an answer away"
         + (f", margins moved by {moved:.2g}" if margins else ""),
         remedy="raise learning_rate (LoRA takes about ten times that of all weights), or lower "
         f"{facts.strength or 'the penalties'}; see that chosen and rejected, or the rewards of "
         "answers, differ at all",
-        evidence={"metric": found.metric, "kl": found.value, "margin_change": moved, "step": step},
+        evidence={
+            "metric": reading.metric,
+            "kl": reading.value,
+            "margin_change": moved,
+            "step": step,
+        },
     )
 
 
@@ -162,10 +167,10 @@ def _rise(history: History) -> dict[str, float] | None:
 
 
 def _far(history: History) -> dict[str, dict[str, float]]:
-    found = divergence(history)
-    if found is None or found.value - found.error <= DRIFTED_KL:
+    reading = divergence(history)
+    if reading is None or reading.value - reading.error <= DRIFTED_KL:
         return {}
-    return {"kl": {"start": 0.0, "now": found.value, "error": found.error}}
+    return {"kl": {"start": 0.0, "now": reading.value, "error": reading.error}}
 
 
 def _worse(history: History) -> dict[str, dict[str, float]]:

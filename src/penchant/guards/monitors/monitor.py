@@ -129,16 +129,16 @@ class Monitor:
             both = score_both(self.scorer, self.reference, groups, batch)
         elif self.reference is not None:
             both = Scored(both.logprobs, self.reference.sums(groups, batch), None, None)
-        found = {"tokens": batch.completion_lengths, "logprob": segment_sums(batch, both.logprobs)}
+        sums = {"tokens": batch.completion_lengths, "logprob": segment_sums(batch, both.logprobs)}
         entropy = both.entropy
         if entropy is None:
             entropy = self.scorer(batch, also="entropy")[1]
-        found["entropy"] = segment_sums(batch, entropy)
+        sums["entropy"] = segment_sums(batch, entropy)
         if both.ref_sums is not None:
-            found["ref_logprob"] = both.ref_sums
+            sums["ref_logprob"] = both.ref_sums
         if both.kl is not None:
-            found["kl"] = segment_sums(batch, both.kl)
-        return found
+            sums["kl"] = segment_sums(batch, both.kl)
+        return sums
 
     def _judged(self, completions: Sequence[Completion]) -> _Judged:
         if self.rewards is None and self.held_out is None:
@@ -158,8 +158,8 @@ class Monitor:
             each = scores.raw
             metrics |= _moments(name, each)
             if scores.disagreement and rewards is self.rewards:
-                told = torch.tensor(scores.disagreement, dtype=torch.float64)
-                metrics["reward_disagreement"] = float(told.nanmean())
+                disagreement = torch.tensor(scores.disagreement, dtype=torch.float64)
+                metrics["reward_disagreement"] = float(disagreement.nanmean())
         if self.rewards is None:
             metrics |= _moments("reward", each)
         return _Judged(metrics, each)

@@ -105,8 +105,8 @@ class Supervisor:
             metrics = self._check(step)
         if self.fresh:
             self.fresh = False
-            for found in detect(self.history, self.facts, silenced=self.run.silence):
-                self._handle(step, found)
+            for finding in detect(self.history, self.facts, silenced=self.run.silence):
+                self._handle(step, finding)
         if metrics is None or step in self.acted.values():
             return False  # weights that had to be acted upon are not the best
         return self._judge(step, metrics) and self.actions.wants("rollback")
@@ -115,17 +115,17 @@ class Supervisor:
         """What the answers to the held-out prompts say; None where that failed."""
         assert self.monitor is not None
         try:
-            found = self.monitor.check(self.start)
+            checked = self.monitor.check(self.start)
         except Exception as error:
             self._give_up(step, error)
             return None
         if step == 0:
-            self.start = found.judged
-        self.pace.spent(step, found.metrics["monitor/seconds"])
-        self.log({"step": step, **found.metrics})
-        for answer in found.answers:
+            self.start = checked.judged
+        self.pace.spent(step, checked.metrics["monitor/seconds"])
+        self.log({"step": step, **checked.metrics})
+        for answer in checked.answers:
             self.run.append("monitor.jsonl", {"step": step, **answer})
-        return found.metrics
+        return checked.metrics
 
     def _judge(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Whether a check is the best so far: reward at bounded KL; without a reward the last."""
@@ -147,26 +147,26 @@ class Supervisor:
         seconds = time.perf_counter() - began
         return seconds * self.monitor.sampling.max_completion_length / few / 2
 
-    def _handle(self, step: int, found: Finding) -> None:
-        action = self.actions.of(found.id)
+    def _handle(self, step: int, finding: Finding) -> None:
+        action = self.actions.of(finding.id)
         if action == "warn":
-            self.run.say(step, found, once=True)
+            self.run.say(step, finding, once=True)
             return
         patience = max(PATIENCE_STEPS, int(PATIENCE * self.facts.num_steps))
-        if found.id in self.acted and step - self.acted[found.id] < patience:
+        if finding.id in self.acted and step - self.acted[finding.id] < patience:
             return
         if self.stopped:
             return
-        if action == "adapt" and self._holds(found):
-            waiting = replace(found, action="adapt: a hold raised before is at work")
+        if action == "adapt" and self._holds(finding):
+            waiting = replace(finding, action="adapt: a hold raised before is at work")
             self.run.say(step, waiting, once=True)
             return
-        done = {"adapt": self._adapt, "rollback": self._return, "stop": self._stop}[action](found)
-        self.acted[found.id] = step
-        acted = replace(found, action=f"{action}: {done or 'nothing left to do'}")
+        done = {"adapt": self._adapt, "rollback": self._return, "stop": self._stop}[action](finding)
+        self.acted[finding.id] = step
+        acted = replace(finding, action=f"{action}: {done or 'nothing left to do'}")
         self.run.say(step, acted, once=not done)
 
-    def _holds(self, found: Finding) -> bool:
+    def _holds(self, finding: Finding) -> bool:
         """Whether a hold that was raised is doing its work, or has done it while other signs lag.
 
         A coefficient that is doubled before the last doubling shows ends far too high.
@@ -174,25 +174,25 @@ class Supervisor:
         now = divergence(self.history)
         if self.raised_at is None or now is None:
             return False
-        if found.id in self.acted and now.value < BOUNDED_KL:
+        if finding.id in self.acted and now.value < BOUNDED_KL:
             return True
         readings = self.history[now.metric]
         since = sum(step > self.raised_at for step in readings.steps)
         return since < READINGS or readings.last < readings.values[-2]
 
-    def _adapt(self, found: Finding) -> str:
+    def _adapt(self, finding: Finding) -> str:
         levers = list(self.levers)
-        if "length" in found.evidence and self.length is not None:
+        if "length" in finding.evidence and self.length is not None:
             levers.append(self.length(round(self.history["monitor/length"].first)))
-        told = []
+        turns = []
         for lever in levers:
             if turned := lever.turn():
                 self.adapted[lever.name] = lever.get()
                 self.raised_at = self.history.step
-                told.append(turned)
-        return ", ".join(told)
+                turns.append(turned)
+        return ", ".join(turns)
 
-    def _return(self, found: Finding) -> str:
+    def _return(self, finding: Finding) -> str:
         target = self.best_step
         if target is None or self.rollbacks >= ROLLBACKS:
             return ""
@@ -200,20 +200,20 @@ class Supervisor:
         self.roll_back(target)
         return f"back to the weights of step {target} (return {self.rollbacks} of {ROLLBACKS})"
 
-    def _stop(self, found: Finding) -> str:
-        self.stopped = f"{found.id}: {found.what}"
+    def _stop(self, finding: Finding) -> str:
+        self.stopped = f"{finding.id}: {finding.what}"
         return "the run ends here, with its evaluation and its model"
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Without monitors, the run goes on; the reason is a finding."""
         self.monitor = None
-        told = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         self.run.say(step, Finding(
             id="monitor-failed",
             severity="warning",
-            what=f"monitored answers failed, and are left out from here on: {told}",
+            what=f"monitored answers failed, and are left out from here on: {reason}",
             remedy="see the error; monitor_prompts 0 switches them off",
-            evidence={"error": told},
+            evidence={"error": reason},
         ))  # fmt: skip
 
     def state(self) -> dict[str, Any]:

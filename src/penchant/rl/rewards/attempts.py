@@ -53,13 +53,13 @@ def _scores(
         if on_error == "raise" and isinstance(error, RewardTimeoutError):
             # To try again would take as long again.
             return [NAN] * len(samples), {0: f"{error}, from this sample on"}
-        found = _one_by_one(reward, samples, on_error)
-        if not found[1] and on_error == "raise":
+        scored = _one_by_one(reward, samples, on_error)
+        if not scored[1] and on_error == "raise":
             raise RewardError(
                 f"reward {reward.name} raised {_described(error)} for {len(samples)} samples "
                 f"together, the first {samples[0].describe()}, and for none of them alone"
             ) from error
-        return found
+        return scored
 
 
 def _one_by_one(

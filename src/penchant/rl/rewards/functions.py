@@ -171,17 +171,17 @@ def load_function(spec: str) -> Callable[..., Any]:
     if not place or not name:
         raise RewardError(f"reward {spec!r} must be package.module:function or file.py:function")
     module = _import_file(spec, place) if place.endswith(".py") else _import_module(spec, place)
-    found: Any = module
+    function: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(function, part):
             known = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known) or 'none'}"
             raise RewardError(f"reward {spec}: {place} has no function {name}; {hint}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise RewardError(f"reward {spec}: {name} is a {type(found).__name__}, not a function")
-    return found
+        function = getattr(function, part)
+    if not callable(function):
+        raise RewardError(f"reward {spec}: {name} is a {type(function).__name__}, not a function")
+    return function
 
 
 def functions_in(file: str) -> list[str]:
@@ -218,13 +218,13 @@ def _import_file(spec: str, name: str) -> ModuleType:
     path = Path(name).expanduser()
     if not path.is_file():
         raise RewardError(f"reward {spec}: no such file: {path}")
-    found = importlib.util.spec_from_file_location(f"penchant_reward_{path.stem}", path)
-    assert found is not None and found.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(found)
+    module_spec = importlib.util.spec_from_file_location(f"penchant_reward_{path.stem}", path)
+    assert module_spec is not None and module_spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(module_spec)
     # Dataclasses and pickle look a module up by its name.
-    sys.modules[found.name] = module
+    sys.modules[module_spec.name] = module
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except Exception as error:
         raise _import_error(spec, error) from error
     return module

@@ -69,28 +69,28 @@ def load_model_reward(
 
 
 def _single(name: str, label: str, context: ModelContext) -> ModelReward:
-    found = resolve(name)
-    if not _scores(found, context):
+    folder = resolve(name)
+    if not _scores(folder, context):
         raise ModelError(
             f"{name} is no reward model: it has no score head; train one on pairs with method "
             "reward, or name a sequence classifier with one label"
         )
-    own = load_tokenizer(found, trust_remote_code=context.trust_remote_code)
+    own = load_tokenizer(folder, trust_remote_code=context.trust_remote_code)
     assert own.pad_token_id is not None, "load_tokenizer falls back to EOS"
-    pad, statistics = int(own.pad_token_id), _statistics(found)
-    apart = why_apart(found, context)
+    pad, statistics = int(own.pad_token_id), _statistics(folder)
+    apart = why_apart(folder, context)
     if apart is None:
         tokens = _tokens(label, own, context.policy, context)
-        return SharedAdapterReward(label, found, tokens, context, statistics, pad_token_id=pad)
+        return SharedAdapterReward(label, folder, tokens, context, statistics, pad_token_id=pad)
     model: Any = load_score_model(
-        found, dtype=context.dtype, trust_remote_code=context.trust_remote_code
+        folder, dtype=context.dtype, trust_remote_code=context.trust_remote_code
     )
     hold_frozen(model, context.frozen_dtype, context.precision)
     model.config.pad_token_id = pad  # transformers finds the last token by it
     model.requires_grad_(False).to(context.device)
     tokens = _tokens(label, own, model, context)
     reward = ModelReward(label, RewardScorer(model, pad), tokens, context, statistics)
-    if context.policy is not None and is_adapter(Path(found)):
+    if context.policy is not None and is_adapter(Path(folder)):
         reward.findings.append(f"reward {label} takes a model's memory of its own: {apart}")
     return reward
 

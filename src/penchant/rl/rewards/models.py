@@ -94,9 +94,9 @@ class ModelReward:
             if not self._planned:
                 self._plan([group for group, _ in groups])
             for batch in _batches(groups, self.context.batch_size):
-                found = self.scorer(self.scorer.batch([group for group, _ in batch]))
+                raw_scores = self.scorer(self.scorer.batch([group for group, _ in batch]))
                 places = [place for _, own in batch for place in own]
-                for place, score in zip(places, found.tolist(), strict=True):
+                for place, score in zip(places, raw_scores.tolist(), strict=True):
                     scores[place] = score
         return scores
 

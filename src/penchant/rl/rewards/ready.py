@@ -55,10 +55,10 @@ def _is_right(given: str, right: Any) -> bool:
 def final_number(text: str) -> Decimal | None:
     """The first number behind the last `####`, else the last number of the text, or None."""
     _, marker, behind = text.rpartition(FINAL)
-    found = NUMBER.findall(behind if marker else text)
-    if not found:
+    numbers = NUMBER.findall(behind if marker else text)
+    if not numbers:
         return None
-    sign, inner_sign, digits = found[0] if marker else found[-1]
+    sign, inner_sign, digits = numbers[0] if marker else numbers[-1]
     number = Decimal(digits.replace(",", ""))
     return -number if (sign in ("-", "−")) != bool(inner_sign) else number
 

@@ -139,10 +139,10 @@ def _free_name(policy: PeftModel) -> str:
 
 def _load(policy: PeftModel, folder: str, adapter: str) -> nn.Linear:
     """Put the adapter's weights into the policy, and return its head."""
-    found = PeftConfig.from_pretrained(folder)
-    assert isinstance(found, LoraConfig)
+    adapter_config = PeftConfig.from_pretrained(folder)
+    assert isinstance(adapter_config, LoraConfig)
     # The head is no part of a language model, so PEFT must not look for it there.
-    config = dataclasses.replace(found, task_type="CAUSAL_LM", modules_to_save=None)
+    config = dataclasses.replace(adapter_config, task_type="CAUSAL_LM", modules_to_save=None)
     config.inference_mode = True
     weights = load_peft_weights(folder, device="cpu")
     head = {key: weights.pop(key) for key in list(weights) if ".score." in key}

@@ -93,15 +93,15 @@ class RewardTokens:
             )
         answer = ({"role": "assistant", "content": sample.completion},) if chat else None
         label = Label(sample.prompt, answer or sample.completion, True, sample.where)  # type: ignore[arg-type]
-        found, report = self._tokeniser.labels([label])
-        if not found:
+        examples, report = self._tokeniser.labels([label])
+        if not examples:
             raise ValueError(f"it cannot be encoded: {', '.join(report.dropped)}")
-        completion = found[0].completion
+        completion = examples[0].completion
         # An answer that was cut off has no end, and neither has it for the reward model.
         open_end = not sample.ended and len(completion) > 1
         if open_end and completion[-1] in self._tokeniser.end_ids:
             completion = completion[:-1]
-        return found[0].prompt, completion
+        return examples[0].prompt, completion
 
     def _cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
         if len(prompt) + len(completion) <= self.max_length:

@@ -251,5 +251,5 @@ def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
     mass = probabilities.cumsum(-1, dtype=dtype)
     where = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
-    found = torch.searchsorted(mass, where * mass[:, -1:], right=True).squeeze(1)
-    return found.clamp(max=probabilities.shape[-1] - 1)  # a product that was rounded up
+    tokens = torch.searchsorted(mass, where * mass[:, -1:], right=True).squeeze(1)
+    return tokens.clamp(max=probabilities.shape[-1] - 1)  # a product that was rounded up

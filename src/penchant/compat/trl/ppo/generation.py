@@ -73,15 +73,15 @@ class Request:
     @property
     def cautions(self) -> list[str]:
         """What a user should know of it."""
-        found = []
+        messages = []
         if not self.sampling.temperature:
-            found.append("answers are not sampled, PPO learns from samples; pass do_sample=True")
+            messages.append("answers are not sampled, PPO learns from samples; pass do_sample=True")
         if self.shaping:
-            found.append(
+            messages.append(
                 f"{', '.join(self.shaping)} changes what is sampled, but not the log-probs that "
                 "PPO learns from; drop it"
             )
-        return found
+        return messages
 
 
 def read_request(model: Any, arguments: Mapping[str, Any], end_token_ids: list[int]) -> Request:
@@ -168,11 +168,11 @@ def _drawn(
         seed = int(torch.randint(2**31, ()))
         drawn = sampler.sample(prompts, n=1, sampling=request.sampling, seed=seed)
         return [one.ids for (one,) in drawn]
-    found: list[Tokens] = []
+    answers: list[Tokens] = []
     with torch.no_grad(), scorer.plain_attention():
         for start in range(0, len(prompts), batch_size):
-            found += _by_transformers(scorer, prompts[start : start + batch_size], request)
-    return found
+            answers += _by_transformers(scorer, prompts[start : start + batch_size], request)
+    return answers
 
 
 def _by_transformers(scorer: Scorer, prompts: Sequence[Tokens], request: Request) -> list[Tokens]:

@@ -89,10 +89,10 @@ def estimate(
 ) -> Advantages:
     """PPO's advantages, whitened over the tokens of `mask` `[N]`, NaN outside of it."""
     advantages: Any = METHODS["ppo"].advantages
-    found: Advantages = advantages(neutral(experience, mask), kl_coef, options)
+    estimated: Advantages = advantages(neutral(experience, mask), kl_coef, options)
     if bool(mask.all()):
-        return found
+        return estimated
     # Whitening is affine: what was whitened over all tokens can be over some.
-    kept = torch.full_like(found.advantages, torch.nan)
-    kept[mask] = whiten(found.advantages[mask])
-    return replace(found, advantages=kept)
+    kept = torch.full_like(estimated.advantages, torch.nan)
+    kept[mask] = whiten(estimated.advantages[mask])
+    return replace(estimated, advantages=kept)

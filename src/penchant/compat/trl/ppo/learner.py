@@ -126,19 +126,19 @@ class Learner:
             judged = self._collector.collect(as_prompts(queries), seed=0)
             started = time.perf_counter()
             coefficient = self.controller.value
-            found = estimate(judged.experience, mask, coefficient, self.options)
-            rollouts = make_rollouts(judged, found)
+            advantages = estimate(judged.experience, mask, coefficient, self.options)
+            rollouts = make_rollouts(judged, advantages)
             estimated = time.perf_counter()
             self._train(rollouts)
             trained = time.perf_counter()
-        told = stats.of_experience(
+        statistics = stats.of_experience(
             neutral(judged.experience, mask), mask, self.options, coefficient
         )
-        told |= self._passes.means()
-        told["ppo/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        self.controller.update(told["objective/kl"], len(answers))
+        statistics |= self._passes.means()
+        statistics["ppo/learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        self.controller.update(statistics["objective/kl"], len(answers))
         return {
-            **told,
+            **statistics,
             "time/ppo/forward_pass": judged.metrics["seconds/scoring"],
             "time/ppo/compute_advantages": estimated - started,
             "time/ppo/optimize_step": trained - estimated,

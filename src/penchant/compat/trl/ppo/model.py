@@ -211,8 +211,8 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
             attention_mask=attention_mask,
             **{**arguments, "output_hidden_states": True},
         )
-        found = (out.logits.float(), out.loss, self.v_head(out.hidden_states[-1]).squeeze(-1))
-        return (*found, out.past_key_values) if return_past_key_values else found
+        outputs = (out.logits.float(), out.loss, self.v_head(out.hidden_states[-1]).squeeze(-1))
+        return (*outputs, out.past_key_values) if return_past_key_values else outputs
 
     def generate(self, *args: Any, **arguments: Any) -> Any:
         """What the model's own `generate` does."""
@@ -231,10 +231,10 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
 
 
 def _dtype(wanted: torch.dtype | str | None) -> torch.dtype:
-    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted or torch.float32
+    if not isinstance(dtype, torch.dtype):
         raise ConfigError(f"torch_dtype={wanted!r}: name one, such as torch.bfloat16")
-    return found
+    return dtype
 
 
 def _saved_head(folder: Path) -> dict[str, Tensor]:

@@ -36,13 +36,13 @@ def precision_of(model: AutoModelForCausalLMWithValueHead) -> str:
         ModelError: half precision that this machine has not.
     """
     dtype = model.pretrained_model.dtype
-    found = PRECISIONS.get(dtype)
-    if found is None or (found == "fp16" and not torch.cuda.is_available()):
+    precision = PRECISIONS.get(dtype)
+    if precision is None or (precision == "fp16" and not torch.cuda.is_available()):
         raise ModelError(
             f"a model in {str(dtype).removeprefix('torch.')} cannot be trained here; load it with "
             "torch_dtype=torch.bfloat16 or torch.float32"
         )
-    return found
+    return precision
 
 
 def make_scorer(
@@ -70,16 +70,16 @@ def make_reference(
     if ref_model is None:
         return AdapterReference(policy) if model.is_peft_model else frozen_copy(policy)
     wrapped = isinstance(ref_model, AutoModelForCausalLMWithValueHead)
-    found = ref_model.pretrained_model if wrapped else ref_model
-    if found is model.pretrained_model:
+    reference = ref_model.pretrained_model if wrapped else ref_model
+    if reference is model.pretrained_model:
         raise ConfigError("model and ref_model are one object; drop ref_model: a copy is made")
     if not (wrapped and ref_model.is_peft_model):
-        require_plain(found, "ref_model")
-    require_same_vocabulary(policy.causal_model.config, found.config)
+        require_plain(reference, "ref_model")
+    require_same_vocabulary(policy.causal_model.config, reference.config)
     if policy.causal_model.dtype == torch.float32:
-        found.float()  # rounding between the two would look like divergence
-    found.to(policy.causal_model.device)
-    return CopyReference(Scorer(found, policy.pad_token_id))
+        reference.float()  # rounding between the two would look like divergence
+    reference.to(policy.causal_model.device)
+    return CopyReference(Scorer(reference, policy.pad_token_id))
 
 
 class Planned:

@@ -80,21 +80,21 @@ def _with_advantages(inputs: RolloutInputs) -> RolloutInputs:
 def _of_pass(inputs: RolloutInputs, output: LossOutput) -> dict[str, float]:
     assert inputs.returns is not None and inputs.values is not None
     assert inputs.old_values is not None
-    told = {name: float(values.mean()) for name, values in output.metrics.items()}
+    statistics = {name: float(values.mean()) for name, values in output.metrics.items()}
     return {
-        "loss/policy": told["loss/policy"],
-        "loss/value": told["loss/value"],
+        "loss/policy": statistics["loss/policy"],
+        "loss/value": statistics["loss/value"],
         "loss/total": float(output.per_example.mean()),
-        "policy/entropy": told["policy/entropy"],
-        "policy/approxkl": told["policy/approxkl"],
-        "policy/policykl": told["policy/policykl"],
-        "policy/clipfrac": told["policy/clipfrac"],
+        "policy/entropy": statistics["policy/entropy"],
+        "policy/approxkl": statistics["policy/approxkl"],
+        "policy/policykl": statistics["policy/policykl"],
+        "policy/clipfrac": statistics["policy/clipfrac"],
         "policy/advantages_mean": float(inputs.advantages.mean()),
         "returns/mean": float(inputs.returns.mean()),
         "returns/var": _variance(inputs.returns),
         "val/vpred": float(inputs.values.mean()),
-        "val/error": told["value/error"],
-        "val/clipfrac": told["value/clipfrac"],
+        "val/error": statistics["value/error"],
+        "val/clipfrac": statistics["value/clipfrac"],
         "val/mean": float(inputs.old_values.mean()),
         "val/var": _variance(inputs.old_values),
     }

@@ -56,17 +56,17 @@ def score_values(scores: Any) -> list[float]:
     Raises:
         ConfigError: several elements, or not a finite number.
     """
-    found = []
+    values = []
     for i, score in enumerate(scores):
         value = torch.as_tensor(score)
         if value.numel() != 1 or value.dim() > 1:
             raise ConfigError(
                 f"scores[{i}] must be one number, got shape {tuple(value.shape)}; give one a query"
             )
-        found.append(float(value))
-        if not math.isfinite(found[-1]):
-            raise ConfigError(f"scores[{i}] is {found[-1]}; mend the reward, or leave it out")
-    return found
+        values.append(float(value))
+        if not math.isfinite(values[-1]):
+            raise ConfigError(f"scores[{i}] is {values[-1]}; mend the reward, or leave it out")
+    return values
 
 
 def token_masks(masks: Any, responses: Sequence[Tokens]) -> list[Tensor] | None:
@@ -77,7 +77,7 @@ def token_masks(masks: Any, responses: Sequence[Tokens]) -> list[Tensor] | None:
     """
     if masks is None:
         return None
-    found = []
+    rows = []
     for i, (mask, response) in enumerate(zip(masks, responses, strict=True)):
         own = torch.as_tensor(mask).cpu().flatten().bool()
         if isinstance(masks, Tensor):  # padded as the responses are
@@ -87,8 +87,8 @@ def token_masks(masks: Any, responses: Sequence[Tokens]) -> list[Tensor] | None:
                 f"response_masks[{i}] has {len(own)} entries, {int(own.sum())} of them not 0, for "
                 f"a response of {len(response)} tokens; give one a token, and at least one 1"
             )
-        found.append(own)
-    return found
+        rows.append(own)
+    return rows
 
 
 def without_tails(

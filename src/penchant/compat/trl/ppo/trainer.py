@@ -194,7 +194,7 @@ class PPOTrainer:
         ways: list[AbstractContextManager[Any]] = [nullcontext(self.policy)]
         if generate_ref_response:
             ways.append(self.reference.active())
-        found = []
+        answers = []
         for way in ways:
             with way as scorer, self.accelerator.autocast():
                 rows, request = generation.answer(
@@ -205,12 +205,14 @@ class PPOTrainer:
                     end_token_ids=self._end_token_ids,
                     batch_size=batch_size,
                 )
-            found.append(rows)
+            answers.append(rows)
         for text in request.cautions:
             self._say(text)
         self._learner.planned.sample_from(**request.distribution)
         pad, device = self.policy.pad_token_id, self.accelerator.device
-        shaped = [tokens.like(queries, prompts, rows, return_prompt, pad, device) for rows in found]
+        shaped = [
+            tokens.like(queries, prompts, rows, return_prompt, pad, device) for rows in answers
+        ]
         return (shaped[0], shaped[1]) if generate_ref_response else shaped[0]
 
     @property
@@ -259,18 +261,18 @@ class PPOTrainer:
         lengths = {**of_lengths("queries", prompts), **of_lengths("responses", answers)}
         answers, mask = tokens.without_tails(answers, masks)
         paid = self._scaling(tokens.score_values(scores))
-        found = self._learner.learn(prompts, answers, paid, mask)
+        statistics = self._learner.learn(prompts, answers, paid, mask)
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         if self.config.empties_cache:
             torch.cuda.empty_cache()
-        if found["objective/kl"] < NEGATIVE_KL:
+        if statistics["objective/kl"] < NEGATIVE_KL:
             self._say(
-                f"the divergence from the reference is {found['objective/kl']:.2f} nats an answer; "
-                "samples of the policy make it positive: draw them with trainer.generate, at their "
+                f"the divergence from the reference is {statistics['objective/kl']:.2f} nats per "
+                "answer; samples of the policy make it positive: draw them with trainer.generate, at their "
                 "own temperature, and pass them whole"
             )
-        return {**found, **lengths, "time/ppo/total": time.perf_counter() - started}
+        return {**statistics, **lengths, "time/ppo/total": time.perf_counter() - started}
 
     def _require_batch(self, **columns: Any) -> None:
         for name, values in columns.items():
