@@ -53,7 +53,7 @@ def main() -> None:
     if not data.exists():
         raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
     pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
-    table = Table("method", "accuracy", "by seed", "margin", "KL, nats a token", "examples/s")
+    table = Table("method", "accuracy", "by seed", "margin", "KL, nats per token", "examples/s")
     for method in options.methods.split(","):
         found, speed = [], 0.0
         for seed in map(int, options.seeds.split(",")):

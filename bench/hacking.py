@@ -48,7 +48,7 @@ def main() -> None:
                 f"{row['monitor_share']:.1%} of {row['seconds']:.0f} s",
             )  # fmt: skip
     Console().print(table)
-    print(f"healthy KL: {HEALTHY[0]} to {HEALTHY[1]} nats an answer")
+    print(f"healthy KL: {HEALTHY[0]} to {HEALTHY[1]} nats per answer")
 
 
 def one(kind: str, seed: int, steps: int, output: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def main() -> None:
     keys = dict(one.split("=", 1) for one in options.set)
     starts = best_of(model, [1])[0][1]
     print(f"the model's own mean reward: {starts:.3f}")
-    table = Table("method", "reward before", "after", "KL, nats an answer", "length", "seconds")
+    table = Table("method", "reward before", "after", "KL, nats per answer", "length", "seconds")
     for method in filter(None, options.methods.split(",")):
         found = [one(method, model, int(s), keys, options.output) for s in options.seeds.split(",")]
         for row in found:

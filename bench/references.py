@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     options = parser.parse_args()
     _, rows = records.load(options.pairs, 0, None)
-    table = Table("reference", "memory", "error, nats a token", "pairs/s", "peak memory")
+    table = Table("reference", "memory", "error, nats per token", "pairs/s", "peak memory")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "pairs.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

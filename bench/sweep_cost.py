@@ -1,4 +1,4 @@
-"""A five-point beta sweep beside one run of the same length that computes its reference anew.
+"""A five-point beta sweep beside one run of the same length that computes its own reference.
 
 python bench/sweep_cost.py --pairs 48
 """

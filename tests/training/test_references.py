@@ -105,5 +105,5 @@ def test_quantised_copy_says_how_far_its_log_probs_are_off(
     expected = (ours - theirs).abs().mean().item()
     assert expected > 1e-3
     assert cost.logprob_error == pytest.approx(expected, rel=1e-3)
-    assert f"log-probs off by {expected:.4f} nats a token" in cost.describe()
+    assert f"log-probs off by {expected:.4f} nats per token" in cost.describe()
     assert policy.training

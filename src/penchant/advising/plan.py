@@ -23,7 +23,7 @@ class Plan:
 
     Attributes:
         lora_r: rank; 0 trains all weights.
-        micro_batch, accumulation: records a forward pass, passes a step.
+        micro_batch, accumulation: records per forward pass, passes a step.
         checkpointing: activations are recomputed.
         reference: kind, as the configuration names it.
         dtype: of the weights.
@@ -61,7 +61,7 @@ class Planner:
         return next((plan for plan in plans if plan.fits), plans[-1])
 
     def batch(self) -> int:
-        """Records a step: fewer where there would be too few steps."""
+        """Records per step: fewer where there would be too few steps."""
         num_records = self.findings.num_records
         return 8 if num_records < 300 else 16 if num_records < MANY else 32
 

@@ -151,7 +151,7 @@ def contradictions(scanned: Scan) -> Iterator[Finding]:
             rows[round_about],
             {"count": int(round_about.sum()),
              "prompts": len(np.unique(table["prompt"][round_about]))},
-            "drop them, or rank the completions of their prompts anew",
+            "drop them, or rank the completions of their prompts again",
         )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def noise_from_probe(
         title = f"the probe cannot tell how many labels are flipped: {interval}"
         remedy = (
             "have two people judge a hundred rows again, and set noise_rate to the share that "
-            "they turn round"
+            "they are the wrong way round"
         )
     elif rate is not None:
         named = counted(int((probe.right < 0.5).sum()), "label")

@@ -138,7 +138,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
     add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
-    add("--batch_size", type=int, help="records a forward pass (default: 8)")
+    add("--batch_size", type=int, help="records per forward pass (default: 8)")
     add("--strict", action="store_true", help="any refused row is an error")
     add("--trust_remote_code", action="store_true",
         help="run code that comes with the model")  # fmt: skip
@@ -175,8 +175,8 @@ def _add_label(commands: Any) -> None:
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
     add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
     add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
-    add("--port", type=int, metavar="N", help="of the address (default: any free one)")
-    add("--seed", type=int, metavar="N", help="of the left and right order (default: 0)")
+    add("--port", type=int, metavar="N", help="the port of the address (default: any free one)")
+    add("--seed", type=int, metavar="N", help="the seed of the left and right order (default: 0)")
     add_reading(label)
     add("--strict", action="store_true", help="any refused row is an error")
 
@@ -202,7 +202,7 @@ def _add_report(commands: Any) -> None:
     report.add_argument("--output", type=Path, metavar="FILE",
         help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
     report.add_argument("--card", action="store_true",
-        help="write the saved model's README.md anew too")  # fmt: skip
+        help="write the saved model's README.md again too")  # fmt: skip
     watch = add_command(
         commands,
         "watch",

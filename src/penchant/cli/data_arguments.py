@@ -43,7 +43,7 @@ def add_build(tools: Any) -> None:
         help="of two chats that part early: all turns (refused: they are no answers), or the first "
         "answers alone (default: all)")  # fmt: skip
     _add_text(build)
-    add("--seed", type=int, metavar="N", help="of random choices and samples (default: 0)")
+    add("--seed", type=int, metavar="N", help="the seed of random choices and samples (default: 0)")
     drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
     drawn(
         "--sample", dest="model", metavar="MODEL", help="a run, a model folder, a hub id, a .gguf"
@@ -51,9 +51,14 @@ def add_build(tools: Any) -> None:
     drawn("--reward", action="append", metavar="R",
         help="a reward model, module:function, file.py:function or a ready one")  # fmt: skip
     drawn("--n", type=int, metavar="N", help="answers to each prompt (default: 4)")
-    drawn("--temperature", type=float, metavar="X", help="of sampling (default: 1)")
-    drawn("--top_p", type=float, metavar="X", help="of sampling (default: 1)")
-    drawn("--top_k", type=int, metavar="N", help="of sampling (default: 0, all)")
+    drawn("--temperature", type=float, metavar="X", help="the temperature of sampling (default: 1)")
+    drawn("--top_p", type=float, metavar="X", help="sample from this much probability (default: 1)")
+    drawn(
+        "--top_k",
+        type=int,
+        metavar="N",
+        help="sample from the likeliest tokens only (default: 0, all)",
+    )
     drawn("--max_completion_length", type=int, metavar="N", help="tokens (default: 512)")
     drawn("--max_prompt_length", type=int, metavar="N", help="tokens (default: 1024)")
     drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
@@ -92,7 +97,7 @@ def add_split(tools: Any) -> None:
     add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
     add("--by", metavar="COLUMN", help="whose values stand alike in all parts (default: source)")
     add("--similarity", type=float, metavar="X",
-        help="of prompts that stay together, above 0 to 1 (default: 0.7)")  # fmt: skip
+        help="least similarity of prompts that stay together (default: 0.7)")  # fmt: skip
     add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
     add("--seed", type=int, metavar="N", help="the same seed, the same parts (default: 0)")
 

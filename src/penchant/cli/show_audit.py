@@ -22,7 +22,7 @@ def print_report(report: Report) -> None:
     if report.findings:
         console.print(_findings(report))
     else:
-        console.print("nothing to mend was found")
+        console.print("nothing was found")
     if report.cues:
         console.print(_cues(report))
     if report.tokens:

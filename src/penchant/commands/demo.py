@@ -98,7 +98,7 @@ def _numbers(result: TrainResult, before: list[Any], after: list[Any]) -> Table:
         ("preference accuracy (implicit reward)", *_both(result, "accuracy", "{:.0%}")),
         ("margin (implicit reward)", *_both(result, "margin", "{:.2f}")),
         ("chosen is likelier than rejected", *_both(result, "logprob_accuracy", "{:.0%}")),
-        ("KL from the start, nats a token", *_both(result, "kl", "{:.3f}")),
+        ("KL from the start, nats per token", *_both(result, "kl", "{:.3f}")),
         (f"answer length, tokens ({len(before)} prompts)", length(before), length(after)),
     ]
     for row in rows:

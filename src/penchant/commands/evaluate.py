@@ -59,7 +59,7 @@ def evaluate(
         data: held-out records, in any form that training reads; a method for labels takes pairs
             too.
         reference: the model it is compared with; default: what the run or adapter started from.
-        batch_size: records a forward pass.
+        batch_size: records per forward pass.
         keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `attention`, `dtype`,
             `precision`, `strict`, `trust_remote_code`, or an option of the method (`beta`);
             default: the run's own.

@@ -38,7 +38,7 @@ from penchant.training.setup import RunData, Setup
 logger = logging.getLogger("penchant")
 
 FILE, PLOT = "sweep.json", "sweep.png"
-# Keys of the loop and the loss; a point that differs in any other is loaded anew.
+# Keys of the loop and the loss; a point that differs in any other is loaded again.
 LIGHT_KEYS = {
     "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
     "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",

@@ -104,7 +104,8 @@ class ModelSection(Section):
 
     model: str = Field(description="Folder, hub id or .gguf file of the model to tune.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Of the weights; auto: fp32, or bf16 for a frozen base under bf16."
+        "auto",
+        description="The dtype of the weights; auto: fp32, or bf16 for a frozen base under bf16.",
     )
     frozen_dtype: Literal["auto", "fp32"] = Field(
         "auto",
@@ -131,7 +132,8 @@ class ModelSection(Section):
     )
     ref_model_sync_steps: int = Field(512, ge=1, description="Synchronise every so many steps.")
     cache_dir: Path | None = Field(
-        None, description="Of reference log-probs; default ~/.cache/penchant (PENCHANT_CACHE)."
+        None,
+        description="Folder of reference log-probs; default ~/.cache/penchant (PENCHANT_CACHE).",
     )
 
 
@@ -155,8 +157,8 @@ class OptimizerSection(Section):
     )
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
-    per_device_train_batch_size: int = Field(4, ge=1, description="Pairs a forward pass.")
-    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes a step.")
+    per_device_train_batch_size: int = Field(4, ge=1, description="Pairs per forward pass.")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes per step.")
     lr_scheduler_type: Literal[
         "linear",
         "cosine",
@@ -173,7 +175,8 @@ class OptimizerSection(Section):
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Of the arithmetic; auto: bf16 on CUDA that has it, else fp32."
+        "auto",
+        description="The precision of the arithmetic; auto: bf16 on CUDA that has it, else fp32.",
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", description="Recompute activations; auto: only when memory asks for it."
@@ -183,7 +186,7 @@ class OptimizerSection(Section):
 class EvaluationSection(Section):
     """Evaluation and checkpoints"""
 
-    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs a forward pass.")
+    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs per forward pass.")
     eval_steps: int | None = Field(
         None, ge=1, description="Evaluate every so many steps as well as before and after."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message says what, what was got, and the fix."""
+    """Something the user can correct: the message says what, what was got, and the fix."""
 
 
 class ConfigError(UserError):

@@ -48,7 +48,7 @@ class Evaluation:
         score_mean, score_std: of a reward model's scores.
         reward, reward_std: of answers that the policy sampled to held-out prompts, as the rewards
             give it, before normalising.
-        kl_sequence: of these answers from the reference, in nats an answer, estimated by their
+        kl_sequence: of these answers from the reference, in nats per answer, estimated by their
             log-ratios; `kl` is the same a token.
         completion_length, completion_ended: their mean tokens, and the share that ended itself.
     """
@@ -95,7 +95,7 @@ class Evaluation:
         """How `rank` chooses, in words."""
         if self.accuracy is not None:
             return "held-out accuracy, then margin"
-        return f"reward of held-out prompts at a KL of at most {BOUNDED_KL:g} nats an answer"
+        return f"reward of held-out prompts at a KL of at most {BOUNDED_KL:g} nats per answer"
 
     def metrics(self) -> dict[str, float]:
         """By the metric names used everywhere; what is None is left out."""

@@ -112,7 +112,7 @@ DETECTED = (
     "gradient-spike",
 )  # fmt: skip
 DURING = (
-    *DETECTED, "no-held-out-prompts", "monitor-too-dear", "monitor-failed",
+    *DETECTED, "no-held-out-prompts", "monitor-too-slow", "monitor-failed",
     "detector-failed", "not-finite", "reward-constant", "nothing-left-to-learn", "reward-dropped",
     "reward-scale", "never-ends", "kl-negative", "sampling-mismatch",
 )  # fmt: skip

@@ -88,7 +88,7 @@ def setup_logging() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
-    # PEFT calls an old name of a transformers property: nothing a user could mend.
+    # PEFT calls an old name of a transformers property: nothing a user could change.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
     from transformers.utils import logging as transformers_logging

@@ -29,7 +29,7 @@ class RewardOptions(MethodOptions):
         "id), module:function, file.py:function, or gsm8k, regex:P, length:N, sentiment, format."
     )
     reward_weights: tuple[float, ...] | None = Field(
-        None, description="One weight a reward, comma-separated; default 1 each."
+        None, description="One weight per reward, comma-separated; default 1 each."
     )
     reward_normalization: Literal["auto", "saved", "running", "none"] = Field(
         "auto", description="Rewards to mean 0 and deviation 1: by what the reward model saved, "
@@ -46,7 +46,9 @@ class RewardOptions(MethodOptions):
         0, ge=0, description="DAPO's form: the last so many tokens before max_completion_length "
         "cost linearly up to overlong_penalty."
     )  # fmt: skip
-    overlong_penalty: float = Field(1.0, ge=0, description="Of the longest answers (DAPO).")
+    overlong_penalty: float = Field(
+        1.0, ge=0, description="The penalty of the longest answers (DAPO)."
+    )
     missing_eos_penalty: float = Field(
         0.0, ge=0, description="Taken off where the model did not end its answer."
     )
@@ -106,7 +108,9 @@ class OnlineOptions(RewardOptions):
     batch_size: int = Field(
         64, ge=1, description="Answers sampled before the weights are updated on them."
     )
-    temperature: float = Field(1.0, gt=0, description="Of sampling, and of every log-prob.")
+    temperature: float = Field(
+        1.0, gt=0, description="The temperature of sampling, and of every log-prob."
+    )
     top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
     generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")

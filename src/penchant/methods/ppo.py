@@ -40,8 +40,8 @@ class PPOOptions(OnlineOptions):
         10.0, gt=1, description="Mini-batches whose mean ratio is above this are skipped."
     )
     early_stopping_kl: float | None = Field(
-        None, gt=0, description="Sample anew once the policy has moved this far from the one that "
-        "sampled, in nats a token."
+        None, gt=0, description="Sample again once the policy has moved this far from the one that "
+        "sampled, in nats per token."
     )  # fmt: skip
     value_model: Literal["shared", "copy"] = Field(
         "shared", description="The value head stands on the policy, or on a model of its own."
@@ -95,7 +95,7 @@ def ppo_advantages(experience: Experience, kl_coef: float, options: PPOOptions) 
 
 
 def _explained(returns: Tensor, values: Tensor) -> float:
-    """Share of the returns' variance that the values foretold; 0 where there is none."""
+    """Share of the returns' variance that the values predicted; 0 where there is none."""
     variance = float(returns.var(correction=0))
     return 1 - float((returns - values).var(correction=0)) / variance if variance else 0.0
 

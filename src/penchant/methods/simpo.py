@@ -63,7 +63,7 @@ def simpo_loss(inputs: PairInputs, options: SimPOOptions) -> LossOutput:
 def shaped(mean_logprob: Tensor, alpha: float) -> Tensor:
     """AlphaPO's (1 - p^-alpha) / alpha of p = exp(mean_logprob), [pairs]; alpha 0 is its limit.
 
-    It is flat where p^-alpha would pass e^20, that is below 20 / alpha nats a token.
+    It is flat where p^-alpha would pass e^20, that is below 20 / alpha nats per token.
     """
     if alpha == 0:
         return mean_logprob

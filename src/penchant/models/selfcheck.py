@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-# Largest tolerated difference from the plain forward, in nats a token. In half precision single
+# Largest tolerated difference from the plain forward, in nats per token. In half precision single
 # tokens differ by what rounding does to their logits, so there it bounds the mean.
 LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
 MEAN_IN_HALF = 0.05
@@ -111,7 +111,7 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
         return ""
     layout = "packed" if scorer.plan.packed else "padded"
     kind = "mean" if half else "largest"
-    return f"{layout} log-probs differ from a plain forward: {kind} {measured:.2g} nats a token"
+    return f"{layout} log-probs differ from a plain forward: {kind} {measured:.2g} nats per token"
 
 
 def tolerance(scorer: Scorer) -> tuple[float, bool]:

@@ -198,7 +198,7 @@ def tail_weights(batch: TokenBatch, tail_weight: float) -> Tensor | None:
 
 
 def joined(parts: Sequence[PairInputs]) -> PairInputs:
-    """Several batches as one; means over them are left to be taken anew."""
+    """Several batches as one; means over them are left to be computed again."""
     columns: dict[str, Any] = {}
     for name, value in vars(parts[0]).items():
         if isinstance(value, torch.Tensor):

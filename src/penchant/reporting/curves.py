@@ -73,23 +73,23 @@ KINDS = (
     _Kind("Accuracy of preferences", "share", ("reward/accuracy", "eval/reward/accuracy"),
           mark=(0.5, "a coin")),
     _Kind("Log-probs of completions", "nats", ("logprob/chosen", "logprob/rejected")),
-    _Kind("KL from the reference", "nats an answer",
+    _Kind("KL from the reference", "nats per answer",
           ("kl/sequence", "monitor/kl_sequence", "eval/kl/sequence"), band=HEALTHY_KL,
           mark=(DRIFTED_KL, "drifted")),
-    _Kind("KL a token", "nats a token", ("kl", "monitor/kl", "eval/kl")),
+    _Kind("KL a token", "nats per token", ("kl", "monitor/kl", "eval/kl")),
     _Kind("Reward of sampled answers", "reward",
           ("reward/mean", "monitor/reward", "eval/reward/mean", "monitor/held_out_reward")),
     _Kind("Win rate against the starting model", "share", ("monitor/win_rate",),
           mark=(0.5, "a draw")),
     _Kind("Length of answers", "tokens",
           ("completion/length", "monitor/length", "eval/completion/length")),
-    _Kind("Entropy", "nats a token", ("entropy", "monitor/entropy", "eval/entropy")),
+    _Kind("Entropy", "nats per token", ("entropy", "monitor/entropy", "eval/entropy")),
     _Kind("Diversity of answers", "share",
           ("monitor/distinct_2", "monitor/distinct_1", "monitor/distinct_3", "monitor/self_bleu",
            "monitor/same_opening", "monitor/repetition")),
     _Kind("Norm of the gradient", "before clipping", ("grad_norm",)),
     _Kind("Learning rate", "", ("learning_rate",)),
-    _Kind("Throughput", "tokens a second", ("tokens_per_second",)),
+    _Kind("Throughput", "tokens per second", ("tokens_per_second",)),
     _Kind("Peak memory", "GiB", ("memory_peak_bytes",), scale=2.0**-30),
 )  # fmt: skip
 # By the rows in which the monitors, else the rollouts, tell both.
@@ -143,7 +143,7 @@ def _scatter(runs: Sequence[Run]) -> list[Panel]:
             if (line := _pairs(run, kl, reward)) is not None
         ]
         if lines:
-            return [Panel("Reward against KL", reward, lines, x=f"{kl}, nats an answer",
+            return [Panel("Reward against KL", reward, lines, x=f"{kl}, nats per answer",
                           band=HEALTHY_KL, scatter=True, overlaid=len(runs) > 1)]  # fmt: skip
     return []
 

@@ -50,7 +50,7 @@ def _figures(run: Run) -> dict[str, str]:
             figures[name] = shown(history[metric].last)
     kl = final_kl(history)
     if kl is not None:
-        figures["KL from the reference, nats an answer"] = shown(kl)
+        figures["KL from the reference, nats per answer"] = shown(kl)
     best = summary.get("best_step")
     if best is not None:
         rule = summary.get("best_rule")

@@ -117,7 +117,7 @@ def _accuracy_error(history: History, accuracy: float) -> float | None:
 
 
 def final_kl(history: History) -> float | None:
-    """The last divergence from the reference, in nats an answer: monitored, else trained on."""
+    """The last divergence from the reference, in nats per answer: monitored, else trained on."""
     for name in ("monitor/kl_sequence", "eval/kl/sequence", "kl/sequence"):
         if history[name]:
             return history[name].late_median(1 if "/kl_" in name or "eval" in name else BATCHES)
@@ -142,7 +142,7 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
     first = str(figures[0]) + (f", {figures[1]}" if len(figures) > 1 else "")
     if kl is not None and kl > DRIFTED_KL:
         return "failed", (
-            f"the policy drifted from its reference: {kl:.3g} nats an answer (healthy: "
+            f"the policy drifted from its reference: {kl:.3g} nats per answer (healthy: "
             f"{HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}); {first}"
         )
     if figures[0].name == "held-out accuracy":
@@ -156,7 +156,7 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         margin = next((c for c in figures if c.name == "held-out margin"), None)
         if margin is not None and margin.after < margin.before - UNMOVED:
             return "doubtful", f"more pairs are ranked right, but by less: {first}"
-    known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats an answer"
+    known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats per answer"
     if kl is not None and kl < HEALTHY_KL[0]:
         return "doubtful", f"{first}{known}, below the {HEALTHY_KL[0]:g} of a run that moved"
     if kl is not None and kl > HEALTHY_KL[1]:

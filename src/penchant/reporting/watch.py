@@ -26,7 +26,7 @@ SHOWN: Mapping[str, str] = {
     "reward/margin": "margin",
     "reward/accuracy": "accuracy",
     "reward/mean": "reward",
-    "kl/sequence": "KL, nats an answer",
+    "kl/sequence": "KL, nats per answer",
     "completion/length": "length, tokens",
     "entropy": "entropy",
     "eval/reward/accuracy": "held-out accuracy",
@@ -36,7 +36,7 @@ SHOWN: Mapping[str, str] = {
     "monitor/distinct_2": "distinct-2",
     "monitor/length": "monitored length",
     "grad_norm": "gradient norm",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
 }
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

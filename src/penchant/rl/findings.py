@@ -29,7 +29,7 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[Finding]:
         yield warning(
             "reward-dropped",
             f"{judged.scores.dropped} answers of this batch had no reward and were dropped",
-            "mend the reward for such answers; on_reward_error raise names the first of them",
+            "correct the reward for such answers; on_reward_error raise names the first of them",
             {"dropped": judged.scores.dropped},
         )
     if not judged.answers:
@@ -103,7 +103,7 @@ def _mismatch(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if difference > SAMPLING_DIFFERENCE:
         yield warning(
             "sampling-mismatch",
-            f"log-probs while sampling and while scoring differ by {difference:.3f} nats a token "
+            f"log-probs while sampling and while scoring differ by {difference:.3f} nats per token "
             "on average: the generation engine computes otherwise, or has old weights",
             "set generation to cached",
             {"difference": difference},

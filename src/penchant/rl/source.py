@@ -37,7 +37,7 @@ class Schedule:
         micro_batch_size: answers a forward pass; accumulation: passes a step.
         num_steps: optimizer steps of the run.
         shuffle, seed: of the prompts and of the mini-batches.
-        early_stopping_kl: sample anew once the policy has moved so far, nats a token.
+        early_stopping_kl: sample again once the policy has moved so far, nats per token.
         log_completions: answers of each batch that are written down.
     """
 
@@ -114,13 +114,13 @@ class RolloutSource:
             )
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """What the last step found: too far from the sampling policy, and it samples anew."""
+        """What the last step found: too far from the sampling policy, and it samples again."""
         limit = self.schedule.early_stopping_kl
         if limit is not None and metrics.get("policy/policykl", 0.0) > 1.5 * limit:
             self.position = self._num_mini_batches
 
     def discard(self) -> None:
-        """Sample anew: other weights have taken the place of those that answered."""
+        """Sample again: other weights have taken the place of those that answered."""
         self.position = self._num_mini_batches
 
     def reestimate(self, options: Any) -> None:

@@ -184,7 +184,7 @@ class ReferenceCost:
         size = f", {gibibytes(self.num_bytes)}" if self.num_bytes else ", no further memory"
         if self.logprob_error is None:
             return size
-        return f"{size}, log-probs off by {self.logprob_error:.4f} nats a token (mean)"
+        return f"{size}, log-probs off by {self.logprob_error:.4f} nats per token (mean)"
 
 
 @torch.no_grad()

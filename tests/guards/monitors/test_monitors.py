@@ -122,7 +122,7 @@ def test_short_run_is_not_watched_for_longer_than_it_takes(
     """Six steps of a tiny model cannot pay for answers: said once, and left out."""
     penchant.train("dpo", output=tmp_path / "run", **{**keys, "monitor_steps": None})
     ids = [f["id"] for f in lines(tmp_path / "run", "findings.jsonl")]
-    assert ids.count("monitor-too-dear") == 1
+    assert ids.count("monitor-too-slow") == 1
     assert checks(tmp_path / "run") == []
 
 

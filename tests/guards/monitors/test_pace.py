@@ -42,7 +42,7 @@ def test_state_goes_on_behind_an_interruption() -> None:
     assert not again.due(4, 1.0)
 
 
-def test_first_check_that_would_eat_the_run_is_too_dear() -> None:
-    assert Pace(10, None, 0.1).too_dear(1.0, 10.0)
-    assert not Pace(10, None, 0.1).too_dear(1.0, 30.0)
-    assert not Pace(10, 4, 0.1).too_dear(1.0, 1.0)
+def test_first_check_that_would_eat_the_run_is_too_slow() -> None:
+    assert Pace(10, None, 0.1).too_slow(1.0, 10.0)
+    assert not Pace(10, None, 0.1).too_slow(1.0, 30.0)
+    assert not Pace(10, 4, 0.1).too_slow(1.0, 1.0)

@@ -46,7 +46,7 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
         if not low <= options.target_kl <= DRIFTED_KL:
             yield warning(
                 "target-kl",
-                f"target_kl {options.target_kl:g} nats an answer is outside {low:g} to {high:g}, "
+                f"target_kl {options.target_kl:g} nats per answer is outside {low:g} to {high:g}, "
                 "between learning nothing and drifting",
                 "set target_kl to 6",
                 {"target_kl": options.target_kl, "range": [low, high]},

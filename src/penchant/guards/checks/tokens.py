@@ -102,7 +102,7 @@ def double_bos(run: Snapshot) -> Iterator[Finding]:
 
 def ends(run: Snapshot) -> Iterator[Finding]:
     """The end token: twice, too early, or one that the model does not stop at."""
-    tokens, remedy = run.tokens, "mend eos_token of the tokenizer, or the chat template"
+    tokens, remedy = run.tokens, "correct the tokenizer's eos_token, or the chat template"
     if tokens.doubled_end:
         yield warning(
             "doubled-eos",

@@ -41,7 +41,7 @@ BLEU, BLEU_MORE = 0.6, 0.3
 
 @dataclass(frozen=True)
 class Divergence:
-    """The latest divergence from the reference, in nats an answer, and its standard error."""
+    """The latest divergence from the reference, in nats per answer, and its standard error."""
 
     value: float
     error: float
@@ -94,7 +94,7 @@ def no_learning(history: History, facts: RunFacts) -> Finding | None:
         id="no-learning",
         severity="warning",
         what=f"after {step} of {facts.num_steps} steps the policy is still the reference: "
-        f"{reading.value:.3g} nats an answer away"
+        f"{reading.value:.3g} nats per answer away"
         + (f", margins moved by {moved:.2g}" if margins else ""),
         remedy="raise learning_rate (LoRA takes about ten times that of all weights), or lower "
         f"{facts.strength or 'the penalties'}; see that chosen and rejected, or the rewards of "
@@ -146,7 +146,7 @@ def reward_hacking(history: History, facts: RunFacts) -> Finding | None:
         id="reward-hacking",
         severity="warning",
         what=f"the reward rose {sides} while " + _told(signs),
-        remedy=f"{facts.hold}, read the answers in monitor.jsonl, and mend the reward: penalise "
+        remedy=f"{facts.hold}, read the answers in monitor.jsonl, and correct the reward: penalise "
         "length or repetition, use an ensemble, or a reward that sees what this one does not",
         evidence={"reward": rise, **signs},
     )
@@ -200,7 +200,7 @@ def _change(series: Series) -> dict[str, float]:
 
 def _told(signs: dict[str, Any]) -> str:
     names = {
-        "kl": "the divergence from the reference, in nats an answer,",
+        "kl": "the divergence from the reference, in nats per answer,",
         "length": "the length in tokens",
         "repetition": "the share of repeated 3-grams",
         "ref_perplexity": "the perplexity under the reference",

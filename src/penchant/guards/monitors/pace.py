@@ -56,7 +56,7 @@ class Pace:
         interval = max(math.ceil(self.num_steps / CHECKS), math.ceil(left / affordable))
         return step - self.last >= interval or step == self.num_steps
 
-    def too_dear(self, seconds: float, run_seconds: float) -> bool:
+    def too_slow(self, seconds: float, run_seconds: float) -> bool:
         """Whether a first check would take more than half of what all checks may."""
         return self.every is None and seconds > self.share * run_seconds / 2
 

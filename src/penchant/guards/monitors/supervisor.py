@@ -85,9 +85,9 @@ class Supervisor:
         except Exception as error:
             self._give_up(0, error)
             return
-        if self.pace.too_dear(expected, whole):
+        if self.pace.too_slow(expected, whole):
             self.monitor = None
-            self.run.say(0, _too_dear(expected, whole, self.pace.share))
+            self.run.say(0, _too_slow(expected, whole, self.pace.share))
             return
         metrics = self._check(0)
         if metrics is not None:
@@ -251,9 +251,9 @@ class Supervisor:
             lever.put(self.adapted["length_penalty"])
 
 
-def _too_dear(seconds: float, run_seconds: float, share: float) -> Finding:
+def _too_slow(seconds: float, run_seconds: float, share: float) -> Finding:
     return Finding(
-        id="monitor-too-dear",
+        id="monitor-too-slow",
         severity="note",
         what=f"answering held-out prompts would take about {seconds:.1f} s each time, in a run of "
         f"about {run_seconds:.1f} s: more than monitor_share ({share:g}) leaves for it, so that "

@@ -88,5 +88,7 @@ def _failure(
     first = min(reasons)
     text = f"reward {reward.name} failed for {samples[first].describe()}: {reasons[first]}"
     if on_error == "drop":
-        return RewardError(f"{text}; so did every other of {len(samples)} samples: mend the reward")
-    return RewardError(f"{text}; mend it, or leave such samples out with on_reward_error: drop")
+        return RewardError(
+            f"{text}; so did every other of {len(samples)} samples: correct the reward"
+        )
+    return RewardError(f"{text}; correct it, or leave such samples out with on_reward_error: drop")

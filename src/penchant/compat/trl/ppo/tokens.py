@@ -65,7 +65,7 @@ def score_values(scores: Any) -> list[float]:
             )
         values.append(float(value))
         if not math.isfinite(values[-1]):
-            raise ConfigError(f"scores[{i}] is {values[-1]}; mend the reward, or leave it out")
+            raise ConfigError(f"scores[{i}] is {values[-1]}; correct the reward, or leave it out")
     return values
 
 
