@@ -269,8 +269,8 @@ class PPOTrainer:
         if statistics["objective/kl"] < NEGATIVE_KL:
             self._say(
                 f"the divergence from the reference is {statistics['objective/kl']:.2f} nats per "
-                "answer; samples of the policy make it positive: draw them with trainer.generate, at "
-                "their own temperature, and pass them whole"
+                "answer; samples of the policy make it positive: draw them with trainer.generate, "
+                "at their own temperature, and pass them whole"
             )
         return {**statistics, **lengths, "time/ppo/total": time.perf_counter() - started}
 
