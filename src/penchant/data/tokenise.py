@@ -10,13 +10,14 @@ from jinja2.exceptions import TemplateError
 
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group
-from penchant.data.prompts import Prompt
 from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
 from penchant.data.rendered import REASONING, lost_parts
 from penchant.data.rows.row import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from penchant.data.prompts import Prompt
 
 # Stands for a message's text where only what a template puts around it is wanted.
 PLACEHOLDER = "\x00text\x00"
@@ -64,7 +65,7 @@ class TokenisedPrompt:
         return Group(self.prompt, tuple(completions))
 
 
-R = TypeVar("R", Pair, Label, Prompt)
+R = TypeVar("R", Pair, Label, "Prompt")
 T = TypeVar("T", TokenisedPair, TokenisedLabel, TokenisedPrompt)
 
 

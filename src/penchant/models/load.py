@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
-from penchant.data.converting.templates import BUILTIN
 from penchant.models.lora import merge_adapter
 
 if TYPE_CHECKING:
@@ -88,6 +87,8 @@ def load_tokenizer(
 
 def _template(given: str) -> str:
     """A built-in template by its name, or the text of a Jinja file."""
+    from penchant.data.converting.templates import BUILTIN
+
     if given in BUILTIN:
         return BUILTIN[given]
     try:

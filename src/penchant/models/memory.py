@@ -10,7 +10,6 @@ import torch
 
 from penchant.core.machine import Room, release_memory
 from penchant.models.footprint import Sizes
-from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import Scorer
 from penchant.models.size import layer_shapes
 
@@ -55,6 +54,8 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
 
 def _as_trained(scorer: Scorer, batch: TokenBatch) -> Any:
     """What a training pass computes: a policy's values too."""
+    from penchant.models.policy import PolicyScorer  # of methods that sample alone
+
     return scorer(batch, policy=True) if isinstance(scorer, PolicyScorer) else scorer(batch)
 
 

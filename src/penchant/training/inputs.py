@@ -12,7 +12,6 @@ from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import track
 from penchant.data.opening import Sources
 from penchant.data.records import Data
-from penchant.data.split import shared_prompts, split_by_prompt
 from penchant.data.tokenise import Tokeniser, TokenReport
 from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
 from penchant.models.size import require_decoder, saved_generation, saved_settings
@@ -33,6 +32,10 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
     source = _read(config, data, config.split)
     records = source.records
+    if eval_data is None and config.train_fraction is None:
+        return RunData(records, [], [source], 0)
+    from penchant.data.split import shared_prompts, split_by_prompt
+
     if eval_data is not None:
         held_out = _read(config, eval_data, config.eval_split or config.split)
         shared = shared_prompts(records, held_out.records)
@@ -42,8 +45,7 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
                 "flatter", shared, len(held_out.records),
             )  # fmt: skip
         return RunData(records, held_out.records, [source, held_out], shared)
-    if config.train_fraction is None:
-        return RunData(records, [], [source], 0)
+    assert config.train_fraction is not None
     train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
     return RunData(train, evaluation, [source], 0)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penchant.core.findings import Finding
-from penchant.data.prompts import Prompt
 from penchant.data.records import Data, Label, Pair
 from penchant.data.tokenise import TokenReport
 from penchant.models.reference import Reference
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from penchant.data.prompts import Prompt
     from penchant.rl.rollout import Collector
 
 
-Record = Pair | Label | Prompt
+Record: TypeAlias = "Pair | Label | Prompt"
 
 
 @dataclass(frozen=True)
