@@ -66,7 +66,8 @@ def test_every_argument_of_trls_trainers_is_known(name, of_trl, model, rows) -> 
     if name == "RewardTrainer":
         model.config.num_labels = 1
         model = AutoModelForSequenceClassification.from_config(model.config)
-    getattr(compat, name)(model, train_dataset=rows, **others)
+    trainer = getattr(compat, name)(model, train_dataset=rows, **others)
+    assert trainer.model is model
 
 
 def shortest(completions, **columns) -> list[float]:
