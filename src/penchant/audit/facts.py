@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from penchant.audit import patterns
-from penchant.data.files import Item
+from penchant.data.lines import Item
 from penchant.data.near import Signatures
 from penchant.data.records import Label, Pair, Refusal, Text, prompt_key
 from penchant.data.rows import labels

@@ -28,11 +28,10 @@ from penchant.audit.facts import (
     look,
 )
 from penchant.audit.finding import Places
-from penchant.data.files import Item
 from penchant.data.hints import hint
+from penchant.data.lines import Item
 from penchant.data.near import Indices, Signatures
 from penchant.data.opening import Part, Sources
-from penchant.data.read import EITHER
 from penchant.data.records import NUM_EXAMPLES, DataError, Label, Pair, Refusal, counted
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -244,7 +243,7 @@ def _blocks(jobs: Iterator[Job], processes: int | None) -> Iterator[Block]:
 def _refuse_other_layouts(sources: Sources) -> None:
     """Refuse raw feedback and other projects' layouts by name, with the command to run."""
     if suggestion := next(
-        filter(None, (hint(sources, part, EITHER) for part in sources.parts)), None
+        filter(None, (hint(sources, part, labels.EITHER) for part in sources.parts)), None
     ):
         raise DataError(f"no row of {sources.name} can be inspected: {suggestion}")
 

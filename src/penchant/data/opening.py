@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from penchant.core.screen import track, track_bytes
 from penchant.data.cells import typed
 from penchant.data.columns import renamed, written
-from penchant.data.files import Item, Watch, data_suffix, numbered, open_file
-from penchant.data.folders import folder_files
+from penchant.data.files import data_suffix, open_file
+from penchant.data.lines import Item, Watch, numbered
 from penchant.data.records import DataError, Refusal
 from penchant.data.rows.row import Row, RowError
 
@@ -181,6 +181,8 @@ class Sources:
             if _is_saved(path):
                 yield _dataset_part(path.name, _load_saved(path, self.split))
                 return
+            from penchant.data.folders import folder_files
+
             for file in folder_files(path, self.split):
                 yield self._file(file, file.relative_to(path).as_posix())
         elif path.exists():

@@ -17,18 +17,7 @@ from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import check_prompt, read_messages, read_text, with_tools
-from penchant.data.rows.row import (
-    Kind,
-    Layout,
-    Row,
-    RowError,
-    fit,
-    is_given,
-    kind,
-    missing_field,
-    needs_text_or_messages,
-    shown,
-)
+from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 if TYPE_CHECKING:
     from penchant.data.opening import Source
@@ -180,9 +169,9 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
     names = ("prompt", *(one.fields[0] for one in (*PLAIN, TURNS, WHOLE_CHAT)))
     field = next((name for name in names if is_given(row, name)), None)
     if field is None:
-        return missing_field(row, names if layout is None else layout.fields, layout or TEXT)
+        return (layout or TEXT).lacks(row, layout.fields if layout else names)
     if field == "prompt":
-        return RowError("wrong type", needs_text_or_messages(field, row[field]))
+        return RowError.neither_text_nor_messages(field, row[field])
     lists = {"messages": "a list of messages", "turns": "a list of strings"}
     wanted = lists.get(field, "a string")
     return RowError("wrong type", f"'{field}' must be {wanted}, got {shown(row[field])}")

@@ -21,7 +21,6 @@ from penchant.data.records import (
     counted,
     describe_refusals,
 )
-from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Kind, Layout, RowError
 
@@ -92,6 +91,8 @@ def read_labels(
         MissingDataError: a `DataError` and a `FileNotFoundError`, when the path does not exist.
         TypeError: when the source is of another type.
     """
+    from penchant.data.rows.labels import EITHER, LABELS
+
     read = read_rows(Sources.of(source, split, columns), EITHER if unpair else LABELS, strict)
     judged = [one for r in read.records for one in ([r] if isinstance(r, Label) else r.labels())]
     _require_both_classes(judged, read.source)
@@ -101,14 +102,10 @@ def read_labels(
 # Rows to records
 
 
-def _recognise_either(row: object) -> Layout | None:
-    return labels.recognise_label(row) or formats.recognise(row)
+def _recognise_label(row: object) -> Layout | None:
+    from penchant.data.rows.labels import recognise_label
 
-
-def _to_either(row: object, layout: Layout | None, where: str) -> Pair | Label | None:
-    if (layout or _recognise_either(row)) in formats.LAYOUTS:
-        return formats.to_pair(row, layout, where)
-    return labels.to_label(row, layout, where)
+    return recognise_label(row)
 
 
 PAIRS: Kind[Pair] = Kind(
@@ -116,26 +113,10 @@ PAIRS: Kind[Pair] = Kind(
     formats.LAYOUTS,
     formats.recognise,
     formats.to_pair,
-    labels.recognise_label,
+    _recognise_label,
     "holds labels of single completions (layout: {layout}), not pairs; train on them with method "
     "kto, or pair up the desirable and undesirable completions of each prompt: penchant data "
     "convert {source} --to pairs --output pairs.jsonl",
-)
-LABELS: Kind[Pair | Label] = Kind(
-    "labelled completion",
-    labels.LAYOUTS,
-    labels.recognise_label,
-    labels.to_label,
-    formats.recognise,
-    "holds pairs (layout: {layout}), not labels of single completions; set unpair to read each "
-    "pair as two labels, or write them to a file: penchant data convert {source} --to labels "
-    "--output labels.jsonl",
-)
-EITHER: Kind[Pair | Label] = Kind(
-    "labelled completion or preference pair",
-    labels.LAYOUTS + formats.LAYOUTS,
-    _recognise_either,
-    _to_either,
 )
 
 
@@ -187,11 +168,11 @@ def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
             continue
         where, row = item
         layout = layout or kind.recognise(row)
-        other = other or (kind.other(row) if kind.other else None)
         try:
             record = kind.convert(row, layout, where)
         except RowError as error:
             refused.append(Refusal(where, error.reason, error.detail))
+            other = other or (kind.other(row) if kind.other else None)
             continue
         if record is None:
             ties += 1

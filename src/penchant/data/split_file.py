@@ -5,20 +5,20 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from penchant.data.files import Item
 from penchant.data.hints import hint
+from penchant.data.lines import Item
 from penchant.data.opening import Sources
 from penchant.data.prompts import PROMPTS, to_prompt
-from penchant.data.records import DataError, Refusal, Tally, counted
+from penchant.data.records import DataError, Tally, counted
 from penchant.data.rows.messages import contents
-from penchant.data.rows.row import RowError
+from penchant.data.rows.row import usable
 from penchant.data.writing import SUFFIXES, encoded, new_file, require_new
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def split_file(
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = [stack.enter_context(new_file(file)) for file in files.values()]
-        again = _usable(sources.items("dividing"), Tally())
+        again = usable(sources.items("dividing"), Tally(), _with_prompt)
         for (_, row), prompt in zip(again, seen.prompts, strict=True):
             writers[places[groups[prompt]]].write(row)
     described = _described(seen, groups, places, shares, files)
@@ -227,20 +227,11 @@ def _checked(parts: Mapping[str, float], similarity: float, format: str) -> dict
     return dict(parts)
 
 
-def _usable(items: Iterable[Item], refused: Tally) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The text of the prompt of each row that has one, with the row."""
-    for item in items:
-        if isinstance(item, Refusal):
-            refused.add(item)
-            continue
-        where, row = item
-        try:
-            prompt = to_prompt(row, None, where)
-        except RowError as error:
-            refused.add(Refusal(where, error.reason, error.detail))
-            continue
-        assert isinstance(row, Mapping)
-        yield "\n".join(contents(prompt.prompt)), row
+def _with_prompt(where: str, row: object) -> tuple[str, Mapping[str, Any]]:
+    """The text of the row's prompt, and the row."""
+    prompt = to_prompt(row, None, where)
+    assert isinstance(row, Mapping)
+    return "\n".join(contents(prompt.prompt)), row
 
 
 def _look(items: Iterable[Item], by: str, similarity: float) -> tuple[_Seen, list[int]]:
@@ -248,7 +239,7 @@ def _look(items: Iterable[Item], by: str, similarity: float) -> tuple[_Seen, lis
     from penchant.data.near import NearGroups
 
     seen, near = _Seen(), NearGroups(similarity)
-    for prompt, row in _usable(items, seen.refused):
+    for prompt, row in usable(items, seen.refused, _with_prompt):
         value = row.get(by)
         name = NO_SOURCE if value is None else str(value)
         seen.prompts.append(near.add(prompt))

@@ -14,7 +14,7 @@ from penchant.models.scoring import Scorer
 from penchant.models.size import layer_shapes
 
 if TYPE_CHECKING:
-    from penchant.data.batch import Group, TokenBatch
+    from penchant.data.batch import Group
 
 logger = logging.getLogger("penchant")
 
@@ -44,19 +44,12 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
             kept.clear()
             batch = scorer.batch([group] * copies)
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-                scores = _as_trained(scorer, batch)
+                scores = scorer.as_trained(batch)
             measured.append((batch.input_ids.numel(), sum(kept.values())))
             del scores
     (tokens, once), (more_tokens, twice) = measured
     per_token = (twice - once) / (more_tokens - tokens)
     return max(0.0, once - per_token * tokens), per_token
-
-
-def _as_trained(scorer: Scorer, batch: TokenBatch) -> Any:
-    """What a training pass computes: a policy's values too."""
-    from penchant.models.policy import PolicyScorer  # of methods that sample alone
-
-    return scorer(batch, policy=True) if isinstance(scorer, PolicyScorer) else scorer(batch)
 
 
 def measure_sizes(

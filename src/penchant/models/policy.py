@@ -88,6 +88,11 @@ class PolicyScorer(Scorer):
             ).unbind(0)
         return PolicyOutput(logprobs, entropy, self._values(batch, states))
 
+    def as_trained(self, batch: TokenBatch) -> PolicyOutput:
+        """A training pass computes values too."""
+        output: PolicyOutput = self(batch, policy=True)
+        return output
+
     @property
     def _reads_own_states(self) -> bool:
         return self.value_head is not None and self.critic is None

@@ -15,7 +15,6 @@ from torch import nn
 
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
-from penchant.models.distribution import entropies, filtered, whole_distribution
 from penchant.models.linear import is_plain, use_fast_linear
 from penchant.models.logprobs import completion_logprobs
 from penchant.models.vocabulary import Also, LogitTransform
@@ -132,10 +131,16 @@ class Scorer(nn.Module):
             also=also,
         )
 
+    def as_trained(self, batch: TokenBatch) -> Any:
+        """What a training pass computes."""
+        return self(batch)
+
     def whole_distribution(
         self, head: tuple[Tensor, Tensor, Tensor | None], batch: TokenBatch
     ) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies `[N]` under temperature and filters, both differentiable."""
+        from penchant.models.distribution import whole_distribution
+
         hidden, weight, bias = head
         return whole_distribution(
             hidden,
@@ -179,6 +184,8 @@ class Scorer(nn.Module):
         logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
         if also is None:
             return logprobs
+        from penchant.models.distribution import entropies
+
         detached = every.detach()
         second = (2 * detached).logsumexp(-1) if also == "collisions" else entropies(detached)
         return torch.stack([logprobs, second])
@@ -189,7 +196,11 @@ class Scorer(nn.Module):
         rows = logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
         logits = rows.to(accumulate) / self.temperature
-        return filtered(logits, self.top_k, self.top_p, kept=batch.targets).log_softmax(-1)
+        if self.top_k or self.top_p < 1:
+            from penchant.models.distribution import filtered
+
+            logits = filtered(logits, self.top_k, self.top_p, kept=batch.targets)
+        return logits.log_softmax(-1)
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -18,8 +18,8 @@ from penchant.data.building.votes import LABELS, SIDES, VOTES
 from penchant.data.converting.exchange import QUESTIONS, asked, user, with_system
 from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.converting.textform import TextForm, text_form
-from penchant.data.files import Item
 from penchant.data.grouping import grouped
+from penchant.data.lines import Item
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.margins import NUMBER_FIELDS

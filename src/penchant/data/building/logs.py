@@ -10,7 +10,7 @@ from penchant.data.converting.project_rows import label_texts
 from penchant.data.records import Message
 from penchant.data.rows import labels
 from penchant.data.rows.messages import plain, read_messages
-from penchant.data.rows.row import Row, RowError, is_given, kind, missing_field
+from penchant.data.rows.row import Row, RowError, is_given, kind
 
 # Where a message lists the answers that it replaced.
 REPLACED = ("alternatives", "regenerated")
@@ -44,7 +44,7 @@ def _from_chat(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, row = unit[0]
     turns = row.get("messages")
     if not isinstance(turns, list | tuple):
-        raise missing_field(row, [rules.name("messages")], labels.WHOLE_CHAT)
+        raise labels.WHOLE_CHAT.lacks(row, [rules.name("messages")])
     history: tuple[Message, ...] = ()
     num_replies = 0
     for is_answer, run in groupby(turns, key=_is_answer):

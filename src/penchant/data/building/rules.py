@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from penchant.data.converting.project_rows import pair_texts
 from penchant.data.records import DataError
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, missing_field, shown
+from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, shown
 
 Choice = Literal["best_worst", "best_random", "all"]
 CHOICES = ("best_worst", "best_random", "all")
@@ -130,7 +130,7 @@ def need(row: Row, rules: Rules, *columns: str) -> None:
     """Refuse a row that lacks one of the columns."""
     for column in columns:
         if not is_given(row, column):
-            raise missing_field(row, [rules.name(column)], Layout(", ".join(columns), columns))
+            raise Layout(", ".join(columns), columns).lacks(row, [rules.name(column)])
 
 
 def answer(value: object, name: str) -> object:

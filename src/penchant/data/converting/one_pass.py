@@ -11,8 +11,8 @@ from typing import Any
 from penchant.data.converting import projects as layouts
 from penchant.data.converting.exchange import Exchange, Kind
 from penchant.data.converting.textform import TextForm
-from penchant.data.files import Item
 from penchant.data.grouping import digest, grouped
+from penchant.data.lines import Item
 from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counted, is_chat
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats

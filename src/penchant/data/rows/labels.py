@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from penchant.data.records import Label, Messages, Text
+from penchant.data.records import Label, Messages, Pair, Text
+from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import (
     check_completion,
     check_prompt,
@@ -16,17 +17,7 @@ from penchant.data.rows.messages import (
     read_parts,
     with_tools,
 )
-from penchant.data.rows.row import (
-    Layout,
-    Row,
-    RowError,
-    fit,
-    is_given,
-    kind,
-    missing_field,
-    needs_text_or_messages,
-    shown,
-)
+from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 # The names that a field may go by, the usual one first.
 ALIASES = {
@@ -152,10 +143,38 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
     names = {field: ALIASES.get(field, (field,)) for field in layout.fields}
     for choice in names.values():
         if not any(is_given(row, name) for name in choice):
-            return missing_field(row, choice, layout)
+            return layout.lacks(row, choice)
     if layout is WHOLE_CHAT:
         got = shown(row["messages"])
         return RowError("wrong type", f"'messages' must be a list of messages, got {got}")
     texts = ("prompt", _name(row, "completion") or "")
     field = next(field for field in texts if kind(row[field]) is None)
-    return RowError("wrong type", needs_text_or_messages(field, row[field]))
+    return RowError.neither_text_nor_messages(field, row[field])
+
+
+def _recognise_either(row: object) -> Layout | None:
+    return recognise_label(row) or formats.recognise(row)
+
+
+def _to_either(row: object, layout: Layout | None, where: str) -> Pair | Label | None:
+    if (layout or _recognise_either(row)) in formats.LAYOUTS:
+        return formats.to_pair(row, layout, where)
+    return to_label(row, layout, where)
+
+
+LABELS: Kind[Pair | Label] = Kind(
+    "labelled completion",
+    LAYOUTS,
+    recognise_label,
+    to_label,
+    formats.recognise,
+    "holds pairs (layout: {layout}), not labels of single completions; set unpair to read each "
+    "pair as two labels, or write them to a file: penchant data convert {source} --to labels "
+    "--output labels.jsonl",
+)
+EITHER: Kind[Pair | Label] = Kind(
+    "labelled completion or preference pair",
+    LAYOUTS + formats.LAYOUTS,
+    _recognise_either,
+    _to_either,
+)

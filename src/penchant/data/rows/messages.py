@@ -9,7 +9,7 @@ from typing import Any
 
 from penchant.data.records import Message, Messages, Text, is_chat
 from penchant.data.rendered import REASONING
-from penchant.data.rows.row import Row, RowError, needs_text_or_messages, refuse_media, shown
+from penchant.data.rows.row import Row, RowError, refuse_media, shown
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 # What ShareGPT, Gemini and OASST call them.
@@ -48,7 +48,7 @@ def read_messages(value: object, field: str) -> Messages:
     if isinstance(value, Mapping):
         value = (value,)
     if not isinstance(value, list | tuple):
-        raise RowError("wrong type", needs_text_or_messages(field, value))
+        raise RowError.neither_text_nor_messages(field, value)
     if not value:
         reason = "empty prompt" if field == "prompt" else "empty completion"
         raise RowError(reason, f"'{field}' is an empty list of messages")

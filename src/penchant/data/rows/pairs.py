@@ -21,18 +21,7 @@ from penchant.data.rows.messages import (
     read_transcript,
     with_tools,
 )
-from penchant.data.rows.row import (
-    Layout,
-    Row,
-    RowError,
-    first_role,
-    fit,
-    is_given,
-    kind,
-    missing_field,
-    needs_text_or_messages,
-    shown,
-)
+from penchant.data.rows.row import Layout, Row, RowError, first_role, fit, is_given, kind, shown
 
 PAIR_FIELDS = ("chosen", "rejected")
 LABELLED_FIELDS = ("completion_a", "completion_b")
@@ -169,14 +158,14 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
             "'prompt' is absent, and chosen and rejected are not transcripts with '\\n\\nHuman:' "
             "and '\\n\\nAssistant:' turns; add a 'prompt' field, or give both as lists of messages",
         )
-    return missing_field(row, missing[:1], layout) if missing else _wrong_type(row, layout)
+    return layout.lacks(row, missing[:1]) if missing else _wrong_type(row, layout)
 
 
 def _wrong_type(row: Row, layout: Layout) -> RowError:
     texts = [field for field in layout.fields if field != "label"]
     for field in texts:
         if kind(row[field]) is None:
-            return RowError("wrong type", needs_text_or_messages(field, row[field]))
+            return RowError.neither_text_nor_messages(field, row[field])
     completions = texts[-2:]
     if len({kind(row[field]) for field in completions}) > 1:
         types = " and ".join(f"'{f}' is a {type(row[f]).__name__}" for f in completions)

@@ -26,6 +26,17 @@ class Layout:
     name: str
     fields: tuple[str, ...]
 
+    def lacks(self, row: Row, names: Sequence[str]) -> RowError:
+        """Say that a row lacks a field of the layout, which may go by any of `names`."""
+        state = "null" if any(name in row for name in names) else "absent"
+        aliases = f", under this name or as {' or '.join(names[1:])}" if names[1:] else ""
+        has = ", ".join(map(str, row)) or "no fields"
+        return RowError(
+            "missing field",
+            f"'{names[0]}' is {state}; the layout '{self.name}' needs it{aliases} "
+            f"(the row has: {has})",
+        )
+
 
 class RowError(ValueError):
     """A row that cannot be used: a short stable reason, and the detail."""
@@ -34,6 +45,12 @@ class RowError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    @classmethod
+    def neither_text_nor_messages(cls, field: str, value: object) -> RowError:
+        """Say that a field has the wrong type."""
+        wanted = f"'{field}' must be a string or a list of messages"
+        return cls("wrong type", f"{wanted}, got {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -174,29 +191,12 @@ def is_given(row: Row, field: str) -> bool:
     return row.get(field) is not None
 
 
-def missing_field(row: Row, names: Sequence[str], layout: Layout) -> RowError:
-    """Say that a row lacks a field, which may go by any of `names`."""
-    state = "null" if any(name in row for name in names) else "absent"
-    aliases = f", under this name or as {' or '.join(names[1:])}" if names[1:] else ""
-    has = ", ".join(map(str, row)) or "no fields"
-    return RowError(
-        "missing field",
-        f"'{names[0]}' is {state}; the layout '{layout.name}' needs it{aliases} "
-        f"(the row has: {has})",
-    )
-
-
 def kind(value: object) -> str | None:
     """Tell "text" from "messages", or one message, by the type alone; None for anything else."""
     if isinstance(value, str):
         return "text"
     message = isinstance(value, Mapping) and ("role" in value or "from" in value)
     return "messages" if message or isinstance(value, list | tuple) else None
-
-
-def needs_text_or_messages(field: str, value: object) -> str:
-    """Say that a field has the wrong type."""
-    return f"'{field}' must be a string or a list of messages, got {shown(value)}"
 
 
 def shown(value: object) -> str:

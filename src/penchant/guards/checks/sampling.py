@@ -1,4 +1,4 @@
-"""Rules over methods that sample, and over what a run holds the policy against."""
+"""Rules over methods that sample their own answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,6 @@ def reward_normalization(run: Snapshot) -> Iterator[Finding]:
 def kl_penalty(run: Snapshot) -> Iterator[Finding]:
     """Nothing that holds the policy near what it was."""
     config, options = run.config, run.options
-    if not config.spec.samples:
-        return
     key = "init_kl_coef" if hasattr(options, "init_kl_coef") else "beta"
     if getattr(options, key) == 0:
         # GRPO is often run without a penalty where functions judge.
@@ -60,36 +58,4 @@ def _by_rules(rewards: tuple[str, ...]) -> bool:
     return all(":" in spec or ready(spec) for spec in rewards)
 
 
-def second_reference(run: Snapshot) -> Iterator[Finding]:
-    """A copy beside an adapter that could be switched off."""
-    config = run.config
-    kept = config.reference.startswith("copy") or (
-        bool(config.reference_model) and config.reference != "cache"
-    )
-    if not (config.spec.needs_reference and config.lora_r and kept) or config.sync_ref_model:
-        return
-    if config.reference_model and run.model.other_reference:
-        return
-    yield warning(
-        "second-reference",
-        "an adapter is trained and a copy of the same model is held beside it as the reference: "
-        "the model with its adapter switched off is that reference, for no memory",
-        "set reference to auto and leave reference_model out",
-        {"reference": config.reference, "reference_model": config.reference_model},
-    )
-
-
-def other_reference(run: Snapshot) -> Iterator[Finding]:
-    """A reference that the policy does not start from."""
-    config = run.config
-    if config.reference_model and run.model.other_reference:
-        yield warning(
-            "reference-differs",
-            f"reference_model {config.reference_model} is not what the policy starts from: log-"
-            "ratios are not 0 at the first step, and the divergence counts from another model",
-            "leave reference_model out, unless a further round against the first model is meant",
-            {"reference_model": config.reference_model, "model": config.model},
-        )
-
-
-RULES = (reward_normalization, kl_penalty, second_reference, other_reference)
+RULES = (reward_normalization, kl_penalty)

@@ -1,0 +1,98 @@
+"""The lines and the bytes of a file of data, decompressed, and how its rows get their places."""
+
+from __future__ import annotations
+
+import gzip
+import shlex
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from penchant.data.records import DataError, Refusal
+
+# A row with its place, or a place where no row could be read.
+Item = tuple[str, object] | Refusal
+# Called with how many bytes of a file have been read.
+Watch = Callable[[int], None]
+
+GZIP, PARQUET, UTF8_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def numbered(name: str, rows: Iterable[object]) -> Iterator[Item]:
+    """Give every row its place, counted from 1."""
+    for number, row in enumerate(rows, start=1):
+        yield f"{name}:{number}", row
+
+
+def first_lines(path: Path) -> bytes:
+    """The first two lines that are not blank, of a compressed file as far as it can be read."""
+    lines: list[bytes] = []
+    try:
+        for line in read_lines(path):
+            lines.append(line)
+            if len(lines) == 1 and line.startswith((PARQUET, *UTF16_MARKS)):
+                break
+            if sum(bool(line.strip()) for line in lines) == 2:
+                break
+    except EOFError as error:
+        if not lines:
+            raise _truncated(path) from error
+    return b"".join(lines).lstrip()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes] | gzip.GzipFile]]:
+    """The file as it lies there, whose position tells how much is read, and its content."""
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP or path.suffix.lower() == ".gz"
+        raw.seek(0)
+        if not packed:
+            yield raw, raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw) as stream:
+                yield raw, stream
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path} is not a valid gzip file: {error}; fetch it again") from error
+
+
+def read_lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:
+    """Yield lines, decompressed; a gzip file that was cut off ends in EOFError."""
+    with _opened(path) as (raw, stream):
+        for number, line in enumerate(stream):
+            if watch:
+                watch(raw.tell())
+            yield line.removeprefix(UTF8_MARK) if not number else line
+
+
+def read_content(path: Path) -> bytes:
+    """The whole file, decompressed.
+
+    Raises:
+        DataError: a gzip file that was cut off.
+    """
+    try:
+        return b"".join(read_lines(path))
+    except EOFError as error:
+        raise _truncated(path) from error
+
+
+def _truncated(path: Path) -> DataError:
+    return DataError(f"{path} is a gzip file that was cut off; fetch it again")
+
+
+def cut_off(name: str, line: int) -> Refusal:
+    """The refusal of the line in which a gzip file ends too early."""
+    return Refusal(
+        f"{name}:{line}",
+        "gzip file cut off",
+        "the compressed file ends within this line; what follows is lost, so fetch it again",
+    )
+
+
+def recode(path: Path, encoding: str) -> str:
+    """How to make UTF-8 of a file."""
+    return f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > NEW"

@@ -1,0 +1,166 @@
+"""The rows of files that are not read line by line: whole JSON documents, CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from penchant.data.lines import (
+    GZIP,
+    Item,
+    Watch,
+    cut_off,
+    first_lines,
+    numbered,
+    read_content,
+    read_lines,
+    recode,
+)
+from penchant.data.records import DataError, Refusal
+
+# The largest value that csv accepts where a C long has 32 bits.
+CSV_FIELD_LIMIT = 2**31 - 1
+
+
+def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterator[Item]:
+    """The rows of one JSON document.
+
+    Raises:
+        DataError: it is not JSON, not UTF-8, or holds no list of rows that could be told.
+    """
+    content = read_content(path)
+    try:
+        value = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 at byte {error.start}; {recode(path, 'LATIN1')}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    rows = _json_list(path, value, split)
+    yield from numbered(name, _watched(rows, len(rows), path, watch))
+
+
+def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
+    """The rows of a JSON document: a list, a list within an object, or one row alone."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a list of objects, got a value")
+    lists = [key for key, rows in value.items() if _is_rows(rows)]
+    named = [key for key in ("data", split) if key in lists] or (lists if len(lists) == 1 else [])
+    if len(dict.fromkeys(named)) == 1:
+        return list(value[named[0]])
+    if lists:
+        raise DataError(
+            f"{path} must hold a list of objects, or an object with one list under 'data' or "
+            f"'{split}', got an object with {', '.join(map(str, value))}; set split to one of "
+            f"{', '.join(lists)}"
+        )
+    return _from_columns(value) or [value]
+
+
+def _from_columns(value: dict[str, Any]) -> list[object]:
+    """The rows of a table kept by column; none where an object is not that."""
+    columns = list(value.values())
+    if not all(isinstance(column, list) for column in columns):
+        return []
+    plain = all(not isinstance(cell, list | dict) for column in columns for cell in column)
+    if not plain or len({len(column) for column in columns}) != 1:
+        return []
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _is_rows(value: object) -> bool:
+    """Whether a value is a list of rows, rather than messages or votes."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and not first.keys() & {"role", "from"}
+
+
+def csv_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
+    """The rows under the headings of a CSV or TSV file.
+
+    Raises:
+        DataError: a quote stands where none may.
+    """
+    previous_limit = csv.field_size_limit(CSV_FIELD_LIMIT)
+    # Bytes that are not UTF-8 become surrogates, which refuse the row they are in, not the file.
+    text = (line.decode(errors="surrogateescape") for line in read_lines(path, watch))
+    reader = csv.reader(text, strict=True, delimiter=_delimiter(path))
+    line = 1
+    try:
+        header = next(filter(None, reader), [])
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield _csv_item(path, f"{name}:{line}", header, cells)
+            line = reader.line_num + 1
+    except EOFError:
+        yield cut_off(name, line)
+    except csv.Error as error:
+        # After a misplaced quote, no later cell can be told from text.
+        raise DataError(
+            f"{path} is not well-formed CSV in the row at line {line}: {error}; "
+            "double the quotes within a quoted cell"
+        ) from error
+    finally:
+        csv.field_size_limit(previous_limit)
+
+
+def _delimiter(path: Path) -> str:
+    """The comma, semicolon or tab that is most frequent in the headings, outside quotes."""
+    heading = first_lines(path).partition(b"\n")[0].decode(errors="surrogateescape")
+    bare = re.sub(r'"[^"]*"', "", heading)
+    return max(",;\t", key=bare.count)
+
+
+def _csv_item(path: Path, where: str, header: list[str], cells: list[str]) -> Item:
+    if len(cells) > len(header):
+        detail = f"{len(cells)} cells under {len(header)} headings; quote cells that hold a comma"
+        return Refusal(where, "too many cells", detail)
+    for field, cell in zip(header, cells, strict=False):
+        if any("\udc80" <= character <= "\udcff" for character in cell):
+            return Refusal(where, "invalid UTF-8", f"'{field}'; {recode(path, 'LATIN1')}")
+    return where, dict(zip(header, cells, strict=False))
+
+
+def parquet_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
+    """The rows of a Parquet file.
+
+    Raises:
+        DataError: it is not readable.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    with path.open("rb") as raw:
+        packed = raw.read(2) == GZIP
+    source = io.BytesIO(read_content(path)) if packed else path
+    try:
+        with pyarrow.parquet.ParquetFile(source) as file:
+            rows = (
+                row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist()
+            )
+            yield from numbered(name, _watched(rows, file.metadata.num_rows, path, watch))
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def _watched(
+    rows: Iterable[object], num_rows: int, path: Path, watch: Watch | None
+) -> Iterator[object]:
+    """Rows of a file that is not read by lines: each is as far as any other."""
+    size = path.stat().st_size
+    for number, row in enumerate(rows, start=1):
+        if watch:
+            watch(size * number // num_rows)
+        yield row
