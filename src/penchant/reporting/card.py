@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from penchant.methods import METHODS
 from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
@@ -27,11 +28,8 @@ LOCAL = ("output", "cache_dir", "report_to", "data", "eval_data", "model")
 
 def render_card(run: Run) -> str:
     """The card; folders of this machine are named without the path to them."""
-    template = Environment(
-        autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8"))
     method = METHODS.get(run.method)
-    text = template.render(
+    text = template("card.md.jinja", escaped=False).render(
         front=yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True),
         name=_short(run.config.get("model", "")) or "model",
         method=run.method or "unknown",
@@ -51,6 +49,15 @@ def render_card(run: Run) -> str:
         fenced=fenced,
     )
     return text.encode("utf-8", "replace").decode()
+
+
+@cache
+def template(name: str, *, escaped: bool) -> Template:
+    """One of this folder's templates; of HTML, what it is given is escaped."""
+    environment = Environment(
+        autoescape=escaped, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def front_matter(run: Run) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from penchant.methods import METHODS
 from penchant.reporting.answers import pairs
-from penchant.reporting.card import listed
+from penchant.reporting.card import listed, template
 from penchant.reporting.charts import as_svg
 from penchant.reporting.curves import panels
 from penchant.reporting.data import audit, tokenising
@@ -37,16 +36,9 @@ NUM_FINDINGS = 200
 
 def render(runs: Sequence[Run]) -> str:
     """The page of one run, or of several side by side."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    folder = files(__package__)
-    script = folder.joinpath("search.js").read_text(encoding="utf-8")
+    script = files(__package__).joinpath("search.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.from_string(
-        folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    text = template("report.html.jinja", escaped=True).render(
         title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         runs=[_facts(run) for run in runs],
         table=final_figures(runs),
