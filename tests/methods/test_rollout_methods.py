@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
-from penchant.methods.online import GroupOptions
+from penchant.methods.grouped import GroupOptions
 
 ONLINE = {name: method for name, method in METHODS.items() if method.samples}
 RUN = {"model": "M", "data": "D", "reward": "length:8"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
-from penchant.cli.parser import Parser, add_command
+from penchant.cli.parser import Parser, add_command, add_shared
 from penchant.config.sections import SECTIONS
 from penchant.methods import METHODS
 
@@ -88,7 +88,7 @@ def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> N
         one.set_defaults(command=command)
         one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
         if command == "check":
-            one.add_argument("--json", action="store_true", help="one JSON object")
+            add_shared(one, "json")
             one.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
         _add_keys(one, f"{name} options", method.options)
         for section in SECTIONS:
@@ -131,18 +131,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
     add("--reference", help="the model to compare with (default: what the run started from)")
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
-    add("--max_length", type=int, help="tokens of prompt and completion")
-    add("--max_prompt_length", type=int, help="tokens of the prompt")
-    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
+    add_shared(parser, max_length="the run's, or 1024", max_prompt_length="half of max_length")
     add("--attention", help="auto, sdpa, flex or plain")
     add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
     add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
     add("--batch_size", type=int, help="records per forward pass (default: 8)")
-    add("--strict", action="store_true", help="any refused row is an error")
-    add("--trust_remote_code", action="store_true",
-        help="run code that comes with the model")  # fmt: skip
-    add("--json", action="store_true", help="one JSON object by file, on standard output")
+    add_shared(parser, "chat_template", "strict", "trust_remote_code", "json")
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:
@@ -154,12 +149,8 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
     add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
     add("--reward", metavar="REWARD", help="what judges answers, where the data are prompts")
-    add("--max_length", type=int, help="tokens of prompt and completion (default: covers 99%%)")
-    add("--max_prompt_length", type=int, help="tokens of the prompt (default: covers 99%%)")
-    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
-    add("--trust_remote_code", action="store_true",
-        help="run code that comes with the model")  # fmt: skip
-    add("--json", action="store_true", help="the whole advice as JSON, on standard output")
+    add_shared(parser, max_length="covers 99%%", max_prompt_length="covers 99%%")
+    add_shared(parser, "chat_template", "trust_remote_code", "json")
 
 
 def _add_label(commands: Any) -> None:
@@ -176,9 +167,8 @@ def _add_label(commands: Any) -> None:
     add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
     add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
     add("--port", type=int, metavar="N", help="the port of the address (default: any free one)")
-    add("--seed", type=int, metavar="N", help="the seed of the left and right order (default: 0)")
     add_reading(label)
-    add("--strict", action="store_true", help="any refused row is an error")
+    add_shared(label, "strict", seed="0, of the left and right order")
 
 
 def _add_explain(commands: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from penchant.cli.parser import add_command
+from penchant.cli.parser import add_command, add_shared
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
 from penchant.data.columns import parse_columns
@@ -43,8 +43,9 @@ def add_build(tools: Any) -> None:
         help="of two chats that part early: all turns (refused: they are no answers), or the first "
         "answers alone (default: all)")  # fmt: skip
     _add_text(build)
-    add("--seed", type=int, metavar="N", help="the seed of random choices and samples (default: 0)")
-    drawn = build.add_argument_group("pairs of sampled answers to a file of prompts").add_argument
+    add_shared(build, seed="0")
+    sampled = build.add_argument_group("pairs of sampled answers to a file of prompts")
+    drawn = sampled.add_argument
     drawn(
         "--sample", dest="model", metavar="MODEL", help="a run, a model folder, a hub id, a .gguf"
     )
@@ -59,11 +60,9 @@ def add_build(tools: Any) -> None:
         metavar="N",
         help="sample from the likeliest tokens only (default: 0, all)",
     )
-    drawn("--max_completion_length", type=int, metavar="N", help="tokens (default: 512)")
-    drawn("--max_prompt_length", type=int, metavar="N", help="tokens (default: 1024)")
     drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
-    drawn("--chat_template", metavar="FILE", help="a Jinja file or chatml, in place of the model's")
-    drawn("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    add_shared(sampled, max_completion_length="512", max_prompt_length="1024")
+    add_shared(sampled, "chat_template", "trust_remote_code")
 
 
 def add_convert(tools: Any) -> None:
@@ -99,7 +98,7 @@ def add_split(tools: Any) -> None:
     add("--similarity", type=float, metavar="X",
         help="least similarity of prompts that stay together (default: 0.7)")  # fmt: skip
     add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
-    add("--seed", type=int, metavar="N", help="the same seed, the same parts (default: 0)")
+    add_shared(split, seed="0")
 
 
 def _add_text(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +113,7 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     add("source", nargs="+", metavar="FILE", help="what to read, in any form that training takes")
     add("--output", required=True, type=Path, metavar="OUT", help=output)
     add_reading(parser)
-    add("--strict", action="store_true", help="any refused row is an error")
+    add_shared(parser, "strict")
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +189,7 @@ def add_commands(tools: Any) -> None:
     _add_inspect(inspect)
     add = inspect.add_argument
     add("--html", type=Path, metavar="PATH", help="write the report as one page, with plots")
-    add("--json", action="store_true", help="the whole report as JSON, on standard output")
+    add_shared(inspect, "json")
     clean = add_command(
         tools,
         "clean",
@@ -215,8 +214,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         help="evaluation data: rows with its prompts are found",
     )
     add("--model", help="whose tokenizer measures lengths")
-    add("--max_length", type=int, help="tokens of prompt and completion (default: 1024)")
-    add("--max_prompt_length", type=int, help="tokens of the prompt (default: half of that)")
+    add_shared(parser, max_length="1024", max_prompt_length="half of max_length")
     add("--min_agreement", type=float, metavar="X", help="share of votes (default: 0.6)")
     add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
     add("--sample", type=int, metavar="N",
@@ -224,9 +222,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--eval_split", help="which split to take of eval_data (default: as split)")
     add_reading(parser)
     add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
-    add("--chat_template", help="a Jinja file or chatml, in place of the model's")
-    add("--trust_remote_code", action="store_true",
-        help="run code that comes with the model")  # fmt: skip
+    add_shared(parser, "chat_template", "trust_remote_code")
 
 
 def run_inspect(values: dict[str, Any]) -> None:

@@ -15,6 +15,36 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+# Arguments that several commands have.
+SHARED: dict[str, dict[str, Any]] = {
+    "json": {"action": "store_true", "help": "one JSON object, on standard output"},
+    "strict": {"action": "store_true", "help": "any refused row is an error"},
+    "max_length": {"type": int, "metavar": "N", "help": "tokens of prompt and completion"},
+    "max_prompt_length": {"type": int, "metavar": "N", "help": "tokens of the prompt"},
+    "max_completion_length": {"type": int, "metavar": "N", "help": "tokens of an answer"},
+    "chat_template": {
+        "metavar": "FILE",
+        "help": "a Jinja file or chatml, in place of the model's",
+    },
+    "trust_remote_code": {"action": "store_true", "help": "run code that comes with the model"},
+    "seed": {"type": int, "metavar": "N", "help": "the seed of every random choice"},
+}
+
+
+def add_shared(parser: Any, *names: str, **defaults: str) -> None:
+    """Add arguments of `SHARED`.
+
+    Args:
+        parser: or a group of it.
+        names: of those whose default goes without saying.
+        defaults: what the others are where they are not given, in words.
+    """
+    for name in (*names, *defaults):
+        shared = SHARED[name]
+        default = f" (default: {defaults[name]})" if name in defaults else ""
+        parser.add_argument(f"--{name}", **{**shared, "help": shared["help"] + default})
+
+
 def add_command(
     commands: Any, name: str, *, help: str, description: str, command: str = "", **defaults: Any
 ) -> Parser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def train(method: str, *, config: Path | str | None = None, **keys: Any) -> Trai
     """
     setup_logging()
     wanted = given(method, config=config, keys=keys)
-    return run(wanted.config, wanted.data, wanted.eval_data, rewards=wanted.rewards)
+    return run(wanted)
 
 
 @dataclass(frozen=True)
@@ -85,47 +85,27 @@ def _name(reward: Any) -> str:
     return f"{reward.__module__}:{getattr(reward, '__qualname__', type(reward).__name__)}"
 
 
-def run(
-    config: RunConfig,
-    data: Any,
-    eval_data: Any,
-    *,
-    model: Any = None,
-    tokenizer: Any = None,
-    rewards: Sequence[Any] | None = None,
-) -> TrainResult:
-    """Carry out a validated configuration.
-
-    Args:
-        config: the keys.
-        data, eval_data: paths, ids or rows.
-        model, tokenizer: objects in place of what `config.model` names.
-        rewards: functions or names, in place of what the method's `reward` names.
-    """
+def run(wanted: Given) -> TrainResult:
+    """Carry out a validated configuration."""
+    config = wanted.config
     accelerator = make_accelerator(
         config.precision, trackers=config.trackers, folder=config.output / "trackers"
     )
+    num_processes = accelerator.num_processes
     set_seed(config.seed)
-    run_data = read_run_data(config, data, eval_data)
+    run_data = read_run_data(config, wanted.data, wanted.eval_data)
     if size := getattr(config.options, "ensemble", None):
         from penchant.commands.ensemble import train_ensemble
 
         return train_ensemble(config, size, run_data)
-    recorded = recorded_keys(config, run_data, accelerator.num_processes)
+    recorded = recorded_keys(config, run_data, num_processes)
     require_free(config.output, recorded, resume=config.resume, overwrite=config.overwrite)
     if (summary := completed(config)) is not None:
         logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
-    inputs = read_inputs(
-        config,
-        run_data,
-        model=model,
-        tokenizer=tokenizer,
-        rewards=rewards,
-        num_processes=accelerator.num_processes,
-    )
-    snapshot = checked(config, inputs, accelerator.num_processes)
-    setup = prepare(config, accelerator, inputs, model=model)
+    inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
+    snapshot = checked(config, inputs, num_processes)
+    setup = prepare(config, accelerator, inputs)
     # The folder is taken, or an earlier run in it removed, once this run can start.
     directory = open_directory(config, accelerator, run_data)
     return run_on(config, accelerator, directory, setup, snapshot)

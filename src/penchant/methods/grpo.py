@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from penchant.methods.base import LossOutput, RolloutInputs
-from penchant.methods.online import (
-    LARGEST_LOG_RATIO,
-    GroupOptions,
-    clipped,
-    group_method,
-    kept_groups,
-    policy_metrics,
-    ratio_of,
-)
+from penchant.methods.grouped import GroupOptions, group_method, kept_groups
+from penchant.methods.online import LARGEST_LOG_RATIO, clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, Needs
+from penchant.methods.base import MethodOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.methods.base import RolloutInputs
-    from penchant.methods.experience import Advantages, Experience
 
 
 # e^30 times any advantage is far outside every clip range, and far from overflow.
@@ -32,9 +30,10 @@ class RewardOptions(MethodOptions):
         None, description="One weight per reward, comma-separated; default 1 each."
     )
     reward_normalization: Literal["auto", "saved", "running", "none"] = Field(
-        "auto", description="Rewards to mean 0 and deviation 1: by what the reward model saved, "
-        "else by those seen so far."
-    )  # fmt: skip
+        "auto",
+        description="Rewards to mean 0 and deviation 1: by what the reward model saved, else by "
+        "those seen so far.",
+    )
     score_clip: float | None = Field(
         None, gt=0, description="Normalised rewards stay within plus and minus this."
     )
@@ -136,44 +135,6 @@ class OnlineOptions(RewardOptions):
         return 1
 
 
-class GroupOptions(OnlineOptions):
-    """Of methods that compare the answers of one prompt."""
-
-    num_generations: int = Field(8, ge=2, description="Answers to each prompt, which are compared.")
-    num_iterations: int = Field(1, ge=1, description="Training passes over each batch of answers.")
-    epsilon: float = Field(0.2, gt=0, description="The ratio is clipped below 1 - epsilon.")
-    epsilon_high: float | None = Field(
-        None, gt=0, description="And above 1 + epsilon_high (DAPO's clip-higher); default epsilon."
-    )
-    skip_zero_variance: bool = Field(
-        True,
-        description="Leave out groups whose answers all got the same reward; they are counted.",
-    )
-
-    @model_validator(mode="after")
-    def _whole_groups(self) -> Self:
-        if self.batch_size % self.num_generations:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of num_generations "
-                f"({self.num_generations}): answers are compared within a prompt"
-            )
-        return self
-
-    @property
-    def generations(self) -> int:
-        return self.num_generations
-
-    @property
-    def epochs(self) -> int:
-        return self.num_iterations
-
-    @property
-    def clip(self) -> tuple[float, float]:
-        """Smallest and largest ratio."""
-        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-        return 1 - self.epsilon, 1 + high
-
-
 def ratio_of(log_ratio: Tensor) -> Tensor:
     """exp, bounded so that an answer far from its sampler cannot make gradients infinite."""
     return log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
@@ -200,53 +161,3 @@ def policy_metrics(inputs: RolloutInputs, clipfrac: Tensor) -> dict[str, Tensor]
         "policy/ratio": inputs.token_means(ratio_of(log_ratio)),
         "policy/clipfrac": clipfrac,
     }
-
-
-def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict[str, float]]:
-    """Answers whose group has more than one reward, `[B]`, and the share of groups without."""
-    from penchant.methods.advantages import group_stds
-
-    varied = group_stds(experience.scores, experience.group) > 1e-8
-    flat = {int(g) for g in experience.group[~varied]}
-    metrics = {"reward/zero_variance": len(flat) / len(set(experience.group.tolist()))}
-    return (varied if skip else None), metrics
-
-
-def group_method(
-    name: str,
-    title: str,
-    options: type[GroupOptions],
-    loss: Callable[[RolloutInputs, Any], LossOutput],
-    advantages: Callable[[Experience, float, Any], Advantages],
-    *,
-    when: str,
-    paper: str,
-    beta: str,
-    beta_range: tuple[float, float],
-) -> Method:
-    """A method that compares the answers of a group: its members differ in little."""
-    facts = Facts(
-        data="prompts and a reward (a model or a function)",
-        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
-        stability="steadier than PPO; no value head to fit",
-        when=when,
-        paper=paper,
-        learning_rate=1e-6,
-        learning_rate_lora=1e-5,
-        learning_rate_range=(1e-7, 1e-5),
-        beta=beta,
-        beta_range=beta_range,
-    )
-    return Method(
-        name=name,
-        title=title,
-        data="prompts",
-        needs_reference=True,
-        options=options,
-        loss=loss,
-        advantages=advantages,
-        needs=lambda chosen: Needs(
-            entropy_gradient=chosen.entropy_coef > 0, reference=chosen.beta > 0
-        ),
-        facts=facts,
-    )

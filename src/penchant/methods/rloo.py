@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from penchant.methods.base import LossOutput, RolloutInputs
-from penchant.methods.online import (
-    GroupOptions,
-    clipped,
-    group_method,
-    kept_groups,
-    policy_metrics,
-    ratio_of,
-)
+from penchant.methods.grouped import GroupOptions, group_method, kept_groups
+from penchant.methods.online import clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:
     from penchant.methods.experience import Advantages, Experience

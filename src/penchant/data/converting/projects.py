@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from penchant.data.converting import project_rows as foreign
-from penchant.data.converting.exchange import Exchange, Kind, has
+from penchant.data.converting.exchange import Exchange, Kind, NewRow, has
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout, Row, is_given
@@ -29,20 +32,25 @@ def _renamed(project: str, prompt: str, chosen: str, rejected: str) -> Exchange:
     return Exchange(project, ", ".join(names), "pairs", names, matches, read)
 
 
+def _behind(project: str, chat: str, write: Callable[[Any], NewRow]) -> Exchange:
+    """A pair of answers to the messages in the column `chat`."""
+    return Exchange(
+        project,
+        f"{chat}, chosen, rejected",
+        "pairs",
+        (chat, "system", *PAIR),
+        lambda row: has(row, chat, *PAIR) and not is_given(row, "prompt"),
+        foreign.read_behind(chat),
+        write,
+    )
+
+
 PAIR = formats.PAIR_FIELDS
 ASKED = ("system", "question", "instruction", "prompt", "input", "history")
 LAYOUTS = (
     *(_trl(layout, "pairs") for layout in formats.LAYOUTS),
     *(_trl(layout, "labels") for layout in labels.LAYOUTS),
-    Exchange(
-        "axolotl",
-        "messages, chosen, rejected",
-        "pairs",
-        ("messages", "system", *PAIR),
-        lambda row: has(row, "messages", *PAIR) and not is_given(row, "prompt"),
-        foreign.read_behind("messages"),
-        foreign.write_axolotl,
-    ),
+    _behind("axolotl", "messages", foreign.write_axolotl),
     Exchange(
         "axolotl",
         "system, question or prompt, chosen, rejected",
@@ -62,15 +70,7 @@ LAYOUTS = (
         foreign.read_asked_label,
         foreign.write_axolotl_label,
     ),
-    Exchange(
-        "llama-factory",
-        "conversations, chosen, rejected",
-        "pairs",
-        ("conversations", "system", *PAIR),
-        lambda row: has(row, "conversations", *PAIR) and not is_given(row, "prompt"),
-        foreign.read_behind("conversations"),
-        foreign.write_factory,
-    ),
+    _behind("llama-factory", "conversations", foreign.write_factory),
     Exchange(
         "llama-factory",
         "conversations, kto_tag",

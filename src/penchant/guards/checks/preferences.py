@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from penchant.core.findings import Finding, note, warning
 from penchant.data.quality import FEW, MANY_CONTRADICTED
 from penchant.data.records import counted
-from penchant.guards.checks.shares import some
+from penchant.guards.checks.shares import Share
 from penchant.guards.checks.snapshot import Snapshot
 
 FEW_SPOIL = 0.01  # share of records from which a fault that teaches the wrong thing is a warning
@@ -19,11 +19,8 @@ NOISY_LABELS = 0.1  # estimated share of wrong labels from which a loss should k
 def ties(run: Snapshot) -> Iterator[Finding]:
     """Pairs without a preference: left out while reading, or still there."""
     data = run.data
-    yield from some(
+    yield from Share("pair", data.num_same, data.num_train).has(
         "ties",
-        "pair",
-        data.num_same,
-        data.num_train,
         "whose answers differ in white space or case only: ties that are still trained on",
         "drop them: penchant data clean",
         many=FEW_SPOIL,
@@ -39,11 +36,8 @@ def ties(run: Snapshot) -> Iterator[Finding]:
 
 def ambiguous(run: Snapshot) -> Iterator[Finding]:
     """Pairs that people did not agree on."""
-    yield from some(
+    yield from Share("pair", run.data.num_doubtful, run.data.num_train).has(
         "ambiguous-pairs",
-        "pair",
-        run.data.num_doubtful,
-        run.data.num_train,
         f"with less than {DOUBTFUL:.0%} of the votes for the chosen answer",
         "drop them: penchant data clean --drop low-agreement; or set label_smoothing, or a higher "
         "beta",
@@ -52,20 +46,14 @@ def ambiguous(run: Snapshot) -> Iterator[Finding]:
 
 def contradictions(run: Snapshot) -> Iterator[Finding]:
     """Pairs that cannot all hold: both ways round, or in a circle."""
-    yield from some(
+    yield from Share("pair", run.data.num_contradicted, run.data.num_train).has(
         "contradictions",
-        "pair",
-        run.data.num_contradicted,
-        run.data.num_train,
         "also occur the other way round",
         "drop them: penchant data clean --drop contradictions",
         many=MANY_CONTRADICTED,
     )
-    yield from some(
+    yield from Share("pair", run.data.num_cyclic, run.data.num_train).has(
         "cycles",
-        "pair",
-        run.data.num_cyclic,
-        run.data.num_train,
         "lie in cycles: A over B, B over C, C over A",
         "drop them: penchant data clean --drop cycles",
         many=MANY_CONTRADICTED,
@@ -111,21 +99,15 @@ def length_bias(run: Snapshot) -> Iterator[Finding]:
 def shared_prompts(run: Snapshot) -> Iterator[Finding]:
     """Held-out records that are known from training."""
     data = run.data
-    yield from some(
+    yield from Share("held-out record", data.num_shared, data.num_held_out).has(
         "shared-prompts",
-        "held-out record",
-        data.num_shared,
-        data.num_held_out,
         "have a prompt that is trained on: accuracy will flatter",
         "divide again with penchant data split, or set train_fraction, which keeps each prompt on "
         "one side",
         many=0,
     )
-    yield from some(
+    yield from Share("held-out record", data.num_near or 0, data.num_held_out).has(
         "near-prompts",
-        "held-out record",
-        data.num_near or 0,
-        data.num_held_out,
         "have nearly a prompt that is trained on",
         "penchant data split --similarity 0.7 keeps near-duplicates on one side",
         many=MANY_NEAR,
@@ -165,11 +147,9 @@ def size(run: Snapshot) -> Iterator[Finding]:
 def refused(run: Snapshot) -> Iterator[Finding]:
     """Rows that could not be read."""
     data = run.data
-    yield from some(
+    num_rows = data.num_refused + data.num_train + data.num_held_out
+    yield from Share("row", data.num_refused, num_rows).has(
         "refused-rows",
-        "row",
-        data.num_refused,
-        data.num_refused + data.num_train + data.num_held_out,
         "were refused while reading",
         "see the reasons above; strict makes them an error",
         many=FEW_SPOIL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from penchant.core.findings import Finding, Severity
 from penchant.data.records import counted
@@ -15,20 +16,31 @@ def severity(share: float, many: float = MANY) -> Severity:
     return "warning" if share > many else "note"
 
 
-def some(
-    name: str, noun: str, num: int, total: int, fault: str, remedy: str, *, many: float = MANY
-) -> Iterator[Finding]:
-    """A finding where `num` of `total` records have a fault; nothing where none has.
+@dataclass(frozen=True)
+class Share:
+    """How many records of one sort have a fault.
 
-    Args:
-        name: the finding's id.
+    Attributes:
         noun: what is counted, in the singular.
-        num, total: records with the fault, and all of them.
-        fault: what follows "3 pairs (1.5%)".
-        remedy: what to do.
-        many: share above which it is a warning.
+        num: those with the fault.
+        total: all of them.
     """
-    if num:
-        share = num / total
-        what = f"{counted(num, noun)} ({share:.1%}) {fault}"
-        yield Finding(name, severity(share, many), what, remedy, {"num": num, "share": share})
+
+    noun: str
+    num: int
+    total: int
+
+    def has(self, name: str, fault: str, remedy: str, *, many: float = MANY) -> Iterator[Finding]:
+        """A finding where some of the records have the fault; nothing where none has.
+
+        Args:
+            name: the finding's id.
+            fault: what follows "3 pairs (1.5%)".
+            remedy: what to do.
+            many: share above which it is a warning.
+        """
+        if self.num:
+            share = self.num / self.total
+            what = f"{counted(self.num, self.noun)} ({share:.1%}) {fault}"
+            numbers = {"num": self.num, "share": share}
+            yield Finding(name, severity(share, many), what, remedy, numbers)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from penchant.core.findings import Finding, warning
 from penchant.data.records import counted
 from penchant.data.rendered import EARLIER
-from penchant.guards.checks.shares import some
+from penchant.guards.checks.shares import Share
 from penchant.guards.checks.snapshot import Snapshot
 
 LITTLE_ROOM = 1 / 8  # of max_length
@@ -19,11 +19,8 @@ def prompts_cut(run: Snapshot) -> Iterator[Finding]:
     limit = f"max_prompt_length {config.prompt_budget}"
     if config.max_prompt_length is None:
         limit += " (not set: what max_length leaves)"
-    yield from some(
+    yield from Share("prompt", run.tokens.prompts_cut, run.tokens.num_examples).has(
         "prompts-cut",
-        "prompt",
-        run.tokens.prompts_cut,
-        run.tokens.num_examples,
         f"are cut on the left by {limit}",
         "raise max_prompt_length and max_length, or leave long prompts out",
     )
@@ -31,11 +28,8 @@ def prompts_cut(run: Snapshot) -> Iterator[Finding]:
 
 def answers_cut(run: Snapshot) -> Iterator[Finding]:
     """Completions that lose their end, and with it the token that ends them."""
-    yield from some(
+    yield from Share("completion", run.tokens.completions_cut, run.tokens.num_completions).has(
         "answers-cut",
-        "completion",
-        run.tokens.completions_cut,
-        run.tokens.num_completions,
         f"are cut by max_length {run.config.max_length} and lose their end token, so that the "
         "model learns to go on",
         "raise max_length" + (", or lower max_prompt_length" * bool(run.config.max_prompt_length)),
@@ -62,11 +56,8 @@ def dropped(run: Snapshot) -> Iterator[Finding]:
     """Records that tokenising left out."""
     num = sum(run.tokens.dropped.values())
     reasons = "; ".join(f"{n}: {reason}" for reason, n in run.tokens.dropped.items())
-    yield from some(
+    yield from Share("record", num, num + run.tokens.num_examples).has(
         "dropped-records",
-        "record",
-        num,
-        num + run.tokens.num_examples,
         f"cannot be trained on ({reasons})",
         "correct the records, or raise max_length",
         many=0.01,
