@@ -210,6 +210,41 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **{"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "tie_word_embeddings": True},
     },
 }
+# Layers that carry a state along the sequence, beside or instead of attention.
+DELTA_NET = {
+    **{"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 3},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+}
+MAMBA_2 = {
+    **{"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_d_conv": 3},
+    **{"mamba_n_groups": 2, "mamba_chunk_size": 8},
+}
+STATEFUL: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": DELTA_NET,
+    "qwen3_next": {
+        **DELTA_NET,
+        **{"num_experts": 4, "num_experts_per_tok": 2},
+        **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    },
+    "granitemoehybrid": {
+        **MAMBA_2,
+        **{"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 0},
+        **{"shared_intermediate_size": 48, "position_embedding_type": "rope"},
+    },
+    "nemotron_h": {
+        **{"layers_block_type": ["linear_attention", "full_attention", "mlp"]},
+        **{"num_hidden_layers": 3, "head_dim": 8, "n_groups": 2, "ssm_state_size": 8},
+        **{"mamba_num_heads": 8, "mamba_head_dim": 8, "conv_kernel": 3, "chunk_size": 8},
+    },
+    "falcon_h1": {**MAMBA_2, "mamba_d_ssm": 64, "head_dim": 8},
+    "lfm2": {
+        **{"layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
+        **{"block_auto_adjust_ff_dim": False},
+    },
+    "mamba": {"state_size": 8},
+}
+FAMILIES |= STATEFUL
 
 
 @pytest.fixture(scope="session")

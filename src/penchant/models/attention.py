@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn.attention.flex_attention import BlockMask
 
+    from penchant.models.mixers import MixerLayout
+
 NAME = "penchant_packed"
 
 
@@ -32,6 +34,7 @@ class SegmentTable:
         self.kernel = kernel
         self._masks: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
         self._block_mask: BlockMask | None = None
+        self._mixer_layout: MixerLayout | None = None
 
     def mask(self, prompt: int, completion: int, like: Tensor) -> Tensor:
         """Additive `[completion, prompt + completion]`: the whole prompt, then causal."""
@@ -52,6 +55,14 @@ class SegmentTable:
                 packed_mask_rule(self.groups, length, device), None, None, length, length, device
             )
         return self._block_mask
+
+    def mixer_layout(self, device: torch.device) -> MixerLayout:
+        """The rows that layers with a state along the sequence work on."""
+        if self._mixer_layout is None:
+            from penchant.models.mixers import MixerLayout
+
+            self._mixer_layout = MixerLayout(self.groups, device)
+        return self._mixer_layout
 
 
 def packed_mask_rule(groups: tuple[Segments, ...], length: int, device: torch.device) -> Any:

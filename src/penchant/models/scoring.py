@@ -81,6 +81,10 @@ class Scorer(nn.Module):
         wanted = attention.NAME if plan.packed else self._plain_attention
         if self.causal_model.config._attn_implementation != wanted:
             self.causal_model.set_attn_implementation(wanted)
+        if modules := stateful_modules(self.causal_model):
+            from penchant.models import mixers
+
+            (mixers.take_packed_rows if plan.packed else mixers.take_plain_rows)(modules)
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
@@ -207,6 +211,17 @@ def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model under a possible adapter; its layers hold the adapter's."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return base
+
+
+def stateful_modules(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules that carry a state along the sequence.
+
+    They are known by what they own: a convolution over positions, or the decay of a state.
+    """
+    owned = [c.get_base_layer() if isinstance(c, LoraLayer) else c for c in model.children()]
+    if hasattr(model, "A_log") or any(isinstance(child, nn.Conv1d) for child in owned):
+        return [model]
+    return [module for child in model.children() for module in stateful_modules(child)]
 
 
 def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | None]:

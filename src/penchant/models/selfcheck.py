@@ -12,7 +12,7 @@ import torch
 from penchant.core.errors import TrainingError
 from penchant.data.batch import Group
 from penchant.models.linear import plain_layers
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,10 @@ logger = logging.getLogger("penchant")
 # tokens differ by what rounding does to their logits, so there it bounds the mean.
 LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
 MEAN_IN_HALF = 0.05
+# Kinds of layers, as configurations name them, that need no attention hook: what works on each
+# position alone, and what carries a state (models/mixers.py).
+WITHOUT_STATE = {"mlp", "moe", "dense", "sparse"}
+STATEFUL = {"linear_attention", "conv", "hybrid"}
 
 
 def plan_scoring(
@@ -129,7 +133,10 @@ def _unservable(scorer: Scorer, max_length: int) -> str:
     window = getattr(config, "sliding_window", None)
     if window and window < max_length and (not kinds or "sliding_attention" in kinds):
         return f"sliding-window attention over {window} tokens, max_length is {max_length}"
-    if other := kinds - {"full_attention", "sliding_attention"}:
+    served = {"full_attention", "sliding_attention"} | WITHOUT_STATE
+    if stateful_modules(model):
+        served |= STATEFUL
+    if other := kinds - served:
         return f"layers that the attention hook cannot serve: {', '.join(sorted(other))}"
     if getattr(config, "attn_logit_softcapping", None):
         return "attention logits are soft-capped"

@@ -121,26 +121,13 @@ def test_prompts_of_unlike_length_are_read_apart_and_go_on_together(policy):
     assert together.cache.layers[0].keys.shape[::2] == (4, width)
 
 
-STATES = {
-    "lfm2": {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-             "layer_types": ["conv", "full_attention"]},
-    "mamba": {"state_size": 8},
-    "falcon_h1": {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-                  "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1,
-                  "mamba_d_state": 8},
-}  # fmt: skip
+STATES = ["qwen3_5_text", "granitemoehybrid", "falcon_h1", "lfm2", "mamba"]
 
 
 @pytest.mark.parametrize("family", STATES)
-def test_models_without_keys_and_values_are_sampled_from_as_they_score(family):
-    from transformers import AutoConfig
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        family, vocab_size=128, hidden_size=32, num_hidden_layers=2, bos_token_id=1,
-        eos_token_id=2, pad_token_id=0, **STATES[family],
-    )  # fmt: skip
-    scorer = PolicyScorer(AutoModelForCausalLM.from_config(config), 0).eval()
+def test_models_without_keys_and_values_are_sampled_from_as_they_score(family, make_model):
+    scorer = PolicyScorer(make_model(family), 0).eval()
+    scorer.use(ScoringPlan(packed=family != "mamba", fused_head=True, kernel="sdpa"))
     scorer.causal_model.generation_config.repetition_penalty = 5.0  # not of the policy
     sampler = CachedSampler(scorer, [2, 5, 9], batch_size=4)
     for temperature in (0, 1.0):
@@ -149,11 +136,14 @@ def test_models_without_keys_and_values_are_sampled_from_as_they_score(family):
         assert drawn == sampler.sample(PROMPTS, n=2, sampling=sampling, seed=1)
         for prompt, (first, second) in zip(PROMPTS, drawn, strict=True):
             assert temperature or first.ids == second.ids
-            ids = torch.tensor([[*prompt, *first.ids]])
+            batch = scorer.batch([Group(prompt, (first.ids, second.ids))])
             with torch.no_grad():
-                scored = scorer.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-            expected = scored.gather(1, torch.tensor(first.ids).unsqueeze(1)).squeeze(1)
-            torch.testing.assert_close(torch.tensor(first.logprobs), expected, rtol=1e-3, atol=1e-3)
-            assert temperature or first.ids == scored.argmax(-1).tolist()
+                expected = scorer(batch)
+            drawn_logprobs = torch.tensor([*first.logprobs, *second.logprobs])
+            torch.testing.assert_close(drawn_logprobs, expected, rtol=1e-3, atol=1e-3)
+            ids = torch.tensor([[*prompt, *first.ids]])
+            with torch.no_grad(), scorer.plain_attention():
+                likeliest = scorer.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
+            assert temperature or first.ids == likeliest.tolist()
             assert first.ended == (first.ids[-1] in (2, 5, 9))
     assert scorer.causal_model.generation_config.repetition_penalty == 5.0
