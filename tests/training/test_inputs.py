@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 import penchant
+from penchant.compat.trl.online import GRPOConfig
+from penchant.config.keys import load_config
 from penchant.core.errors import ModelError
 from penchant.models.load import load_tokenizer
+from penchant.training.inputs import read_run_data
 
 
 def test_token_without_an_embedding_is_named(
@@ -50,3 +53,22 @@ def test_adapter_without_a_tokenizer_takes_that_of_its_base(
         if not file.name.startswith("adapter"):
             file.unlink()
     assert load_tokenizer(str(first)).get_vocab() == load_tokenizer(str(tiny_model_dir)).get_vocab()
+
+
+def test_options_of_the_template_reach_every_chat_of_a_run_and_the_fingerprint_is_the_datas() -> (
+    None
+):
+    user, answers = {"role": "user", "content": "Hi"}, ("yes", "no", "so", "as")
+    rows = [{"prompt": [{**user, "content": a}], "chosen": a, "rejected": f"{a}?"} for a in answers]
+    rows[0]["chat_template_kwargs"] = {"enable_thinking": True}
+    keys = {"model": "m", "data": "rows", "train_fraction": 0.5}
+    plain = read_run_data(load_config("dpo", keys), rows, None)
+    script = GRPOConfig(output_dir="x", chat_template_kwargs={"enable_thinking": False})
+    kwargs = script.run_config({"model": "m", "data": "rows"}).chat_template_kwargs
+    told = read_run_data(load_config("dpo", {**keys, "chat_template_kwargs": kwargs}), rows, None)
+    options = [
+        record.prompt[0]["chat_template_kwargs"]["enable_thinking"]  # type: ignore[index]
+        for record in (*told.train, *told.evaluation)
+    ]
+    assert sorted(options) == [False, False, False, True]
+    assert told.sources[0].fingerprint == plain.sources[0].fingerprint

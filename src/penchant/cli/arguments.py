@@ -137,7 +137,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
     add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
     add("--batch_size", type=int, help="records per forward pass (default: 8)")
-    add_shared(parser, "chat_template", "strict", "trust_remote_code", "json")
+    add_shared(parser, "chat_template", "chat_template_kwargs")
+    add_shared(parser, "strict", "trust_remote_code", "json")
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:

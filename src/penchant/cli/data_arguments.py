@@ -14,7 +14,8 @@ from penchant.data.columns import parse_columns
 # As the modules that read them have them: help must not import those.
 JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns", "text", "template")
 DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
-    "max_prompt_length", "batch_size", "chat_template", "trust_remote_code")  # fmt: skip
+    "max_prompt_length", "batch_size", "chat_template", "chat_template_kwargs",
+    "trust_remote_code")  # fmt: skip
 FORMS = "label, votes, ratings, ranking, trees, thumbs or chats"
 PROJECTS = "trl, axolotl, llama-factory or openai"
 
@@ -62,7 +63,7 @@ def add_build(tools: Any) -> None:
     )
     drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
     add_shared(sampled, max_completion_length="512", max_prompt_length="1024")
-    add_shared(sampled, "chat_template", "trust_remote_code")
+    add_shared(sampled, "chat_template", "chat_template_kwargs", "trust_remote_code")
 
 
 def add_convert(tools: Any) -> None:

@@ -26,6 +26,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": "a Jinja file or chatml, in place of the model's",
     },
+    "chat_template_kwargs": {
+        "metavar": "NAME=VALUE,...",
+        "help": "options of the template, as enable_thinking=false, or JSON",
+    },
     "trust_remote_code": {"action": "store_true", "help": "run code that comes with the model"},
     "seed": {"type": int, "metavar": "N", "help": "the seed of every random choice"},
 }

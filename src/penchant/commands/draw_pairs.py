@@ -11,8 +11,10 @@ from penchant.core.machine import resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.data.building.rules import Choice
 from penchant.data.building.sampled import build_from_samples
+from penchant.data.columns import parse_kwargs
 from penchant.data.prompts import Prompt
 from penchant.data.records import DataError
+from penchant.data.rows.template import require_free, with_kwargs
 from penchant.data.tokenise import Tokeniser
 from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
 from penchant.models.scoring import Scorer
@@ -38,6 +40,7 @@ class Drawer:
         temperature, top_p, top_k: as for `Sampling`.
         batch_size: answers that are drawn side by side.
         chat_template: a Jinja file or chatml, in place of the model's.
+        chat_template_kwargs: options of the template; a row's own go before them.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -53,6 +56,7 @@ class Drawer:
         top_k: int = 0,
         batch_size: int = 32,
         chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         setup_logging()
@@ -76,6 +80,8 @@ class Drawer:
             max_length=max_prompt_length + max_completion_length,
             max_prompt_length=max_prompt_length,
         )
+        self.kwargs = parse_kwargs(chat_template_kwargs or {})
+        require_free(self.kwargs)
         self.sampling = Sampling(max_completion_length, temperature, top_k, top_p)
         pad = self.tokenizer.pad_token_id
         self.sampler = CachedSampler(
@@ -96,7 +102,7 @@ class Drawer:
 
     def sample(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[list[str]]:
         """`n` answers to each prompt, as text."""
-        examples, report = self.tokeniser.prompts(prompts)
+        examples, report = self.tokeniser.prompts(with_kwargs(prompts, self.kwargs))
         if report.dropped:
             reasons = ", ".join(report.dropped)
             raise DataError(

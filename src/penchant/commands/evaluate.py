@@ -41,7 +41,10 @@ from penchant.training.references import require_same_vocabulary
 logger = logging.getLogger("penchant")
 
 # What an evaluation takes from the run it evaluates.
-RUN_KEYS = ("max_length", "max_prompt_length", "chat_template", "trust_remote_code")
+RUN_KEYS = (
+    *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
+    "trust_remote_code",
+)
 
 
 def evaluate(
@@ -60,9 +63,9 @@ def evaluate(
             too.
         reference: the model it is compared with; default: what the run or adapter started from.
         batch_size: records per forward pass.
-        keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `attention`, `dtype`,
-            `precision`, `strict`, `trust_remote_code`, or an option of the method (`beta`);
-            default: the run's own.
+        keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `chat_template_kwargs`,
+            `attention`, `dtype`, `precision`, `strict`, `trust_remote_code`, or an option of the
+            method (`beta`); default: the run's own.
 
     Raises:
         UserError: a wrong key, bad data, no reference to compare with.

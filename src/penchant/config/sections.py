@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from penchant.data.columns import parse_columns
+from penchant.data.columns import parse_columns, parse_kwargs
 
 
 def joined(value: Any) -> Any:
@@ -54,6 +54,14 @@ def _parsed(value: Any) -> Any:
     return parse_columns(value) if isinstance(value, str) else value
 
 
+def _free(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs:
+        from penchant.data.rows.template import require_free  # few runs have any
+
+        require_free(kwargs)
+    return kwargs
+
+
 def _unlisted(value: tuple[str, ...]) -> str | list[str]:
     return value[0] if len(value) == 1 else list(value)
 
@@ -62,6 +70,9 @@ Listed = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), PlainSerializer(_unlisted)
 ]
 Columns = Annotated[dict[str, str], BeforeValidator(_parsed)]
+
+
+TemplateKwargs = Annotated[dict[str, Any], BeforeValidator(parse_kwargs), AfterValidator(_free)]
 
 
 class DataSection(Section):
@@ -92,6 +103,11 @@ class DataSection(Section):
     )
     chat_template: str | None = Field(
         None, description="A Jinja file, or chatml, in place of the model's chat template."
+    )
+    chat_template_kwargs: TemplateKwargs = Field(
+        {},
+        description="Options of the chat template, as enable_thinking=false or JSON; a column of "
+        "this name goes before them, row by row.",
     )
     unpair: bool = Field(
         False, description="Methods for labels: turn each pair into a good and a bad completion."

@@ -1,4 +1,4 @@
-"""What the texts of a row stand for: messages kept as JSON, numbers and votes of a table."""
+"""What the cells of a row stand for: messages kept as JSON, numbers and votes, nulls of Arrow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from penchant.data.rows import margins
-from penchant.data.rows.row import Row, RowError
+from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError
 
 # A text that opens as messages do; one message alone counts only when it is a whole one.
 MESSAGES = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:")
@@ -61,3 +61,25 @@ def _messages(name: str, text: str, *, listed: bool) -> object:
     whole = all(isinstance(turn, Mapping) and any(k <= set(turn) for k in MESSAGE_KEYS)
                 for turn in turns)  # fmt: skip
     return value if whole else text
+
+
+def unfilled(row: Row) -> Row:
+    """A row of a table without the nulls that fill what its tools and messages do not have.
+
+    Arrow gives every object of a column the fields of all of them: a tool would have the
+    parameters of the others.
+    """
+    return {name: _unfilled(value) if _is_filled(name, value) else value
+            for name, value in row.items()}  # fmt: skip
+
+
+def _is_filled(name: str, value: object) -> bool:
+    first = value[0] if isinstance(value, list) and value else value
+    message = isinstance(first, dict) and ("role" in first or "from" in first)
+    return message or (name in TEMPLATE_COLUMNS and not isinstance(value, str))
+
+
+def _unfilled(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _unfilled(one) for name, one in value.items() if one is not None}
+    return list(map(_unfilled, value)) if isinstance(value, list) else value

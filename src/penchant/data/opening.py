@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penchant.core.screen import track, track_bytes
-from penchant.data.cells import typed
+from penchant.data.cells import typed, unfilled
 from penchant.data.columns import renamed, written
 from penchant.data.files import data_suffix, open_file
 from penchant.data.lines import Item, Watch, numbered
@@ -242,7 +242,8 @@ def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:
     table = dataset.with_format("arrow")
 
     def rows(_: Watch | None) -> Iterator[Item]:
-        return numbered(name, (row for part in table.iter(BATCH_ROWS) for row in part.to_pylist()))
+        parts = (part.to_pylist() for part in table.iter(BATCH_ROWS))
+        return numbered(name, (unfilled(row) for part in parts for row in part))
 
     return Part(name, rows, total=len(dataset))
 

@@ -16,7 +16,12 @@ from penchant.data.read import read_rows
 from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import check_prompt, read_messages, read_text, with_tools
+from penchant.data.rows.messages import (
+    check_prompt,
+    read_messages,
+    read_text,
+    with_template_columns,
+)
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 if TYPE_CHECKING:
@@ -129,7 +134,7 @@ def to_prompt(row: object, layout: Layout | None, where: str) -> Prompt:
             empty or not the user's.
     """
     row, layout_of_row = fit(row, layout, recognise_prompt, _misfit, ("input", "context"))
-    prompt = with_tools(_prompt(row, layout_of_row), row)
+    prompt = with_template_columns(_prompt(row, layout_of_row), row)
     check_prompt(prompt)
     used = {"prompt", "input"} if layout_of_row is INSTRUCTION else {"prompt"}
     used |= {layout_of_row.fields[0]} if layout_of_row in (*PLAIN, NUMBERED) else set()

@@ -31,6 +31,7 @@ class Message(TypedDict):
         tool_calls: functions that the assistant calls, as `{"function": {"name": ...}}`.
         name, tool_call_id: of the function that a tool message answers for.
         tools: the functions on offer; only the first message of a prompt has them.
+        chat_template_kwargs: options of the template, such as `enable_thinking`; likewise.
     """
 
     role: str
@@ -42,6 +43,7 @@ class Message(TypedDict):
     name: NotRequired[str]
     tool_call_id: NotRequired[str]
     tools: NotRequired[list[dict[str, Any]]]
+    chat_template_kwargs: NotRequired[dict[str, Any]]
 
 
 Messages = tuple[Message, ...]

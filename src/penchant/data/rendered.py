@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from penchant.data.records import Message, Messages
@@ -16,6 +16,11 @@ REASONING: tuple[Literal["reasoning_content", "reasoning", "thinking"], ...] = (
 )
 # Templates write these marks in their own way; what stands between them must be kept.
 THOUGHT = re.compile(r"</?think(?:ing)?>")
+
+
+class TemplateRefusal(ValueError):  # noqa: N818
+    """A chat template does not write these messages; the text is what it says."""
+
 
 ANSWERS = "answers"
 QUESTIONS = "system, user or tool messages, or tools"
@@ -51,7 +56,9 @@ def _said(message: Message) -> Iterator[str]:
     yield from THOUGHT.split(message["content"])
     for field in REASONING:
         yield message.get(field, "")
-    yield from _names(message.get("tool_calls", ()))
+    for call in message.get("tool_calls", ()):
+        yield from _names((call,))
+        yield from _leaves(_parsed(call.get("function", call).get("arguments")))
 
 
 def _names(functions: Sequence[dict[str, object]]) -> Iterator[str]:
@@ -60,6 +67,25 @@ def _names(functions: Sequence[dict[str, object]]) -> Iterator[str]:
         function = one.get("function", one)
         if isinstance(function, dict):
             yield str(function.get("name", ""))
+
+
+def _parsed(arguments: object) -> object:
+    try:
+        return json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """The texts within arguments; templates write numbers and marks in ways of their own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _leaves(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _leaves(one)
 
 
 def _holds(text: str, part: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from penchant.data.cells import unfilled
 from penchant.data.lines import (
     GZIP,
     Item,
@@ -148,7 +149,9 @@ def parquet_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             rows = (
-                row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist()
+                unfilled(row)
+                for batch in file.iter_batches(batch_size=1024)
+                for row in batch.to_pylist()
             )
             yield from numbered(name, _watched(rows, file.metadata.num_rows, path, watch))
     except pyarrow.ArrowException as error:

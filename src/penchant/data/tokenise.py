@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from jinja2.exceptions import TemplateError
+from typing import TYPE_CHECKING, TypeVar
 
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
-from penchant.data.rendered import REASONING, lost_parts
+from penchant.data.rendered import REASONING, TemplateRefusal, lost_parts
 from penchant.data.rows.row import shown
 
 if TYPE_CHECKING:
@@ -85,6 +83,9 @@ class TokenReport:
     lost_examples: dict[str, str] = field(default_factory=dict)
     # No Counter: dataclasses.asdict would make one of its items.
     dropped: dict[str, int] = field(default_factory=dict)
+    dropped_examples: dict[str, str] = field(default_factory=dict)
+    # Examples with an option that the template does not read, by its name.
+    unread: dict[str, int] = field(default_factory=dict)
     longest_prompt: int = 0
     longest_completion: int = 0
 
@@ -104,7 +105,15 @@ class TokenReport:
                 f"{self.lost_examples[what]})": n
                 for what, n in self.lost.items()
             },
-            **{f"{self.noun} dropped: {reason}": n for reason, n in self.dropped.items()},
+            **{
+                f"{self.noun} whose chat_template_kwargs have {name}, which the chat template "
+                "does not read": n
+                for name, n in self.unread.items()
+            },
+            **{
+                f"{self.noun} dropped: {reason} (such as {self.dropped_examples[reason]})": n
+                for reason, n in self.dropped.items()
+            },
         }
         return "; ".join(parts + [f"{n} {what}" for what, n in counted.items() if n])
 
@@ -166,7 +175,11 @@ class Tokeniser:
         return _each(prompts, self._prompt, TokenReport("prompts"))
 
     def prompt_ids(self, prompt: Text) -> list[int]:
-        """The tokens that the model answers, as in training; not cut."""
+        """The tokens that the model answers, as in training; not cut.
+
+        Raises:
+            TemplateRefusal: the chat template does not write the messages.
+        """
         ids = self._encode(self._prompt_text(prompt), special=not is_chat(prompt))
         # Some tokenizers close whatever they encode; a prompt is not over.
         closed = len(ids) > 1 and not is_chat(prompt) and ids[-1] == self.tokenizer.eos_token_id
@@ -196,7 +209,7 @@ class Tokeniser:
         prompt = record.prompt
         try:
             prompt_ids, answers = self._ids(record, completions, report)
-        except TemplateError as error:
+        except TemplateRefusal as error:
             # Some templates insist on alternating roles, or know no system message.
             raise _Dropped(f"the chat template refused the messages ({error})") from error
         if not prompt_ids:
@@ -218,6 +231,11 @@ class Tokeniser:
         for one, (text, _) in zip(completions, written, strict=True):
             lost += lost_parts(one, text, answer=True) if is_chat(one) else ()
         report.add_lost(lost, record.where)
+        if is_chat(prompt) and prompt[0].get("chat_template_kwargs"):
+            from penchant.data.chats import unread_kwargs
+
+            for name in unread_kwargs(self.tokenizer, prompt):
+                report.unread[name] = report.unread.get(name, 0) + 1
         if not completions:
             return prompt_ids, []
         texts, together = zip(*written, strict=True)
@@ -284,18 +302,9 @@ class Tokeniser:
         return head
 
     def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
-        if not self.tokenizer.chat_template:
-            raise ModelError(
-                "the data is chat messages, but the model has no chat template; give one with "
-                "chat_template (a Jinja file), or use an instruction-tuned model"
-            )
-        rendered: Any = self.tokenizer.apply_chat_template(
-            [{k: v for k, v in message.items() if k != "tools"} for message in messages],  # type: ignore[arg-type]
-            tools=messages[0].get("tools"),  # type: ignore[arg-type]
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-        )
-        return str(rendered)
+        from penchant.data.chats import render  # plain strings need no template
+
+        return render(self.tokenizer, messages, generation_prompt=generation_prompt)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -322,6 +331,7 @@ def _each(
             examples.append(tokenise(record, report))
         except _Dropped as reason:
             report.dropped[str(reason)] = report.dropped.get(str(reason), 0) + 1
+            report.dropped_examples.setdefault(str(reason), record.where)
     groups = [example.group() for example in examples]
     report.num_examples = len(examples)
     report.longest_prompt = max((len(group.prompt) for group in groups), default=0)

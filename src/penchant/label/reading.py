@@ -10,7 +10,10 @@ from penchant.data.read import read_rows
 from penchant.data.records import Data, Pair
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Kind, Layout
+from penchant.data.rows.row import TEMPLATE_COLUMNS, Kind, Layout
+
+# The texts, and what their template is given with them.
+KEPT = (*formats.FIELDS, *TEMPLATE_COLUMNS)
 
 
 def read_comparisons(sources: Sources, *, strict: bool = False) -> Data[Pair]:
@@ -34,7 +37,7 @@ def _unjudged(row: object) -> object:
     """A row with its texts alone, under a label that leaves completion a and b in their places."""
     if not isinstance(row, Mapping):
         return row
-    texts = {field: row[field] for field in formats.FIELDS if field in row}
+    texts = {field: row[field] for field in KEPT if field in row}
     return {**texts, "label": "a"}
 
 

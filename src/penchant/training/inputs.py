@@ -30,21 +30,20 @@ logger = logging.getLogger("penchant")
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
-    source = _read(config, data, config.split)
-    records = source.records
+    source, records = _read(config, data, config.split)
     if eval_data is None and config.train_fraction is None:
         return RunData(records, [], [source], 0)
     from penchant.data.split import shared_prompts, split_by_prompt
 
     if eval_data is not None:
-        held_out = _read(config, eval_data, config.eval_split or config.split)
-        shared = shared_prompts(records, held_out.records)
+        held_out, evaluation = _read(config, eval_data, config.eval_split or config.split)
+        shared = shared_prompts(records, evaluation)
         if shared:
             logger.warning(
                 "%d of %d held-out records have a prompt that is also trained on: accuracy will "
-                "flatter", shared, len(held_out.records),
+                "flatter", shared, len(evaluation),
             )  # fmt: skip
-        return RunData(records, held_out.records, [source, held_out], shared)
+        return RunData(records, evaluation, [source, held_out], shared)
     assert config.train_fraction is not None
     train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
     return RunData(train, evaluation, [source], 0)
@@ -52,14 +51,19 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
     """The records of one source, of the kind that the method learns from."""
-    return _read(config, data, config.split).records
+    return _read(config, data, config.split)[1]
 
 
-def _read(config: RunConfig, data: Any, split: str) -> Data[Any]:
+def _read(config: RunConfig, data: Any, split: str) -> tuple[Data[Any], Sequence[Record]]:
+    """What a source holds, and its records with the options of the run's chat template."""
     sources = Sources.of(data, split, config.columns)
     source: Data[Any] = kind_of(config.spec).read(config, sources)
     logger.info("%s", source.summary())
-    return source
+    if not config.chat_template_kwargs:
+        return source, source.records
+    from penchant.data.rows.template import with_kwargs
+
+    return source, with_kwargs(source.records, config.chat_template_kwargs)
 
 
 def read_inputs(

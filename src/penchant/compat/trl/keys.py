@@ -39,6 +39,7 @@ def translate(arguments: Mapping[str, Any], refusals: Refusals) -> dict[str, Any
         "max_steps": None if arguments["max_steps"] < 0 else arguments["max_steps"],
         "gradient_checkpointing": _switch(arguments["gradient_checkpointing"]),
         "eval_samples": 3 if arguments.get("generate_during_eval") else 0,
+        "chat_template_kwargs": arguments.get("chat_template_kwargs") or {},
         "monitor_prompts": 0,  # TRL's logs have nothing of the kind
     }
     for part in (_device, _precision, _warmup, _shuffle, _evaluation, _best, _saving, _reference):

@@ -50,6 +50,7 @@ class OnlineConfig(SyncingConfig):
     use_vllm: bool = False
     use_transformers_continuous_batching: bool = False
     use_transformers_paged: bool = False
+    chat_template_kwargs: dict[str, Any] | str | None = None
     # The loss
     beta: float = 0.0
     num_iterations: int = 1

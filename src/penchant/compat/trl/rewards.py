@@ -12,9 +12,10 @@ import torch
 
 from penchant.compat.trl.objects import padded, require_trainable
 from penchant.core.errors import ConfigError, RewardError
+from penchant.data.chats import render
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 logger = logging.getLogger("penchant")
 
@@ -157,7 +158,7 @@ class ModelReward:
         texts = [
             prompt + answer
             if isinstance(prompt, str)
-            else _rendered(self.tokenizer, [*prompt, *answer])
+            else render(self.tokenizer, (*prompt, *answer), generation_prompt=False)
             for prompt, answer in zip(prompts, as_messages(prompts, completions), strict=True)
         ]
         inputs = self.tokenizer(
@@ -166,7 +167,3 @@ class ModelReward:
         logits = self.model(**inputs.to(self.model.device)).logits
         scores: list[float] = logits[:, 0].float().tolist()
         return scores
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Any]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))

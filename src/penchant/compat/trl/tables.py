@@ -134,7 +134,6 @@ ONLINE_STANDING: Standing = {
     "min_p": ((None, 0, 0.0), "set top_p or top_k"),
     "repetition_penalty": ((1, 1.0), "answers would come from another distribution; drop it"),
     "generation_kwargs": ((None, {}), "set temperature, top_p and top_k"),
-    "chat_template_kwargs": ((None, {}), "set tokenizer.chat_template"),
     "transformers_continuous_batching_config": ((None, {}), "drop it"),
     "vllm_mode": (("colocate",), "vLLM runs in the process of training; drop it"),
     "vllm_structured_outputs_regex": ((None,), "answers are free; reward their form"),

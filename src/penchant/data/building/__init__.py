@@ -23,8 +23,8 @@ from penchant.data.lines import Item
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.margins import NUMBER_FIELDS
-from penchant.data.rows.messages import read_messages, with_tools
-from penchant.data.rows.row import RowError, kind, refuse_media, shown, usable
+from penchant.data.rows.messages import read_messages, with_template_columns
+from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, kind, refuse_media, shown, usable
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMBS, CHATS)}
 
 # Columns that become part of the prompt.
-PARTS = ("system", "history", "input", "tools")
+PARTS = ("system", "history", "input", *TEMPLATE_COLUMNS)
 # Columns that forms and other projects' layouts call alike.
 SHARED = {*PARTS, *QUESTIONS, "ratings"}
 # Columns that training reads: what a record does not set itself, it does not have.
@@ -255,9 +255,9 @@ def named(row: object, rules: Rules) -> dict[str, object]:
     name = "messages" if prompt is None else "prompt"
     if prompt is None and kind(own.get("messages")) == "messages":
         prompt = with_system(own, list(own["messages"]))
-    if own.get("tools"):
+    if prompt is not None and any(own.get(one) for one in TEMPLATE_COLUMNS):
         chat = [user(prompt)] if isinstance(prompt, str) else prompt
-        prompt = with_tools(read_messages(chat, name), own)
+        prompt = with_template_columns(read_messages(chat, name), own)
     for side in SIDES if rules.turns == "first" else ():
         if isinstance(read.get(side), list):
             read[side] = read[side][:1]

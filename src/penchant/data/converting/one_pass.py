@@ -16,8 +16,8 @@ from penchant.data.lines import Item
 from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counted, is_chat
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import MESSAGE_FIELDS, plain
-from penchant.data.rows.row import RowError, usable
+from penchant.data.rows.messages import MESSAGE_FIELDS, plain, with_template_columns
+from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, usable
 
 KINDS = ("labels", "pairs", "prompts")
 # Stands on labels made of pairs: which two belong together.
@@ -120,14 +120,15 @@ class Run:
         own = layout.read(row)
         record: Pair | Label | None
         canonical = {**_beside(row, layout), **own}
-        # They stay a column, for which a target has a place or not.
-        canonical.pop("tools", None)
+        # They stay columns, for which a target has a place or not.
+        beside = {name: canonical.pop(name, None) for name in TEMPLATE_COLUMNS}
         if layout.kind == "pairs":
             record = formats.to_pair(canonical, None, where)
         else:
             record = labels.to_label(canonical, None, where)
         if record is None:
             return None
+        with_template_columns(record.prompt, beside)  # refuses what no template could be given
         self._count_dropped(own)
         others = {**_beside(row, layout), **{k: own[k] for k in layout.inner if k in own}}
         if isinstance(record, Pair):
@@ -205,6 +206,8 @@ class Run:
             changed = self.change.label(record, self.lost)
         if target.project != "trl" and not is_chat(changed.prompt):
             raise RowError("text in place of chat", f"{target.project} holds chat; add text: chat")
+        if not is_chat(changed.prompt):
+            _require_no_template(one)
         assert target.write
         row = target.write(changed)
         for name, value in one.others.items():
@@ -222,13 +225,30 @@ def _beside(row: Mapping[str, Any], layout: Exchange) -> dict[str, Any]:
     return {str(name): value for name, value in row.items() if name not in layout.used}
 
 
+def _require_no_template(one: _Read) -> None:
+    """Refuse a chat as a string that its tools would be lost for."""
+    messages = one.record.prompt[:1] if is_chat(one.record.prompt) else ()
+    for place in (one.others, *messages):
+        for name in TEMPLATE_COLUMNS:
+            if place.get(name):
+                raise RowError(
+                    f"{name} beside a text prompt",
+                    f"the row has '{name}', which only a chat template reads; leave text as chat",
+                )
+
+
+def _for_template(one: _Read) -> dict[str, Any]:
+    """The columns that belong to a prompt beside its messages."""
+    return {name: one.others[name] for name in TEMPLATE_COLUMNS if one.others.get(name)}
+
+
 def _distinct_prompts(records: Iterable[_Read]) -> Iterator[dict[str, Any]]:
     seen: set[bytes] = set()
     for one in records:
-        prompt = plain(one.record.prompt)
-        if (key := digest(prompt)) not in seen:
+        row = {"prompt": plain(one.record.prompt), **_for_template(one)}
+        if (key := digest(row)) not in seen:
             seen.add(key)
-            yield {"prompt": prompt}
+            yield row
 
 
 def _by_prompt(records: Iterable[_Read]) -> Iterator[tuple[object, object]]:
@@ -236,7 +256,7 @@ def _by_prompt(records: Iterable[_Read]) -> Iterator[tuple[object, object]]:
         label = one.record
         assert isinstance(label, Label)
         content = [plain(label.prompt), plain(label.completion), label.desirable, label.where]
-        yield [content[0], one.others.get(TOGETHER)], [*content, one.others]
+        yield [content[0], one.others.get(TOGETHER), _for_template(one)], [*content, one.others]
 
 
 def _unpacked(value: Any) -> tuple[Label, dict[str, Any]]:

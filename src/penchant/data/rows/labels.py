@@ -15,7 +15,7 @@ from penchant.data.rows.messages import (
     check_prompt,
     read_messages,
     read_parts,
-    with_tools,
+    with_template_columns,
 )
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
@@ -81,7 +81,7 @@ def to_label(row: object, layout: Layout | None, where: str) -> Label:
     prompt, completion = _texts(row, layout_of_row, field)
     check_prompt(prompt)
     check_completion(completion, field)
-    return Label(with_tools(prompt, row), completion, desirable, where)
+    return Label(with_template_columns(prompt, row), completion, desirable, where)
 
 
 def prompt_of(row: Row, layout: Layout) -> Text:
@@ -91,7 +91,7 @@ def prompt_of(row: Row, layout: Layout) -> Text:
         RowError: when its parts are not what they should be.
     """
     field = "messages" if layout is WHOLE_CHAT else _name(row, "completion") or ""
-    return with_tools(_texts(row, layout, field)[0], row)
+    return with_template_columns(_texts(row, layout, field)[0], row)
 
 
 def split_last_turn(chat: Messages) -> tuple[Messages, Messages]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from penchant.data.records import Message, Messages, Text, is_chat
 from penchant.data.rendered import REASONING
-from penchant.data.rows.row import Row, RowError, refuse_media, shown
+from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError, refuse_media, shown
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 # What ShareGPT, Gemini and OASST call them.
@@ -19,7 +19,7 @@ ROLE_NAMES = {
 }  # fmt: skip
 ANSWERING = ("assistant", *(name for name, role in ROLE_NAMES.items() if role == "assistant"))
 # What a message may say beside its content; the chat template is given it.
-BESIDE_CONTENT = (*REASONING, "tool_calls", "name", "tool_call_id", "tools")
+BESIDE_CONTENT = (*REASONING, "tool_calls", "name", "tool_call_id", *TEMPLATE_COLUMNS)
 MESSAGE_FIELDS = ("role", "content", "from", "value", "parts", *BESIDE_CONTENT)
 HUMAN_TURN = re.compile(r"(?:\A|\n\n)Human:")
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -52,7 +52,10 @@ def read_messages(value: object, field: str) -> Messages:
     if not value:
         reason = "empty prompt" if field == "prompt" else "empty completion"
         raise RowError(reason, f"'{field}' is an empty list of messages")
-    return tuple(_message(one, f"{field}[{number}]") for number, one in enumerate(value))
+    messages = tuple(_message(one, f"{field}[{number}]") for number, one in enumerate(value))
+    for number, message in enumerate(messages[1:], start=1):
+        _require_no_template_columns(message, f"{field}[{number}]")
+    return messages
 
 
 def _message(value: object, field: str) -> Message:
@@ -62,8 +65,11 @@ def _message(value: object, field: str) -> Message:
     names = ("from", "value") if value.get("role") is None else ("role", "content")
     said = value.get(names[1]) if value.get("parts") is None else value["parts"]
     calls = value.get("tool_calls")
-    if said is None and calls:
-        said = ""
+    if calls:
+        from penchant.data.rows.template import read_calls
+
+        calls = read_calls(calls, f"{field}.tool_calls")
+        said = "" if said is None else said
     if value.get(names[0]) is None or said is None:
         lacking = "role" if value.get(names[0]) is None else "content"
         has = ", ".join(map(str, value)) or "no fields"
@@ -80,7 +86,20 @@ def _message(value: object, field: str) -> Message:
     if role == "function_call" and (call := _called(content)):
         message = Message(role=known, content="", tool_calls=[call])
     beside = {name: value[name] for name in BESIDE_CONTENT if value.get(name)}
+    if calls:
+        beside["tool_calls"] = calls
     return {**message, **beside}  # type: ignore[typeddict-item]
+
+
+def _require_no_template_columns(message: Message, field: str) -> None:
+    """Refuse what a template is given once a chat in a message that is not its first."""
+    for name in TEMPLATE_COLUMNS:
+        if message.get(name):
+            raise RowError(
+                f"{name} in a later message",
+                f"'{field}' has '{name}', which a template is given once for the whole chat; put "
+                "it into a column, or into the first message of the prompt",
+            )
 
 
 def _content(said: object, field: str) -> str:
@@ -98,26 +117,14 @@ def _content(said: object, field: str) -> str:
     return "\n".join(texts)
 
 
-def with_tools(prompt: Text, row: Row) -> Text:
-    """Put the functions on offer that stand beside a prompt into its first message."""
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        tools = _parsed(tools)
-    if not tools:
+def with_template_columns(prompt: Text, row: Row) -> Text:
+    """Put tools and options of the chat template, beside a prompt, into its first message."""
+    places = (row, prompt[0]) if is_chat(prompt) else (row,)
+    if not any(place.get(name) for place in places for name in TEMPLATE_COLUMNS):
         return prompt
-    if not isinstance(tools, list | tuple) or not all(isinstance(one, Mapping) for one in tools):
-        raise RowError("wrong type", f"'tools' must be a list of functions, got {shown(tools)}")
-    if not is_chat(prompt):
-        raise RowError(
-            "tools beside a text prompt",
-            f"'tools' is {shown(tools)}, which only a chat template can write; give the prompt as "
-            "messages ('penchant data convert FILE --text chat --output NEW'), or rename the "
-            "column where the texts do without it",
-        )
-    functions = [
-        {**one} if "function" in one else {"type": "function", "function": {**one}} for one in tools
-    ]
-    return {**prompt[0], "tools": functions}, *prompt[1:]
+    from penchant.data.rows.template import with_columns
+
+    return with_columns(prompt, row)
 
 
 def _parsed(text: str) -> Any:
@@ -233,6 +240,7 @@ def check_completion(completion: Text, field: str) -> None:
             "('penchant data build' of two chats with a verdict has --turns first), or put the "
             "turns that they share into the prompt",
         )
+    _require_no_template_columns(completion[0], f"{field}[0]")
     if not said(completion[0]).strip():
         raise RowError("empty completion", f"'{field}' has an assistant message without text")
 

@@ -19,7 +19,7 @@ from penchant.data.rows.messages import (
     read_messages,
     read_parts,
     read_transcript,
-    with_tools,
+    with_template_columns,
 )
 from penchant.data.rows.row import Layout, Row, RowError, first_role, fit, is_given, kind, shown
 
@@ -84,7 +84,7 @@ def to_pair(row: object, layout: Layout | None, where: str) -> Pair | None:
         fields = LABELLED_FIELDS if label == "a" else ("completion_b", "completion_a")
     prompt, chosen, rejected = _texts(row, layout_of_row, fields)
     _check(prompt, chosen, rejected, fields)
-    prompt = with_tools(prompt, row)
+    prompt = with_template_columns(prompt, row)
     return Pair(prompt, chosen, rejected, where, read_margin(row), read_agreement(row, label))
 
 
@@ -95,7 +95,9 @@ def prompt_of(row: Row, layout: Layout) -> Text:
         RowError: when its parts are not what they should be.
     """
     labelled = layout in (LABELLED_TEXT, LABELLED_CHAT)
-    return with_tools(_texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0], row)
+    return with_template_columns(
+        _texts(row, layout, LABELLED_FIELDS if labelled else PAIR_FIELDS)[0], row
+    )
 
 
 def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:

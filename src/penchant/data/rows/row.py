@@ -150,7 +150,9 @@ BESIDE = {
     "context": "put it into the prompt",
 }
 MEDIA = ("image", "images", "image_url", "input_audio", "audio", "audios", "video", "videos")
-FIELDS = (*BESIDE, *MEDIA, "tools")
+# Columns that the chat template is given with the prompt.
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+FIELDS = (*BESIDE, *MEDIA, *TEMPLATE_COLUMNS)
 
 
 def _refuse_beside(row: Row, kept: Sequence[str]) -> None:

@@ -135,6 +135,8 @@ def gather_tokens(
         prompts_cut=report.prompts_cut,
         completions_cut=report.completions_cut,
         dropped=dict(report.dropped),
+        dropped_examples=dict(report.dropped_examples),
+        unread=dict(report.unread),
         placed_apart=report.placed_apart,
         lost=dict(report.lost),
         lost_examples=dict(report.lost_examples),

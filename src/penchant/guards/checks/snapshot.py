@@ -63,6 +63,8 @@ class TokenFacts:
         longest: tokens of the longest prompt with its longest completion.
         prompts_cut, completions_cut: by max_prompt_length and by max_length.
         dropped: records that cannot be trained on, by reason.
+            dropped_examples: the place of the first of each.
+        unread: records with an option that their chat template does not read, by its name.
         placed_apart: examples of which the template renders an answer otherwise than its
             generation prompt begins it.
         lost: examples of which the template leaves something out, by what that is;
@@ -80,6 +82,8 @@ class TokenFacts:
     prompts_cut: int = 0
     completions_cut: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    dropped_examples: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
     placed_apart: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
     lost_examples: Mapping[str, str] = field(default_factory=dict)

@@ -55,7 +55,10 @@ def answer_room(run: Snapshot) -> Iterator[Finding]:
 def dropped(run: Snapshot) -> Iterator[Finding]:
     """Records that tokenising left out."""
     num = sum(run.tokens.dropped.values())
-    reasons = "; ".join(f"{n}: {reason}" for reason, n in run.tokens.dropped.items())
+    examples = run.tokens.dropped_examples
+    reasons = "; ".join(
+        f"{n}: {reason}, such as {examples[reason]}" for reason, n in run.tokens.dropped.items()
+    )
     yield from Share("record", num, num + run.tokens.num_examples).has(
         "dropped-records",
         f"cannot be trained on ({reasons})",
@@ -178,6 +181,25 @@ def template_drops(run: Snapshot) -> Iterator[Finding]:
         )
 
 
+def template_kwargs(run: Snapshot) -> Iterator[Finding]:
+    """Options for the chat template that change nothing."""
+    for name, num in run.tokens.unread.items():
+        yield warning(
+            "template-kwargs-unread",
+            f"the chat template does not read {name}, which chat_template_kwargs sets in "
+            f"{counted(num, 'record')}: it changes nothing",
+            "correct its name, drop it, or set chat_template to a file that reads it",
+            {"name": name, "num": num},
+        )
+    if run.config.chat_template_kwargs and not run.data.num_chat:
+        yield warning(
+            "template-kwargs-unread",
+            "chat_template_kwargs is set, and no record is a chat: plain strings meet no template",
+            "drop it, or make chats of them: penchant data convert FILE --text chat --output "
+            "chat.jsonl",
+        )
+
+
 def template_parts(run: Snapshot) -> Iterator[Finding]:
     """A generation prompt, such as one that opens <think>, with which no answer goes on."""
     if num := run.tokens.placed_apart:
@@ -203,5 +225,6 @@ RULES = (
     padding,
     template,
     template_drops,
+    template_kwargs,
     template_parts,
 )

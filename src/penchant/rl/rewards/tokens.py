@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from penchant.core.errors import RewardError
 from penchant.data.records import Label, Message, is_chat
+from penchant.data.rendered import TemplateRefusal
 from penchant.data.tokenise import Tokeniser
 from penchant.rl.rewards.samples import Sample
 
@@ -123,7 +124,10 @@ def encode_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -
 def _render_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     if not one.chat_template or not other.chat_template:
         return False
-    return _uncut(one).prompt_ids(CHAT_PROBE) == _uncut(other).prompt_ids(CHAT_PROBE)
+    try:
+        return _uncut(one).prompt_ids(CHAT_PROBE) == _uncut(other).prompt_ids(CHAT_PROBE)
+    except TemplateRefusal:
+        return False
 
 
 def _uncut(tokenizer: PreTrainedTokenizerBase, end_token_ids: Sequence[int] = ()) -> Tokeniser:

@@ -1,0 +1,120 @@
+"""Tools, calls and options as a chat template gets them: against transformers' own rendering."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from penchant.data.chats import render
+from penchant.data.rendered import TemplateRefusal
+from penchant.data.rows.pairs import to_pair
+from penchant.data.rows.template import with_kwargs
+from penchant.data.tokenise import Tokeniser
+
+USER = {"role": "user", "content": "Hi"}
+
+TOOL = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {}}}}
+ARGUMENTS = {"city": 'Par"is', "days": 2}
+CALL = {"id": "c1", "function": {"name": "weather", "arguments": json.dumps(ARGUMENTS)}}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+# With tools, an option, and calls as Qwen 2.5 writes them; {} is how arguments are written.
+TEMPLATE = (
+    "{{ tools | tojson if tools }}{{ '[no thought]' if enable_thinking is false }}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}(ARGUMENTS){% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def row(**more):
+    sides = {"chosen": [CALLS], "rejected": [{"role": "assistant", "content": "rain"}]}
+    return {"prompt": [USER], **sides, "tools": [TOOL], **more}
+
+
+@pytest.fixture
+def written(byte_level_tokenizer):
+    """Return a function that gives prompt and chosen answer as text, and the report."""
+
+    def write(arguments, **more):
+        tokenizer = byte_level_tokenizer(TEMPLATE.replace("ARGUMENTS", arguments))
+        tokeniser = Tokeniser(tokenizer, max_length=900, max_prompt_length=800)
+        [example], report = tokeniser.pairs([to_pair(row(**more), None, "f:1")])
+        return tokenizer.decode(example.prompt), tokenizer.decode(example.chosen), report
+
+    return write
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}])
+def test_tools_and_options_of_a_row_are_rendered_as_transformers_renders_them(
+    written, byte_level_tokenizer, kwargs
+):
+    tokenizer = byte_level_tokenizer(TEMPLATE)
+    expected = tokenizer.apply_chat_template(
+        [USER], tools=[{"type": "function", "function": TOOL}], add_generation_prompt=True,
+        tokenize=False, **kwargs,
+    )  # fmt: skip
+    for tools in ([TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]):
+        prompt, _, report = written("", tools=tools, chat_template_kwargs=kwargs)
+        assert prompt == expected
+        assert not report.unread
+    assert ("[no thought]" in expected) == bool(kwargs)
+
+
+# What a template makes of arguments, by whether it wants an object or its JSON as text.
+WRITTEN = {
+    "{{ c.function.arguments | tojson }}": json.dumps(ARGUMENTS),
+    "{% for k, v in c.function.arguments | items %}{{ k }}={{ v }};{% endfor %}": (
+        'city=Par"is;days=2;'
+    ),
+    "{{ c.function.arguments }}": json.dumps(ARGUMENTS),
+    "{{ '<' + c.function.arguments + '>' }}": f"<{json.dumps(ARGUMENTS)}>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", WRITTEN)
+@pytest.mark.parametrize("as_text", [True, False])
+def test_arguments_come_in_the_form_that_the_template_takes(written, template, as_text):
+    arguments = json.dumps(ARGUMENTS) if as_text else ARGUMENTS
+    call = {**CALL, "function": {"name": "weather", "arguments": arguments}}
+    _, chosen, report = written(template, chosen=[{**CALLS, "tool_calls": [call]}])
+    assert f"weather({WRITTEN[template]})<|im_end|>" in chosen
+    assert not report.lost
+
+
+def test_arguments_that_the_template_leaves_out_are_found(written):
+    _, _, report = written("")
+    assert report.lost_examples == {"answers": "f:1: 'Par\"is'"}
+
+
+def test_an_option_of_a_row_goes_before_the_key_and_one_that_is_not_read_is_counted(written):
+    pairs = [to_pair(row(chat_template_kwargs=own), None, "f:1") for own in ({}, {"a": 1})]
+    pairs.append(to_pair({"prompt": "Hi", "chosen": "a", "rejected": "b"}, None, "f:2"))
+    given = [one.prompt for one in with_kwargs(pairs, {"a": 2, "b": 3})]
+    assert given[0][0]["chat_template_kwargs"] == {"a": 2, "b": 3}
+    assert given[1][0]["chat_template_kwargs"] == {"a": 1, "b": 3}
+    assert given[2] == "Hi"
+    _, _, report = written("", chat_template_kwargs={"thinking": True, "enable_thinking": True})
+    assert report.unread == {"thinking": 1}
+    assert "thinking, which the chat template does not read" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "says"),
+    [
+        ("{% if tools %}{{ raise_exception('no tools here') }}{% endif %}", "no tools here"),
+        ("{% if odd %}{{ raise_exception('odd is odd') }}{% endif %}", "odd is odd"),
+        ("{{ 1 + messages[0].content }}", "unsupported operand"),
+    ],
+)
+def test_what_a_template_refuses_is_said_in_its_words_with_the_row(
+    byte_level_tokenizer, refusal, says
+):
+    pair = to_pair(row(chat_template_kwargs={"odd": True}), None, "f:7")
+    tokenizer = byte_level_tokenizer(refusal + TEMPLATE)
+    examples, report = Tokeniser(tokenizer, max_length=900, max_prompt_length=800).pairs([pair])
+    assert not examples
+    assert says in next(iter(report.dropped))
+    assert "such as f:7" in report.summary()
+    with pytest.raises(TemplateRefusal, match=says):
+        render(tokenizer, pair.prompt, generation_prompt=True)
