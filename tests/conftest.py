@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,26 @@ def tiny_keys(tiny_model_dir: Path, training_file: Path) -> dict[str, Any]:
         # What is measured in time differs from run to run; tests of monitors ask for them.
         "monitor_prompts": 0,
     }
+
+
+@pytest.fixture(scope="session")
+def as_killed() -> Callable[..., Path]:
+    """Return a function that copies a complete run as a kill would have left it.
+
+    Checkpoints behind step `after` are taken away; None: what is logged and saved of the steps
+    stays, as if the run had been killed when it ended.
+    """
+
+    def cut(complete: Path, folder: Path, *, after: int | None = None) -> Path:
+        shutil.copytree(complete, folder, ignore=shutil.ignore_patterns("model", "summary.json"))
+        text = (folder / "config.yaml").read_text().replace(str(complete), str(folder))
+        (folder / "config.yaml").write_text(text)
+        for checkpoint in (folder / "checkpoints").glob("step-*"):
+            if after is not None and int(checkpoint.name.removeprefix("step-")) > after:
+                shutil.rmtree(checkpoint)
+        return folder
+
+    return cut
 
 
 # Small enough for thousands of passes, large enough that logits differ by several nats.

@@ -41,16 +41,6 @@ def evaluated_steps(run: Path) -> list[int]:
     return [record["step"] for record in metrics(run) if "eval/loss" in record]
 
 
-def interrupt(run: Path, *, before: int) -> None:
-    """Leave a complete run as a kill before the end of step `before` would have."""
-    (run / "summary.json").unlink()
-    shutil.rmtree(run / "model")
-    for step in checkpoint_steps(run / "checkpoints"):
-        if step >= before:
-            shutil.rmtree(run / "checkpoints" / f"step-{step}")
-    assert checkpoint_steps(run / "checkpoints")
-
-
 def final_weights(run: Path) -> bytes:
     return (run / "model" / "adapter_model.safetensors").read_bytes()
 
@@ -91,12 +81,15 @@ def assert_same_run(found: Path, expected: Path) -> None:
 @pytest.fixture(scope="module")
 def start() -> Iterator[Callable[..., Any]]:
     """Start `penchant.train` in a process of its own, without importing torch for each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["penchant.commands.train", "transformers.models.llama"])
+    context = multiprocessing.get_context("fork")
     begun = []
 
+    def run(keys: dict[str, Any]) -> None:
+        torch.set_num_threads(1)  # the threads of the process that was forked are not there
+        penchant.train("dpo", **keys)
+
     def begin(**keys: Any) -> Any:
-        process = context.Process(target=penchant.train, args=("dpo",), kwargs=keys)
+        process = context.Process(target=run, args=(keys,))
         process.start()
         begun.append(process)
         return process
@@ -169,20 +162,12 @@ def test_run_killed_at_any_moments_goes_on_to_the_same_weights(
 
 
 def test_run_killed_before_its_first_checkpoint_starts_over_and_logs_nothing_twice(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     shutil.rmtree(run / "checkpoints")
     penchant.train("dpo", output=run, resume=True, **long_keys)
     assert_same_run(run, uninterrupted)
-
-
-def unfinished(complete: Path, folder: Path) -> Path:
-    """The same run as a kill would have left it before its end."""
-    shutil.copytree(complete, folder, ignore=shutil.ignore_patterns("model", "summary.json"))
-    text = (folder / "config.yaml").read_text().replace(str(complete), str(folder))
-    (folder / "config.yaml").write_text(text)
-    return folder
 
 
 def unwrapped(capsys: pytest.CaptureFixture[str]) -> str:
@@ -192,12 +177,13 @@ def unwrapped(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("damage", ["truncated", "no manifest", "both"])
 def test_corrupt_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path,
+    as_killed: Callable[..., Path],
     long_keys: dict[str, Any],
     uninterrupted: Path,
     capsys: pytest.CaptureFixture[str],
     damage: str,
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     *_, before, newest = checkpoint_steps(run / "checkpoints")
     if damage != "no manifest":
         weights = run / "checkpoints" / f"step-{newest}" / "weights.safetensors"
@@ -215,9 +201,9 @@ def test_corrupt_checkpoint_is_passed_over_for_the_one_before(
 
 
 def test_unsound_checkpoint_does_not_push_out_sound_ones(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     *_, newest = checkpoint_steps(run / "checkpoints")
     (run / "checkpoints" / f"step-{newest}" / "manifest.json").unlink()
     keys = {**long_keys, "resume": True, "save_steps": 1, "save_total_limit": 1}
@@ -233,19 +219,19 @@ def test_unsound_checkpoint_does_not_push_out_sound_ones(
 
 @pytest.mark.parametrize("reference", ["copy", "cache"])
 def test_training_of_all_weights_goes_on_bit_for_bit_with_the_reference_it_began_with(
-    tmp_path: Path, tiny_keys: dict[str, Any], reference: str
+    tmp_path: Path, as_killed: Callable[..., Path], tiny_keys: dict[str, Any], reference: str
 ) -> None:
-    keys = {**tiny_keys, "lora_r": 0, "reference": reference, "save_steps": 2, "output": tmp_path}
-    penchant.train("dpo", **keys)
-    before = (tmp_path / "model" / "model.safetensors").read_bytes()
-    interrupt(tmp_path, before=6)
-    penchant.train("dpo", resume=True, **keys)
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    keys = {**tiny_keys, "lora_r": 0, "reference": reference, "save_steps": 2}
+    whole = penchant.train("dpo", output=tmp_path / "whole", **keys)
+    run = as_killed(tmp_path / "whole", tmp_path / "run", after=4)
+    again = penchant.train("dpo", output=run, resume=True, **keys)
+    saved = [(one.model / "model.safetensors").read_bytes() for one in (whole, again)]
+    assert saved[0] == saved[1]
 
 
 @pytest.mark.parametrize("lora_r", [8, 0])
 def test_reference_that_follows_the_policy_goes_on_from_where_it_was(
-    tmp_path: Path, tiny_keys: dict[str, Any], lora_r: int
+    tmp_path: Path, as_killed: Callable[..., Path], tiny_keys: dict[str, Any], lora_r: int
 ) -> None:
     """Synchronised behind steps 2, 4, 6 and 8; the run goes on from step 6 of 9."""
     keys = {**tiny_keys, "lora_r": lora_r, "num_train_epochs": 1.5, "save_steps": 3}
@@ -259,11 +245,8 @@ def test_reference_that_follows_the_policy_goes_on_from_where_it_was(
     # What the reference has learnt is no longer the policy's merit.
     assert all(ours < theirs for ours, theirs in zip(margins[0][2:], margins[1][2:], strict=True))
 
-    run = unfinished(tmp_path / "whole", tmp_path / "run")
-    steps = checkpoint_steps(run / "checkpoints")
-    for step in steps[1:]:
-        shutil.rmtree(run / "checkpoints" / f"step-{step}")
-    saved = load_checkpoint(run / "checkpoints", steps[0]).weights
+    run = as_killed(tmp_path / "whole", tmp_path / "run", after=6)
+    saved = load_checkpoint(run / "checkpoints", 6).weights
     assert any(name.startswith("reference/") for name in saved)
     penchant.train("dpo", output=run, resume=True, **keys)
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
@@ -281,9 +264,9 @@ def test_resuming_with_another_beta_is_refused_by_name(
 
 
 def test_resuming_with_other_data_is_refused(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     data = Path(long_keys["data"])
     content = data.read_text()
     try:
@@ -509,9 +492,9 @@ def test_complete_run_keeps_the_checkpoints_that_were_asked_for_and_no_other(
 
 
 def test_folder_beside_the_checkpoints_is_none_of_them(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     *_, before, newest = checkpoint_steps(run / "checkpoints")
     backup = run / "checkpoints" / "step-12.bak"
     (run / "checkpoints" / f"step-{newest}").rename(backup)
@@ -522,12 +505,15 @@ def test_folder_beside_the_checkpoints_is_none_of_them(
 
 
 def test_corrupt_best_checkpoint_leaves_the_last_weights_and_says_so(
-    tmp_path: Path, contrary_keys: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    as_killed: Callable[..., Path],
+    contrary_keys: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     keys = {**contrary_keys, "load_best_model_at_end": True, "max_steps": 4}
     whole = penchant.train("dpo", output=tmp_path / "whole", **keys)
     assert whole.best_step == 2
-    run = unfinished(tmp_path / "whole", tmp_path / "run")
+    run = as_killed(tmp_path / "whole", tmp_path / "run")
     last = load_checkpoint(run / "checkpoints", 4).weights
     weights = run / "checkpoints" / "step-2" / "weights.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
@@ -544,9 +530,9 @@ def test_corrupt_best_checkpoint_leaves_the_last_weights_and_says_so(
 
 
 def test_resuming_with_another_number_of_processes_is_refused(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     text = (run / "config.yaml").read_text()
     assert "num_processes: 1\n" in text
     (run / "config.yaml").write_text(text.replace("num_processes: 1\n", "num_processes: 2\n"))
@@ -555,9 +541,9 @@ def test_resuming_with_another_number_of_processes_is_refused(
 
 
 def test_run_of_an_older_version_without_some_key_is_resumed(
-    tmp_path: Path, long_keys: dict[str, Any], uninterrupted: Path
+    tmp_path: Path, as_killed: Callable[..., Path], long_keys: dict[str, Any], uninterrupted: Path
 ) -> None:
-    run = unfinished(uninterrupted, tmp_path / "run")
+    run = as_killed(uninterrupted, tmp_path / "run")
     lines = (run / "config.yaml").read_text().splitlines()
     older = [line for line in lines if not line.startswith(("unpair:", "num_processes:"))]
     assert len(older) == len(lines) - 2

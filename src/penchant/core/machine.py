@@ -171,6 +171,11 @@ def bf16_slowdown() -> float | None:
 
 def versions() -> dict[str, str]:
     """Of everything whose version could change a result."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     by_package = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

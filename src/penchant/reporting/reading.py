@@ -161,7 +161,7 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any] | None:
         if path.name == "config.yaml":
             problems.append("config.yaml is missing: the settings are not known")
         return None
-    load = yaml.safe_load if path.suffix == ".yaml" else json.loads
+    load = _from_yaml if path.suffix == ".yaml" else json.loads
     try:
         content = load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError, OSError):
@@ -170,6 +170,11 @@ def _mapping(path: Path, problems: list[str]) -> dict[str, Any] | None:
         problems.append(f"{path.name} cannot be read")
         return None
     return content
+
+
+def _from_yaml(text: str) -> Any:
+    # libyaml's reader is ten times as fast, where PyYAML was built with it.
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _lines(path: Path, problems: list[str], *, needed: bool = False) -> list[dict[str, Any]]:

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import penchant
-from penchant.core.findings import Finding
-from penchant.guards.monitors import supervisor
-from penchant.training.checkpoint import checkpoint_steps
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 
@@ -137,71 +134,76 @@ def test_reward_that_fails_on_monitored_answers_does_not_end_the_run(
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def alarm_from(step: int, name: str = "drift") -> Any:
-    """A detector's stand-in: it finds something at and behind a step."""
+@pytest.fixture(scope="module")
+def sharp_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny model, so sure of its tokens that a few steps take it far from the reference."""
+    folder = tmp_path_factory.mktemp("sharp") / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= 20
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
 
-    def detect(history: Any, facts: Any, **_: Any) -> list[Finding]:
-        found = Finding(name, "warning", "too far", "hold it", {"kl": 20.0})
-        return [found] if history.step >= step else []
 
-    return detect
+@pytest.fixture
+def drifting(keys: dict[str, Any], sharp_model: str) -> dict[str, Any]:
+    """A run that is some 37 nats an answer from its reference at its first check, of step 3."""
+    return {**keys, "model": sharp_model, "monitor_length": 24}
+
+
+@pytest.fixture
+def drifting_online(online: dict[str, Any], sharp_model: str) -> dict[str, Any]:
+    """The same with sampling: its first check is that of step 2."""
+    return {**online, "model": sharp_model, "max_completion_length": 24, "monitor_length": 24}
+
+
+def drifts(run: Path) -> list[dict[str, Any]]:
+    return [f for f in lines(run, "findings.jsonl") if f["id"] == "drift"]
 
 
 def test_stop_ends_the_run_with_its_evaluation_and_model(
-    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drifting: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(supervisor, "detect", alarm_from(4))
-    result = penchant.train("dpo", output=tmp_path / "run", on_finding="drift=stop", **keys)
-    assert result.steps == 4
+    result = penchant.train("dpo", output=tmp_path / "run", on_finding="drift=stop", **drifting)
+    assert result.steps == 3
     assert result.after is not None
     assert weights(tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stopped"].startswith("drift")
-    (found,) = [f for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "drift"]
+    (found,) = drifts(tmp_path / "run")
     assert found["action"].startswith("stop")
 
 
 def test_adapt_raises_the_penalty_and_resumes_with_it(
-    online: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drifting_online: dict[str, Any], tmp_path: Path, as_killed: Any
 ) -> None:
-    monkeypatch.setattr(supervisor, "detect", alarm_from(3))
-    keys = {**online, "on_finding": "adapt", "init_kl_coef": 0.05, "adap_kl_ctrl": False}
-    penchant.train("ppo", output=tmp_path / "run", **keys)
-    coefficients = [r["objective/kl_coef"] for r in lines(tmp_path / "run", "metrics.jsonl")
+    keys = {**drifting_online, "on_finding": "adapt", "init_kl_coef": 0.05, "adap_kl_ctrl": False}
+    penchant.train("ppo", output=tmp_path / "whole", **keys)
+    coefficients = [r["objective/kl_coef"] for r in lines(tmp_path / "whole", "metrics.jsonl")
                     if "objective/kl_coef" in r]  # fmt: skip
-    assert coefficients[0] == 0.05
-    assert coefficients[-1] >= 0.1
-    told = [f["action"] for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "drift"]
-    assert told[0] == (
+    assert coefficients[:3] == [0.05, 0.05, 0.2]  # of the next batch on
+    assert drifts(tmp_path / "whole")[0]["action"] == (
         "adapt: init_kl_coef raised from 0.05 to 0.2, learning_rate lowered from 0.01 to 0.005"
     )
-    whole = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
-    run = tmp_path / "run"
-    (run / "summary.json").unlink()
-    shutil.rmtree(run / "model")
-    for step in checkpoint_steps(run / "checkpoints"):
-        if step > 4:
-            shutil.rmtree(run / "checkpoints" / f"step-{step}")
+    run = as_killed(tmp_path / "whole", tmp_path / "run", after=4)
     penchant.train("ppo", output=run, resume=True, **keys)
-    again = load_file(run / "model" / "adapter_model.safetensors")
-    assert all(whole[name].equal(again[name]) for name in whole)
+    assert weights(tmp_path / "whole") == weights(run)
 
 
 def test_adapt_raises_beta_of_methods_with_a_reference(
-    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drifting: dict[str, Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(supervisor, "detect", alarm_from(1))
     for name, more in {"adapted": {"on_finding": "adapt"}, "warned": {}}.items():
-        penchant.train("dpo", output=tmp_path / name, **{**keys, **more})
+        penchant.train("dpo", output=tmp_path / name, **{**drifting, **more})
     assert weights(tmp_path / "adapted") != weights(tmp_path / "warned")
-    (warned,) = [f for f in lines(tmp_path / "warned", "findings.jsonl") if f["id"] == "drift"]
+    (warned,) = drifts(tmp_path / "warned")
     assert "action" not in warned
-    (first, *_) = [f for f in lines(tmp_path / "adapted", "findings.jsonl") if f["id"] == "drift"]
-    assert first["action"].startswith("adapt: beta raised from 0.1 to 0.2, learning_rate lowered")
+    action = drifts(tmp_path / "adapted")[0]["action"]
+    assert action.startswith("adapt: beta raised from 0.1 to 0.2, learning_rate lowered")
 
 
-def test_rollback_returns_to_the_best_weights(
-    online: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rollback_returns_to_the_best_weights_before_the_alarm(
+    drifting_online: dict[str, Any], tmp_path: Path
 ) -> None:
     calls = []
 
@@ -210,15 +212,12 @@ def test_rollback_returns_to_the_best_weights(
         calls.append(completions)
         return [len(calls) + value for value in letters(completions)]
 
-    monkeypatch.setattr(supervisor, "detect", alarm_from(8))
-    online |= {"reward": rising, "reward_normalization": "none"}
-    penchant.train("ppo", output=tmp_path / "run", **online, on_finding="drift=rollback")
-    (found,) = [f for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "drift"]
-    assert found["action"].startswith("rollback: back to the weights of step 6 ")
-    kept = load_file(tmp_path / "run" / "checkpoints" / "step-6" / "weights.safetensors")
-    final = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
-    name = next(iter(final))
-    saved = next(
-        v for k, v in kept.items() if k.endswith(name.removesuffix(".weight") + ".default.weight")
-    )
-    assert final[name].equal(saved)
+    keys = {**drifting_online, "reward": rising, "reward_normalization": "none", "max_steps": 4}
+    penchant.train("ppo", output=tmp_path / "run", **keys, on_finding="drift=rollback")
+    (found,) = drifts(tmp_path / "run")
+    assert found["step"] == 2
+    assert found["action"].startswith("rollback: back to the weights of step 0 ")
+    divergence = {r["step"]: r["kl/sequence"] for r in lines(tmp_path / "run", "metrics.jsonl")
+                  if "kl/sequence" in r}  # fmt: skip
+    assert checks(tmp_path / "run")[1]["monitor/kl_sequence"] > 15
+    assert divergence[3] == pytest.approx(0, abs=1e-4)
