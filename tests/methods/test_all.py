@@ -80,7 +80,6 @@ def make_answers(seed):
         logprobs=old + values(scale=0.3),
         old_logprobs=old,
         advantages=values()[:6][index],
-        index=index,
         lengths=lengths,
         entropy=values().abs(),
         mean_len=4.25,
@@ -96,10 +95,8 @@ def pick(inputs, order):
     order = list(order)
     if isinstance(inputs, RolloutInputs):
         tokens = torch.cat([(inputs.index == i).nonzero().flatten() for i in order])
-        lengths = inputs.lengths[order]
-        index = torch.arange(len(lengths)).repeat_interleave(lengths)
         values = {name: getattr(inputs, name)[tokens] for name in TOKENS}
-        return replace(inputs, index=index, lengths=lengths, **values)
+        return replace(inputs, lengths=inputs.lengths[order], **values)
     tensors = {k: v for k, v in vars(inputs).items() if isinstance(v, torch.Tensor) and v.ndim}
     return replace(inputs, **{name: value[order] for name, value in tensors.items()})
 
@@ -351,10 +348,15 @@ def make_experience(seed):
     lengths = torch.randint(1, 6, (6,), generator=generator)
     tokens = torch.randn(5, int(lengths.sum()), generator=generator, dtype=torch.float64)
     return Experience(
-        lengths, torch.tensor([0, 0, 0, 1, 1, 1]),
-        torch.randn(6, generator=generator, dtype=torch.float64),
-        tokens[0], tokens[1], tokens[2].abs(), tokens[3], tokens[4].abs(),
-    )  # fmt: skip
+        lengths=lengths,
+        group=torch.tensor([0, 0, 0, 1, 1, 1]),
+        scores=torch.randn(6, generator=generator, dtype=torch.float64),
+        logprobs=tokens[0],
+        ref_logprobs=tokens[1],
+        full_kl=tokens[2].abs(),
+        values=tokens[3],
+        entropy=tokens[4].abs(),
+    )
 
 
 def test_advantages_fit_their_experience_and_are_finite_for_one_answer_alone():
@@ -369,8 +371,15 @@ def test_advantages_fit_their_experience_and_are_finite_for_one_answer_alone():
         assert all(isinstance(value, float) for value in result.metrics.values())
         for score in (0.0, 3.0):
             alone = Experience(
-                one.long(), one.long(), one * score, -one, -2 * one, one, one, one
-            )  # fmt: skip
+                lengths=one.long(),
+                group=one.long(),
+                scores=one * score,
+                logprobs=-one,
+                ref_logprobs=-2 * one,
+                full_kl=one,
+                values=one,
+                entropy=one,
+            )
             assert method.advantages(alone, 0.1, options).advantages.isfinite().all()
 
     check_variants(check, {("prompts", "language")})

@@ -20,7 +20,6 @@ INPUTS = RolloutInputs(
     logprobs=LOGPROBS,
     old_logprobs=OLD,
     advantages=torch.tensor([1.0, 1.0, -2.0]),
-    index=torch.tensor([0, 0, 1]),
     lengths=torch.tensor([2, 1]),
     entropy=torch.tensor([1.0, 2.0, 3.0]),
     ref_logprobs=LOGPROBS + torch.tensor([2.0, 1.0, 0.5]).log(),
@@ -88,7 +87,9 @@ def test_groups_without_variance_are_left_out_and_counted():
 def test_equal_scores_are_equal_whatever_the_group_and_the_score(score, size):
     """A mean that is rounded in single precision would find a deviation."""
     rows = torch.zeros(size)
-    same = Experience(rows.long() + 1, rows.long(), rows + score, rows)
+    same = Experience(
+        lengths=rows.long() + 1, group=rows.long(), scores=rows + score, logprobs=rows
+    )
     assert not estimate(same).kept.any()
     assert estimate(same, skip_zero_variance=False).advantages.tolist() == rows.tolist()
 
@@ -160,7 +161,7 @@ def test_the_weighted_divergence_has_the_gradient_of_the_divergence():
     exact = torch.autograd.grad((logprobs.exp() * (logprobs - reference)).sum(), logits)[0]
     inputs = replace(
         INPUTS, logprobs=logits.log_softmax(0), old_logprobs=logprobs.detach(),
-        ref_logprobs=reference, advantages=torch.zeros(3), index=torch.arange(3),
+        ref_logprobs=reference, advantages=torch.zeros(3),
         lengths=torch.ones(3, dtype=torch.long),
     )  # fmt: skip
     expected = (loss(inputs, beta=1.0).per_example * logprobs.detach().exp()).sum()

@@ -22,7 +22,6 @@ INPUTS = RolloutInputs(
     logprobs=OLD + torch.tensor([1.5, 0.5, 1.1]).log(),
     old_logprobs=OLD,
     advantages=torch.tensor([1.0, -1.0, 2.0]),
-    index=torch.tensor([0, 0, 1]),
     lengths=torch.tensor([2, 1]),
     entropy=torch.tensor([1.0, 2.0, 3.0]),
     values=torch.tensor([1.0, 0.5, 2.0]),

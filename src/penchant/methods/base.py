@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from penchant.methods.experience import Answers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -111,43 +113,26 @@ class ScoreInputs:
     margin: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class RolloutInputs:
-    """Sampled answers of N tokens together, B answers; tokens of answer 0 first.
+@dataclass(frozen=True, kw_only=True)
+class RolloutInputs(Answers):
+    """Sampled answers as a training pass sees them; `logprobs` and `values` are differentiable.
 
     Attributes:
-        logprobs: `[N]`, of the sampled tokens under the policy, differentiable.
         old_logprobs: `[N]`, under the policy that sampled them.
         advantages: `[N]`.
-        index: `[N]`, the answer that each token belongs to.
-        lengths: `[B]`, tokens of each answer.
         mean_len: mean length over the whole global batch, so that averages over its tokens do not
             depend on how it is divided; default: over this batch.
         entropy: `[N]`; differentiable only where an entropy bonus is trained.
-        ref_logprobs: `[N]`, under the reference; None without one.
-        values: `[N]`, of the value head, differentiable; old_values and returns: as they were
-            when the answers were sampled. None for methods without a value head.
+        old_values, returns: `[N]`, of the value head as it was when the answers were sampled, and
+            what it should have said; None for methods without one.
     """
 
-    logprobs: Tensor
     old_logprobs: Tensor
     advantages: Tensor
-    index: Tensor
-    lengths: Tensor
     entropy: Tensor
     mean_len: float | None = None
-    ref_logprobs: Tensor | None = None
-    values: Tensor | None = None
     old_values: Tensor | None = None
     returns: Tensor | None = None
-
-    def sums(self, values: Tensor) -> Tensor:
-        """`[B]`: sums of `[N]` over each answer."""
-        return values.new_zeros(len(self.lengths)).index_add(0, self.index, values)
-
-    def means(self, values: Tensor) -> Tensor:
-        """`[B]`: means of `[N]` over each answer."""
-        return self.sums(values) / self.lengths
 
     def token_means(self, values: Tensor) -> Tensor:
         """`[B]` whose mean over the global batch is the mean of `[N]` over all its tokens."""

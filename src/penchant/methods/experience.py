@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Experience:
-    """B answers of N tokens together; tokens of answer 0 first.
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """B sampled answers of N tokens together, laid end to end; tokens of answer 0 first.
 
     Attributes:
         lengths: `[B]`, tokens of each answer.
-        group: `[B]`, which prompt each answers: answers of one prompt have one number.
-        scores: `[B]`, what the rewards came to.
-        logprobs: `[N]`, under the policy that sampled them, in nats.
+        logprobs: `[N]`, of the sampled tokens under a policy, in nats.
         ref_logprobs: `[N]`, under the reference; None without one.
-        full_kl: `[N]`, KL(policy || reference) over the vocabulary, where it was asked for.
         values: `[N]`, the value head at the position that predicts each token; None without one.
-        entropy: `[N]`, of the policy at that position.
     """
 
     lengths: Tensor
-    group: Tensor
-    scores: Tensor
     logprobs: Tensor
     ref_logprobs: Tensor | None = None
-    full_kl: Tensor | None = None
     values: Tensor | None = None
-    entropy: Tensor | None = None
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """`[N]`: the answer that each token belongs to."""
-        return self.group.new_tensor(range(len(self.lengths))).repeat_interleave(self.lengths)
+        numbers = self.lengths.new_tensor(range(len(self.lengths)))
+        return numbers.repeat_interleave(self.lengths, output_size=len(self.logprobs))
 
     def sums(self, values: Tensor) -> Tensor:
         """`[B]`: sums of `[N]` over each answer."""
         return values.new_zeros(len(self.lengths)).index_add(0, self.index, values)
+
+    def means(self, values: Tensor) -> Tensor:
+        """`[B]`: means of `[N]` over each answer."""
+        return self.sums(values) / self.lengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience(Answers):
+    """Answers with their scores; `logprobs` are those of the policy that sampled them.
+
+    Attributes:
+        group: `[B]`, which prompt each answers: answers of one prompt have one number.
+        scores: `[B]`, what the rewards came to.
+        full_kl: `[N]`, KL(policy || reference) over the vocabulary, where it was asked for.
+        entropy: `[N]`, of the policy at that position.
+    """
+
+    group: Tensor
+    scores: Tensor
+    full_kl: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 @dataclass(frozen=True)

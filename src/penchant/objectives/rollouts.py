@@ -58,7 +58,6 @@ class RolloutObjective:
             logprobs=out.logprobs,
             old_logprobs=column("logprobs"),
             advantages=column("advantages"),
-            index=batch.segment_index,
             lengths=batch.completion_lengths,
             entropy=out.entropy,
             mean_len=shared,

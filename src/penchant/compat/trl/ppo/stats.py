@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,11 +68,12 @@ def _with_advantages(inputs: RolloutInputs) -> RolloutInputs:
     """Without the tokens that are not learned from, whose advantage is NaN."""
     kept = ~inputs.advantages.isnan()
     columns = {
-        name: value[kept]
-        for name, value in vars(inputs).items()
-        if isinstance(value, torch.Tensor) and name != "lengths"
+        field.name: value[kept]
+        for field in fields(inputs)
+        if isinstance(value := getattr(inputs, field.name), torch.Tensor)
+        and field.name != "lengths"
     }
-    lengths = torch.bincount(columns["index"], minlength=len(inputs.lengths))
+    lengths = torch.bincount(inputs.index[kept], minlength=len(inputs.lengths))
     return replace(inputs, **columns, lengths=lengths, mean_len=None)
 
 
