@@ -290,7 +290,7 @@ def make_model() -> Callable[..., Any]:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.for_model(family, **{**TINY, **FAMILIES[family], **changes})
+        config = AutoConfig.for_model(family, **{**TINY, **FAMILIES.get(family, {}), **changes})
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
         if head_bias := model.get_output_embeddings().bias is not None:

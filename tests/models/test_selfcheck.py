@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from penchant.core.errors import TrainingError
-from penchant.models import attention
+from penchant.models import attention_cpu, attention_gpu
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
@@ -40,59 +40,26 @@ def test_a_model_that_the_hook_serves_is_packed_without_a_word(family, make_mode
     assert warnings == []
 
 
-def test_mistral_whose_window_is_shorter_than_max_length_falls_back_with_one_warning(
-    make_model, groups, caplog, plain_logprobs
-):
-    make = {"family": "mistral", "sliding_window": 4}
-    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
-    assert not plan.packed
-    assert plan.fused_head
-    assert len(warnings) == 1
-    assert "sliding-window attention over 4 tokens, max_length is 64" in warnings[0]
-    assert_right(scorer, make_model(**make), groups, plain_logprobs)
+MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
 
 
-def test_mistral_whose_window_covers_max_length_is_packed(
-    make_model, groups, caplog, plain_logprobs
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mistral", {"sliding_window": 4}),
+        ("gemma2", {}),
+        ("gemma2", {"sliding_window": 3}),
+        ("gemma3_text", MIXED),
+        ("gpt_oss", {**MIXED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+)
+def test_windows_caps_and_sinks_are_packed_without_a_word(
+    family, changes, make_model, groups, caplog, plain_logprobs
 ):
-    make = {"family": "mistral", "sliding_window": 64}
-    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
-    assert plan.packed
+    scorer, plan, warnings = planned(make_model(family, **changes), groups, caplog)
+    assert plan == ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
     assert warnings == []
-    assert_right(scorer, make_model(**make), groups, plain_logprobs)
-
-
-def test_gemma_2_falls_back_with_one_warning_and_keeps_its_soft_caps(
-    make_model, groups, caplog, plain_logprobs
-):
-    scorer, plan, warnings = planned(make_model("gemma2"), groups, caplog)
-    assert not plan.packed
-    assert plan.fused_head
-    assert len(warnings) == 1
-    assert "soft-capped" in warnings[0]
-    assert_right(scorer, make_model("gemma2"), groups, plain_logprobs)
-
-
-def test_gemma_2_with_a_short_window_falls_back(make_model, groups, caplog, plain_logprobs):
-    scorer, plan, warnings = planned(make_model("gemma2", sliding_window=3), groups, caplog)
-    assert not plan.packed
-    assert "sliding-window attention over 3 tokens" in warnings[0]
-    assert_right(scorer, make_model("gemma2", sliding_window=3), groups, plain_logprobs)
-
-
-def test_gemma_3_with_a_short_window_falls_back(make_model, groups, caplog, plain_logprobs):
-    make = {"family": "gemma3_text", "sliding_window": 3, "layer_types": None}
-    make["layer_types"] = ["sliding_attention", "full_attention"]
-    scorer, plan, warnings = planned(make_model(**make), groups, caplog)
-    assert not plan.packed
-    assert len(warnings) == 1
-    assert_right(scorer, make_model(**make), groups, plain_logprobs)
-
-
-def test_a_window_that_no_layer_uses_does_not_matter(make_model, groups, caplog):
-    make = {"family": "gemma3_text", "sliding_window": 3, "layer_types": ["full_attention"] * 2}
-    _, plan, _ = planned(make_model(**make), groups, caplog)
-    assert plan.packed
+    assert_right(scorer, make_model(family, **changes), groups, plain_logprobs)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +70,9 @@ def test_attention_dropout_falls_back_and_says_what_to_set(
 ):
     _, plan, warnings = planned(make_model(family, **changes), groups, caplog)
     assert not plan.packed
-    assert "attention dropout is on; set it to 0" in warnings[0]
+    assert f"attention dropout is on; set {next(iter(changes))} to 0" in warnings[0]
+    frozen = make_model(family, **changes).requires_grad_(False)
+    assert planned(frozen, groups, caplog)[1].packed
 
 
 def test_state_space_layers_fall_back(groups, caplog, plain_logprobs):
@@ -230,8 +199,8 @@ def test_flex_that_cannot_run_backward_falls_to_packed_sdpa_with_one_warning(
 def test_flex_that_computes_something_else_falls_to_packed_sdpa_before_padding(
     make_model, groups, caplog, plain_logprobs, monkeypatch
 ):
-    right = attention._flex
-    monkeypatch.setattr(attention, "_flex", lambda *given: 1.1 * right(*given))
+    right = attention_gpu.flex
+    monkeypatch.setattr(attention_gpu, "flex", lambda *given: 1.1 * right(*given))
     model = make_model().requires_grad_(False)
     scorer, plan, warnings = planned(model, groups, caplog, attention="flex")
     assert (plan.packed, plan.fused_head, plan.kernel) == (True, True, "sdpa")
@@ -243,12 +212,12 @@ def test_flex_that_computes_something_else_falls_to_packed_sdpa_before_padding(
 def test_a_kernel_that_fails_in_backward_is_found_out_before_training(
     make_model, groups, caplog, plain_logprobs, monkeypatch
 ):
-    class Failing(attention._SegmentAttention):
+    class Failing(attention_cpu.SegmentAttention):
         @staticmethod
         def backward(ctx, grad_out):
             raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(attention, "_SegmentAttention", Failing)
+    monkeypatch.setattr(attention_cpu, "SegmentAttention", Failing)
     scorer, plan, warnings = planned(make_model(), groups, caplog)
     assert (plan.packed, plan.fused_head) == (False, True)
     assert len(warnings) == 1

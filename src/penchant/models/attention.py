@@ -1,60 +1,156 @@
 """Attention over the packed shared-prompt layout, through transformers' public hook.
 
-`scaled_dot_product_attention` runs segment by segment on the CPU; FlexAttention runs the whole row
-with one block mask on CUDA. The segment table travels to every layer as a keyword argument of
-the model's forward, so no model code is patched.
+One rule holds in every kernel: a query sees the prompt and its own completion, never later; where
+the layer has a window, only keys fewer than `window` positions back; where it has chunks, only keys
+of its own chunk of positions. Positions restart at the prompt's end, so that a completion counts on
+from its prompt.
+
+Kernels are in `models/attention_cpu.py` and, for other devices, `models/attention_gpu.py`. The
+segment table travels to every layer as a keyword argument of the model's forward, and the layer
+itself hands over its window, cap and sinks: no model code is patched.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from penchant.data.batch import Segments
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn.attention.flex_attention import BlockMask
 
     from penchant.models.mixers import MixerLayout
 
 NAME = "penchant_packed"
 
+# What layers of other kinds hand over: which keys to attend to, and what to add to scores.
+UNSERVED = ("indices", "block_indices", "position_bias", "sinks")
+# Queries that share one call where the layer has a window: fewer cost more calls, more compute
+# more keys that nobody sees.
+BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back the queries of a layer see.
+
+    Attributes:
+        window: keys fewer than this many positions back; None: all.
+        chunk: keys of the same chunk of this many positions; None: all.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def __getitem__(self, queries: Any) -> Reach:
+        """How far some of the queries see: Gemma 4 cuts masks to the queries that it keeps."""
+        return self
+
+
+FULL = Reach()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Queries of the rows `[begin, end)`, and the row ranges of the keys that they see.
+
+    The keys lie at consecutive positions and end with the queries' own: query i of Q sees at most
+    the first `K - Q + 1 + i` of the K keys.
+    """
+
+    begin: int
+    end: int
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def num_queries(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def num_keys(self) -> int:
+        return sum(end - begin for begin, end in self.ranges)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """`[1, heads, K, dim]` of `[1, heads, T, dim]`; a copy only where there are two ranges."""
+        parts = [x[:, :, begin:end] for begin, end in self.ranges]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def add_to_keys(self, total: Tensor, part: Tensor) -> None:
+        """Add a gradient of `keys(x)` to the gradient of x."""
+        done = 0
+        for begin, end in self.ranges:
+            total[:, :, begin:end] += part[:, :, done : done + end - begin]
+            done += end - begin
+
+    def is_causal(self, reach: Reach) -> bool:
+        """Whether plain causal attention over the keys is the right thing: no mask is needed.
+
+        The kernels align a causal mask with the first key.
+        """
+        every = reach.window is None or self.num_keys <= reach.window
+        return every and self.num_queries == self.num_keys
+
 
 class SegmentTable:
-    """The groups of one packed row, with the masks that attention needs, built once a batch."""
+    """The groups of one packed row, with what attention works out of them once a batch."""
 
     def __init__(self, groups: tuple[Segments, ...], kernel: str) -> None:
-        assert kernel in ("sdpa", "flex")
+        assert kernel in ("sdpa", "flex", "varlen")
         self.groups = groups
         self.kernel = kernel
-        self._masks: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
-        self._block_mask: BlockMask | None = None
+        self._pieces: dict[tuple[Reach, int | None], list[Piece]] = {}
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
+        self.kept: dict[Any, Any] = {}
+        """What a kernel of another device keeps for the batch."""
         self._mixer_layout: MixerLayout | None = None
 
-    def mask(self, prompt: int, completion: int, like: Tensor) -> Tensor:
-        """Additive `[completion, prompt + completion]`: the whole prompt, then causal."""
-        key = (prompt, completion, like.dtype, like.device)
-        if key not in self._masks:
-            # One mask serves every piece of these lengths in every layer.
-            later = like.new_full((completion, completion), float("-inf")).triu(1)
-            seen = like.new_zeros(completion, prompt)
-            self._masks[key] = torch.cat([seen, later], dim=1)  # [completion, prompt + completion]
-        return self._masks[key]
+    @property
+    def length(self) -> int:
+        """Positions of the row."""
+        return self.groups[-1].end
 
-    def block_mask(self, length: int, device: torch.device) -> BlockMask:
-        """The same rule for a whole row of `length` positions, as FlexAttention takes it."""
-        if self._block_mask is None:
-            from torch.nn.attention.flex_attention import create_block_mask
+    @cached_property
+    def positions(self) -> Tensor:
+        """`[T]`, on the CPU: they restart at the prompt's end."""
+        parts = []
+        for group in self.groups:
+            prompt_length = group.prompt_end - group.start
+            parts.append(torch.arange(prompt_length))
+            parts += [
+                torch.arange(prompt_length, prompt_length + end - begin)
+                for begin, end in group.completions
+            ]
+        return torch.cat(parts)
 
-            self._block_mask = create_block_mask(
-                packed_mask_rule(self.groups, length, device), None, None, length, length, device
-            )
-        return self._block_mask
+    def pieces(self, reach: Reach, block: int | None = None) -> list[Piece]:
+        """The row in pieces, of at most `block` queries each."""
+        key = (reach, block)
+        if key not in self._pieces:
+            self._pieces[key] = list(pieces(self.groups, reach, block))
+        return self._pieces[key]
+
+    def mask(self, piece: Piece, reach: Reach, like: Tensor) -> Tensor:
+        """Additive `[Q, K]`: causal, within the window.
+
+        Who sees whom depends on the distance alone, so that every mask is the lower right corner
+        of the largest one.
+        """
+        key = (reach, like.dtype, like.device)
+        queries, keys = piece.num_queries, piece.num_keys
+        corner = self._masks.get(key)
+        if corner is None or corner.shape[0] < queries or corner.shape[1] < keys:
+            lists = [found for (own, _), found in self._pieces.items() if own == reach]
+            every = [p for one in lists for p in one if not p.is_causal(reach)]
+            queries_of_all = max(queries, *(p.num_queries for p in every), 0)
+            keys_of_all = max(keys, *(p.num_keys for p in every), 0)
+            corner = distance_mask(queries_of_all, keys_of_all, reach.window or keys_of_all, like)
+            self._masks[key] = corner
+        return corner[-queries:, -keys:]
 
     def mixer_layout(self, device: torch.device) -> MixerLayout:
         """The rows that layers with a state along the sequence work on."""
@@ -65,24 +161,50 @@ class SegmentTable:
         return self._mixer_layout
 
 
-def packed_mask_rule(groups: tuple[Segments, ...], length: int, device: torch.device) -> Any:
-    """Who may attend to whom: the own group's prompt and the own completion, never later."""
-    # Written on the CPU, position by position, and moved once.
-    group_of = torch.full((length,), -1, dtype=torch.int32)  # [T]
-    segment_of = torch.full((length,), -1, dtype=torch.int32)  # [T]; 0 is a prompt
-    for number, group in enumerate(groups):
-        group_of[group.start : group.end] = number
-        segment_of[group.start : group.prompt_end] = 0
-        for i, (begin, end) in enumerate(group.completions, start=1):
-            segment_of[begin:end] = i
-    group_of, segment_of = group_of.to(device), segment_of.to(device)
+def distance_mask(queries: int, keys: int, window: int, like: Tensor) -> Tensor:
+    """Additive `[Q, K]`, of queries at the positions of the last keys."""
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=like.device)
+    # Query i stands at key K - Q + i.
+    seen = ones.tril(keys - queries) & ones.triu(keys - queries - window + 1)
+    return like.new_full((queries, keys), float("-inf")).masked_fill_(seen, 0.0)
 
-    def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same_group = group_of[query] == group_of[key]
-        visible = (segment_of[key] == 0) | (segment_of[key] == segment_of[query])
-        return same_group & visible & (key <= query)
 
-    return rule
+def pieces(groups: tuple[Segments, ...], reach: Reach, block: int | None) -> Iterator[Piece]:
+    """Each group's prompt together with its first completion, then every further completion.
+
+    Prompt and first completion lie side by side: one causal sequence needs no mask and no copy.
+    """
+    for group in groups:
+        prompt_length = group.prompt_end - group.start
+        for number, (begin, end) in enumerate(group.completions):
+            # Of this completion, row = position + shift.
+            shift = begin - prompt_length
+            first = 0 if number == 0 else prompt_length
+            for query, last, key in _blocks(first, end - shift, reach, block):
+                if shift == group.start or key >= prompt_length:
+                    ranges = ((key + shift, last + shift),)
+                else:
+                    ranges = ((key + group.start, group.prompt_end), (begin, last + shift))
+                yield Piece(query + shift, last + shift, ranges)
+
+
+def _blocks(
+    first: int, end: int, reach: Reach, block: int | None
+) -> Iterator[tuple[int, int, int]]:
+    """Positions `[first, end)` as half-open blocks of queries, each with the first key it sees."""
+    while first < end:
+        last, key = end, 0
+        if reach.chunk is not None:
+            key = first // reach.chunk * reach.chunk
+            last = min(last, key + reach.chunk)
+        elif reach.window is not None:
+            key = max(0, first - reach.window + 1)
+            # Up to the window's size nothing is out of sight.
+            last = min(last, max(reach.window, first + BLOCK))
+        if block is not None:
+            last = min(last, first + block)
+        yield first, last, key
+        first = last
 
 
 def packed_attention(
@@ -90,43 +212,100 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Reach | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: SegmentTable,
+    sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    s_aux: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend over one packed row.
 
     Args:
-        query: `[1, heads, T, head_dim]`; key and value: `[1, kv_heads, T, head_dim]`.
+        query: `[1, heads, T, dim]`; key: `[1, kv_heads, T, dim]`; value: `[1, kv_heads, T, dim']`.
+        attention_mask: what `layer_reach` made of the layer's kind.
         segments: the row's groups; the model's forward was given it as `segments=`.
+        sliding_window: the layer's own word on its window, where no mask was asked for.
+        softcap: scores are `softcap * tanh(scores / softcap)` (Gemma 2).
+        s_aux: `[heads]`, sinks: a score more in each softmax, without a value (gpt-oss).
 
     Returns:
-        `[1, T, heads, head_dim]` and None for the attention weights.
+        `[1, T, heads, dim']` and None for the attention weights.
     """
     assert query.shape[0] == 1, "a packed batch is one row"
-    if dropout or softcap:
-        # models/scoring.py sends such models to the plain layout before they get here.
-        raise ValueError("packed attention has neither attention dropout nor soft-capping")
+    if dropout:
+        # models/selfcheck.py sends such models to the plain layout before they get here.
+        raise ValueError("packed attention has no attention dropout")
+    if unknown := [name for name in UNSERVED if others.get(name) is not None]:
+        raise ValueError(f"packed attention does not know the layer's {', '.join(unknown)}")
+    reach = attention_mask or Reach(window=sliding_window)
     device = query.device.type
     if torch.is_autocast_enabled(device):
         # Rotary embeddings leave fp32 beside half-precision values; own kernels are not autocast.
         half = torch.get_autocast_dtype(device)
         query, key, value = query.to(half), key.to(half), value.to(half)
-    if segments.kernel == "flex":
-        out = _flex(query, key, value, segments, scaling)
-    elif query.device.type == "cpu":
-        out = _SegmentAttention.apply(query, key, value, segments, scaling)
-    else:
-        out = _sliced(query, key, value, segments, scaling)
-    return out, None
+    if getattr(module, "attn_temperature_tuning", False):
+        query = retuned(module, query, segments)
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    layer = LayerRule(reach, scaling, softcap or None, s_aux)
+    if segments.kernel == "sdpa" and device == "cpu":
+        from penchant.models.attention_cpu import attend
+
+        return attend(query, key, value, segments, layer), None
+    from penchant.models import attention_gpu
+
+    return getattr(attention_gpu, segments.kernel)(query, key, value, segments, layer), None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The segment table says who attends to whom: transformers need not build a mask."""
+def retuned(module: Any, query: Tensor, table: SegmentTable) -> Tensor:
+    """The queries of Llama 4's layers without rotary embeddings, scaled by their positions.
+
+    The model has scaled them by their places in the row, which in a long row are others:
+    `1 + attn_scale * log(1 + floor((place + 1) / floor_scale))`.
+    """
+    if module.use_rope or query.shape[2] < module.floor_scale:
+        return query
+    places = torch.arange(query.shape[2], device=query.device)
+    scales = [
+        1 + module.attn_scale * torch.log1p(torch.floor((at + 1.0) / module.floor_scale))
+        for at in (table.positions.to(query.device), places)
+    ]
+    return query * (scales[0] / scales[1])[:, None].to(query.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRule:
+    """What a layer does to its scores.
+
+    Attributes:
+        reach: whom its queries see.
+        scale: what `q @ k` is multiplied by.
+        cap: scores become `cap * tanh(scores / cap)`; None: as they are.
+        sinks: `[heads]` or None; a score more in each softmax, without a value.
+    """
+
+    reach: Reach
+    scale: float
+    cap: float | None = None
+    sinks: Tensor | None = None
+
+
+def layer_reach(*, local_size: int | None = None, config: Any = None, **_: Any) -> Reach | None:
+    """Transformers' mask function of a layer's kind: no mask, only how far the kind sees.
+
+    `local_size` is the window of a kind of layer that has one, and the chunk of one that has those.
+    """
+    if local_size is None:
+        return None
+    if local_size == getattr(config, "attention_chunk_size", None) and local_size != getattr(
+        config, "sliding_window", None
+    ):
+        return Reach(chunk=local_size)
+    return Reach(window=local_size)
 
 
 def register() -> None:
@@ -134,156 +313,4 @@ def register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Queries `[begin, end)`, which see the keys of `[prompt_start, prompt_end)` and themselves."""
-
-    prompt_start: int
-    prompt_end: int
-    begin: int
-    end: int
-
-    @property
-    def contiguous(self) -> bool:
-        return self.begin <= self.prompt_end
-
-    def keys(self, x: Tensor) -> Tensor:
-        """The rows of `[1, heads, T, dim]` that the queries may see; a copy unless contiguous."""
-        if self.contiguous:
-            return x[:, :, self.prompt_start : self.end]
-        return torch.cat(
-            [x[:, :, self.prompt_start : self.prompt_end], x[:, :, self.begin : self.end]], dim=2
-        )
-
-    def add_to_keys(self, total: Tensor, part: Tensor) -> None:
-        """Add a gradient of `keys(x)` to the gradient of x."""
-        if self.contiguous:
-            total[:, :, self.prompt_start : self.end] += part
-            return
-        prompt_length = self.prompt_end - self.prompt_start
-        total[:, :, self.prompt_start : self.prompt_end] += part[:, :, :prompt_length]
-        total[:, :, self.begin : self.end] += part[:, :, prompt_length:]
-
-    def mask(self, table: SegmentTable, like: Tensor) -> Tensor | None:
-        """None where plain causal attention over the keys is the right thing.
-
-        Otherwise `[queries, keys]`: the kernels align a causal mask with the first key, but the
-        queries of a later completion begin after the prompt's keys.
-        """
-        if self.contiguous:
-            return None
-        return table.mask(self.prompt_end - self.prompt_start, self.end - self.begin, like)
-
-
-def _pieces(groups: tuple[Segments, ...]) -> list[_Piece]:
-    """Each group's prompt together with its first completion, then every further completion.
-
-    Prompt and first completion lie side by side: one causal sequence needs no mask and no copy.
-    """
-    pieces = []
-    for group in groups:
-        (_, first_end), *others = group.completions
-        pieces.append(_Piece(group.start, group.prompt_end, group.start, first_end))
-        pieces.extend(_Piece(group.start, group.prompt_end, b, e) for b, e in others)
-    return pieces
-
-
-class _SegmentAttention(torch.autograd.Function):
-    """The CPU's flash kernel for each piece, gradients written in place.
-
-    Slicing q, k and v outside of one function would make autograd allocate and add a full-size
-    gradient for every slice: quadratic in the number of groups. In the comments Q is the number of
-    a piece's queries and K of the keys that they see.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | None
-    ) -> Tensor:
-        # Laid out as the caller takes it: written once, never transposed.
-        out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])  # [1, T, heads, dim]
-        logsumexps = []
-        for piece in _pieces(table.groups):
-            mask = piece.mask(table, q)  # [Q, K] or None
-            rows = slice(piece.begin, piece.end)
-            # part: [1, heads, Q, dim]; logsumexp: one number per query, all that backward needs
-            # to form the attention weights again.
-            part, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q[:, :, rows],  # [1, heads, Q, dim]
-                piece.keys(k),  # [1, kv_heads, K, dim]
-                piece.keys(v),
-                is_causal=mask is None,
-                attn_mask=mask,
-                scale=scale,
-            )
-            out[:, rows] = part.transpose(1, 2)  # [1, Q, heads, dim]
-            logsumexps.append(logsumexp)
-        ctx.table, ctx.scale = table, scale
-        ctx.save_for_backward(q, k, v, out, *logsumexps)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, *logsumexps = ctx.saved_tensors
-        # Every query belongs to one piece, so dq is written; a prompt's keys are seen by several
-        # pieces, so dk and dv are added to.
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for piece, logsumexp in zip(_pieces(ctx.table.groups), logsumexps, strict=True):
-            mask = piece.mask(ctx.table, q)
-            rows = slice(piece.begin, piece.end)
-            grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_out[:, rows].transpose(1, 2),  # [1, heads, Q, dim]
-                q[:, :, rows],
-                piece.keys(k),
-                piece.keys(v),
-                out[:, rows].transpose(1, 2),
-                logsumexp,
-                0.0,  # dropout
-                mask is None,  # causal
-                attn_mask=mask,
-                scale=ctx.scale,
-            )
-            dq[:, :, rows] = grads[0]  # [1, heads, Q, dim]
-            piece.add_to_keys(dk, grads[1])  # [1, kv_heads, K, dim]
-            piece.add_to_keys(dv, grads[2])
-        return dq, dk, dv, None, None
-
-
-def _sliced(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | None) -> Tensor:
-    """The same in public operations, for devices without a kernel of their own here."""
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])  # [1, T, heads, dim]
-    for piece in _pieces(table.groups):
-        mask = piece.mask(table, q)
-        part = scaled_dot_product_attention(
-            q[:, :, piece.begin : piece.end],
-            piece.keys(k),
-            piece.keys(v),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        out[:, piece.begin : piece.end] = part.transpose(1, 2)  # [1, Q, heads, dim]
-    return out
-
-
-@cache
-def _flex_kernel(compiled: bool) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
-
-
-def _flex(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, scale: float | None) -> Tensor:
-    out = _flex_kernel(q.is_cuda)(
-        q,
-        k,
-        v,
-        block_mask=table.block_mask(q.shape[2], q.device),
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-    return out.transpose(1, 2)  # [1, T, heads, dim]
+    AttentionMaskInterface.register(NAME, layer_reach)

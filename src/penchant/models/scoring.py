@@ -170,7 +170,10 @@ class Scorer(nn.Module):
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """`[rows * T, H]`: the last layer's, at every position."""
-        out: Any = self.causal_model.base_model(**self._model_inputs(batch), use_cache=False)
+        model = self.causal_model
+        # Llama 4's text model does not name its body as a base model.
+        body: Any = model.model if model.base_model is model else model.base_model
+        out: Any = body(**self._model_inputs(batch), use_cache=False)
         return out.last_hidden_state.flatten(0, 1)
 
     def _model_inputs(self, batch: TokenBatch) -> dict[str, Any]:

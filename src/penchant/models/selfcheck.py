@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +16,7 @@ from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PretrainedConfig
 
 logger = logging.getLogger("penchant")
 
@@ -55,7 +56,7 @@ def plan_scoring(
         expected = _plain_forward(scorer, groups)
         reasons = []
         for plan in _candidates(attention):
-            refusal = _unservable(scorer, max_length) if plan.packed else ""
+            refusal = _unservable(scorer) if plan.packed else ""
             if not refusal:
                 scorer.use(plan)
                 refusal = _disagreement(scorer, groups, expected)
@@ -125,21 +126,24 @@ def tolerance(scorer: Scorer) -> tuple[float, bool]:
     return (MEAN_IN_HALF if half else LARGEST[dtype]), half
 
 
-def _unservable(scorer: Scorer, max_length: int) -> str:
+def _unservable(scorer: Scorer) -> str:
     """What the attention hook cannot do for this model, if anything."""
-    model = scorer.causal_model
-    config: Any = model.config.get_text_config()
+    config = scorer.causal_model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    if window and window < max_length and (not kinds or "sliding_attention" in kinds):
-        return f"sliding-window attention over {window} tokens, max_length is {max_length}"
-    served = {"full_attention", "sliding_attention"} | WITHOUT_STATE
-    if stateful_modules(model):
+    served = {"full_attention", "sliding_attention", "chunked_attention"} | WITHOUT_STATE
+    if stateful_modules(scorer.causal_model):
         served |= STATEFUL
     if other := kinds - served:
         return f"layers that the attention hook cannot serve: {', '.join(sorted(other))}"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "attention logits are soft-capped"
-    if getattr(config, "attention_dropout", 0) or getattr(config, "attn_pdrop", 0):
-        return "attention dropout is on; set it to 0 in the model's config"
+    # The check itself runs without dropout and would not see it.
+    if any(p.requires_grad for p in scorer.parameters()) and (name := attention_dropout(config)):
+        return f"attention dropout is on; set {name} to 0 in the model's config"
+    return ""
+
+
+def attention_dropout(config: PretrainedConfig) -> str:
+    """The setting that switches dropout of attention weights on, if any does."""
+    for name, value in config.to_dict().items():
+        if "att" in name and "drop" in name and isinstance(value, float) and value > 0:
+            return name
     return ""
