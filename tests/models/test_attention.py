@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.data.batch import Group, pack
-from penchant.models import attention, attention_gpu
-from penchant.models.attention import FULL, LayerRule, Reach, SegmentTable, packed_attention
+from penchant.models import attention, attention_gpu, segments
+from penchant.models.attention import packed_attention
 from penchant.models.scoring import Scorer, ScoringPlan
+from penchant.models.segments import FULL, LayerRule, Reach, SegmentTable
 
 MODULE = torch.nn.Module()
 
@@ -139,7 +140,7 @@ def laid_out(lengths, factor=1):
 def test_any_lengths_and_windows_equal_a_dense_mask(lengths, reach, cap, block):
     """Small blocks put their borders into prompts, into completions and where these meet."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
+        patch.setattr(segments, "BLOCK", block)
         assert_as_dense(laid_out(lengths), on_cpu, LayerRule(reach, 0.7, cap, sinks()))
 
 
@@ -247,11 +248,11 @@ def test_flex_attention_equals_the_kernels_of_the_cpu(name):
     with torch.no_grad():
         q, k, v = (x.float() for x in made(batch))
         rule = LayerRule(reach, 0.7, cap, sinks().float() if with_sinks else None)
-        flex, segments = (
+        flex, pieces = (
             kernel(q, k, v, SegmentTable(batch.segments, "sdpa"), rule)
             for kernel in (attention_gpu.flex, on_cpu)
         )
-    torch.testing.assert_close(flex, segments, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(flex, pieces, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "flex"])

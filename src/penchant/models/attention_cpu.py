@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.models.attention import LayerRule, Piece, Reach, SegmentTable
+    from penchant.models.segments import LayerRule, Piece, Reach, SegmentTable
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule) -> Tensor:

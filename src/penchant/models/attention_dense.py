@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.models.attention import Piece, Reach, SegmentTable
+    from penchant.models.segments import Piece, Reach, SegmentTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from penchant.models.attention import LayerRule, Reach, SegmentTable
 from penchant.models.attention_cpu import SegmentAttention, shares_without_sink
 from penchant.models.attention_dense import Dense
+from penchant.models.segments import LayerRule, Reach, SegmentTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def mask_rule(table: SegmentTable, reach: Reach, device: torch.device) -> Any:
-    """Who may attend to whom, as FlexAttention asks: see `models/attention.py`."""
+    """Who may attend to whom, as FlexAttention asks: see `models/segments.py`."""
     # Written on the CPU, group by group, and moved once.
     group_of = torch.full((table.length,), -1, dtype=torch.int32)  # [T]
     segment_of = torch.full((table.length,), -1, dtype=torch.int32)  # [T]; 0 is a prompt
@@ -42,12 +42,14 @@ def mask_rule(table: SegmentTable, reach: Reach, device: torch.device) -> Any:
         visible = (segment_of[key] == 0) | (segment_of[key] == segment_of[query])
         return same_group & visible & (key <= query)
 
+    window, chunk = reach.window or table.length, reach.chunk or table.length
+
     def windowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        near = position_of[query] - position_of[key] < reach.window
+        near = position_of[query] - position_of[key] < window
         return packed(batch, head, query, key) & near
 
     def chunked(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        same_chunk = position_of[query] // reach.chunk == position_of[key] // reach.chunk
+        same_chunk = position_of[query] // chunk == position_of[key] // chunk
         return packed(batch, head, query, key) & same_chunk
 
     if reach.window is not None:
@@ -145,7 +147,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule) 
         out, more = out
         logsumexp = more if isinstance(more, torch.Tensor) else more.lse  # [1, heads, T]
         out = out * shares_without_sink(logsumexp, rule.sinks).to(out.dtype)
-    return out.transpose(1, 2)  # type: ignore[no-any-return]
+    return out.transpose(1, 2)
 
 
 def _logsumexp_too() -> dict[str, Any]:
@@ -234,7 +236,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule
         window_size=(-1 if rule.reach.window is None else rule.reach.window - 1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out[None, ..., :value_dim]  # type: ignore[no-any-return]
+    return out[None, ..., :value_dim]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule) -> Tensor:

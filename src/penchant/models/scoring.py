@@ -17,6 +17,7 @@ from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
 from penchant.models.linear import is_plain, use_fast_linear
 from penchant.models.logprobs import completion_logprobs
+from penchant.models.segments import SegmentTable
 from penchant.models.vocabulary import Also, LogitTransform
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Scorer(nn.Module):
             "attention_mask": batch.attention_mask,
         }
         if batch.segments is not None:
-            inputs["segments"] = attention.SegmentTable(batch.segments, self.plan.kernel)
+            inputs["segments"] = SegmentTable(batch.segments, self.plan.kernel)
         return inputs
 
     def _from_full_logits(self, batch: TokenBatch, also: Also) -> Tensor:
