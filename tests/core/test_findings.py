@@ -42,6 +42,7 @@ def test_commands_in_messages_run_where_the_program_is_not_on_the_path(
     text = "penchant: drop them: penchant data clean x; pip install 'penchant[data]'"
     wanted = "penchant: drop them: python -m penchant data clean x; pip install 'penchant[data]'"
     assert commands.typeable(text) == wanted
+    assert commands.typeable(wanted) == wanted
 
 
 def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:

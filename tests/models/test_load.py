@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from penchant.core.errors import ModelError
@@ -14,11 +15,13 @@ from penchant.core.machine import default_cache_dir
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
 from penchant.models.load import (
+    adapter_vocabulary,
     end_token_ids,
     is_score_model,
     load_causal_model,
     load_score_model,
     load_tokenizer,
+    require_mergeable,
     resolve,
     weights_fingerprint,
 )
@@ -98,6 +101,38 @@ def test_an_adapter_whose_base_is_gone_names_it(adapter_dir):
     file.write_text(json.dumps({**settings, "base_model_name_or_path": "/gone/base"}))
     with pytest.raises(ModelError, match="/gone/base"):
         load_causal_model(str(adapter_dir), dtype=FP32)
+
+
+def test_an_adapter_that_names_no_base_says_where_to_name_it(adapter_dir):
+    file = adapter_dir / "adapter_config.json"
+    settings = json.loads(file.read_text()) | {"base_model_name_or_path": None}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"does not say which model.*adapter_config\.json"):
+        load_causal_model(str(adapter_dir), dtype=FP32)
+
+
+def test_an_adapter_with_more_tokens_than_its_base_has_them_all(tiny_model_dir, tmp_path):
+    base = load_causal_model(str(tiny_model_dir), dtype=FP32)
+    vocabulary = base.config.vocab_size
+    base.resize_token_embeddings(vocabulary + 2)
+    torch.manual_seed(0)
+    tuned = get_peft_model(
+        base, LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    ).eval()
+    tuned.save_pretrained(tmp_path / "more")
+    ids = torch.tensor([[1, vocabulary, vocabulary + 1]])
+    loaded = load_causal_model(str(tmp_path / "more"), dtype=FP32)
+    torch.testing.assert_close(loaded(ids).logits, tuned(ids).logits)
+    assert adapter_vocabulary(str(tmp_path / "more")) == vocabulary + 2
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused_by_its_kind(adapter_dir):
+    require_mergeable(str(adapter_dir))
+    file = adapter_dir / "adapter_config.json"
+    settings = json.loads(file.read_text()) | {"peft_type": "PROMPT_TUNING"}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="PROMPT_TUNING, which cannot be added"):
+        require_mergeable(str(adapter_dir))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 import penchant
 from penchant.core.machine import USABLE, Room, memory_available_bytes
@@ -121,6 +122,14 @@ def test_sizes_are_those_of_all_models_that_are_trained(tiny_model_dir: Path) ->
 
 
 @pytest.mark.parametrize("lora_r", [0, 4])
+def test_recurrent_model_keeps_nothing_for_each_token_it_samples() -> None:
+    settings = MambaConfig(vocab_size=128, hidden_size=32, state_size=8, num_hidden_layers=2)
+    one, group = Scorer(MambaForCausalLM(settings), 0), PAIRS[0].group()
+    plan_scoring(one, [group], attention="auto", max_length=64)
+    sizes = measure_sizes(one, group, Room(0, 2**30, 2**30), reference=0, rewards=0, half=False)
+    assert sizes.cache_token == 0
+
+
 def test_checkpointing_is_wanted_exactly_when_a_batch_would_not_fit(
     tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lora_r: int
 ) -> None:

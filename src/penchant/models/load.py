@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import logging
+import re
 import shutil
 import struct
 import tempfile
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
-from penchant.models.lora import merge_adapter
+from penchant.models.lora import merge_adapter, not_mergeable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,6 +36,11 @@ INCIDENTAL = {
     "torch_dtype",
     "use_cache",
 }
+# The input embedding among an adapter's weights, by the names that families give it.
+OWN_EMBEDDING = re.compile(
+    r"\.(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)"
+    r"(?:\.modules_to_save)?\.weight$"
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,7 +78,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     if is_adapter(Path(name)) and not (Path(name) / "tokenizer_config.json").exists():
-        name = _adapter_base(name)  # PEFT leaves no tokenizer beside an adapter
+        name = adapter_base(name)  # PEFT leaves no tokenizer beside an adapter
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -128,7 +134,7 @@ def load_causal_model(
         if _adapter_settings(name).get("task_type") == "SEQ_CLS":
             raise ModelError(f"{name} is a reward model; give a causal language model")
         base = load_causal_model(
-            _adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
+            adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
         )
         if bits is not None:
             raise ModelError(
@@ -164,7 +170,7 @@ def load_score_model(
                 load_causal_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
             )
         base = load_score_model(
-            _adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
+            adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
         )
         return _with_adapter(base, name, keep=keep_adapter)
     if scoring_architecture(name, trust_remote_code):
@@ -217,6 +223,10 @@ def _with_new_head(model: Any) -> PreTrainedModel:
 def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
     from peft import PeftModel
 
+    rows = adapter_vocabulary(name)
+    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
+        # The adapter holds the rows of all tokens.
+        base.resize_token_embeddings(rows, mean_resizing=False)
     try:
         model: Any = PeftModel.from_pretrained(base, name)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -228,8 +238,56 @@ def _adapter_settings(name: str) -> dict[str, Any]:
     return json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
 
 
-def _adapter_base(name: str) -> str:
-    return resolve(_adapter_settings(name)["base_model_name_or_path"])
+def adapter_base(name: str) -> str:
+    """The resolved name of the model that an adapter stands on.
+
+    Raises:
+        ModelError: the adapter names none, or none that is here.
+    """
+    base = _adapter_settings(name).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"the adapter in {name} does not say which model it stands on; name it as "
+            f"base_model_name_or_path in {Path(name) / 'adapter_config.json'}"
+        )
+    try:
+        return resolve(base)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter in {name} stands on {base}, which is not here ({error}); put it there, "
+            f"or correct base_model_name_or_path in {Path(name) / 'adapter_config.json'}"
+        ) from error
+
+
+def adapter_vocabulary(name: str) -> int | None:
+    """Tokens of an adapter's own embedding, or of that of an adapter it stands on, if any has one.
+
+    Tokens that were added before tuning have rows there, and none in the base.
+    """
+    from safetensors import safe_open
+
+    if not is_adapter(Path(name)):
+        return None
+    file = Path(name) / "adapter_model.safetensors"
+    if file.exists():
+        with safe_open(file, "pt") as saved:
+            for key in saved.keys():  # noqa: SIM118 - it is no dict
+                if OWN_EMBEDDING.search(key):
+                    return int(saved.get_slice(key).get_shape()[0])
+    return adapter_vocabulary(adapter_base(name))
+
+
+def require_mergeable(name: str) -> None:
+    """Refuse an adapter that cannot become part of the weights, as training begins with.
+
+    Raises:
+        ModelError: prompt tuning and the like.
+    """
+    from peft import PEFT_TYPE_TO_TUNER_MAPPING
+
+    kind = str(_adapter_settings(name).get("peft_type"))
+    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):  # type: ignore[call-overload]
+        raise not_mergeable(kind)
 
 
 def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:

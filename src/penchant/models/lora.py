@@ -153,11 +153,7 @@ def merge_adapter(model: Any, records: Sequence[Sequence[int]] = ()) -> PreTrain
         ModelError: the adapter is of a kind that cannot be merged, or the result differs.
     """
     if not hasattr(model.base_model, "merge_and_unload"):
-        kind = model.peft_config[model.active_adapter].peft_type.value
-        raise ModelError(
-            f"the adapter is of type {kind}, which cannot be added to the weights; give a LoRA "
-            "adapter, or the model it stands on"
-        )
+        raise not_mergeable(model.peft_config[model.active_adapter].peft_type.value)
     model.eval()
     base = model.get_base_model()
     untie(base)
@@ -175,6 +171,14 @@ def merge_adapter(model: Any, records: Sequence[Sequence[int]] = ()) -> PreTrain
                 "average; use the adapter as it is"
             )
     return merged
+
+
+def not_mergeable(kind: str) -> ModelError:
+    """That an adapter of a kind, such as PROMPT_TUNING, has no place in the weights."""
+    return ModelError(
+        f"the adapter is of type {kind}, which cannot be added to the weights; give a LoRA "
+        "adapter, or the model it stands on"
+    )
 
 
 class FusedLoraLinear(Linear):

@@ -99,8 +99,10 @@ def unique_bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
 
 
 def _cache_bytes(text: Any, itemsize: int) -> float:
-    """Keys and values of one token in all layers."""
-    heads = text.num_attention_heads
+    """Keys and values of one token in all layers; a recurrent state alone does not grow."""
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 0.0
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
     kept = getattr(text, "num_key_value_heads", None) or heads
     return 2.0 * text.num_hidden_layers * kept * head_dim * itemsize

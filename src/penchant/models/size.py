@@ -9,6 +9,9 @@ from typing import Any
 
 from penchant.core.errors import ModelError
 
+# Families whose positions have an embedding each: beyond the last there is none.
+LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-gpt")
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -86,13 +89,9 @@ def layer_weights(model: Any) -> Iterator[Any]:
 
 def base_model(name: str) -> str:
     """The model that an adapter stands on, or the model itself."""
-    from penchant.models.load import is_adapter, resolve
+    from penchant.models.load import adapter_base, is_adapter
 
-    if not is_adapter(Path(name)):
-        return name
-    from peft import PeftConfig
-
-    return base_model(resolve(str(PeftConfig.from_pretrained(name).base_model_name_or_path)))
+    return base_model(adapter_base(name)) if is_adapter(Path(name)) else name
 
 
 def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
@@ -100,6 +99,14 @@ def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)
+
+
+def learned_positions(settings: Any) -> int | None:
+    """How many positions a model has embeddings for; None where positions are computed."""
+    text = settings.get_text_config()
+    if text.model_type not in LEARNED_POSITIONS:
+        return None
+    return getattr(text, "max_position_embeddings", None)
 
 
 def require_decoder(settings: Any, name: str) -> None:

@@ -13,7 +13,14 @@ from penchant.core.screen import track
 from penchant.data.opening import Sources
 from penchant.data.records import Data
 from penchant.data.tokenise import Tokeniser, TokenReport
-from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
+from penchant.models.load import (
+    adapter_vocabulary,
+    end_token_ids,
+    is_adapter,
+    load_tokenizer,
+    require_mergeable,
+    resolve,
+)
 from penchant.models.size import require_decoder, saved_generation, saved_settings
 from penchant.training.kind import kind_of
 from penchant.training.references import require_same_vocabulary
@@ -93,6 +100,8 @@ def read_inputs(
     rewards = kind.find_rewards(config, rewards, num_processes)
     if model is None:
         base = resolve(config.model, config.cache_dir)
+        if is_adapter(Path(base)):
+            require_mergeable(base)
         settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
         generation = saved_generation(base) if kind.generates else None
         model = SimpleNamespace(config=settings, generation_config=generation)
@@ -111,8 +120,7 @@ def read_inputs(
     eval_set: list[Any] = []
     if run_data.evaluation:
         eval_set, reports["held_out"] = tokenise(kind, run_data.evaluation, tokeniser, "held-out")
-    if not is_adapter(Path(base)):  # one may have an embedding of its own
-        _require_embedded(tokenizer, settings, [*train_set, *eval_set])
+    _require_embedded(base, tokenizer, settings, [*train_set, *eval_set])
     kind.require(config, train_set)
     if eval_set:
         kind.require(config, [*eval_set, *train_set])  # training data lend what these lack
@@ -122,10 +130,10 @@ def read_inputs(
 
 
 def _require_embedded(
-    tokenizer: PreTrainedTokenizerBase, settings: Any, examples: Sequence[Any]
+    base: str, tokenizer: PreTrainedTokenizerBase, settings: Any, examples: Sequence[Any]
 ) -> None:
     """Refuse tokens that the model has no embedding for."""
-    vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
+    vocabulary = adapter_vocabulary(base) or getattr(settings.get_text_config(), "vocab_size", None)
     if vocabulary is None:
         return
     groups = [example.group() for example in examples]

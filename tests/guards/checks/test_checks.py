@@ -87,6 +87,13 @@ def test_context_of_learned_positions_is_an_error_and_of_others_a_warning() -> N
     assert found(replace(run, model=replace(run.model, absolute=True))) == {"context": "error"}
 
 
+def test_answers_that_will_be_sampled_count_towards_the_context() -> None:
+    keys = {"reward": "length:20", "max_prompt_length": 100, "max_length": 4096}
+    long, short = (snapshot("grpo", **keys, max_completion_length=n) for n in (1949, 1948))
+    assert "context" in found(long)
+    assert "context" not in found(short)
+
+
 def test_learning_rate_of_fine_tuning_is_named_for_all_weights_and_fine_for_lora() -> None:
     (finding,) = check_snapshot(snapshot(lora_r=0, learning_rate=2e-5))
     assert "supervised fine-tuning" in finding.what

@@ -147,3 +147,13 @@ def test_models_without_keys_and_values_are_sampled_from_as_they_score(family, m
             assert temperature or first.ids == likeliest.tolist()
             assert first.ended == (first.ids[-1] in (2, 5, 9))
     assert scorer.causal_model.generation_config.repetition_penalty == 5.0
+
+
+def test_answers_end_where_the_model_has_no_more_positions(make_model, caplog):
+    scorer = PolicyScorer(make_model("gpt2", n_positions=16), 0)
+    scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    (answers,) = CachedSampler(scorer, [], batch_size=2).sample(
+        [[5] * 10], n=2, sampling=Sampling(12), seed=0
+    )
+    assert [len(answer.ids) for answer in answers] == [6, 6]
+    assert "the model has 16 positions" in caplog.text

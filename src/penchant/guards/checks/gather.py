@@ -23,6 +23,7 @@ from penchant.data.rows.messages import contents
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
+from penchant.models.size import learned_positions
 from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ DROPOUTS = (
     *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "resid_dropout"),
 )
-LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-gpt", "xglm")
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -196,7 +196,7 @@ def gather_model(
         pad_is_end=tokenizer.pad_token_id in ends,
         pad_token=str(tokenizer.pad_token),
         context=getattr(text, "max_position_embeddings", None),
-        absolute=text.model_type in LEARNED_POSITIONS,
+        absolute=learned_positions(settings) is not None,
         other_reference=_other_reference(config, base),
     )
 

@@ -68,17 +68,25 @@ def dropped(run: Snapshot) -> Iterator[Finding]:
 
 
 def context(run: Snapshot) -> Iterator[Finding]:
-    """Sequences longer than the model has positions for."""
-    longest, limit = run.tokens.longest, run.model.context
+    """Sequences longer than the model has positions for; answers may take all they are allowed."""
+    sampled = getattr(run.options, "max_completion_length", 0) if run.config.spec.samples else 0
+    longest, limit = run.tokens.longest + sampled, run.model.context
     if limit is None or longest <= limit:
         return
     absolute = run.model.absolute
+    what = (
+        f"the longest prompt and an answer of {sampled} tokens have"
+        if sampled
+        else ("the longest sequence has")
+    )
     yield Finding(
         "context",
         "error" if absolute else "warning",
-        f"the longest sequence has {longest} tokens, the model's context {limit}"
+        f"{what} {longest} tokens, and the model's context is {limit}"
         + (": positions beyond it do not exist" if absolute else ""),
-        f"set max_length to {limit}",
+        f"lower max_completion_length or max_prompt_length, so that both are within {limit}"
+        if sampled
+        else f"set max_length to {limit}",
         {"longest": longest, "context": limit},
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import torch
 
 from penchant.core.screen import track
 from penchant.models.distribution import filtered
+from penchant.models.size import learned_positions
 from penchant.rl.sampling.cache import can_select, make_room
 from penchant.rl.sampling.generated import generate
 from penchant.rl.sampling.prefill import read_prompts
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.models.scoring import Scorer
+
+logger = logging.getLogger("penchant")
 
 # Rows leave the batch when at least this share of them has ended: moving a cache costs time.
 DROPPED_AT_ONCE = 0.25
@@ -117,6 +121,18 @@ class CachedSampler:
         if batch:
             yield batch
 
+    def _within_positions(self, sampling: Sampling, longest: int) -> Sampling:
+        """Shorter answers where the model has no positions for longer ones."""
+        limit = learned_positions(self.scorer.causal_model.config)
+        if limit is None or longest + sampling.max_completion_length <= limit:
+            return sampling
+        room = max(1, limit - longest)
+        logger.warning(
+            "answers to prompts of %d tokens end after %d: the model has %d positions",
+            longest, room, limit,
+        )  # fmt: skip
+        return replace(sampling, max_completion_length=room)
+
     def _batch(
         self,
         prompts: Sequence[list[int]],
@@ -126,6 +142,7 @@ class CachedSampler:
     ) -> list[list[Completion]]:
         """The answers of one batch, by prompt."""
         ends = set(self.end_token_ids)
+        sampling = self._within_positions(sampling, max(map(len, prompts)))
         if self._selects:
             counts = torch.tensor([count for _, count in batch])
             rows = _Rows(self.scorer, prompts, counts, ends, sampling)
