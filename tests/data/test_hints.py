@@ -149,6 +149,19 @@ OTHER_NAMES = {
         {"Prompt": "p?", "Chosen": "yes", "Rejected": "no"},
         "prompt=Prompt,chosen=Chosen,rejected=Rejected",
     ),
+    "stems": (
+        {"instruction": "p?", "good_response": "yes", "bad_response": "no"},
+        "prompt=instruction,chosen=good_response,rejected=bad_response",
+    ),
+    "letters": ({"x": "p?", "y_w": "yes", "y_l": "no"}, "prompt=x,chosen=y_w,rejected=y_l"),
+    "Chinese": (
+        {"问题": "p?", "好回答": "yes", "坏回答": "no"},
+        "prompt=问题,chosen=好回答,rejected=坏回答",
+    ),
+    "Japanese": (
+        {"質問": "p?", "良い回答": "yes", "悪い回答": "no"},
+        "prompt=質問,chosen=良い回答,rejected=悪い回答",
+    ),
 }
 
 
@@ -185,6 +198,55 @@ def test_two_answers_and_a_verdict_get_the_line_that_builds_pairs(
         read_pairs("raw.jsonl")
     assert main(shlex.split(str(refused.value).splitlines()[-1])[1:]) == 0, capsys.readouterr().err
     assert [pair.chosen for pair in read_pairs("pairs.jsonl").records] == ["yes", "yes"]
+
+
+LEFT = {"prompt": "p?", "response_a": "yes", "response_b": "no"}
+TO_BUILD = {
+    "votes in a list": [{**LEFT, "annotations": ["a", "b", "a"]}],
+    "votes in columns": [{**LEFT, "rater_1": 1, "rater_2": 1, "rater_3": 2}],
+    "ranked lists": [{"prompt": "p?", "responses": ["no", "yes"], "rankings": [2, 1]}],
+    "scored lists": [{"prompt": "p?", "answers": ["no", "yes"], "rewards": [0.1, 0.9]}],
+    "stars": [{"prompt": "p?", "response": "yes", "stars": 5},
+              {"prompt": "p?", "response": "no", "stars": 1}],
+    "a judge's signs": [{**LEFT, "label": "[[A>B]]"}],
+    "the safer one": [{"prompt": "p?", "response_0": "no", "response_1": "yes",
+                       "safer_response_id": 1}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TO_BUILD)
+def test_judgements_under_other_names_get_the_line_that_builds_pairs(
+    tmp_path, monkeypatch, capsys, name
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "raw.jsonl", TO_BUILD[name])
+    with pytest.raises(DataError, match=r"data build raw\.jsonl") as refused:
+        read_pairs("raw.jsonl")
+    assert main(shlex.split(str(refused.value).splitlines()[-1])[1:]) == 0, capsys.readouterr().err
+    assert [(pair.chosen, pair.rejected) for pair in read_pairs("pairs.jsonl").records] == [
+        ("yes", "no")
+    ]
+
+
+def test_history_beside_answers_of_other_names_gets_the_line_that_converts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"history": [["a", "b"]], "question": "p?", "response_chosen": "yes",
+           "response_rejected": "no"}  # fmt: skip
+    write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match="data convert") as refused:
+        read_pairs("raw.jsonl")
+    assert main(shlex.split(str(refused.value).splitlines()[-1])[1:]) == 0
+    (pair,) = read_pairs("pairs.jsonl").records
+    assert [one["content"] for one in (*pair.prompt, *pair.chosen)] == ["a", "b", "p?", "yes"]
+
+
+def test_prompt_that_no_message_says_is_left_out_by_the_option_named(tmp_path):
+    row = {"prompt": "a title", "chosen": [TURN, YES], "rejected": [TURN, NO]}
+    path = write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match="--columns unused_prompt=prompt"):
+        read_pairs(path)
+    (pair,) = read_pairs(path, columns={"unused_prompt": "prompt"}).records
+    assert [one["content"] for one in pair.prompt] == ["p?"]
 
 
 @pytest.mark.parametrize("turns", [[TURN, YES], [TURN]])

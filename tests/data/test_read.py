@@ -333,6 +333,18 @@ def test_bad_csv_row_is_refused(tmp_path, cells, reason):
     assert [(one.where, one.reason) for one in data.refused] == [("p.csv:3", reason)]
 
 
+def test_two_fields_of_one_name_are_refused_rather_than_one_lost(tmp_path):
+    (tmp_path / "twice.csv").write_text("prompt,chosen,rejected,chosen\nq,a,b,c\n")
+    with pytest.raises(DataError, match="two columns named 'chosen'"):
+        read_pairs(tmp_path / "twice.csv")
+    line = '{"prompt": "q", "chosen": "a", "rejected": "b", "chosen": "c"}'
+    (tmp_path / "twice.jsonl").write_text(line)
+    (tmp_path / "twice.json").write_text(f"[{line}]")
+    for name in ("twice.jsonl", "twice.json"):
+        with pytest.raises(DataError, match="two fields named 'chosen'"):
+            read_pairs(tmp_path / name)
+
+
 def test_csv_text_that_begins_with_a_bracket_stays_text(tmp_path):
     path = write_rows(tmp_path / "p.csv", [{**ROWS[0], "chosen": "[1, 2]", "rejected": "[{}]"}])
     assert read_pairs(path).records[0].chosen == "[1, 2]"

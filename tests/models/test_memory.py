@@ -121,7 +121,6 @@ def test_sizes_are_those_of_all_models_that_are_trained(tiny_model_dir: Path) ->
     assert one.process == 1e9 - weights - 12 + LATER_BYTES
 
 
-@pytest.mark.parametrize("lora_r", [0, 4])
 def test_recurrent_model_keeps_nothing_for_each_token_it_samples() -> None:
     settings = MambaConfig(vocab_size=128, hidden_size=32, state_size=8, num_hidden_layers=2)
     one, group = Scorer(MambaForCausalLM(settings), 0), PAIRS[0].group()
@@ -130,6 +129,7 @@ def test_recurrent_model_keeps_nothing_for_each_token_it_samples() -> None:
     assert sizes.cache_token == 0
 
 
+@pytest.mark.parametrize("lora_r", [0, 4])
 def test_checkpointing_is_wanted_exactly_when_a_batch_would_not_fit(
     tmp_path: Path, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, lora_r: int
 ) -> None:

@@ -20,6 +20,7 @@ from penchant.data.lines import (
     first_lines,
     read_lines,
     recode,
+    unique_fields,
 )
 from penchant.data.records import DataError, Refusal
 
@@ -48,7 +49,7 @@ def open_file(
     label = name or path.name
     form = _tell_format(path)
     if form in (".jsonl", TEXT_SUFFIX):
-        yield from _line_rows(path, label, _text if form == TEXT_SUFFIX else json.loads, watch)
+        yield from _line_rows(path, label, _text if form == TEXT_SUFFIX else _json, watch)
         return
     from penchant.data import tables
 
@@ -150,6 +151,10 @@ def _line_item(path: Path, where: str, line: bytes, parse: Callable[[str], objec
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or nesting beyond any message.
         return Refusal(where, "malformed JSON", str(error))
+
+
+def _json(line: str) -> object:
+    return json.loads(line, object_pairs_hook=unique_fields)
 
 
 def _text(line: str) -> object:

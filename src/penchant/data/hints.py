@@ -5,9 +5,9 @@ Each suggestion is tried on the first rows before it is made.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, product
 from typing import Any
 
@@ -19,6 +19,7 @@ from penchant.data.converting import projects
 from penchant.data.converting.exchange import QUESTIONS
 from penchant.data.converting.one_pass import Run
 from penchant.data.converting.textform import TextForm
+from penchant.data.names import ENDS, own_names, sides, voters
 from penchant.data.opening import Part, Sources
 from penchant.data.records import DataError
 from penchant.data.rows import labels
@@ -26,29 +27,22 @@ from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Kind, Row, RowError
 
 NUM_TRIED = 20
-# What columns are called elsewhere, by the name used here; compared without case and separators.
-NAMES = {
-    "prompt": ("prompt", "request", "question", "instruction", "query", "input", "context",
-               "problem", "task", "user"),
-    "chosen": ("chosen", "chosenresponse", "chosenanswer", "choseninstruction", "responsej",
-               "accepted", "preferred", "preferredresponse", "better", "betterresponse", "win",
-               "positive", "good", "winning"),
-    "rejected": ("rejected", "rejectedresponse", "rejectedanswer", "rejectedinstruction",
-                 "responsek", "dispreferred", "nonpreferred", "worse", "worseresponse", "lose",
-                 "negative", "bad", "losing"),
-    "completion": ("completion", "response", "answer", "output", "generation", "reply"),
-    "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
-              "verdict", "preference", "winner", "choice", "better", "preferred",
-              "betterresponseid"),
-}  # fmt: skip
-# The two ends of a pair of columns with answers, such as response1 and response2.
-SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"))
+# Gives a column another name, so that it is read no more.
+UNUSED = {"unused_prompt": "prompt"}
 TIES = {"0", "tie"}
 WANTED = (
     ("prompt", "chosen", "rejected"),
     ("chosen", "rejected"),
     ("prompt", "completion", "label"),
+    ("messages", "label"),
     ("prompt",),
+)
+# Forms of `data build` and the columns that each needs.
+SEVERAL = (
+    ("ratings", ("prompt", "completions", "ratings")),
+    ("ranking", ("prompt", "completions", "ranks")),
+    ("ratings", ("prompt", "completion", "rating")),
+    ("ratings", ("prompt", "completions")),
 )
 
 
@@ -68,7 +62,8 @@ def hint(sources: Sources, part: Part, kind: Kind[Any]) -> str | None:
     if not rows:
         return None
     suggestions = (_conversions(sources, rows), _renamings(rows, kind), _builds(sources, rows),
-                   _verdicts(sources, rows))  # fmt: skip
+                   _renamed_conversions(sources, rows), _verdicts(sources, rows),
+                   _several(sources, rows))  # fmt: skip
     return next((text for found in suggestions for text in found), None)
 
 
@@ -97,6 +92,14 @@ def _conversions(sources: Sources, rows: Placed) -> Iterator[str]:
         names = " or ".join(dict.fromkeys(working.values()))
         lines = "\n".join(f"  {command}" for command in working)
         yield f"it is in the layout {names}, which training does not read; convert it:\n{lines}"
+
+
+def _renamed_conversions(sources: Sources, rows: Placed) -> Iterator[str]:
+    """Layouts of other projects, once the two answers have the names that they have there."""
+    columns = own_names(rows[0][1], ("chosen", "rejected"))
+    if columns and not sources.columns:
+        under = [(where, renamed(row, columns)) for where, row in rows]
+        yield from _conversions(replace(sources, columns=columns), under)
 
 
 def _builds(sources: Sources, rows: Placed) -> Iterator[str]:
@@ -133,23 +136,11 @@ def _built(rows: Sequence[Row], **how: Any) -> int:
 def _renamings(rows: Placed, kind: Kind[Any]) -> Iterator[str]:
     """Columns that hold what is wanted under other names."""
     for names in WANTED:
-        columns = _columns(rows, names)
+        columns = own_names(rows[0][1], names)
         if columns and _reads(rows, columns, kind):
             yield f"name its columns: --columns {shlex.quote(written(columns))}"
-
-
-def _columns(rows: Placed, wanted: Sequence[str]) -> dict[str, str] | None:
-    """The rows' own names of the wanted columns where they differ; None where one is not there."""
-    own = {re.sub(r"[\W_]", "", str(name).lower()): str(name) for name in rows[0][1]}
-    columns: dict[str, str] = {}
-    for name in wanted:
-        if name in rows[0][1]:
-            continue
-        known = next((own[other] for other in NAMES[name] if other in own), None)
-        if known is None:
-            return None
-        columns[name] = known
-    return columns
+    if _reads(rows, UNUSED, kind):
+        yield f"its prompt is none of the messages; leave it out: --columns {written(UNUSED)}"
 
 
 def _reads(rows: Placed, columns: Mapping[str, str], kind: Kind[Any]) -> bool:
@@ -164,59 +155,102 @@ def _reads(rows: Placed, columns: Mapping[str, str], kind: Kind[Any]) -> bool:
 
 
 def _verdicts(sources: Sources, rows: Placed) -> Iterator[str]:
-    """Two answers with a verdict, whose columns and codes have to be named."""
+    """Two answers with a verdict, with votes or with scores, whose columns have to be named."""
     texts = [row for _, row in rows]
-    # An instruction keeps its name: what stands in `input` follows it.
-    asked = any(name in texts[0] for name in QUESTIONS)
-    given = _columns(rows, ("label",) if asked else ("prompt", "label"))
-    sides = _sides(list(map(str, texts[0])), texts[0])
-    if given is None or sides is None:
+    both = sides(texts[0])
+    if both is None:
         return
-    label = given.get("label", "label")
-    columns = {**given, "completion_a": sides[0], "completion_b": sides[1]}
-    columns = {name: own for name, own in columns.items() if name != own}
-    values = list(dict.fromkeys(str(row[label]) for row in texts if row.get(label) is not None))
-    for codes in _codes(values, sides):
-        if not _built(texts, form="label", columns=columns, codes=codes):
-            continue
-        yield (
-            f"it holds two answers and a verdict ('{label}': {', '.join(values[:4])}); build "
-            f"pairs{_meaning(codes, sides)}:\n"
-            f"  penchant data build {sources.argument}"
-            f"{f' --columns {shlex.quote(written(columns))}' if columns else ''}"
-            f"{f' --codes {shlex.quote(written(codes))}' if codes else ''} --output pairs.jsonl"
-        )
+    # An instruction keeps its name: what stands in `input` follows it.
+    asked = () if any(name in texts[0] for name in QUESTIONS) else ("prompt",)
+    given = own_names(texts[0], asked)
+    if given is None:
+        return
+    given |= {"completion_a": both[0], "completion_b": both[1]}
+    yield from _votes(sources, texts, given)
+    label = own_names(texts[0], ("label",))
+    if label is None:
+        return
+    column = label.get("label", "label")
+    values = list(dict.fromkeys(str(row[column]) for row in texts if row.get(column) is not None))
+    for codes in _codes(values, both):
+        how = {"form": "label", "columns": _differing({**given, **label}), "codes": codes}
+        if _built(texts, **how):
+            yield (
+                f"it holds two answers and a verdict ('{column}': {', '.join(values[:4])}); build "
+                f"pairs{_meaning(codes, both)}:\n  {_build_line(sources, **how)}"
+            )
 
 
-def _sides(names: Sequence[str], row: Row) -> tuple[str, str] | None:
-    """Two columns of text whose names differ only in their ends."""
-    for first, second in SIDES:
-        for name in names:
-            stem = name[: len(name) - len(first)]
-            if not name.lower().endswith(first) or not stem or stem.startswith("model"):
-                continue
-            other = next((n for n in names if n.lower() == (stem + second).lower()), None)
-            if other and isinstance(row[name], str | list) and isinstance(row[other], str | list):
-                return name, other
-    return None
+def _votes(sources: Sources, texts: Sequence[Row], given: dict[str, str]) -> Iterator[str]:
+    """Two answers and the votes of several people: a list, or a column each."""
+    listed = own_names(texts[0], ("votes",))
+    found: list[dict[str, Any]] = [{"columns": _differing({**given, **(listed or {})})}]
+    if columns := voters(texts[0]):
+        found = [{"columns": _differing(given), "votes": columns}]
+    elif listed is None:
+        return
+    for how in found:
+        values = {str(vote) for row in texts for vote in _each_vote(row, columns, listed)}
+        for codes in _codes(sorted(values), (given["completion_a"], given["completion_b"])):
+            if _built(texts, form="votes", codes=codes, **how):
+                yield (
+                    "it holds two answers and the votes of several people; build pairs"
+                    f"{_meaning(codes, (given['completion_a'], given['completion_b']))}:\n"
+                    f"  {_build_line(sources, codes=codes, **how)}"
+                )
 
 
-def _codes(values: Sequence[str], sides: tuple[str, str]) -> Iterator[dict[str, str]]:
+def _each_vote(row: Row, columns: Sequence[str], listed: Mapping[str, str] | None) -> list[Any]:
+    if columns:
+        return [row[name] for name in columns if row.get(name) is not None]
+    votes = row.get((listed or {}).get("votes", "votes"))
+    return list(votes.values() if isinstance(votes, Mapping) else votes or ())  # type: ignore[call-overload]
+
+
+def _several(sources: Sources, rows: Placed) -> Iterator[str]:
+    """Several answers to a prompt with scores or ranks, in lists or a row each."""
+    texts = [row for _, row in rows]
+    for form, needed in SEVERAL:
+        columns = own_names(texts[0], needed)
+        if columns and _built(texts, form=form, columns=columns):
+            line = _build_line(sources, form=form, columns=columns)
+            yield f"it holds several answers to a prompt, {form}; build pairs:\n  {line}"
+
+
+def _build_line(sources: Sources, **how: Any) -> str:
+    """The command that builds pairs of the sources."""
+    words = [f"penchant data build {sources.argument}"]
+    if how.get("form") not in (None, "label"):
+        words.append(f"--form {how['form']}")
+    if votes := how.get("votes"):
+        words.append(f"--votes {shlex.quote(','.join(votes))}")
+    for name in ("columns", "codes"):
+        if how.get(name):
+            words.append(f"--{name} {shlex.quote(written(how[name]))}")
+    return " ".join([*words, "--output pairs.jsonl"])
+
+
+def _differing(columns: Mapping[str, str]) -> dict[str, str]:
+    return {name: own for name, own in columns.items() if name != own}
+
+
+def _codes(values: Sequence[str], both: tuple[str, str]) -> Iterator[dict[str, str]]:
     """What verdicts may mean: nothing to say where they name a side themselves."""
     yield {}
-    words = {value.strip() for value in values}
-    for first, second in (*SIDES, sides):
+    words = {value.strip().removesuffix(".0") for value in values}
+    # Verdicts that count as the columns do come first: 1 is the second of answer_0 and answer_1.
+    for first, second in ((both[0][-1:], both[1][-1:]), *ENDS, both):
         ties = words - {first, second}
         if words & {first, second} and (not ties or (ties <= TIES and second in words)):
             yield {first: "a", second: "b", **dict.fromkeys(ties, "tie")}
 
 
-def _meaning(codes: Mapping[str, str], sides: tuple[str, str]) -> str:
+def _meaning(codes: Mapping[str, str], both: tuple[str, str]) -> str:
     """What the codes assume, where the verdict is a number."""
     by_side = {meaning: code for code, meaning in codes.items()}
-    if "a" not in by_side or by_side["a"] == sides[0]:
+    if "a" not in by_side or by_side["a"] == both[0]:
         return ""
     return (
-        f", if {by_side['a']} means that {sides[0]} is better (exchange a and b in codes if it "
+        f", if {by_side['a']} means that {both[0]} is better (exchange a and b in codes if it "
         "means the other)"
     )

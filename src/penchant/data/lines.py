@@ -93,6 +93,20 @@ def cut_off(name: str, line: int) -> Refusal:
     )
 
 
+def unique_fields(fields: list[tuple[str, object]]) -> dict[str, object]:
+    """The fields of a JSON object, for `object_pairs_hook`: of two with one name, one is lost.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    row = dict(fields)
+    if len(row) < len(fields):
+        names = [name for name, _ in fields]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has two fields named '{twice}'")
+    return row
+
+
 def recode(path: Path, encoding: str) -> str:
     """How to make UTF-8 of a file."""
     return f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > NEW"

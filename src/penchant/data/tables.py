@@ -21,6 +21,7 @@ from penchant.data.lines import (
     read_content,
     read_lines,
     recode,
+    unique_fields,
 )
 from penchant.data.records import DataError, Refusal
 
@@ -36,7 +37,7 @@ def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterato
     """
     content = read_content(path)
     try:
-        value = json.loads(content.decode())
+        value = json.loads(content.decode(), object_pairs_hook=unique_fields)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 at byte {error.start}; {recode(path, 'LATIN1')}"
@@ -48,6 +49,8 @@ def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterato
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     rows = _json_list(path, value, split)
+    if not rows:
+        raise DataError(f"{path} is an empty list; give data with at least one row")
     yield from numbered(name, _watched(rows, len(rows), path, watch))
 
 
@@ -58,9 +61,9 @@ def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a list of objects, got a value")
     lists = [key for key, rows in value.items() if _is_rows(rows)]
-    named = [key for key in ("data", split) if key in lists] or (lists if len(lists) == 1 else [])
-    if len(dict.fromkeys(named)) == 1:
-        return list(value[named[0]])
+    named = {key for key in ("data", split) if key in lists} or {"rows"} & set(lists)
+    if len(named) == 1 or len(lists) == 1:
+        return list(value[next(iter(named or lists))])
     if lists:
         raise DataError(
             f"{path} must hold a list of objects, or an object with one list under 'data' or "
@@ -100,6 +103,7 @@ def csv_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
     line = 1
     try:
         header = next(filter(None, reader), [])
+        _require_distinct(path, header)
         line = reader.line_num + 1
         for cells in reader:
             if cells:
@@ -115,6 +119,12 @@ def csv_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
         ) from error
     finally:
         csv.field_size_limit(previous_limit)
+
+
+def _require_distinct(path: Path, header: list[str]) -> None:
+    """Of two columns with one name, one would be lost."""
+    if twice := next((one for one in header if one and header.count(one) > 1), None):
+        raise DataError(f"{path} has two columns named '{twice}'; give one of them another name")
 
 
 def _delimiter(path: Path) -> str:

@@ -150,7 +150,7 @@ def test_models_without_keys_and_values_are_sampled_from_as_they_score(family, m
 
 
 def test_answers_end_where_the_model_has_no_more_positions(make_model, caplog):
-    scorer = PolicyScorer(make_model("gpt2", n_positions=16), 0)
+    scorer = PolicyScorer(make_model("gpt2", n_positions=16, max_position_embeddings=16), 0)
     scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
     (answers,) = CachedSampler(scorer, [], batch_size=2).sample(
         [[5] * 10], n=2, sampling=Sampling(12), seed=0

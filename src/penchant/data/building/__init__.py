@@ -15,7 +15,7 @@ from penchant.data.building.rated import RANKED, RATED
 from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
 from penchant.data.building.trees import TREES
 from penchant.data.building.votes import LABELS, SIDES, VOTES
-from penchant.data.converting.exchange import QUESTIONS, asked, user, with_system
+from penchant.data.converting.exchange import QUESTIONS, SYSTEM, asked, user, with_system
 from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.converting.textform import TextForm, text_form
 from penchant.data.grouping import grouped
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMBS, CHATS)}
 
 # Columns that become part of the prompt.
-PARTS = ("system", "history", "input", *TEMPLATE_COLUMNS)
+PARTS = (*SYSTEM, "history", "input", *TEMPLATE_COLUMNS)
 # Columns that forms and other projects' layouts call alike.
 SHARED = {*PARTS, *QUESTIONS, "ratings"}
 # Columns that training reads: what a record does not set itself, it does not have.

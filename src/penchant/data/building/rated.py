@@ -10,8 +10,8 @@ from typing import NamedTuple
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
 from penchant.data.rows.row import Row, RowError, is_given, shown
 
-TEXTS = ("completion", "response", "text")
-RATINGS = ("rating", "score", "overall_score")
+TEXTS = ("completion", "response", "text", "content", "answer", "output")
+RATINGS = ("rating", "score", "overall_score", "reward")
 
 
 class Scored(NamedTuple):

@@ -21,6 +21,9 @@ CODES = {
     "a": "a", "b": "b", "tie": "tie", "both_bad": "both_bad", "both bad": "both_bad",
     "model_a": "a", "model_b": "b", "tie (bothbad)": "both_bad", "left": "a", "right": "b",
     "a_winner": "a", "b_winner": "b", "response_a": "a", "response_b": "b",
+    "a>b": "a", "b>a": "b", "a=b": "tie", "a>>b": "a", "b>>a": "b", "draw": "tie",
+    "response_1": "a", "response_2": "b", "answer_a": "a", "answer_b": "b",
+    "assistant_a": "a", "assistant_b": "b", "first": "a", "second": "b",
 }  # fmt: skip
 MEANINGS = ("a", "b", "tie", "both_bad")
 
@@ -79,7 +82,7 @@ class Rules:
 
     def vote(self, value: object, column: str) -> str:
         """What a vote means; a boolean is none, since it does not say which side is true."""
-        code = "" if isinstance(value, bool) else str(value).strip().lower().removesuffix(".0")
+        code = "" if isinstance(value, bool) else str(value).strip(" []").lower().removesuffix(".0")
         known = {**CODES, **{key.lower(): meaning for key, meaning in self.codes.items()}}
         if code not in known:
             raise RowError(

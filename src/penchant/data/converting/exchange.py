@@ -13,6 +13,8 @@ from penchant.data.rows.row import Row, RowError, first_role, is_given, shown
 NewRow = dict[str, Any]
 Kind = Literal["pairs", "labels", "judgements"]
 # What a question may be called; the first that a row has is it, and `input` follows it.
+# What the system message beside a prompt may be called.
+SYSTEM = ("system", "system_prompt", "system_message")
 QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 
 
@@ -55,7 +57,7 @@ def has(row: Row, *names: str) -> bool:
 
 def pick(row: Row, path: str) -> Any:
     """A column, or a field within one as `question.full_text`; None where it is absent."""
-    if path in row:
+    if isinstance(row, Mapping) and path in row:
         return row[path]
     value: object = row
     for name in path.split("."):
@@ -99,7 +101,7 @@ def asked(row: Row, joint: str) -> Any:
 
 
 def _system(row: Row) -> list[NewRow]:
-    system = row.get("system")
+    system = next((row[name] for name in SYSTEM if row.get(name)), None)
     return [{"role": "system", "content": system}] if isinstance(system, str) and system else []
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from penchant.data import names
 from penchant.data.converting.exchange import Exchange, NewRow, has, pick, unpacked, user
 from penchant.data.rows.messages import read_messages, read_transcript
 from penchant.data.rows.pairs import lists_texts, split_prompt
@@ -23,9 +24,9 @@ SIDES = (
 
 def layout(project: str, columns: str, read: Read, *needed: str) -> Exchange:
     """An entry of the table; without `needed`, every column that it names is needed."""
-    names = tuple(columns.split(", "))
-    wanted = needed or names
-    return Exchange(project, columns, "judgements", names, lambda row: has(row, *wanted), read)
+    used = tuple(columns.split(", "))
+    wanted = needed or used
+    return Exchange(project, columns, "judgements", used, lambda row: has(row, *wanted), read)
 
 
 def sides(a: str, b: str, verdict: Verdict, prompt: str | None = None) -> Read:
@@ -125,10 +126,35 @@ def listed(
     return read
 
 
+def listing(project: str, prompt: str, column: str, text: str, **how: Any) -> Exchange:
+    """An entry of the table for `listed`: a prompt and a list of objects with a text each."""
+
+    def matches(row: Row) -> bool:
+        entries = row.get(column)
+        first = entries[0] if isinstance(entries, list | tuple) and entries else None
+        return has(row, prompt) and isinstance(first, Mapping) and text in first
+
+    used = (prompt, column)
+    read = listed(prompt, column, text, **how)
+    return Exchange(project, ", ".join(used), "judgements", used, matches, read)
+
+
 def _whole(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Ranks as whole numbers, which tables may hold as fractions."""
     ranks = columns.get("ranks", [])
     return {"ranks": [int(one) for one in ranks]} if ranks else columns
+
+
+def two_scored(row: Row) -> NewRow:
+    """Two answers, each with a score of its own."""
+    both = names.sides(row)
+    return scored(names.scores_of(row, both))(row) if both else {}
+
+
+def is_two_scored(row: Row) -> bool:
+    """Whether two columns of answers have a column of scores each."""
+    both = names.sides(row)
+    return both is not None and bool(names.scores_of(row, both))
 
 
 def _question(prompt: object) -> object:
@@ -255,8 +281,8 @@ def summaries(row: Row) -> NewRow:
     """OpenAI's comparisons of summaries: a post or an article, two summaries, a choice."""
     info: Any = row["info"]
     if post := info.get("post"):
-        names = {"SUBREDDIT": "r/" + (info.get("subreddit") or ""), "TITLE": info.get("title")}
-        head = [f"{name}: {text}" for name, text in names.items() if text and text != "r/"]
+        heads = {"SUBREDDIT": "r/" + (info.get("subreddit") or ""), "TITLE": info.get("title")}
+        head = [f"{name}: {text}" for name, text in heads.items() if text and text != "r/"]
         prompt = "\n\n".join([*head, f"POST: {post}", "TL;DR:"])
     else:
         prompt = f"Article: {info.get('article')}\n\nTL;DR:"
@@ -316,6 +342,15 @@ LAYOUTS = (
     layout("WebGPT", "question, answer_0, answer_1, score_0, score_1",
            scored({"answer_0": "score_0", "answer_1": "score_1"}, "question.full_text"),
            "question.full_text", "answer_0", "answer_1", "score_0", "score_1"),
+    Exchange("any", "prompt, response_1, response_2, score_1, score_2", "judgements", (),
+             is_two_scored, two_scored),
+    layout("Prometheus (preferences)",
+           "orig_instruction, orig_response_A, orig_response_B, orig_preference",
+           sides("orig_response_A", "orig_response_B", coded("orig_preference", "A", "B"),
+                 "orig_instruction")),
+    layout("Prometheus (feedback)", "orig_instruction, orig_response, orig_score",
+           lambda row: {"prompt": row["orig_instruction"], "completion": row["orig_response"],
+                        "rating": row["orig_score"]}),
     layout("Auto-J", "prompt, response 1, response 2, label",
            sides("response 1", "response 2", coded("label", "0", "1", "2"))),
     layout("PandaLM",
@@ -329,14 +364,10 @@ LAYOUTS = (
            sides("output_1", "output_2", between("preference")),
            "output_1", "output_2", "preference"),
     layout("summarize-from-feedback", "info, summaries, choice", summaries),
-    layout("Nectar", "prompt, answers", listed("prompt", "answers", "answer", rank="rank"),
-           "prompt", "answers"),
-    layout("Stack Exchange", "question, answers",
-           listed("question", "answers", "text", score="pm_score")),
-    layout("NeMo-RL", "context, completions",
-           listed("context", "completions", "completion", rank="rank", first=0)),
-    layout("Vertex", "contents, completions",
-           listed("contents", "completions", "completion", score="score")),
+    listing("Nectar", "prompt", "answers", "answer", rank="rank"),
+    listing("Stack Exchange", "question", "answers", "text", score="pm_score"),
+    listing("NeMo-RL", "context", "completions", "completion", rank="rank", first=0),
+    listing("Vertex", "contents", "completions", "completion", score="score"),
     layout("distilabel", "instruction, generations, ratings",
            lambda row: {"completions": row["generations"]}),
     layout("PaddleNLP", "src, tgt, response, sort", paddle),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from penchant.data.converting.exchange import (
+    SYSTEM,
     NewRow,
     answer,
     answers,
@@ -86,7 +87,7 @@ def is_factory(row: Row) -> bool:
 def is_intel(row: Row) -> bool:
     """Whether the question is Axolotl's `chatml.intel` or its kin: maybe with a system message."""
     named = is_given(row, "question") or (not is_given(row, "prompt") and is_given(row, "input"))
-    return (named or "system" in row) and not is_factory(row)
+    return (named or any(name in row for name in SYSTEM)) and not is_factory(row)
 
 
 def read_asked(row: Row) -> NewRow:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penchant.data.converting import project_rows as foreign
-from penchant.data.converting.exchange import Exchange, Kind, NewRow, has
+from penchant.data.converting.exchange import SYSTEM, Exchange, Kind, NewRow, has
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout, Row, is_given
@@ -38,7 +38,7 @@ def _behind(project: str, chat: str, write: Callable[[Any], NewRow]) -> Exchange
         project,
         f"{chat}, chosen, rejected",
         "pairs",
-        (chat, "system", *PAIR),
+        (chat, *SYSTEM, *PAIR),
         lambda row: has(row, chat, *PAIR) and not is_given(row, "prompt"),
         foreign.read_behind(chat),
         write,
@@ -46,7 +46,7 @@ def _behind(project: str, chat: str, write: Callable[[Any], NewRow]) -> Exchange
 
 
 PAIR = formats.PAIR_FIELDS
-ASKED = ("system", "question", "instruction", "prompt", "input", "history")
+ASKED = (*SYSTEM, "question", "instruction", "prompt", "input", "history")
 LAYOUTS = (
     *(_trl(layout, "pairs") for layout in formats.LAYOUTS),
     *(_trl(layout, "labels") for layout in labels.LAYOUTS),
@@ -75,7 +75,7 @@ LAYOUTS = (
         "llama-factory",
         "conversations, kto_tag",
         "labels",
-        ("conversations", "system", "kto_tag"),
+        ("conversations", *SYSTEM, "kto_tag"),
         lambda row: has(row, "conversations", "kto_tag"),
         foreign.read_factory_label,
         foreign.write_factory_label,
@@ -147,7 +147,7 @@ def matching(row: Row) -> list[Exchange]:
         row: any.
     """
     candidates = [layout for layout in LAYOUTS if layout.matches(row)]
-    if any(name in row for name in ("system", "input", "history")):
+    if any(name in row for name in (*SYSTEM, "input", "history")):
         return [layout for layout in candidates if layout.project != "trl"] or candidates
     return candidates
 

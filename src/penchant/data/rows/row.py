@@ -140,9 +140,14 @@ def fit(
 
 
 # Columns that belong to the prompt, by what reading does about them.
+_AS_MESSAGE = (
+    "'penchant data convert FILE --from axolotl --to trl --output NEW' puts it into the prompt as "
+    "a message"
+)
 BESIDE = {
-    "system": "'penchant data convert FILE --from axolotl --to trl --output NEW' puts it into the "
-    "prompt as a message",
+    "system": _AS_MESSAGE,
+    "system_prompt": _AS_MESSAGE,
+    "system_message": _AS_MESSAGE,
     "history": "'penchant data convert FILE --from llama-factory --to trl --output NEW' puts it "
     "into the prompt as messages",
     "input": "'penchant data convert FILE --from llama-factory --to trl --output NEW' puts it into "
@@ -162,7 +167,7 @@ def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
         if column in kept or not value or (isinstance(value, str) and not value.strip()):
             continue
         firsts = (first_role(row.get("prompt")), first_role(row.get("chosen")))
-        if column == "system" and "system" in firsts:
+        if column.startswith("system") and "system" in firsts:
             continue
         raise RowError(
             f"{column} beside the prompt",

@@ -1,0 +1,110 @@
+"""What columns are called elsewhere, in several languages, by the name used here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from penchant.data.rows.row import Row
+
+# Compared without case and separators.
+NAMES = {
+    "prompt": ("prompt", "request", "question", "instruction", "query", "input", "context",
+               "problem", "task", "user", "x", "问题", "提问", "指令", "质问", "質問", "指示",
+               "プロンプト", "질문"),
+    "completion": ("completion", "response", "answer", "output", "generation", "reply", "回答",
+                   "応答", "답변"),
+    "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
+              "verdict", "preference", "pref", "winner", "choice", "better", "preferred",
+              "preferredresponse", "betterresponse", "betterresponseid", "saferresponseid",
+              "isgood", "issafe", "ischosen", "iscorrect", "correct"),
+    "votes": ("votes", "annotations", "annotators", "judgments", "judgements", "preferences",
+              "labels", "verdicts"),
+    "rating": ("rating", "score", "stars", "star", "grade", "quality", "reward", "helpfulness",
+               "overallscore", "overall"),
+    "completions": ("completions", "responses", "answers", "generations", "candidates", "outputs",
+                    "replies"),
+    "messages": ("messages", "conversation", "conversations", "chat", "dialogue"),
+    "ratings": ("ratings", "rating", "scores", "score", "rewards", "stars", "labels"),
+    "ranks": ("ranks", "rank", "rankings", "ranking"),
+}  # fmt: skip
+# What the better and the worse answer are called; an answer's name may stand before or after.
+STEMS = {
+    "chosen": ("chosen", "good", "better", "best", "preferred", "accepted", "win", "winner",
+               "winning", "pos", "positive", "j", "yw", "好", "良い", "较好", "採用"),
+    "rejected": ("rejected", "bad", "worse", "worst", "dispreferred", "nonpreferred",
+                 "unpreferred", "lose", "loser", "losing", "neg", "negative", "k", "yl", "坏",
+                 "差", "悪い", "较差", "不採用"),
+}  # fmt: skip
+ANSWERS = ("", *NAMES["completion"], "resp", "text", "message", "messages", "instruction")
+NAMES |= {
+    side: tuple(
+        word
+        for stem, noun in product(stems, ANSWERS)
+        for word in (f"{stem}{noun}", f"{noun}{stem}")
+    )
+    for side, stems in STEMS.items()
+}
+# The ends of a pair of columns with answers, such as response1 and response2.
+ENDS = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"))
+VOTER = re.compile(r"(annotator|rater|judge|worker|vote|label)\d+")
+
+
+def own_names(row: Row, wanted: Sequence[str]) -> dict[str, str] | None:
+    """The row's own names of the wanted columns where they differ.
+
+    Args:
+        row: any.
+        wanted: names in `NAMES`.
+
+    Returns:
+        None where one is not there.
+    """
+    own = {_plain(name): str(name) for name in row}
+    columns: dict[str, str] = {}
+    for name in wanted:
+        if name in row:
+            continue
+        known = next((own[other] for other in NAMES[name] if other in own), None)
+        if known is None:
+            return None
+        columns[name] = known
+    return columns
+
+
+def sides(row: Row) -> tuple[str, str] | None:
+    """Two columns of answers whose names differ only in their ends."""
+    names = list(map(str, row))
+    for first, second in ENDS:
+        for name in names:
+            stem = name[: len(name) - len(first)]
+            if not name.lower().endswith(first) or not stem or stem.startswith("model"):
+                continue
+            other = next((n for n in names if n.lower() == (stem + second).lower()), None)
+            if other and isinstance(row[name], str | list) and isinstance(row[other], str | list):
+                return name, other
+    return None
+
+
+def voters(row: Row) -> list[str]:
+    """The columns that hold one annotator's vote each, as annotator_1 and annotator_2."""
+    names = [str(name) for name in row if VOTER.fullmatch(_plain(name))]
+    return names if len(names) > 1 else []
+
+
+def scores_of(row: Row, columns: tuple[str, str]) -> dict[str, str]:
+    """Two columns of answers, each with the column of its score; empty where there are none."""
+    for first, second in ENDS:
+        if not (columns[0].endswith(first) and columns[1].endswith(second)):
+            continue
+        for name in NAMES["rating"]:
+            for joint in ("_", ""):
+                scores = (f"{name}{joint}{first}", f"{name}{joint}{second}")
+                if all(isinstance(row.get(one), int | float | str) for one in scores):
+                    return dict(zip(columns, scores, strict=True))
+    return {}
+
+
+def _plain(name: object) -> str:
+    return re.sub(r"[\W_]", "", str(name).lower())
