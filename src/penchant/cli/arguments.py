@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
 from penchant.cli.parser import Parser, add_command, add_shared
+from penchant.config.keys import EVERYDAY
 from penchant.config.sections import SECTIONS
 from penchant.methods import METHODS
 
@@ -90,14 +92,21 @@ def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> N
         if command == "check":
             add_shared(one, "json")
             one.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
-        _add_keys(one, f"{name} options", method.options)
-        for section in SECTIONS:
-            _add_keys(one, section.__doc__ or "", section)
+        fields = {name: field for part in (*SECTIONS, method.options)
+                  for name, field in part.model_fields.items()}  # fmt: skip
+        _add_keys(one, "usually set", {name: fields[name] for name in EVERYDAY if name in fields})
+        for title, part in [(f"{name} options", method.options), *_titled_sections()]:
+            rest = {n: field for n, field in part.model_fields.items() if n not in EVERYDAY}
+            _add_keys(one, title, rest)
 
 
-def _add_keys(parser: argparse.ArgumentParser, title: str, model: type[BaseModel]) -> None:
+def _titled_sections() -> list[tuple[str, type[BaseModel]]]:
+    return [(section.__doc__ or "", section) for section in SECTIONS]
+
+
+def _add_keys(parser: argparse.ArgumentParser, title: str, fields: Mapping[str, FieldInfo]) -> None:
     group = parser.add_argument_group(title)
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         default = "" if field.is_required() else f" (default: {_show(field.default)})"
         help_text = f"{field.description}{default}".replace("%", "%%")
         # Values stay text here: the configuration checks them and says what is wrong.

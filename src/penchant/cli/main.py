@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from penchant.cli.arguments import build_parser, metavar
+from penchant.cli.words import as_parsed
 from penchant.config.keys import RunConfig, load_config, unknown_key
 from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
@@ -17,9 +18,9 @@ from penchant.methods import METHODS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a mistake named on the last line."""
-    given = [_underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed, unknown = build_parser().parse_known_args(given)
+        parsed, unknown = build_parser().parse_known_args(as_parsed(given))
         values = vars(parsed)
         command = values.pop("command")
         _refuse_unknown(unknown, values)
@@ -34,12 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; --resume goes on from the last checkpoint" if given[:1] == ["train"] else ""
         print(f"penchant: interrupted{hint}", file=sys.stderr)
         return 130
-
-
-def _underscored(word: str) -> str:
-    """`--max-length` is `--max_length`, the key's name."""
-    flag, equals, value = word.partition("=")
-    return flag[:2] + flag[2:].replace("-", "_") + equals + value if flag[:2] == "--" else word
 
 
 def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:

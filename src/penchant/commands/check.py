@@ -88,7 +88,7 @@ def _described(estimate: RunEstimate) -> dict[str, Any]:
 
 
 def check(
-    method: str, *, config: Path | str | None = None, probe: bool = True, **keys: Any
+    method: str | None = None, *, config: Path | str | None = None, probe: bool = True, **keys: Any
 ) -> CheckResult:
     """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
 
@@ -96,7 +96,7 @@ def check(
     training would find in the cache.
 
     Args:
-        method: a name in `penchant.METHODS`.
+        method: a name in `penchant.METHODS`; default: the one that `config` names.
         config: a YAML file of flat keys; the arguments here win over it.
         probe: load the weights, and measure memory and time in a few passes; without it memory is
             estimated from the model's configuration, and time is not.
@@ -106,11 +106,11 @@ def check(
     try:
         wanted = given(method, config=config, keys=keys)
     except UserError as error:
-        return CheckResult(method, spoken([_stopped(error)], str(keys.get("silence") or "")))
+        return CheckResult(method or "", spoken([_stopped(error)], str(keys.get("silence") or "")))
     try:
         return _look(wanted, probe)
     except UserError as error:
-        return CheckResult(method, spoken([_stopped(error)], wanted.config.silence))
+        return CheckResult(wanted.config.method, spoken([_stopped(error)], wanted.config.silence))
 
 
 def _stopped(error: UserError) -> Finding:

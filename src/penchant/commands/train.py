@@ -24,11 +24,13 @@ from penchant.training.result import TrainResult
 logger = logging.getLogger("penchant")
 
 
-def train(method: str, *, config: Path | str | None = None, **keys: Any) -> TrainResult:
+def train(
+    method: str | None = None, *, config: Path | str | None = None, **keys: Any
+) -> TrainResult:
     """Tune a model and save it.
 
     Args:
-        method: a name in `penchant.METHODS`.
+        method: a name in `penchant.METHODS`; default: the one that `config` names.
         config: a YAML file of flat keys; the arguments here win over it.
         keys: any key of the configuration: `model`, `data`, `output`, `beta`, ...; `data` and
             `eval_data` may also be a list of paths, a `datasets.Dataset` or a list of rows, and
@@ -53,7 +55,7 @@ class Given:
     rewards: list[Any]
 
 
-def given(method: str, *, config: Path | str | None, keys: Mapping[str, Any]) -> Given:
+def given(method: str | None, *, config: Path | str | None, keys: Mapping[str, Any]) -> Given:
     """Validate the keys of `train`, in which data and rewards may be objects.
 
     Raises:

@@ -172,11 +172,35 @@ class RunConfig(
             )
 
 
-def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = None) -> RunConfig:
+# What nearly every run sets: help and `penchant config` begin with these.
+EVERYDAY = (
+    *("model", "data", "train_fraction", "eval_data", "output", "reward", "beta"),
+    *("learning_rate", "num_train_epochs", "max_length", "lora_r", "resume"),
+)
+
+
+def method_of(file: Path) -> str:
+    """The method that a YAML file of keys is for.
+
+    Raises:
+        ConfigError: it names none, or cannot be read.
+    """
+    method = read_yaml(file).get("method")
+    if method is None:
+        raise ConfigError(
+            f"{file} names no method; add a line such as 'method: dpo' to it, or name the method "
+            "before --config"
+        )
+    return str(method)
+
+
+def load_config(
+    method: str | None, values: Mapping[str, Any], *, file: Path | None = None
+) -> RunConfig:
     """Validate the keys of a run before anything is loaded.
 
     Args:
-        method: a name in `METHODS`.
+        method: a name in `METHODS`; None: the one that `file` names.
         values: flat keys; they win over the file's.
         file: a YAML file of flat keys.
 
@@ -184,7 +208,11 @@ def load_config(method: str, values: Mapping[str, Any], *, file: Path | None = N
         ConfigError: an unknown key (the nearest known one is named), an impossible value, a file
             that cannot be read.
     """
-    merged: dict[str, Any] = {**(_read_yaml(file) if file else {}), **values}
+    if method is None:
+        if file is None:
+            raise ConfigError("no method is named; name one, or give a config that does")
+        method = method_of(file)
+    merged: dict[str, Any] = {**(read_yaml(file) if file else {}), **values}
     named = merged.pop("method", method)
     if named != method:
         raise ConfigError(f"the configuration is for method {named}, but {method} was asked for")
@@ -236,7 +264,12 @@ def _explain(problem: Any) -> str:
     return f"{key} {message}, got {problem['input']!r}; set {key}"
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The keys in a YAML file, without what a run has recorded beside them.
+
+    Raises:
+        ConfigError: it is not there, or holds no flat keys.
+    """
     import yaml
 
     try:
