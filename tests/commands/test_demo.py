@@ -34,7 +34,9 @@ def test_the_demo_shows_answers_and_numbers_before_and_after(
     result = module.demo(tmp_path / "run")
     shown = capsys.readouterr().out
     assert result.after is not None
-    assert result.after.accuracy > 0.6
+    assert (result.output / "report.html").is_file()
+    assert (tmp_path / "run-data" / "test.jsonl").is_file()
+    assert "on purpose" in shown
     for words in (
         "preference accuracy",
         "answer length",
