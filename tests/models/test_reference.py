@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from penchant.data.batch import Group
 from penchant.models.lora import add_lora
@@ -16,10 +17,12 @@ from penchant.models.reference import (
     AdapterReference,
     CachedReference,
     CopyReference,
+    KeptSums,
     effective_weights,
     frozen_copy,
 )
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
+from penchant.objectives.pairs import tail_weights
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
 PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")
@@ -334,3 +337,40 @@ def test_a_cache_killed_while_it_fills_goes_on_where_it_was_and_holds_right_valu
         expected = plain_logprobs(make_model(), groups).view(-1, 2).sum(1).float()
     found = reference.sums(groups, scorer.batch(groups))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_kept_sums_are_asked_for_once_and_go_on_from_a_checkpoint(make_model, groups, tmp_path):
+    base = scorer_for(make_model())
+    passes = []
+    base.register_forward_hook(lambda *_: passes.append(1))
+    kept = KeptSums(CopyReference(base))
+    first, rest = groups[:2], groups[1:]
+    expected = {}
+    for some in (first, rest):  # the second batch knows one of its groups
+        batch = base.batch(some)
+        expected[id(some)] = CopyReference(base).sums(some, batch)
+        torch.testing.assert_close(kept.sums(some, batch), expected[id(some)])
+    passes.clear()
+    save_file(kept.state(), tmp_path / "kept")
+    again = KeptSums(CopyReference(base))
+    again.load_state(load_file(tmp_path / "kept"))
+    everything = [*rest, *first[::-1]]
+    batch = base.batch(everything)
+    assert torch.equal(again.sums(everything, batch), kept.sums(everything, batch))
+    assert torch.equal(again.sums(first, batch), expected[id(first)])
+    assert not passes
+    elsewhere = [Group([1, 5, 6, 7], ([8, *groups[0].completions[0]],))]  # the boundary has moved
+    again.sums(elsewhere, base.batch(elsewhere))
+    assert len(passes) == 1
+
+
+def test_kept_weighted_sums_belong_to_a_whole_pair(make_model):
+    """LD-DPO weighs a completion by the length of the other one."""
+    base = scorer_for(make_model())
+    kept = KeptSums(CopyReference(base))
+    for other in ([12], [13, 14], [12]):
+        pair = [Group([1, 5], ([9, 10, 11], other))]
+        batch = base.batch(pair)
+        weights = tail_weights(batch, 0.5)
+        found = kept.sums(pair, batch, weights)
+        assert torch.equal(found, CopyReference(base).sums(pair, batch, weights))

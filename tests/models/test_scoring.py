@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from penchant.data.batch import Group
+from penchant.models.distribution import entropies, filtered
 from penchant.models.lora import add_lora
 from penchant.models.memory import enable_checkpointing
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
@@ -392,3 +393,55 @@ def test_dropout_is_back_on_after_an_evaluation_that_failed(make_model):
         fail()
     assert scorer.training
     assert scorer.model.training
+
+
+HALVES = [("float32", True), ("bfloat16", False)]
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), HALVES, ids=["autocast", "weights"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("plan", [PACKED, PLAIN], ids=["fused", "plain"])
+def test_distributions_in_half_precision_are_of_logits_that_are_not_rounded(
+    plan, adapter, dtype, autocast, make_model, groups
+):
+    """The factors are bf16, their product is not: held against fp64 products of those factors."""
+    model = make_model(dtype=dtype, initializer_range=0.6)
+    if adapter == "lora":
+        model = add_lora(model, r=2, alpha=4, dropout=0.0, target_modules="lm_head")
+        perturb_adapter(model)
+    scorer = scorer_for(model, plan)
+    scorer.sample_from(temperature=0.7, top_k=9, top_p=0.9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        batch = scorer.batch(groups)
+        found, entropy = scorer(batch, also="entropy")
+        hidden, weight, _ = scorer.head_inputs(batch)
+    factors = hidden.bfloat16().double(), weight.bfloat16().double()
+    kept = filtered(factors[0] @ factors[1].t() / 0.7, 9, 0.9, kept=batch.targets).log_softmax(-1)
+    expected = kept.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(entropy.double(), entropies(kept), rtol=0, atol=1e-4)
+
+
+def test_gradients_of_unrounded_half_logits_are_those_of_the_factors(make_model, groups):
+    found = []
+    for plan in (PACKED, PLAIN):
+        model = make_model(initializer_range=0.4)
+        scorer = scorer_for(model, plan)
+        scorer.sample_from(temperature=0.7, top_k=9)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(gradients(model, score(scorer, groups)))
+    for name, gradient in found[0].items():
+        assert gradient.abs().max() > 0, name
+        one, two = gradient.flatten(), found[1][name].flatten()
+        assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.98, name
+
+
+def test_heads_are_the_models_own_again_after_generating(make_model):
+    scorer = scorer_for(make_model(dtype="bfloat16"), PLAIN)
+    ids = torch.tensor([[5, 6, 7]])
+    before = scorer.model(ids).logits
+    with torch.no_grad(), scorer.generating():
+        inside = scorer.model(ids).logits
+        assert inside.dtype == torch.float32
+    assert before.dtype == scorer.model(ids).logits.dtype == torch.bfloat16
+    torch.testing.assert_close(inside, before.float(), rtol=2**-8, atol=2**-8)

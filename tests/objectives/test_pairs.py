@@ -8,12 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from penchant.data.batch import Group, pack
 from penchant.data.source import DatasetSource
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
-from penchant.models.reference import AdapterReference, CachedReference, CopyReference
+from penchant.models.reference import (
+    AdapterReference,
+    CachedReference,
+    CopyReference,
+    KeptSums,
+)
 from penchant.objectives.base import Parts
 from penchant.objectives.pairs import PairObjective, pair_inputs, tail_weights
 
@@ -425,3 +431,52 @@ def test_a_loss_of_the_whole_batch_asks_the_reference_once_for_each_pair(
         divided, whole = losses(1, 3), losses(4)
     assert torch.allclose(divided, whole, atol=1e-5)
     assert asked == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("dpo", {}), ("dpo", {"ld_alpha": 0.5}), ("aot", {})],
+    ids=["dpo", "weighted", "whole-batch"],
+)
+def test_later_epochs_ask_the_reference_nothing_and_lose_no_bit(
+    method, options, make_model, scorer_for, pairs
+):
+    """Passes are counted on the model itself, while the policy learns."""
+    source = DatasetSource(
+        pairs, micro_batch_size=2, accumulation=2, num_epochs=3, max_steps=None, shuffle=False,
+        seed=0,
+    )  # fmt: skip
+    spec = METHODS[method]
+
+    def losses(kept):
+        policy = scorer_for(
+            add_lora(make_model(), r=2, alpha=4, dropout=0.1, target_modules="all-linear")
+        )
+        passes = []
+        layer = next(m for m in policy.modules() if isinstance(m, LoraLayer))
+        layer.register_forward_hook(lambda m, *_: passes.append(1) if m.disable_adapters else None)
+        reference = AdapterReference(policy)
+        reference = KeptSums(reference) if kept else reference
+        objective = PairObjective(Parts(policy, reference, spec, spec.options(**options)))
+        optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.1)
+        torch.manual_seed(0)
+        found, by_epoch = [], []
+        for step in source.steps():
+            shared = objective.prepare(policy, step)
+            for examples, _ in step.micro_batches:
+                output, _ = objective(policy, examples, shared)
+                output.per_example.sum().backward()
+                found.append(output.per_example.detach())
+            optimizer.step()
+            optimizer.zero_grad()
+            if step.epoch == int(step.epoch):
+                by_epoch.append(len(passes))
+                passes.clear()
+        return torch.cat(found), by_epoch
+
+    (kept, once), (asked, always) = losses(True), losses(False)
+    assert torch.equal(kept, asked)
+    assert not torch.equal(kept[:5], kept[5:10])
+    assert always[0] > 0
+    assert always == [always[0]] * 3
+    assert once == [always[0], 0, 0]

@@ -30,6 +30,7 @@ from penchant.training.checkpoint import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
 from penchant.training.kind import kind_of, make_objective
+from penchant.training.references import keep_sums
 from penchant.training.result import TrainResult
 from penchant.training.setup import Setup
 from penchant.training.step import make_step
@@ -83,7 +84,8 @@ class _Run:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.directory, self.setup = directory, setup
-        self.objective = make_objective(config, accelerator, setup)
+        kept = keep_sums(config, accelerator, setup.reference)
+        self.objective = make_objective(config, accelerator, setup, reference=kept)
         self.kind = kind_of(config.spec)
         source = self.kind.source(config, accelerator, setup, directory)
         # Runs of a sweep share a setup and what was seen of it, but not all keys.
@@ -104,6 +106,7 @@ class _Run:
             run=directory,
             after_step=self._sync_reference if config.sync_ref_model else None,
             extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
+            kept=kept,
         )
         self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
         if accelerator.is_main_process:  # others follow it: with several, findings only warn

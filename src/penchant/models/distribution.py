@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from penchant.models.vocabulary import head_logits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,9 +66,7 @@ def whole_distribution(
     """
 
     def rows(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        accumulate = torch.float64 if h.dtype == torch.float64 else torch.float32
-        logits = torch.nn.functional.linear(h, weight.to(h.dtype), bias).to(accumulate)
-        logits = _transformed(logits, transform)
+        logits = _transformed(head_logits(h, weight, bias), transform)
         every = filtered(logits, top_k, top_p, kept=y).log_softmax(-1)
         return every.gather(1, y.unsqueeze(1)).squeeze(1), entropies(every)
 

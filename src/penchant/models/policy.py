@@ -78,7 +78,7 @@ class PolicyScorer(Scorer):
             states = self.hidden_states(batch) if self._reads_own_states else None
             return PolicyOutput(logprobs, entropy, self._values(batch, states))
         states = self.hidden_states(batch)
-        head = effective_head(states[batch.predictors], self.causal_model.get_output_embeddings())
+        head = effective_head(states[batch.predictors], self.output_head)
         if self.entropy_gradient or self.top_k or self.top_p < 1:
             logprobs, entropy = self.whole_distribution(head, batch)
         else:

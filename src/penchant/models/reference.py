@@ -167,8 +167,82 @@ class CachedReference:
         return torch.tensor(values, device=batch.input_ids.device)
 
 
-def _keys(group: Group) -> list[bytes]:
+class KeptSums:
+    """A reference that is asked once for each completion: later epochs look its sums up.
+
+    They belong to a checkpoint: asked again after a resume, the reference would see completions
+    beside others than before, and their sums would differ in the last bits.
+
+    Args:
+        reference: which does not change while training.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.kind = reference.kind
+        self._reference = reference
+        self._rows: dict[bytes, int] = {}
+        """Where the sum of a completion stands among all sums."""
+        self._sums: list[Tensor] = []
+        """Of one pass after another, on the device; joined when they are read."""
+
+    def active(self) -> AbstractContextManager[Scorer | None]:
+        return self._reference.active()
+
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
+        # Weights depend on the other completion of a pair: then the pair is looked up.
+        keys = [key for group in groups for key in _keys(group, together=weights is not None)]
+        missing = [key not in self._rows for key in keys]
+        if weights is not None and any(missing):
+            missing = [True] * len(keys)
+        if all(missing):
+            return self._keep(keys, self._reference.sums(groups, batch, weights))
+        if any(missing):
+            unknown = iter(missing)
+            rest = [
+                Group(g.prompt, tuple(c for c in g.completions if next(unknown))) for g in groups
+            ]
+            rest = [group for group in rest if group.completions]
+            with self.active() as scorer:
+                assert scorer is not None, "a cache knows every completion"
+                sums = self._reference.sums(rest, scorer.batch(rest))
+            self._keep([key for key, new in zip(keys, missing, strict=True) if new], sums)
+        rows = torch.tensor([self._rows[key] for key in keys])
+        return self._table(batch.targets.device)[rows]
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: keys `[completions, 16]` and their sums `[completions]`."""
+        if not self._rows:
+            return {}
+        keys = torch.frombuffer(bytearray(b"".join(self._rows)), dtype=torch.uint8)
+        return {"keys": keys.view(-1, 16), "sums": self._table(torch.device("cpu"))}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        keys = [bytes(row) for row in state["keys"].numpy()] if state else []
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self._sums = [state["sums"]] if state else []
+
+    def _keep(self, keys: Sequence[bytes], sums: Tensor) -> Tensor:
+        new = []
+        for i, key in enumerate(keys):
+            if key not in self._rows:  # a completion may stand twice in one batch
+                self._rows[key] = len(self._rows)
+                new.append(i)
+        self._sums.append(sums if len(new) == len(keys) else sums[torch.tensor(new)])
+        return sums
+
+    def _table(self, device: torch.device) -> Tensor:
+        self._sums = [torch.cat([sums.to(device) for sums in self._sums])]
+        return self._sums[0]
+
+
+def _keys(group: Group, *, together: bool = False) -> list[bytes]:
+    """Of each completion after its prompt, or where they are scored together after all others."""
     prompt = xxhash.xxh3_128(f"layout {LAYOUT_VERSION} prompt {list(group.prompt)}".encode())
+    if together:
+        prompt.update(f"beside {[list(c) for c in group.completions]}".encode())
     keys = []
     for completion in group.completions:
         digest = prompt.copy()

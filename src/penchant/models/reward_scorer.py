@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
-from penchant.models.scoring import Scorer, effective_head
+from penchant.models.scoring import Scorer, effective_head, unrounded
 from penchant.models.vocabulary import Also
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ class RewardScorer(Scorer):
         back = [f - o for f, o in zip(full, own, strict=True)]
         return replace(batch, ends=batch.ends - torch.tensor(back, device=batch.ends.device))
 
+    @property
+    def output_head(self) -> Any:
+        """The layer that makes scores."""
+        model: Any = self.causal_model
+        return model.score
+
     def _read(self, group: Group, completion: Sequence[int]) -> Sequence[int]:
         end = len(completion)
         while end > 1 and completion[end - 1] == self.pad_token_id:
@@ -41,13 +47,14 @@ class RewardScorer(Scorer):
         """`[completions]`: the scores, in fp32 or better."""
         assert also is None, "a reward model has no probabilities"
         if not self.plan.fused_head:
-            logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
+            with unrounded(self.output_head):
+                logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
             return logits.squeeze(-1).to(_precise(logits.dtype))
         model: Any = self.causal_model
         out = model.base_model(**self._model_inputs(batch), use_cache=False)
         hidden = out.last_hidden_state.flatten(0, 1)[batch.ends]
         dtype = _precise(hidden.dtype)
-        hidden, weight, bias = effective_head(hidden.to(dtype), model.score)
+        hidden, weight, bias = effective_head(hidden.to(dtype), self.output_head)
         # One row a completion costs nothing: it need not be rounded as the products are.
         with torch.autocast(hidden.device.type, enabled=False):
             bias = None if bias is None else bias.to(dtype)

@@ -18,7 +18,14 @@ from penchant.models import attention
 from penchant.models.linear import is_plain, use_fast_linear
 from penchant.models.logprobs import completion_logprobs
 from penchant.models.segments import SegmentTable
-from penchant.models.vocabulary import Also, LogitTransform
+from penchant.models.vocabulary import (
+    Also,
+    LogitTransform,
+    head_logits,
+    product,
+    product_dtypes,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +105,17 @@ class Scorer(nn.Module):
             self.use(plan)
 
     @contextmanager
+    def generating(self) -> Iterator[None]:
+        """Let the model answer: its own attention, no dropout, logits as scoring has them."""
+        with self.evaluating(), self.plain_attention(), unrounded(self.output_head):
+            yield
+
+    @property
+    def output_head(self) -> Any:
+        """The layer that the last hidden states meet."""
+        return self.causal_model.get_output_embeddings()
+
+    @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch dropout off for a while; the mode returns after an exception too."""
         was_training = self.training
@@ -165,9 +183,7 @@ class Scorer(nn.Module):
 
     def head_inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """`[N, H]` hidden states that predict completion tokens, and the head they meet."""
-        return effective_head(
-            self.hidden_states(batch)[batch.predictors], self.causal_model.get_output_embeddings()
-        )
+        return effective_head(self.hidden_states(batch)[batch.predictors], self.output_head)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """`[rows * T, H]`: the last layer's, at every position."""
@@ -200,7 +216,8 @@ class Scorer(nn.Module):
 
     def _distributions(self, batch: TokenBatch) -> Tensor:
         """`[N, V]`: log-probs of every token where a scored one is predicted."""
-        logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
+        with unrounded(self.output_head):
+            logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
         rows = logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
         logits = rows.to(accumulate) / self.temperature
@@ -257,6 +274,43 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
         torch.cat([b.to(base.weight.dtype) for b in blocks], dim=1),
         base.bias,
     )
+
+
+@contextmanager
+def unrounded(head: Any) -> Iterator[None]:
+    """Let a head give its results in fp32 for a while where half precision would round them.
+
+    The factors are rounded as ever. A head that computes in fp32, is quantised or has a forward
+    of its own (hooks of other libraries) stays as it is.
+    """
+    base: Any = head
+    if isinstance(base, ModulesToSaveWrapper):
+        base = base.original_module
+    if isinstance(base, LoraLayer):
+        base = base.get_base_layer()
+    ours = is_plain(base) and "forward" not in vars(head)
+    dtypes = product_dtypes(base.weight.device.type, base.weight) if ours else None
+    if dtypes is None or dtypes[0] == dtypes[1]:
+        yield
+        return
+    known: list[Tensor] = []  # the weights, rounded once for all tokens of an answer
+
+    def forward(hidden: Tensor) -> Tensor:
+        states, matrix, bias = effective_head(hidden.flatten(0, -2), head)
+        if torch.is_grad_enabled() or matrix is not base.weight:
+            logits = head_logits(states, matrix, bias)
+        else:
+            if not known:
+                known.append(rounded(matrix, dtypes))
+            logits = product(rounded(states, dtypes), known[0].t(), dtypes[1])
+            logits = logits if bias is None else logits + bias.to(logits.dtype)
+        return logits.unflatten(0, hidden.shape[:-1])
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def _plain(head: Any) -> Any:

@@ -26,13 +26,15 @@ from penchant.training.optimizer import (
 
 if TYPE_CHECKING:
     from penchant.data.source import Source
+    from penchant.models.reference import KeptSums
     from penchant.training.step import Step
 
 logger = logging.getLogger("penchant")
 
 MANIFEST = "manifest.json"
 FILES = {"weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"}
-SOURCE = "source.safetensors"  # only of sources that have something to keep
+# Only of sources and references that have something to keep.
+SOURCE, REFERENCE = "source.safetensors", "reference.safetensors"
 
 
 @dataclass
@@ -47,6 +49,8 @@ class TrainingState:
     """JSON: the schedule, the gradient scaler, where the run stands, what its guard knows."""
     source: dict[str, torch.Tensor] = field(default_factory=dict)
     """Of the source of batches."""
+    reference: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What the reference said so far, where that is kept."""
 
 
 @dataclass
@@ -58,6 +62,7 @@ class Checkpoints:
         step: whose weights, optimizer and schedule are saved and restored.
         source: of the batches.
         extra_weights: what else training changes, by name.
+        kept: what the reference said so far; None where that is not kept.
         keep_newest: how many are kept, beside those that are asked for.
     """
 
@@ -65,6 +70,7 @@ class Checkpoints:
     step: Step
     source: Source
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept: KeptSums | None = None
     keep_newest: int = 1
 
     def save(self, number: int, extra: Mapping[str, Any], keep: set[int]) -> None:
@@ -83,6 +89,7 @@ class Checkpoints:
             optimizer=optimizer_tensors(self.step.optimizer.optimizer, self.step.parameters),
             random=random_state(),
             source=source,
+            reference={} if self.kept is None else self.kept.state(),
             extra={
                 "scheduler": self.step.scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
@@ -110,6 +117,8 @@ class Checkpoints:
             scaler.load_state_dict(state.extra["scaler"])
         set_random_state(state.random)
         self.source.load_state(state.source, state.extra.get("source", {}))
+        if self.kept is not None:
+            self.kept.load_state(state.reference)
         return state.extra
 
     def roll_back(self, number: int) -> None:
@@ -157,8 +166,9 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         save_file(state.weights, partial / "weights.safetensors")
         save_file(state.optimizer, partial / "optimizer.safetensors")
         save_file(state.random, partial / "random.safetensors")
-        if state.source:
-            save_file(state.source, partial / SOURCE)
+        for name, kept in ((SOURCE, state.source), (REFERENCE, state.reference)):
+            if kept:
+                save_file(kept, partial / name)
         # A best loss of infinity is restored as that: strict JSON would make it null, which no
         # comparison takes. Only this file's own reader reads it.
         (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
@@ -190,7 +200,7 @@ def load_checkpoint(folder: Path, step: int) -> TrainingState:
     source = folder / f"step-{step}"
     try:
         digests = json.loads((source / MANIFEST).read_text())
-        if set(digests) - {SOURCE} != FILES:
+        if set(digests) - {SOURCE, REFERENCE} != FILES:
             raise TrainingError(f"checkpoint {source} is corrupt: {MANIFEST} names other files")
         for name, digest in digests.items():
             if _digest(source / name) != digest:
@@ -205,6 +215,7 @@ def load_checkpoint(folder: Path, step: int) -> TrainingState:
         random=load_file(source / "random.safetensors"),
         extra=extra,
         source=load_file(source / SOURCE) if SOURCE in digests else {},
+        reference=load_file(source / REFERENCE) if REFERENCE in digests else {},
     )
 
 

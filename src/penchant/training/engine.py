@@ -15,6 +15,7 @@ from penchant.core.errors import RunInterrupted, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes
 from penchant.data.source import Source
+from penchant.models.reference import KeptSums
 from penchant.training.checkpoint import Checkpoints, remove_checkpoint
 from penchant.training.folder import RunDirectory
 from penchant.training.guard import Guard
@@ -50,6 +51,7 @@ class Engine:
         run: the run directory.
         after_step: called with the number of each step that was taken.
         extra_weights: what else training changes, saved with every checkpoint.
+        kept: what the reference said so far, likewise.
         guard: watches the run; None for one that is not watched.
     """
 
@@ -60,6 +62,7 @@ class Engine:
     run: RunDirectory
     after_step: Callable[[int], None] | None = None
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept: KeptSums | None = None
     guard: Guard | None = None
     progress: Progress = field(default_factory=Progress)
 
@@ -70,6 +73,7 @@ class Engine:
             step=self.step,
             source=self.source,
             extra_weights=self.extra_weights,
+            kept=self.kept,
             keep_newest=self.config.save_total_limit,
         )
 

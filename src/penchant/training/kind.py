@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.methods import Method
+    from penchant.models.reference import Reference
     from penchant.training.setup import Setup
 
 
@@ -26,8 +27,19 @@ def kind_of(method: Method) -> Pairs:
     return Labels() if method.data == "labels" else Pairs()
 
 
-def make_objective(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Objective:
-    """The objective of a run's method on what is loaded."""
+def make_objective(
+    config: RunConfig,
+    accelerator: Accelerator,
+    setup: Setup,
+    *,
+    reference: Reference | None = None,
+) -> Objective:
+    """The objective of a run's method on what is loaded.
+
+    Args:
+        config, accelerator, setup: of the run.
+        reference: in place of the setup's.
+    """
 
     def gather(own: list[Any]) -> list[Any]:
         """Lists of this process to those of all of them, in order."""
@@ -37,7 +49,6 @@ def make_objective(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
 
         return list(gather_object(own))
 
-    parts = Parts(
-        setup.scorer, setup.reference, config.spec, config.options, gather, config.max_length
-    )
+    reference = reference or setup.reference
+    parts = Parts(setup.scorer, reference, config.spec, config.options, gather, config.max_length)
     return kind_of(config.spec).objective(parts, setup)

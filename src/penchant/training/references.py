@@ -21,6 +21,7 @@ from penchant.models.reference import (
     AdapterReference,
     CachedReference,
     CopyReference,
+    KeptSums,
     Reference,
     frozen_copy,
 )
@@ -164,6 +165,20 @@ class ReferenceMaker:
                 max_length=self.config.max_length,
             )
         return CopyReference(scorer, kind)
+
+
+def keep_sums(
+    config: RunConfig, accelerator: Accelerator, reference: Reference | None
+) -> KeptSums | None:
+    """The reference, asked once for each completion; None where that is nothing or not possible.
+
+    One process only: of several, a checkpoint has what the main one knows.
+    """
+    again = config.num_train_epochs > 1 or config.max_steps is not None
+    changes = config.sync_ref_model or config.spec.samples
+    if reference is None or reference.kind == "cache" or changes or not again:
+        return None
+    return KeptSums(reference) if accelerator.num_processes == 1 else None
 
 
 @dataclass(frozen=True)

@@ -88,16 +88,15 @@ class CachedSampler:
     def sample(
         self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
-        with self.scorer.evaluating():
-            answers: list[list[Completion]] = [[] for _ in prompts]
-            device = self.scorer.causal_model.device
-            batches = list(self._batches(prompts, n))
-            with self.scorer.plain_attention():
-                for number, batch in enumerate(track(batches, "sampling")):
-                    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
-                    rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
-                    for (i, _), completions in zip(batch, rows, strict=True):
-                        answers[i].extend(completions)
+        answers: list[list[Completion]] = [[] for _ in prompts]
+        device = self.scorer.causal_model.device
+        batches = list(self._batches(prompts, n))
+        with self.scorer.generating():
+            for number, batch in enumerate(track(batches, "sampling")):
+                generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
+                for (i, _), completions in zip(batch, rows, strict=True):
+                    answers[i].extend(completions)
         return answers
 
     @cached_property

@@ -169,7 +169,7 @@ def _drawn(
         drawn = sampler.sample(prompts, n=1, sampling=request.sampling, seed=seed)
         return [one.ids for (one,) in drawn]
     answers: list[Tokens] = []
-    with torch.no_grad(), scorer.plain_attention():
+    with torch.no_grad(), scorer.generating():
         for start in range(0, len(prompts), batch_size):
             answers += _by_transformers(scorer, prompts[start : start + batch_size], request)
     return answers
