@@ -11,7 +11,7 @@ from penchant.core.errors import TrainingError
 from penchant.models import attention_cpu, attention_gpu
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
-from penchant.models.selfcheck import plan_scoring
+from penchant.models.selfcheck import MEAN_IN_HALF, plan_scoring
 
 
 def planned(model, groups, caplog, *, attention="auto", max_length=64):
@@ -264,16 +264,75 @@ def test_a_scorer_is_plain_until_it_is_planned(make_model):
     assert Scorer(make_model(), 0).plan == PLAIN
 
 
-@pytest.mark.parametrize("way", ["_from_full_logits", "head_inputs"], ids=["plain", "fast"])
+def run_in_norm(model, action, *, packed):
+    """Let the last norm of a model do something to its result, in one of the two layouts."""
+    name = attention.NAME
+
+    def hook(module, inputs, output):
+        there = (model.config._attn_implementation == name) == packed
+        return action(output) if there else output
+
+    model.model.norm.register_forward_hook(hook)
+    return model
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "fast"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_running_out_of_memory_in_either_pass_ends_with_what_to_set(
-    way, make_model, groups, monkeypatch
+    dtype, packed, make_model, groups
 ):
     """The layouts that come next need more memory: it is not taken for a disagreement."""
-    scorer = Scorer(make_model("llama"), 0)
 
-    def exhausted(*arguments):
+    def exhausted(output):
         raise torch.OutOfMemoryError("tried to allocate 3 GiB")
 
-    monkeypatch.setattr(scorer, way, exhausted)
+    model = run_in_norm(make_model("llama", dtype=dtype), exhausted, packed=packed)
     with pytest.raises(TrainingError, match=r"tried to allocate 3 GiB; set a lower max_length"):
-        plan_scoring(scorer, groups, attention="auto", max_length=64)
+        plan_scoring(Scorer(model, 0), groups, attention="auto", max_length=64)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_memory_that_holds_no_fp32_pass_leaves_the_check_in_half_precision(
+    make_model, groups, caplog
+):
+    def exhausted(output):
+        if output.dtype == torch.float32:
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+        return output
+
+    for packed in (True, False):
+        model = run_in_norm(make_model("llama", dtype="bfloat16"), exhausted, packed=packed)
+        assert planned(model, groups, caplog)[1].packed
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "weights"])
+def test_fault_as_small_as_rounding_is_found_in_fp32(autocast, make_model, groups, caplog):
+    """States that are 1% too large move bf16 log-probs by less than 0.05 nats per token."""
+    model = make_model("llama", dtype="float32" if autocast else "bfloat16")
+    run_in_norm(model, lambda states: 1.01 * states, packed=True)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        scorer, plan, (warning,) = planned(model, groups, caplog)
+        assert not plan.packed
+        assert "in fp32, largest" in warning
+        scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+        with torch.no_grad():
+            wrong = scorer(scorer.batch(groups))
+            scorer.use(PLAIN)
+            right = scorer(scorer.batch(groups))
+    assert (wrong - right).abs().mean() < MEAN_IN_HALF
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_fault_of_half_precision_alone_is_held_against_what_rounding_does(
+    make_model, groups, caplog
+):
+    """A kernel that is right in fp32 and loses more than rounding in bf16."""
+
+    def coarse(states):
+        return 1.02 * states if states.dtype == torch.bfloat16 else states
+
+    model = run_in_norm(make_model("llama", dtype="bfloat16"), coarse, packed=True)
+    _, plan, (warning,) = planned(model, groups, caplog)
+    assert not plan.packed
+    assert "mean" in warning

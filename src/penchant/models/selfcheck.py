@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from penchant.core.errors import TrainingError
+from penchant.core.machine import USABLE, memory_available_bytes
 from penchant.data.batch import Group
-from penchant.models.linear import plain_layers
+from penchant.models.linear import MULTIPLIED, plain_layers
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
 if TYPE_CHECKING:
@@ -20,14 +23,38 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
+HALF = (torch.bfloat16, torch.float16)
+
 # Largest tolerated difference from the plain forward, in nats per token. In half precision single
 # tokens differ by what rounding does to their logits, so there it bounds the mean.
 LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
-MEAN_IN_HALF = 0.05
 # Kinds of layers, as configurations name them, that need no attention hook: what works on each
 # position alone, and what carries a state (models/mixers.py).
 WITHOUT_STATE = {"mlp", "moe", "dense", "sparse"}
 STATEFUL = {"linear_attention", "conv", "hybrid"}
+# The mean's bound: from fp32, so many times what the plain forward in half precision differs by,
+# and a little; or where fp32 cannot be had, from that plain forward itself.
+TIMES_PLAIN, NEGLIGIBLE, MEAN_IN_HALF = 2.0, 1e-3, 0.05
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Log-probs `[N]` of the first records by a plain forward.
+
+    Attributes:
+        own: in the run's precision.
+        exact: in fp32, for a run in half precision where that could be had.
+    """
+
+    own: Tensor
+    exact: Tensor | None
+
+    @property
+    def mean_in_half(self) -> float:
+        """What half-precision log-probs may differ from the best that is known, on average."""
+        if self.exact is None:
+            return MEAN_IN_HALF
+        return TIMES_PLAIN * (self.own - self.exact).abs().mean().item() + NEGLIGIBLE
 
 
 def plan_scoring(
@@ -37,8 +64,9 @@ def plan_scoring(
 
     Every group goes through the model the plain way (a row for each completion, full logits) and
     through the fast one; a difference above the tolerance sends the run back to the padded
-    layout, and if need be to full logits, with one warning. Where something is trained, the fast
-    way must also run backward.
+    layout, and if need be to full logits, with one warning. A run in half precision is compared in
+    fp32 first, where memory holds that: there no fault passes for rounding. Where something is
+    trained, the fast way must also run backward.
 
     Args:
         scorer: with the model as it will run, inside the run's autocast.
@@ -53,7 +81,7 @@ def plan_scoring(
         attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), _out_of_memory_explained():
-        expected = _plain_forward(scorer, groups)
+        expected = Expected(_plain_forward(scorer, groups), _exactly(scorer, groups, PLAIN))
         reasons = []
         for plan in _candidates(attention):
             refusal = _unservable(scorer) if plan.packed else ""
@@ -97,7 +125,20 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
         return torch.cat([scorer(scorer.batch([single])) for single in singles])
 
 
-def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> str:
+def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -> str:
+    """Why the scorer's plan cannot serve; empty where it can."""
+    layout = "packed" if scorer.plan.packed else "padded"
+    limit, half = tolerance(scorer)
+    if expected.exact is not None:
+        exact = _exactly(scorer, groups, scorer.plan)
+        if exact is not None:
+            largest = (exact - expected.exact).abs().max().item()
+            if not largest <= LARGEST[torch.float32]:  # also true for NaN
+                return (
+                    f"{layout} log-probs differ from a plain forward: in fp32, largest "
+                    f"{largest:.2g} nats per token"
+                )
+        limit = expected.mean_in_half
     trained = [p for p in scorer.parameters() if p.requires_grad]
     try:
         with torch.set_grad_enabled(bool(trained)):
@@ -108,15 +149,61 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Tensor) -> 
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
-    logprobs = logprobs.detach()
-    difference = (logprobs - expected).abs()
-    limit, half = tolerance(scorer)
+    best = expected.own if expected.exact is None else expected.exact
+    difference = (logprobs.detach() - best).abs()
     measured = difference.mean().item() if half else difference.max().item()
     if measured <= limit:  # also false for NaN
         return ""
-    layout = "packed" if scorer.plan.packed else "padded"
-    kind = "mean" if half else "largest"
-    return f"{layout} log-probs differ from a plain forward: {kind} {measured:.2g} nats per token"
+    kind = f"mean {measured:.2g}" if half else f"largest {measured:.2g}"
+    return f"{layout} log-probs differ from a plain forward: {kind} nats per token"
+
+
+def _exactly(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tensor | None:
+    """Log-probs `[N]` as `plan` says, of a run in half precision in fp32.
+
+    None for a run that is not in half precision, and where fp32 cannot be had: weights that are
+    codes of numbers, memory that does not hold it, a kernel that does not run in it.
+    """
+    if not tolerance(scorer)[1] or not _can_be_exact(scorer):
+        return None
+    try:
+        with in_fp32(scorer):
+            if plan == PLAIN:
+                return _plain_forward(scorer, groups)
+            scorer.use(plan)
+            return scorer(scorer.batch(groups))
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        # What fails in half precision too is reported there.
+        logger.info("not compared in fp32 (%s): %s", plan.describe(), error)
+        return None
+
+
+def _can_be_exact(scorer: Scorer) -> bool:
+    """Whether all weights are numbers, for whose fp32 copies there is memory."""
+    weights = list(scorer.parameters())
+    if not all(type(w) is nn.Parameter and w.dtype in MULTIPLIED for w in weights):
+        return False
+    needed = sum(4 * w.numel() for w in weights if w.dtype in HALF)
+    return needed < USABLE * memory_available_bytes(scorer.causal_model.device)
+
+
+@contextmanager
+def in_fp32(scorer: Scorer) -> Iterator[None]:
+    """Compute in fp32 for a while: weights of half precision are widened, autocast is off."""
+    device = scorer.causal_model.device.type
+    halves = [t for t in (*scorer.parameters(), *scorer.buffers()) if t.dtype in HALF]
+    before = [t.data for t in halves]
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        for tensor in halves:
+            tensor.data = tensor.data.float()
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for tensor, data in zip(halves, before, strict=True):
+            tensor.data = data
+        torch.set_float32_matmul_precision(products)
 
 
 def tolerance(scorer: Scorer) -> tuple[float, bool]:
