@@ -22,20 +22,21 @@ def make_sampler(
         policy: whose weights are sampled from.
         name: the resolved name of its model, which vLLM loads by itself.
         end_token_ids: any of them ends an answer.
-        batch_size: answers that the cache draws side by side.
+        batch_size: answers that are drawn side by side.
 
     Raises:
         ConfigError: an engine that is not installed or does not run on this device.
     """
     device = policy.causal_model.device.type
     if kind == "continuous":
-        from penchant.rl.sampling.continuous import ContinuousSampler
+        from penchant.rl.sampling.continuous import ContinuousSampler, require_continuous
 
+        require_continuous()
         if device != "cuda":
             raise ConfigError(
                 "generation: continuous needs a CUDA GPU; set generation to auto or cached"
             )
-        return ContinuousSampler(policy, end_token_ids)
+        return ContinuousSampler(policy, end_token_ids, batch_size)
     if kind == "vllm":
         from penchant.rl.sampling.vllm import VllmSampler
 
