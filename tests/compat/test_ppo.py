@@ -273,6 +273,21 @@ def test_the_copy_that_is_made_stays_as_it_was(make: Any, batch: dict[str, Any])
     assert abs(second["objective/kl"]) > 1e-3
 
 
+@pytest.mark.parametrize("passed", [False, True])
+def test_a_reference_beside_bf16_arithmetic_is_held_in_bf16_and_is_the_policy(
+    passed: bool, make: Any, batch: dict[str, Any], tiny_model_dir: Path
+) -> None:
+    """Its matrices: the arithmetic would round them in every pass."""
+    given = Model.from_pretrained(tiny_model_dir, torch_dtype=torch.bfloat16) if passed else None
+    trainer = make(dtype=torch.bfloat16, ref_model=given)
+    stats = step(trainer, batch)
+    assert (stats["objective/logprobs"] == stats["objective/ref_logprobs"]).all()
+    layer = trainer.ref_model.model.layers[0]
+    assert layer.mlp.up_proj.weight.dtype == torch.bfloat16
+    assert layer.input_layernorm.weight.dtype == torch.float32
+    assert trainer.model.pretrained_model.dtype == torch.float32
+
+
 def test_a_reference_that_is_passed_is_used_beside_an_adapter_too(
     make: Any, batch: dict[str, Any], tiny_model_dir: Path
 ) -> None:

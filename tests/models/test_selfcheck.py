@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from penchant.core.errors import TrainingError
-from penchant.models import attention_cpu, attention_gpu
+from penchant.models import attention, attention_cpu, attention_gpu
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 from penchant.models.selfcheck import MEAN_IN_HALF, plan_scoring

@@ -131,5 +131,5 @@ def test_what_fails_once_is_asked_again_and_what_fails_twice_is_named(policy):
 def test_an_older_transformers_is_refused_with_the_version_to_install(monkeypatch):
     require_continuous()
     monkeypatch.setattr(continuous, "version", lambda name: "5.2.0")
-    with pytest.raises(ConfigError, match=r"needs transformers 5\.17 or later, got 5\.2\.0"):
+    with pytest.raises(ConfigError, match=r"needs transformers 5\.20 or later, got 5\.2\.0"):
         require_continuous()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 PAGE = 256
 # Tokens that are read in one pass: prompts, and one of each answer under way.
 TOKENS_AT_ONCE = 2048
-# Where requests have ids and errors of their own, pages and log-probs, as they are used here.
-OLDEST = (5, 17)
+# The oldest that this was tried with.
+OLDEST = (5, 20)
 
 
 def require_continuous() -> None:

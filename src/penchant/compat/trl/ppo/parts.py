@@ -13,6 +13,7 @@ import torch
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.core.errors import ConfigError, ModelError
+from penchant.models.frozen import hold_frozen
 from penchant.models.policy import PolicyScorer
 from penchant.models.reference import AdapterReference, CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer
@@ -60,15 +61,25 @@ def make_scorer(
 
 
 def make_reference(
-    policy: PolicyScorer, model: AutoModelForCausalLMWithValueHead, ref_model: Any
+    policy: PolicyScorer,
+    model: AutoModelForCausalLMWithValueHead,
+    ref_model: Any,
+    precision: str,
 ) -> AdapterReference | CopyReference:
     """The reference: what is passed, the switched-off adapter, or a copy of the policy as it is.
+
+    A model beside the policy is held in the precision of the arithmetic.
 
     Raises:
         UserError: a reference that cannot serve.
     """
     if ref_model is None:
-        return AdapterReference(policy) if model.is_peft_model else frozen_copy(policy)
+        if model.is_peft_model:
+            return AdapterReference(policy)
+        copied = frozen_copy(policy)
+        with copied.active() as scorer:
+            hold_frozen(scorer.causal_model, "auto", precision)
+        return copied
     wrapped = isinstance(ref_model, AutoModelForCausalLMWithValueHead)
     reference = ref_model.pretrained_model if wrapped else ref_model
     if reference is model.pretrained_model:
@@ -78,6 +89,7 @@ def make_reference(
     require_same_vocabulary(policy.causal_model.config, reference.config)
     if policy.causal_model.dtype == torch.float32:
         reference.float()  # rounding between the two would look like divergence
+        hold_frozen(reference, "auto", precision)
     reference.to(policy.causal_model.device)
     return CopyReference(Scorer(reference, policy.pad_token_id))
 

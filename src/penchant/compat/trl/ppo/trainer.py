@@ -102,8 +102,9 @@ class PPOTrainer:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         parts.check_optimizer(optimizer, lr_scheduler, trained)
         set_seed(self.config.seed)
+        precision = parts.precision_of(self.model)
         self.accelerator = make_accelerator(
-            parts.precision_of(self.model),
+            precision,
             trackers=[self.config.log_with] if self.config.log_with else [],
             folder=self.config.tracker_folder,
         )
@@ -112,7 +113,7 @@ class PPOTrainer:
         self.policy = parts.make_scorer(
             self.model, int(self.tokenizer.pad_token_id), self.accelerator.device
         )
-        self.reference = parts.make_reference(self.policy, self.model, ref_model)
+        self.reference = parts.make_reference(self.policy, self.model, ref_model, precision)
         self._learner = Learner(
             self.config, self.policy, self.reference, self.accelerator, self.tokenizer, optimizer
         )
