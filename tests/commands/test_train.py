@@ -677,3 +677,51 @@ def test_unknown_tracker_is_refused_by_name(tmp_path: Path, tiny_keys: dict[str,
     told = refused(ConfigError, tmp_path / "run", report_to="tensorbord", **tiny_keys)
     assert "tensorbord" in told
     assert "did you mean tensorboard" in told
+
+
+def test_own_answers_are_held_against_the_reference_in_nats_per_answer(
+    tiny_keys: dict[str, Any],
+    tiny_model_dir: Path,
+    held_out_file: Path,
+    tmp_path: Path,
+    load_saved: Callable[[Path], Any],
+    tokenised: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By transformers alone: the exact divergence at every token of an answer, summed."""
+    from penchant.cli.show import print_result
+    from penchant.guards.monitors.monitor import SEED
+    from penchant.models.scoring import Scorer
+    from penchant.rl.sampling.sampler import CachedSampler, Sampling
+
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "eval_samples": 5, "max_new_tokens": 6}
+    run = penchant.train("dpo", output=tmp_path / "run", **keys)
+    model = load_saved(run.model)
+    prompts = [pair.prompt for pair in tokenised(held_out_file, tiny_model_dir)][:5]
+    ends = [0, 2]  # <|endoftext|> and <|im_end|>
+    drawn = CachedSampler(Scorer(model, 0), ends).sample(
+        prompts, n=1, sampling=Sampling(6), seed=SEED
+    )
+    sums = []
+    for prompt, (answer,) in zip(prompts, drawn, strict=True):
+        ids = torch.tensor([[*prompt, *answer.ids]])
+        with torch.no_grad():
+            p = model(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+            with model.disable_adapter():
+                q = model(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+        sums.append((p.exp() * (p - q)).sum())
+    expected = torch.stack(sums)
+    assert run.after is not None and run.after.kl_sequence is not None
+    assert run.after.kl_sequence == pytest.approx(float(expected.mean()), rel=1e-3)
+    assert run.after.kl_sequence_error == pytest.approx(float(expected.std()) / 5**0.5, rel=1e-3)
+    logged = [r for r in lines(run.output / "metrics.jsonl") if "eval/kl/sequence" in r]
+    assert [r["step"] for r in logged] == [run.steps]
+    print_result(run)
+    shown = capsys.readouterr().out
+    assert f"own answers: {run.after.kl_sequence:.3g} ± " in shown
+    assert "nats per answer from the reference" in shown and "the healthy 0.5 to 10" in shown
+    for page in ("report.html", "model/README.md"):
+        text = (run.output / page).read_text(encoding="utf-8")
+        assert "KL of its own answers from the reference" in text
+        assert f"{run.after.kl_sequence:.3g} ± " in text
+        assert "Held-out KL on given texts, nats per token" in text

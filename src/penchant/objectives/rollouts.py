@@ -81,6 +81,7 @@ class RolloutObjective:
             reward_std=metrics.get("reward/std"),
             kl=metrics.get("kl"),
             kl_sequence=metrics.get("kl/sequence"),
+            kl_sequence_error=metrics.get("kl/sequence_error"),
             entropy=metrics.get("entropy"),
             completion_length=metrics.get("completion/length"),
             completion_ended=metrics.get("completion/ended"),

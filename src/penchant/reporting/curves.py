@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from penchant.guards.monitors.detectors_answers import DRIFTED_KL, HEALTHY_KL
-from penchant.guards.monitors.history import Series
+from penchant.guards.monitors.history import History, Series
 from penchant.reporting.reading import Run, number
 
 NUM_POINTS = 200
@@ -73,10 +73,11 @@ KINDS = (
     _Kind("Accuracy of preferences", "share", ("reward/accuracy", "eval/reward/accuracy"),
           mark=(0.5, "a coin")),
     _Kind("Log-probs of completions", "nats", ("logprob/chosen", "logprob/rejected")),
-    _Kind("KL from the reference", "nats per answer",
+    _Kind("KL of its own answers from the reference", "nats per answer",
           ("kl/sequence", "monitor/kl_sequence", "eval/kl/sequence"), band=HEALTHY_KL,
           mark=(DRIFTED_KL, "drifted")),
-    _Kind("KL a token", "nats per token", ("kl", "monitor/kl", "eval/kl")),
+    _Kind("KL per token of its own answers", "nats per token", ("kl", "monitor/kl")),
+    _Kind("KL per token on held-out records", "nats per token", ("eval/kl",)),
     _Kind("Reward of sampled answers", "reward",
           ("reward/mean", "monitor/reward", "eval/reward/mean", "monitor/held_out_reward")),
     _Kind("Win rate against the starting model", "share", ("monitor/win_rate",),
@@ -102,7 +103,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     overlaid = len(runs) > 1
     drawn = []
     for kind in KINDS:
-        metrics = [name for name in kind.metrics if any(name in one for one in histories)]
+        metrics = [name for name in kind.metrics if any(_has(one, name) for one in histories)]
         if overlaid:
             metrics = metrics[:1]
         lines = [
@@ -112,7 +113,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             )
             for order, metric in enumerate(metrics)
             for number, (run, history) in enumerate(zip(runs, histories, strict=True))
-            if history[metric]
+            if _has(history, metric)
         ]
         if lines:
             title = f"{kind.title} ({metrics[0]})" if overlaid else kind.title
@@ -120,6 +121,11 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
                 Panel(title, kind.y, lines, band=kind.band, mark=kind.mark, overlaid=overlaid)
             )
     return drawn + _scatter(runs)
+
+
+def _has(history: History, metric: str) -> bool:
+    """Whether a run has a metric; KTO's `kl` is not of answers, but of other prompts' completions."""
+    return metric in history and (metric != "kl" or "kl/sequence" in history)
 
 
 def thin(name: str, series: Series, scale: float = 1.0) -> Line:

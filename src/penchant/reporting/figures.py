@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penchant.core.screen import gibibytes
+from penchant.guards.monitors.detectors_answers import HEALTHY_KL
 from penchant.reporting.reading import Run, number
-from penchant.reporting.verdict import final_kl
+from penchant.reporting.verdict import final_divergence, in_nats
 from penchant.reporting.words import duration, shown
 
 EVALUATED = {
@@ -15,8 +16,8 @@ EVALUATED = {
     "margin": "Held-out margin",
     "loss": "Held-out loss",
     "reward": "Held-out reward",
-    "kl": "Held-out KL a token, nats",
-    "entropy": "Held-out entropy a token, nats",
+    "kl": "Held-out KL on {texts}, nats per token",
+    "entropy": "Held-out entropy on {texts}, nats per token",
     "completion_length": "Held-out answers, tokens",
 }
 LAST = {
@@ -41,16 +42,20 @@ def _figures(run: Run) -> dict[str, str]:
     summary, history = run.summary or {}, run.history
     figures = {"Method": run.method or "-", "Steps": f"{run.steps:,}"}
     before, after = (_evaluation(summary, side) for side in ("before", "after"))
+    # Methods that sample are evaluated on answers of their own, all others on given texts.
+    texts = "given texts" if number(after.get("reward")) is None else "its own answers"
     for key, name in EVALUATED.items():
+        name = name.format(texts=texts)
         start, end = number(before.get(key)), number(after.get(key))
         if end is not None:
             figures[name] = shown(end) if start is None else f"{shown(start)} → {shown(end)}"
     for metric, name in LAST.items():
         if history[metric]:
             figures[name] = shown(history[metric].last)
-    kl = final_kl(history)
-    if kl is not None:
-        figures["KL from the reference, nats per answer"] = shown(kl)
+    reading = final_divergence(history)
+    if reading is not None:
+        band = f"healthy: {HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}"
+        figures["KL of its own answers from the reference"] = f"{in_nats(reading)} ({band})"
     best = summary.get("best_step")
     if best is not None:
         rule = summary.get("best_rule")

@@ -6,7 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penchant.guards.monitors.detectors_answers import DRIFTED_KL, HEALTHY_KL
+from penchant.guards.monitors.detectors_answers import (
+    DRIFTED_KL,
+    HEALTHY_KL,
+    Divergence,
+    divergence,
+)
 from penchant.guards.monitors.history import History
 from penchant.reporting.reading import Run, number
 from penchant.reporting.words import duration
@@ -116,33 +121,49 @@ def _accuracy_error(history: History, accuracy: float) -> float | None:
     return math.sqrt(accuracy * (1 - accuracy) / counts.last)
 
 
-def final_kl(history: History) -> float | None:
-    """The last divergence from the reference, in nats per answer: monitored, else trained on."""
-    for name in ("monitor/kl_sequence", "eval/kl/sequence", "kl/sequence"):
-        if history[name]:
-            return history[name].late_median(1 if "/kl_" in name or "eval" in name else BATCHES)
-    return None
+def final_divergence(history: History) -> Divergence | None:
+    """The last of the policy's own answers from the reference: held out, monitored, trained on."""
+    watched, evaluated = divergence(history), history["eval/kl/sequence"]
+    if not evaluated or (watched and history[watched.metric].steps[-1] > evaluated.steps[-1]):
+        return watched
+    errors = history["eval/kl/sequence_error"]
+    return Divergence(evaluated.last, errors.last if errors else 0.0, "eval/kl/sequence")
+
+
+def in_nats(reading: Divergence) -> str:
+    """A divergence with its error, for people."""
+    error = f" ± {reading.error:.2g}" if reading.error else ""
+    return f"{reading.value:.3g}{error} nats per answer"
+
+
+def against_band(value: float, error: float | None) -> str:
+    """A divergence of own answers beside what is healthy, for people."""
+    low, high = HEALTHY_KL
+    where = "below" if value < low else "above" if value > high else "within"
+    reading = Divergence(value, error or 0.0, "")
+    return f"{in_nats(reading)} from the reference, {where} the healthy {low:g} to {high:g}"
 
 
 def _outcome(run: Run, history: History) -> tuple[Kind, str]:
     """The judgement; numbers of findings stand in `what`."""
     worst = _worst(run)
     figures = changes(history)
-    kl = final_kl(history)
+    reading = final_divergence(history)
+    kl = None if reading is None else reading.value
     if worst is not None:
         what = f"{FAILURES[worst['id']]} (step {worst['step']}): {worst.get('what', '')}"
         action = worst.get("action")
         if not action:
             return "failed", what
         back = kl is not None and HEALTHY_KL[0] <= kl <= HEALTHY_KL[1]
-        end = f"; it ended at {kl:.3g} nats from the reference" if kl is not None else ""
+        end = f"; its answers ended {in_nats(reading)} from the reference" if reading else ""
         return ("doubtful" if back else "failed"), f"{what}; what was done: {action}{end}"
     if not figures:
         return "unknown", "nothing was logged from which the outcome could be told"
     first = str(figures[0]) + (f", {figures[1]}" if len(figures) > 1 else "")
-    if kl is not None and kl > DRIFTED_KL:
+    if reading is not None and reading.value - reading.error > DRIFTED_KL:
         return "failed", (
-            f"the policy drifted from its reference: {kl:.3g} nats per answer (healthy: "
+            f"the policy drifted from its reference: {in_nats(reading)} (healthy: "
             f"{HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}); {first}"
         )
     if figures[0].name == "held-out accuracy":
@@ -156,7 +177,7 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         margin = next((c for c in figures if c.name == "held-out margin"), None)
         if margin is not None and margin.after < margin.before - UNMOVED:
             return "doubtful", f"more pairs are ranked right, but by less: {first}"
-    known = "" if kl is None else f"; KL from the reference ended at {kl:.3g} nats per answer"
+    known = "" if reading is None else f"; its answers are {in_nats(reading)} from the reference"
     if kl is not None and kl < HEALTHY_KL[0]:
         return "doubtful", f"{first}{known}, below the {HEALTHY_KL[0]:g} of a run that moved"
     if kl is not None and kl > HEALTHY_KL[1]:

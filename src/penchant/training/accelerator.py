@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
 
+OTHER_LAUNCHES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+# What launchers tell every process of how many there are.
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
 
 def make_accelerator(
     precision: str, *, trackers: Sequence[str] = (), folder: Path | None = None
@@ -23,16 +28,20 @@ def make_accelerator(
     """Accelerate with a precision (`auto` too) and trackers, which write to `folder`.
 
     Raises:
-        ConfigError: a tracker is not installed, or the device lacks the precision.
+        ConfigError: a tracker is not installed, the device lacks the precision, or the processes
+            were launched in a way that cannot train.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    _refuse_other_launches()
     missing = [name for name in trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
-    resolved = resolve_precision(precision, Accelerator().device)
+    found = Accelerator()
+    _require_all_processes(found.num_processes)
+    resolved = resolve_precision(precision, found.device)
     AcceleratorState._reset_state()
     atexit.register(_disconnect)
     return Accelerator(
@@ -40,6 +49,28 @@ def make_accelerator(
         log_with=list(trackers) or None,
         project_dir=None if folder is None else str(folder),
     )
+
+
+def _refuse_other_launches() -> None:
+    """Refuse what `accelerate launch` can ask for and training cannot do, by name."""
+    for name in OTHER_LAUNCHES:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
+            raise ConfigError(
+                f"the processes were launched with {OTHER_LAUNCHES[name]}, which is not supported; "
+                "launch without it (data-parallel: accelerate launch --multi_gpu), and where a "
+                "model does not fit one device, set lora_r above 0"
+            )
+
+
+def _require_all_processes(num_processes: int) -> None:
+    """Refuse processes that were launched together and do not see each other."""
+    launched = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    if launched > num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but this one sees {num_processes}: each would "
+            "train alone, in one folder; on a machine without a GPU set ACCELERATE_USE_CPU=true, "
+            "or unset WORLD_SIZE where a single process is meant"
+        )
 
 
 def _disconnect() -> None:

@@ -27,7 +27,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
     Raises:
         UserError: a monitor_reward that cannot be loaded.
     """
-    prompts = _prompts(config, setup)
+    prompts = _prompts(config, setup, config.monitor_prompts)
     options: Any = config.options
     sampling = Sampling(config.monitor_length)
     sampler: Any = CachedSampler(setup.scorer, setup.end_ids, max(8, len(prompts)))
@@ -49,16 +49,47 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
     )
 
 
-def _prompts(config: RunConfig, setup: Setup) -> list[MonitoredPrompt]:
+def measure_divergence(
+    config: RunConfig, accelerator: Accelerator, setup: Setup
+) -> dict[str, float]:
+    """How far the policy's own answers to held-out prompts are from the reference.
+
+    Returns:
+        `kl/sequence`, in nats per answer, and `kl/sequence_error`, its standard error where there
+        are several answers; nothing where there is no held-out prompt or no reference in memory.
+    """
+    count = max(config.monitor_prompts, config.eval_samples)
+    reference = _reference(setup)
+    if not setup.eval_set or not count or reference is None:
+        return {}
+    prompts = _prompts(config, setup, count)
+    monitor = Monitor(
+        prompts=prompts,
+        scorer=setup.scorer,
+        reference=reference,
+        sampler=CachedSampler(setup.scorer, setup.end_ids, len(prompts)),
+        sampling=Sampling(config.max_new_tokens),
+        tokenizer=setup.tokenizer,
+        rewards=None,
+        held_out=None,
+        batch_size=config.per_device_eval_batch_size,
+        autocast=accelerator.autocast,
+    )
+    found = monitor.check().metrics
+    names = {"kl/sequence": "monitor/kl_sequence", "kl/sequence_error": "monitor/kl_error"}
+    return {name: found[metric] for name, metric in names.items() if metric in found}
+
+
+def _prompts(config: RunConfig, setup: Setup, wanted: int) -> list[MonitoredPrompt]:
     """The first distinct held-out prompts; a sample of the training prompts where they are all."""
     records: dict[str, Any] = {record.where: record for record in setup.eval_records}
     examples = setup.eval_set
     if not examples:
-        count = min(len(setup.train_set), config.monitor_prompts)
+        count = min(len(setup.train_set), wanted)
         examples = random.Random(config.seed).sample(setup.train_set, count)
     prompts: dict[tuple[int, ...], MonitoredPrompt] = {}
     for example in examples:
-        if len(prompts) == config.monitor_prompts:
+        if len(prompts) == wanted:
             break
         record = getattr(example, "record", None) or records[example.where]
         fields = getattr(record, "fields", {})

@@ -1,0 +1,58 @@
+"""Launches that cannot train are refused before anything is loaded, with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import penchant
+from penchant.core.errors import ConfigError
+from penchant.training.accelerator import WORLD_SIZES
+from penchant.training.optimizer import load_optimizer, optimizer_tensors
+
+
+@pytest.fixture
+def refused(tiny_keys: dict[str, Any], tmp_path: Path) -> Any:
+    """What a run that could load nothing says."""
+
+    def train() -> str:
+        keys = {**tiny_keys, "model": str(tmp_path / "no model"), "data": str(tmp_path / "no data")}
+        with pytest.raises(ConfigError) as caught:
+            penchant.train("dpo", output=tmp_path / "run", **keys)
+        assert not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    return train
+
+
+@pytest.mark.parametrize("name", WORLD_SIZES)
+def test_processes_that_do_not_see_each_other_are_refused(
+    name: str, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun starts them on a machine without a GPU: each would write into one folder."""
+    monkeypatch.setenv(name, "2")
+    said = refused()
+    assert "2 processes were launched, but this one sees 1" in said
+    assert "ACCELERATE_USE_CPU=true" in said
+
+
+@pytest.mark.parametrize(("name", "word"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+def test_launches_that_are_not_supported_are_refused_by_name(
+    name: str, word: str, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert f"launched with {word}, which is not supported" in refused()
+
+
+def test_going_back_to_before_the_first_step_forgets_the_moments() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight])
+    at_first = optimizer_tensors(optimizer, {"w": weight})
+    weight.sum().backward()
+    optimizer.step()
+    assert optimizer.state[weight]
+    load_optimizer(optimizer, {"w": weight}, at_first)
+    assert not optimizer.state
