@@ -167,11 +167,11 @@ def print_result(result: TrainResult) -> None:
     """The end of a run, for a person."""
     if result.before and result.after:
         print_evaluations({"before": result.before, "after": result.after})
-        if result.after.kl_sequence is not None:
+        distance = result.after.kl_sequence
+        if distance is not None:
             from penchant.reporting.verdict import against_band
 
-            after = result.after
-            print(f"own answers: {against_band(after.kl_sequence, after.kl_sequence_error)}")
+            print(f"own answers: {against_band(distance, result.after.kl_sequence_error)}")
     print(
         f"{result.steps} steps in {result.train_seconds:.0f} s, "
         f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "

@@ -216,7 +216,7 @@ class _Run:
             or "kl/sequence" in self._logged(step)
         ):
             return  # methods that sample have answered held-out prompts in their evaluation
-        if self.accelerator.is_main_process:
+        if self.setup.eval_set and self.accelerator.is_main_process:
             from penchant.guards.monitors.answering import measure_divergence
 
             found = measure_divergence(self.config, self.accelerator, self.setup)

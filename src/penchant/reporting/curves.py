@@ -124,7 +124,7 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def _has(history: History, metric: str) -> bool:
-    """Whether a run has a metric; KTO's `kl` is not of answers, but of other prompts' completions."""
+    """Whether a run has a metric; KTO's `kl` is of completions of other prompts, not of answers."""
     return metric in history and (metric != "kl" or "kl/sequence" in history)
 
 
