@@ -166,9 +166,9 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
         save_file(state.weights, partial / "weights.safetensors")
         save_file(state.optimizer, partial / "optimizer.safetensors")
         save_file(state.random, partial / "random.safetensors")
-        for part, kept in ((SOURCE, state.source), (REFERENCE, state.reference)):
-            if kept:
-                save_file(kept, partial / part)
+        for part, tensors in ((SOURCE, state.source), (REFERENCE, state.reference)):
+            if tensors:
+                save_file(tensors, partial / part)
         # A best loss of infinity is restored as that: strict JSON would make it null, which no
         # comparison takes. Only this file's own reader reads it.
         (partial / "state.json").write_text(json.dumps({"step": state.step, **state.extra}))
