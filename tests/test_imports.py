@@ -32,6 +32,8 @@ CODE = {
     "penchant --help": HELP.format(words=["--help"]),
     "penchant train dpo --help": HELP.format(words=["train", "dpo", "--help"]),
     "penchant methods": HELP.format(words=["methods"]),
+    "a wrong value, as JSON": "from penchant.cli.main import main; "
+    "assert main(['check', 'dpo', '--json', '--beta', '-1']) == 1",
     "a wrong key": "from penchant.cli.main import main; main(['train', 'dpo', '--bta', '1'])",
 }
 

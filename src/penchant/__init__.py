@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penchant.advising import advise
-    from penchant.commands.check import CheckResult, check
+    from penchant.commands.check import check
+    from penchant.commands.check_result import CheckResult
     from penchant.commands.evaluate import evaluate
     from penchant.commands.sweep import SweepResult, sweep
     from penchant.commands.train import train
@@ -51,7 +52,7 @@ __all__ = [
 
 _HOMES = {
     "METHODS": "penchant.methods",
-    "CheckResult": "penchant.commands.check",
+    "CheckResult": "penchant.commands.check_result",
     "Evaluation": "penchant.core.evaluation",
     "SweepResult": "penchant.commands.sweep",
     "TrainResult": "penchant.training.result",

@@ -126,6 +126,7 @@ def test_arguments_reach_the_engine() -> None:
         ({"eval_strategy": "steps"}, {"eval_steps": 10, "eval_samples": 0}),
         ({"generate_during_eval": True, "eval_strategy": "steps", "eval_steps": 3},
          {"eval_samples": 3, "eval_steps": 3}),
+        ({"overwrite_output_dir": True}, {"overwrite": True}),
         ({"metric_for_best_model": "eval_loss"}, {"load_best_model_at_end": False}),
     ):  # fmt: skip
         keys = DPOConfig(**given).run_config(run).flat()
@@ -162,6 +163,7 @@ def test_wrong_arguments_are_named() -> None:
         (DPOConfig, {"warmup_steps": 5, "max_steps": 5}, "warmup_steps"),
         (DPOConfig, {"warmup_steps": 1, "warmup_ratio": 0.1, "max_steps": 9}, "warmup_steps"),
         (DPOConfig, {"eval_steps": 5}, "eval_steps has no effect"),
+        (DPOConfig, {"save_steps": 2.5}, "save_steps must be a number of steps, or a share"),
         (DPOConfig, {"load_best_model_at_end": True}, "load_best_model_at_end"),
         (DPOConfig, {"load_best_model_at_end": True, "eval_strategy": "steps",
                      "metric_for_best_model": "eval_loss"}, "^metric_for_best_model='eval_loss'"),

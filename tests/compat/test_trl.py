@@ -422,12 +422,19 @@ def test_warmup_steps_are_that_many(model, tokenizer, rows, small) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "kept"),
-    [("no", []), ("steps", ["step-1", "step-2"]), ("epoch", ["step-2"])],
+    ("strategy", "steps", "kept"),
+    [
+        ("no", 1, []),
+        ("steps", 1, ["step-1", "step-2"]),
+        ("steps", 0.7, ["step-2"]),
+        ("epoch", 1, ["step-2"]),
+    ],
 )
-def test_checkpoints_are_those_asked_for(strategy, kept, model, tokenizer, rows, small) -> None:
+def test_checkpoints_are_those_asked_for(
+    strategy, steps, kept, model, tokenizer, rows, small
+) -> None:
     config = DPOConfig(
-        **{**small, "per_device_train_batch_size": 8}, save_strategy=strategy, save_steps=1
+        **{**small, "per_device_train_batch_size": 8}, save_strategy=strategy, save_steps=steps
     )
     done = trained(DPOTrainer, model, rows, tokenizer, config)
     folder = Path(done.args.output_dir) / "checkpoints"

@@ -10,7 +10,7 @@ import pytest
 
 import penchant
 from penchant.cli.main import main
-from penchant.commands.check import STOPPED
+from penchant.commands.check_result import STOPPED
 from penchant.core import commands
 from penchant.core.errors import ConfigError
 from penchant.core.findings import IDS
@@ -18,7 +18,7 @@ from penchant.guards.monitors.detectors import DETECTORS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "src" / "penchant" / "core" / "guards.md"
-MADE = re.compile(r'\b(?:Finding|note|warning|some)\(\s*(?:id=)?"([a-z0-9-]+)"')
+MADE = re.compile(r'\b(?:Finding|note|warning|has)\(\s*(?:id=)?"([a-z0-9-]+)"')
 
 
 def test_ids_are_those_that_the_docs_explain() -> None:

@@ -135,6 +135,24 @@ def test_hub_id_is_loaded_with_its_split(monkeypatch, tmp_path):
     assert (data.source, data.records[0].where) == ("owner/feedback_v1.0", "owner/feedback_v1.0:1")
 
 
+def test_one_of_a_hub_ids_configurations_is_named_after_it(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(name, configuration=None, *, split):
+        if configuration != "beta":  # as the library says it
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: "
+                "['alpha', 'beta']\nExample of usage:\n\t`load_dataset('owner/name', 'alpha')`"
+            )
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"several configurations: alpha, beta; .*owner/name:alpha"):
+        read_pairs("owner/name")
+    assert len(read_pairs("owner/name:beta").records) == len(ROWS)
+
+
 def test_unserved_hub_id_says_that_the_file_is_missing_too(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets")
 

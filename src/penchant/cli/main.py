@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penchant.cli.arguments import build_parser, metavar
 from penchant.cli.words import as_parsed
 from penchant.config.keys import RunConfig, load_config, unknown_key
 from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
+from penchant.core.findings import spoken
 from penchant.core.strict_json import to_json
 from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from penchant.commands.check_result import CheckResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,16 +63,27 @@ def _train(values: dict[str, Any]) -> None:
 def _check(values: dict[str, Any]) -> int:
     as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
     method = _method(values)
-    if not as_json:
+    try:
         _require_valid(method, values)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        from penchant.commands.check_result import CheckResult, stopped
+
+        silence = str(values.get("silence") or "")
+        return _print_json(CheckResult(method, spoken([stopped(error)], silence)))
     from penchant.cli.show import print_check
     from penchant.commands.check import check
 
     result = check(method, probe=probe, **values)
     if as_json:
-        print(to_json(result.as_dict(), indent=2))
-    else:
-        print_check(result)
+        return _print_json(result)
+    print_check(result)
+    return 1 if result.errors else 0
+
+
+def _print_json(result: CheckResult) -> int:
+    print(to_json(result.as_dict(), indent=2))
     return 1 if result.errors else 0
 
 

@@ -15,7 +15,7 @@ from penchant.data.records import counted
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
-    from penchant.commands.check import CheckResult
+    from penchant.commands.check_result import CheckResult
     from penchant.commands.sweep import SweepResult
     from penchant.core.evaluation import Evaluation
     from penchant.guards.estimate.estimate import RunEstimate

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
+from penchant.commands.check_result import CheckResult, stopped
 from penchant.commands.train import Given, given
 from penchant.config.keys import RunConfig
-from penchant.core.errors import ConfigError, ModelError, RewardError, TrainingError, UserError
-from penchant.core.findings import SEVERITIES, Finding, by_severity, spoken
+from penchant.core.errors import TrainingError, UserError
+from penchant.core.findings import Finding, by_severity, spoken
 from penchant.core.machine import find_machine, resolve_precision
 from penchant.core.screen import setup_logging
-from penchant.data.records import DataError
 from penchant.guards.checks.gather import find_faults, take_snapshot
-from penchant.guards.checks.preview import Preview, preview
+from penchant.guards.checks.preview import preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.models.size import measure_model
 from penchant.training.accelerator import make_accelerator
@@ -29,62 +28,6 @@ from penchant.training.setup import Inputs, RunData
 
 if TYPE_CHECKING:
     from penchant.rl.rewards.trial import Trial
-
-# A mistake that stops a run before there is anything to check, by its kind.
-STOPPED: tuple[tuple[type[UserError], str], ...] = (
-    (DataError, "data"),
-    (ModelError, "model"),
-    (ConfigError, "configuration"),
-    (RewardError, "reward"),
-    (TrainingError, "output"),
-)
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What a run would meet.
-
-    Attributes:
-        method: that was checked.
-        findings: errors first, without what is silenced.
-        preview: the first record by token; None where data or tokenizer could not be read.
-        estimate: memory and time; None where an error came first.
-        trials: what the rewards pay for a few answers, for methods that sample.
-    """
-
-    method: str
-    findings: list[Finding]
-    preview: Preview | None = None
-    estimate: RunEstimate | None = None
-    trials: Sequence[Trial] = ()
-
-    @property
-    def errors(self) -> list[Finding]:
-        """Those that would make the run wrong."""
-        return [finding for finding in self.findings if finding.severity == "error"]
-
-    def counts(self) -> dict[str, int]:
-        """Findings by severity."""
-        severities = [finding.severity for finding in self.findings]
-        return {severity: severities.count(severity) for severity in SEVERITIES}
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "method": self.method,
-            "counts": self.counts(),
-            "findings": [{**asdict(finding), "docs": finding.docs} for finding in self.findings],
-            "preview": None if self.preview is None else self.preview.as_dict(),
-            "trials": [asdict(trial) for trial in self.trials],
-            "estimate": None if self.estimate is None else _described(self.estimate),
-        }
-
-
-def _described(estimate: RunEstimate) -> dict[str, Any]:
-    """An estimate with what follows from its numbers, for JSON."""
-    derived = {"peak_bytes": estimate.peak_bytes, "needed_bytes": estimate.needed_bytes,
-               "seconds": estimate.seconds, "fits": estimate.fits}  # fmt: skip
-    return {**asdict(estimate), **derived}
 
 
 def check(
@@ -106,19 +49,11 @@ def check(
     try:
         wanted = given(method, config=config, keys=keys)
     except UserError as error:
-        return CheckResult(method or "", spoken([_stopped(error)], str(keys.get("silence") or "")))
+        return CheckResult(method or "", spoken([stopped(error)], str(keys.get("silence") or "")))
     try:
         return _look(wanted, probe)
     except UserError as error:
-        return CheckResult(wanted.config.method, spoken([_stopped(error)], wanted.config.silence))
-
-
-def _stopped(error: UserError) -> Finding:
-    """The finding that a mistake is; by our convention its fix stands behind the last semicolon."""
-    name = next(name for kind, name in STOPPED if isinstance(error, kind))
-    said = str(error)
-    what, semicolon, remedy = said.rpartition("; ")
-    return Finding(name, "error", what if semicolon else said, remedy if semicolon else "see above")
+        return CheckResult(wanted.config.method, spoken([stopped(error)], wanted.config.silence))
 
 
 def _look(wanted: Given, probe: bool) -> CheckResult:
@@ -180,5 +115,5 @@ def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
         require_free(config.output, recorded_keys(config, run_data, processes),
                      resume=config.resume, overwrite=config.overwrite)  # fmt: skip
     except TrainingError as error:
-        return spoken([_stopped(error)], config.silence)
+        return spoken([stopped(error)], config.silence)
     return []

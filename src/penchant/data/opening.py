@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     )
     Source: TypeAlias = "OneSource | list[OneSource] | Sources"
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# A dataset on the hub, where it has several configurations with the one that is meant.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?::[\w.-]+)?")
+# How the library says that one of several configurations has to be named, or that there is no such.
+CONFIGURATIONS = re.compile(r"(?s)(?:available configs?|Available):\s*(\[[^\]]+\])")
+SPLITS = re.compile(r"Available splits:\s*(\[[^\]]+\])")
 NUM_NAMED = 3
 BATCH_ROWS = 1024
 
@@ -248,10 +252,14 @@ def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:
     return Part(name, rows, total=len(dataset))
 
 
+def _no_split(name: str, split: str, splits: Iterable[object]) -> DataError:
+    has = ", ".join(map(str, splits))
+    return DataError(f"{name} has no split '{split}'; it has: {has}; set split to one of these")
+
+
 def _take_split(dataset: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
     if split not in dataset:
-        has = ", ".join(map(str, dataset))
-        raise DataError(f"{name} has no split '{split}'; it has: {has}; set split to one of these")
+        raise _no_split(name, split, dataset)
     return dataset[split]
 
 
@@ -272,9 +280,20 @@ def _load_saved(path: Path, split: str) -> datasets.Dataset:
 def _load_hub(name: str, path: Path, split: str) -> datasets.Dataset:
     import datasets
 
+    repository, _, configuration = name.partition(":")
+    chosen = (configuration,) if configuration else ()
     try:
-        loaded: datasets.Dataset = datasets.load_dataset(name, split=split)
+        loaded: datasets.Dataset = datasets.load_dataset(repository, *chosen, split=split)
     except Exception as error:
+        if has := CONFIGURATIONS.search(str(error)):
+            names = re.findall(r"'([^']+)'", has[1])
+            raise DataError(
+                f"{repository} has several configurations: {', '.join(names)}; name one of them "
+                f"after the id: {repository}:{names[0]}"
+            ) from error
+        if has := SPLITS.search(str(error)):
+            names = re.findall(r"'([^']+)'", has[1])
+            raise _no_split(repository, split, names) from error
         # The library raises anything here: its own errors, those of HTTP clients, OSError.
         raise DataError(
             f"{_no_such_file(path)}\nand the hub could not serve '{name}' (split '{split}') "

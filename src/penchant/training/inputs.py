@@ -45,11 +45,6 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     if eval_data is not None:
         held_out, evaluation = _read(config, eval_data, config.eval_split or config.split)
         shared = shared_prompts(records, evaluation)
-        if shared:
-            logger.warning(
-                "%d of %d held-out records have a prompt that is also trained on: accuracy will "
-                "flatter", shared, len(evaluation),
-            )  # fmt: skip
         return RunData(records, evaluation, [source, held_out], shared)
     assert config.train_fraction is not None
     train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)

@@ -40,6 +40,7 @@ class TrainingConfig(Arguments):
     options: ClassVar[tuple[str, ...]] = ("beta",)
 
     output_dir: str | Path = "trainer_output"
+    overwrite_output_dir: bool = False
     seed: int = 42
     report_to: str | list[str] | None = "none"
     trust_remote_code: bool = False
@@ -67,11 +68,11 @@ class TrainingConfig(Arguments):
     # Evaluation and checkpoints
     per_device_eval_batch_size: int = 8
     eval_strategy: str = "no"
-    eval_steps: int | None = None
+    eval_steps: int | float | None = None
     eval_on_start: bool = False
     logging_steps: int = 10
     save_strategy: str = "steps"
-    save_steps: int = 500
+    save_steps: int | float = 500
     save_total_limit: int | None = None
     load_best_model_at_end: bool = False
     metric_for_best_model: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from penchant.core.errors import ConfigError
 # TRL's argument: our key.
 KEYS = {
     "output_dir": "output",
+    "overwrite_output_dir": "overwrite",
     **{
         name: name
         for name in (
@@ -25,7 +27,7 @@ KEYS = {
         )
     },
 }
-# `epoch` is a number of steps that is known once the data are tokenised.
+# `epoch`, like a share of the run, is a number of steps that is known once the data are tokenised.
 STRATEGIES = ("no", "steps", "epoch")
 NEVER = sys.maxsize
 BEST = ("eval_rewards/accuracies", "rewards/accuracies", "eval_accuracy", "accuracy", "eval_reward")
@@ -48,10 +50,21 @@ def translate(arguments: Mapping[str, Any], refusals: Refusals) -> dict[str, Any
     return keys
 
 
-def epoch_keys(arguments: Mapping[str, Any], steps: int) -> dict[str, int]:
-    """The keys of what is done once an epoch of so many steps."""
-    pairs = {"eval_strategy": "eval_steps", "save_strategy": "save_steps"}
-    return {key: steps for name, key in pairs.items() if arguments[name] == "epoch"}
+def counted_keys(arguments: Mapping[str, Any], in_epoch: int, in_run: int) -> dict[str, int]:
+    """The keys of what is done once an epoch, or after a share of the run, as numbers of steps.
+
+    Args:
+        arguments: TRL's.
+        in_epoch, in_run: steps of an epoch and of the whole run.
+    """
+    keys = {}
+    for key in ("eval_steps", "save_steps"):
+        strategy, steps = arguments[key.replace("steps", "strategy")], arguments[key]
+        if strategy == "epoch":
+            keys[key] = in_epoch
+        elif strategy == "steps" and steps is not None and steps < 1:
+            keys[key] = math.ceil(in_run * steps)
+    return keys
 
 
 def _switch(value: bool | None) -> str:
@@ -117,7 +130,9 @@ def _evaluation(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if steps is not None:
             raise ConfigError("eval_steps has no effect by itself; set eval_strategy='steps'")
         return {}
-    return {"eval_steps": NEVER if strategy == "epoch" else steps or arguments["logging_steps"]}
+    if strategy == "epoch":
+        return {"eval_steps": NEVER}
+    return {"eval_steps": arguments["logging_steps"] if steps is None else _steps("eval", steps)}
 
 
 def _best(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,9 +155,21 @@ def _saving(arguments: Mapping[str, Any]) -> dict[str, Any]:
     strategy, limit = arguments["save_strategy"], arguments["save_total_limit"]
     _require_strategy("save_strategy", strategy)
     return {
-        "save_steps": arguments["save_steps"] if strategy == "steps" else NEVER,
+        "save_steps": _steps("save", arguments["save_steps"]) if strategy == "steps" else NEVER,
         "save_total_limit": NEVER if limit is None else limit,
     }
+
+
+def _steps(what: str, steps: float) -> int:
+    """A number of steps; a share of the run becomes one once its steps are known."""
+    if 0 < steps < 1:
+        return NEVER
+    if steps < 1 or steps != int(steps):
+        raise ConfigError(
+            f"{what}_steps must be a number of steps, or a share of them below 1, got {steps}; "
+            f"set {what}_steps"
+        )
+    return int(steps)
 
 
 def _require_strategy(name: str, value: str) -> None:

@@ -90,10 +90,6 @@ STANDING: Standing = {
     "group_by_length": ((False,), "packed batches waste nothing on padding; drop it"),
     # Logging, evaluation, saving
     "eval_delay": ((0,), "set eval_steps"),
-    "overwrite_output_dir": (
-        (False,),
-        "a run never writes over another; choose another output_dir",
-    ),
     "resume_from_checkpoint": ((None, False), "call train(resume_from_checkpoint=True)"),
     "push_to_hub": ((False,), "save_model, then upload the folder"),
     "trackio_space_id": ((None,), "trackers write into output_dir; upload it yourself"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from penchant.compat.trl import logs
 from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.configs import TrainingConfig
-from penchant.compat.trl.keys import epoch_keys
+from penchant.compat.trl.keys import counted_keys
 from penchant.compat.trl.objects import (
     disable_dropout,
     lora_keys,
@@ -160,7 +160,7 @@ class Trainer:
             directory = open_directory(self.run_config, accelerator, inputs.run_data)
         except TrainingError as error:
             raise TrainingError(
-                f"output_dir: {error} (here: another output_dir, or "
+                f"output_dir: {error} (here: another output_dir, overwrite_output_dir=True or "
                 "train(resume_from_checkpoint=True))"
             ) from error
         if directory.summary() is not None:
@@ -174,12 +174,15 @@ class Trainer:
         return self._report(result, directory.read("metrics.jsonl"))
 
     def _count_epochs(self, accelerator: Accelerator, inputs: Inputs) -> None:
-        """Say in steps what is done once an epoch: how many these are, tokenising shows."""
+        """Say in steps what is done by epochs or shares: how many these are, tokenising shows."""
         from penchant.training.kind import kind_of
 
         once = self.run_config.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
-        steps = kind_of(once.spec).num_steps(once, inputs.train_set, accelerator.num_processes)
-        keys = epoch_keys(self.args.model_dump(), steps)
+        in_epoch, in_run = (
+            kind_of(one.spec).num_steps(one, inputs.train_set, accelerator.num_processes)
+            for one in (once, self.run_config)
+        )
+        keys = counted_keys(self.args.model_dump(), in_epoch, in_run)
         self.run_config = self.run_config.model_copy(update=keys)
 
     def evaluate(self) -> dict[str, float]:
