@@ -41,8 +41,7 @@ def add_build(tools: Any) -> None:
     add("--min_gap", type=float, metavar="X", help="least gap of ratings or ranks (default: 0)")
     add("--rating_range", type=_range, metavar="LOW,HIGH", help="ratings outside are left out")
     add("--turns", choices=("all", "first"),
-        help="of two chats that part early: all turns (refused: they are no answers), or the first "
-        "answers alone (default: all)")  # fmt: skip
+        help="of chats that part early: all turns (default), or the first answers")  # fmt: skip
     _add_text(build)
     add_shared(build, seed="0")
     sampled = build.add_argument_group("pairs of sampled answers to a file of prompts")

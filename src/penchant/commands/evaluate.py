@@ -43,7 +43,7 @@ logger = logging.getLogger("penchant")
 # What an evaluation takes from the run it evaluates.
 RUN_KEYS = (
     *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
-    "trust_remote_code",
+    *("loss_on_turns", "trust_remote_code"),
 )
 
 

@@ -246,7 +246,7 @@ class _Run:
         records = {record.where: record for record in setup.eval_records}
         prompts: dict[tuple[int, ...], Any] = {}
         for example in setup.eval_set:  # tokenising may have dropped some records
-            prompts.setdefault(tuple(example.prompt), records[example.where])
+            prompts.setdefault(tuple(example.asked or example.prompt), records[example.where])
         chosen = list(prompts.items())[: self.config.eval_samples]
         if not chosen:
             return

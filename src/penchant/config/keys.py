@@ -119,6 +119,9 @@ class RunConfig(
             raise ValueError("eval_steps needs held-out pairs; set eval_data or train_fraction")
         if self.merge and self.lora_r == 0:
             raise ValueError("merge needs LoRA (lora_r > 0): there is no adapter to merge")
+        if self.loss_on_turns == "last" and (self.spec.model == "score" or self.spec.samples):
+            what = "samples its answers" if self.spec.samples else "scores whole conversations"
+            raise ValueError(f"{self.method} {what}: loss_on_turns changes nothing; drop it")
         if self.unpair and self.spec.data != "labels":
             raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self

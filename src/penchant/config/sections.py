@@ -109,6 +109,11 @@ class DataSection(Section):
         description="Options of the chat template, as enable_thinking=false or JSON; a column of "
         "this name goes before them, row by row.",
     )
+    loss_on_turns: Literal["assistant", "last"] = Field(
+        "assistant",
+        description="Of completions of several turns, train on all that the assistant says, or on "
+        "its last turn alone; never on what others say.",
+    )
     unpair: bool = Field(
         False, description="Methods for labels: turn each pair into a good and a bad completion."
     )

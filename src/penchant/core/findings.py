@@ -101,9 +101,10 @@ BEFORE = (
     "shared-prompts", "near-prompts", "no-held-out", "few-records", "one-prompt", "refused-rows",
     "kto-imbalance", "prompts-cut", "answers-cut", "answer-room", "dropped-records", "context",
     "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",
-    "template-drops-text", "template-kwargs-unread", "generation-prompt", "not-instruction-tuned",
-    "second-reference", "reference-differs", "reference-differs-at-start", "reward-normalization",
-    "no-kl-penalty", "target-kl", "reward-setup", "memory", "bf16-emulated",
+    "template-drops-text", "template-rewrites-turns", "template-kwargs-unread",
+    "generation-prompt", "not-instruction-tuned", "second-reference", "reference-differs",
+    "reference-differs-at-start", "reward-normalization", "no-kl-penalty", "target-kl",
+    "reward-setup", "memory", "bf16-emulated",
 )  # fmt: skip
 # What a detector looks for in a run's history, so that an action may follow.
 DETECTED = (

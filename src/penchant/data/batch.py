@@ -9,8 +9,9 @@ end. Nothing is padded and no prompt is computed twice. Padded, every completion
 own behind a copy of its prompt: the layout of last resort, which any model can run.
 
 Either way the completions are numbered in order (pair 0 chosen, pair 0 rejected, pair 1 chosen,
-...), and the batch says at which positions hidden states predict completion tokens. Where a method
-reads the prompts' own log-probs too, those are segments numbered behind the last completion.
+...), and the batch says at which positions hidden states predict completion tokens that are trained
+on. Where a method reads the prompts' own log-probs too, those are segments numbered behind the last
+completion.
 """
 
 from __future__ import annotations
@@ -27,6 +28,45 @@ if TYPE_CHECKING:
 
 Item = tuple[Sequence[int], Sequence[int]]
 """Token ids of one completion behind one prompt."""
+Spans = tuple[tuple[int, int], ...]
+"""Half-open ranges of positions, in order, none of them empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns(Sequence[int]):
+    """Token ids of a completion of several turns, of which some are trained on: a mask.
+
+    What others say in it is read, and neither predicted nor counted. A completion that is no
+    `Turns` is trained on from its first token to its last.
+
+    Args:
+        ids: all of them.
+        trained: which of them count.
+    """
+
+    ids: Sequence[int]
+    trained: Spans
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return self.ids[index]
+        start, stop, step = index.indices(len(self.ids))
+        assert step == 1, "turns stay in their order"
+        cut = ((max(a, start) - start, min(b, stop) - start) for a, b in self.trained)
+        return Turns(self.ids[index], tuple((a, b) for a, b in cut if a < b))
+
+
+def trained_spans(completion: Sequence[int]) -> Spans:
+    """Which tokens of a completion are trained on."""
+    return completion.trained if isinstance(completion, Turns) else ((0, len(completion)),)
+
+
+def num_trained(completion: Sequence[int]) -> int:
+    """How many tokens of a completion are trained on."""
+    return sum(end - start for start, end in trained_spans(completion))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +165,10 @@ def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         ranges = []
         for completion in group.completions:
             begin, length = len(tokens), len(completion)
-            # The prompt's last token predicts the first token of every completion.
-            predictors.append(start + prompt_length - 1)
-            predictors.extend(range(begin, begin + length - 1))
+            for first, last in trained_spans(completion):
+                # The prompt's last token predicts the first token of every completion.
+                predictors += [start + prompt_length - 1] * (not first)
+                predictors.extend(range(begin + max(first, 1) - 1, begin + last - 1))
             tokens.extend(completion)
             positions.extend(range(prompt_length, prompt_length + length))
             ranges.append((begin, begin + length))
@@ -169,18 +210,21 @@ def share_prompts(
 
 def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = False) -> TokenBatch:
     """Lay every completion out in a row of its own behind its prompt, padded on the right."""
-    rows = [[*group.prompt, *c] for group in groups for c in group.completions]
-    starts = [len(group.prompt) for group in groups for _ in group.completions]
+    laid_out = [(group.prompt, c) for group in groups for c in group.completions]
+    rows = [[*prompt, *completion] for prompt, completion in laid_out]
     for group in groups:
         _require_tokens(group)
     width = max(map(len, rows))
     input_ids = torch.full((len(rows), width), pad_token_id)
     attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
     predictors: list[int] = []
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+    for i, (row, (prompt, completion)) in enumerate(zip(rows, laid_out, strict=True)):
+        start = len(prompt)
         input_ids[i, : len(row)] = torch.tensor(row)
         attention_mask[i, : len(row)] = 1
-        predictors.extend(range(i * width + start - 1, i * width + len(row) - 1))
+        before = i * width + start - 1
+        for first, last in trained_spans(completion):
+            predictors.extend(range(before + first, before + last))
     if with_prompts:
         first_row = 0
         for group in groups:
@@ -204,7 +248,11 @@ def _require_tokens(group: Group) -> None:
 
 
 def _targets(groups: Sequence[Group], with_prompts: bool) -> dict[str, Tensor]:
-    scored = [c for group in groups for c in group.completions]
+    completions = (c for group in groups for c in group.completions)
+    scored = [
+        [t for a, b in c.trained for t in c.ids[a:b]] if isinstance(c, Turns) else c
+        for c in completions
+    ]
     if with_prompts:
         scored += [group.prompt[1:] for group in groups]
     lengths = torch.tensor([len(tokens) for tokens in scored])

@@ -141,3 +141,40 @@ def _variables(template: str) -> frozenset[str]:
     return frozenset(
         meta.find_undeclared_variables(environment.parse(GENERATION.sub("", template)))
     )
+
+
+def marked_tokens(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, encode: Any
+) -> tuple[list[int], list[int]] | None:
+    """The tokens of a chat, and 1 for each that its template marks as generated.
+
+    Args:
+        tokenizer, messages: as for `render`.
+        text: what `render` made of them.
+        encode: how training encodes, which drops a second BOS token.
+
+    Returns:
+        None where the template has no `{% generation %}` marks, or the tokenizer is a slow one,
+        which cannot place them.
+    """
+    tools: Any = messages[0].get("tools")
+    template = tokenizer.get_chat_template(tools=tools)
+    if not GENERATION.search(template) or not tokenizer.is_fast:
+        return None
+    for form in (_as_object, _as_text):
+        chat = [
+            {k: v for k, v in _with_calls(one, form).items() if k not in TEMPLATE_COLUMNS}
+            for one in messages
+        ]
+        given = {"tools": tools, **messages[0].get("chat_template_kwargs", {})}
+        if str(tokenizer.apply_chat_template(chat, tokenize=False, **given)) == text:  # type: ignore[arg-type]
+            break
+    out: Any = tokenizer.apply_chat_template(
+        chat,  # type: ignore[arg-type]
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        **given,
+    )
+    ids, flags = list(out["input_ids"]), list(out["assistant_masks"])
+    begun = len(ids) - len(encode(text, special=False))
+    return ids[begun:], flags[begun:]

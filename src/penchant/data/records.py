@@ -99,7 +99,7 @@ class Pair:
     """One preference: `chosen` was preferred to `rejected` as a continuation of `prompt`.
 
     Either all three are strings or all three are tuples of messages. A chat completion is
-    normally one assistant message; it starts and ends with one.
+    normally one assistant message; with several turns it starts and ends with one.
 
     Args:
         prompt: what both completions continue.

@@ -34,7 +34,7 @@ def lost_parts(messages: Messages, rendered: str, *, answer: bool) -> Iterator[t
     Args:
         messages: of a prompt, or of a completion.
         rendered: what the template made of them.
-        answer: whether they are the completion.
+        answer: whether they are the completion, of which the assistant's are answers.
 
     Yields:
         `ANSWERS`, `QUESTIONS` or `EARLIER`, and the text that is missing.
@@ -42,9 +42,11 @@ def lost_parts(messages: Messages, rendered: str, *, answer: bool) -> Iterator[t
     text = _squeezed(rendered)
     for message in messages:
         spoken = EARLIER if message["role"] == "assistant" else QUESTIONS
+        if answer and message["role"] == "assistant":
+            spoken = ANSWERS
         for part in _said(message):
             if not _holds(text, part):
-                yield (ANSWERS if answer else spoken), part
+                yield spoken, part
         if message["role"] == "tool" and not _holds(text, message.get("name", "")):
             yield EARLIER, message["name"]
         for name in _names(message.get("tools", ())):

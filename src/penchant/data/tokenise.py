@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from penchant.core.errors import ModelError
-from penchant.data.batch import Group
+from penchant.data.batch import Group, num_trained
 from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
 from penchant.data.rendered import REASONING, TemplateRefusal, lost_parts
 from penchant.data.rows.row import shown
@@ -23,13 +23,17 @@ PLACEHOLDER = "\x00text\x00"
 
 @dataclass(frozen=True, slots=True)
 class TokenisedPair:
-    """Token ids of one pair; `where` names its row, and `margin` is the pair's."""
+    """Token ids of one pair; `where` names its row, and `margin` is the pair's.
+
+    Where the layout shares another beginning than the prompt, `asked` is what a model is asked.
+    """
 
     prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
     where: str
     margin: float | None = None
+    asked: list[int] | None = None
 
     def group(self) -> Group:
         """For the batch: the chosen completion first."""
@@ -38,12 +42,13 @@ class TokenisedPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedLabel:
-    """Token ids of one judged completion; `where` names its row."""
+    """Token ids of one judged completion; `where` and `asked` as of a `TokenisedPair`."""
 
     prompt: list[int]
-    completion: list[int]
+    completion: Sequence[int]
     desirable: bool
     where: str
+    asked: list[int] | None = None
 
     def group(self) -> Group:
         """For the batch: a prompt with one completion."""
@@ -57,12 +62,14 @@ class TokenisedPrompt:
     prompt: list[int]
     record: Prompt
     where: str
+    asked: None = None
 
     def group(self, completions: Sequence[Sequence[int]] = ()) -> Group:
         """For the batch: the prompt with completions sampled behind it."""
         return Group(self.prompt, tuple(completions))
 
 
+LossOnTurns = Literal["assistant", "last", "all"]
 R = TypeVar("R", Pair, Label, "Prompt")
 T = TypeVar("T", TokenisedPair, TokenisedLabel, TokenisedPrompt)
 
@@ -81,6 +88,9 @@ class TokenReport:
     # Examples of which the template left something out, by what that is, and the first of each.
     lost: dict[str, int] = field(default_factory=dict)
     lost_examples: dict[str, str] = field(default_factory=dict)
+    # Examples left out because the template rewrites earlier turns of an answer, and the first.
+    rewritten: int = 0
+    rewritten_example: str = ""
     # No Counter: dataclasses.asdict would make one of its items.
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_examples: dict[str, str] = field(default_factory=dict)
@@ -124,8 +134,28 @@ class TokenReport:
             self.lost_examples.setdefault(what, f"{where}: {shown(part.strip())}")
 
 
-class _Dropped(Exception):  # noqa: N818
+class Dropped(Exception):  # noqa: N818
     """An example cannot be trained on; the text is the reason, by which these are counted."""
+
+
+@dataclass
+class Encoded:
+    """Token ids of one prompt and its completions, and what became of them on the way.
+
+    Attributes:
+        prompt, completions: not cut; a completion of several turns says which are trained on.
+        lost: what the template has left out: its kind, and its text.
+        placed_apart: an answer is not rendered as the generation prompt begins it.
+        tokenised_apart: prompt and completions were encoded each alone.
+        asked: the prompt as a model is asked it, where that is not `prompt`.
+    """
+
+    prompt: list[int]
+    completions: list[Sequence[int]]
+    lost: list[tuple[str, str]]
+    placed_apart: bool = False
+    tokenised_apart: bool = False
+    asked: list[int] | None = None
 
 
 class Tokeniser:
@@ -137,6 +167,8 @@ class Tokeniser:
             the tokenizer's own EOS token is one of them.
         max_length: tokens of prompt and completion together.
         max_prompt_length: tokens of the prompt.
+        loss_on_turns: which turns of a completion are trained on: those of the assistant, its last
+            one, or (for reward models, which read the whole chat) all.
 
     Raises:
         ModelError: the tokenizer has no EOS token.
@@ -149,6 +181,7 @@ class Tokeniser:
         end_token_ids: Sequence[int] = (),
         max_length: int,
         max_prompt_length: int,
+        loss_on_turns: LossOnTurns = "assistant",
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -160,6 +193,7 @@ class Tokeniser:
         self.end_ids = {int(tokenizer.eos_token_id), *end_token_ids}
         self.max_length = max_length
         self.max_prompt_length = max_prompt_length
+        self.loss_on_turns = loss_on_turns
         self._blank: dict[int, bool] = {}
 
     def pairs(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
@@ -180,7 +214,7 @@ class Tokeniser:
         Raises:
             TemplateRefusal: the chat template does not write the messages.
         """
-        ids = self._encode(self._prompt_text(prompt), special=not is_chat(prompt))
+        ids = self.encode(self._prompt_text(prompt), special=not is_chat(prompt))
         # Some tokenizers close whatever they encode; a prompt is not over.
         closed = len(ids) > 1 and not is_chat(prompt) and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if closed else ids
@@ -188,77 +222,100 @@ class Tokeniser:
     def _pair(self, pair: Pair, report: TokenReport) -> TokenisedPair:
         completions = (pair.chosen, pair.rejected)
         num_cut = report.completions_cut
-        prompt, (chosen, rejected) = self._fitted(pair, completions, report)
-        if chosen == rejected:
+        encoded = self._fitted(pair, completions, report)
+        chosen, rejected = encoded.completions
+        if list(chosen) == list(rejected):
             cut = report.completions_cut > num_cut
             why = "once cut" if cut else "as the chat template and the tokenizer write them"
-            raise _Dropped(f"chosen equals rejected {why}")
-        return TokenisedPair(prompt, chosen, rejected, pair.where, pair.margin)
+            raise Dropped(f"chosen equals rejected {why}")
+        prompt, asked = encoded.prompt, encoded.asked
+        return TokenisedPair(prompt, chosen, rejected, pair.where, pair.margin, asked)
 
     def _label(self, label: Label, report: TokenReport) -> TokenisedLabel:
-        prompt, (completion,) = self._fitted(label, (label.completion,), report)
-        return TokenisedLabel(prompt, completion, label.desirable, label.where)
+        encoded = self._fitted(label, (label.completion,), report)
+        prompt, (completion,), asked = encoded.prompt, encoded.completions, encoded.asked
+        return TokenisedLabel(prompt, completion, label.desirable, label.where, asked)
 
     def _prompt(self, prompt: Prompt, report: TokenReport) -> TokenisedPrompt:
-        return TokenisedPrompt(self._fitted(prompt, (), report)[0], prompt, prompt.where)
+        return TokenisedPrompt(self._fitted(prompt, (), report).prompt, prompt, prompt.where)
 
-    def _fitted(
-        self, record: Record, completions: Sequence[Text], report: TokenReport
-    ) -> tuple[list[int], list[list[int]]]:
+    def _fitted(self, record: Record, completions: Sequence[Text], report: TokenReport) -> Encoded:
         """The tokens of a record's prompt and of completions, within the lengths allowed."""
         prompt = record.prompt
         try:
-            prompt_ids, answers = self._ids(record, completions, report)
+            encoded = self._encoded(record, completions, report)
         except TemplateRefusal as error:
             # Some templates insist on alternating roles, or know no system message.
-            raise _Dropped(f"the chat template refused the messages ({error})") from error
-        if not prompt_ids:
-            raise _Dropped("prompt without tokens")
-        if len(prompt_ids) > self.max_prompt_length:
-            prompt_ids = self._cut(prompt, prompt_ids)
+            raise Dropped(f"the chat template refused the messages ({error})") from error
+        report.add_lost(encoded.lost, record.where)
+        report.placed_apart += encoded.placed_apart
+        report.tokenised_apart += encoded.tokenised_apart
+        if not encoded.prompt:
+            raise Dropped("prompt without tokens")
+        if encoded.asked and len(encoded.asked) > self.max_prompt_length:
+            encoded.asked = self._cut(prompt, encoded.asked)
+        if len(encoded.prompt) > self.max_prompt_length:
+            encoded.prompt = self._cut(prompt, encoded.prompt)
             report.prompts_cut += 1
-        room = self.max_length - len(prompt_ids)
-        report.completions_cut += sum(len(ids) > room for ids in answers)
-        return prompt_ids, [ids[:room] for ids in answers]
+        room = self.max_length - len(encoded.prompt)
+        num_cut = sum(len(ids) > room for ids in encoded.completions)
+        encoded.completions = [ids[:room] for ids in encoded.completions]
+        if not all(map(num_trained, encoded.completions)):
+            raise Dropped("no token that is trained on is left in max_length")
+        report.completions_cut += num_cut
+        return encoded
 
-    def _ids(
-        self, record: Record, completions: Sequence[Text], report: TokenReport
-    ) -> tuple[list[int], list[list[int]]]:
+    def _encoded(self, record: Record, completions: Sequence[Text], report: TokenReport) -> Encoded:
         prompt = record.prompt
+        if not is_chat(prompt):
+            return self.single(prompt, completions)
+        if prompt[0].get("chat_template_kwargs"):
+            from penchant.data.chats import unread_kwargs
+
+            for name in unread_kwargs(self.tokenizer, prompt):
+                report.unread[name] = report.unread.get(name, 0) + 1
+        chats = [one for one in completions if is_chat(one)]
+        if all(len(one) == 1 for one in chats):
+            return self.single(prompt, completions)
+        from penchant.data.turns import Rewritten, encode_turns  # most answers are one turn
+
+        try:
+            return encode_turns(self, prompt, chats)
+        except Rewritten as error:
+            report.rewritten += 1
+            report.rewritten_example = report.rewritten_example or f"{record.where}: {error.turn}"
+            raise
+
+    def single(self, prompt: Text, completions: Sequence[Text]) -> Encoded:
+        """The tokens of a prompt and of completions of one turn each; not cut."""
         prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
         written = [self._completion_text(prompt, before, one) for one in completions]
         lost = list(lost_parts(prompt, before, answer=False)) if is_chat(prompt) else []
         for one, (text, _) in zip(completions, written, strict=True):
             lost += lost_parts(one, text, answer=True) if is_chat(one) else ()
-        report.add_lost(lost, record.where)
-        if is_chat(prompt) and prompt[0].get("chat_template_kwargs"):
-            from penchant.data.chats import unread_kwargs
-
-            for name in unread_kwargs(self.tokenizer, prompt):
-                report.unread[name] = report.unread.get(name, 0) + 1
         if not completions:
-            return prompt_ids, []
+            return Encoded(prompt_ids, [], lost)
         texts, together = zip(*written, strict=True)
-        report.placed_apart += not all(together)
         answers = [self._behind(prompt_ids, before, text, is_chat(prompt)) for text in texts]
-        if not all(together) or not all(answers):
-            report.tokenised_apart += 1
-            answers = [self._encode(text, special=False) for text in texts]
-        return prompt_ids, [self._finish(ids) for ids in answers]
+        apart = not all(together) or not all(answers)
+        if apart:
+            answers = [self.encode(text, special=False) for text in texts]
+        finished = list(map(self.finish, answers))
+        return Encoded(prompt_ids, finished, lost, not all(together), apart)
 
     def _cut(self, prompt: Text, ids: list[int]) -> list[int]:
         """The head of a prompt, and as much of its end as there is room for."""
         head = self._head_length(prompt, ids)
         if head >= self.max_prompt_length:
-            raise _Dropped("system message longer than max_prompt_length")
+            raise Dropped("system message longer than max_prompt_length")
         return [*ids[:head], *ids[len(ids) - (self.max_prompt_length - head) :]]
 
     def _prompt_text(self, prompt: Text) -> str:
-        return self._render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
+        return self.render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
 
     def _behind(self, prompt_ids: list[int], before: str, text: str, chat: bool) -> list[int]:
         """The completion's tokens behind the prompt's; none where the two merge."""
-        whole = self._encode(before + text, special=not chat)
+        whole = self.encode(before + text, special=not chat)
         start = len(prompt_ids)
         return whole[start:] if whole[:start] == prompt_ids else []
 
@@ -267,27 +324,30 @@ class Tokeniser:
         if not is_chat(completion):
             return completion, True
         assert is_chat(prompt)
-        whole = self._render((*prompt, *completion), generation_prompt=False)
+        whole = self.render((*prompt, *completion), generation_prompt=False)
         if whole.startswith(before):
             return whole[len(before) :], True
         # The template renders earlier turns differently once there is an answer: keep the answer
         # as it renders, behind the prompt as the model meets it.
         thought = {name: PLACEHOLDER for name in REASONING if name in completion[0]}
         other: Message = {**completion[0], "content": PLACEHOLDER, **thought}  # type: ignore[typeddict-item]
-        head = self._render((*prompt, other), generation_prompt=False).partition(PLACEHOLDER)[0]
+        head = self.render((*prompt, other), generation_prompt=False).partition(PLACEHOLDER)[0]
         return whole[len(head) :] if whole.startswith(head) else completion[0]["content"], False
 
-    def _finish(self, ids: list[int]) -> list[int]:
+    def finish(self, ids: list[int]) -> list[int]:
         """End on exactly one end token; template white space behind it is not trained on."""
+        end = self.end_of(ids)
+        return [*ids, int(self.tokenizer.eos_token_id)] if end is None else ids[:end]
+
+    def end_of(self, ids: Sequence[int]) -> int | None:
+        """Where a turn ends: behind the first of the end tokens that only blanks follow, if any."""
         first_end = None
         for i in reversed(range(len(ids))):
             if ids[i] in self.end_ids:
                 first_end = i
             elif not self._is_blank(ids[i]):
                 break
-        if first_end is None:
-            return [*ids, int(self.tokenizer.eos_token_id)]
-        return ids[: first_end + 1]
+        return None if first_end is None else first_end + 1
 
     def _head_length(self, prompt: Text, ids: list[int]) -> int:
         """How much of a prompt stays when it is cut on the left: BOS, and a system message."""
@@ -295,18 +355,20 @@ class Tokeniser:
         if is_chat(prompt) and prompt[0]["role"] in ("system", "developer"):
             # Some templates refuse or drop a system message that no user message follows.
             user: Message = {"role": "user", "content": PLACEHOLDER}
-            text = self._render((prompt[0], user), generation_prompt=False)
-            system = self._encode(text.partition(PLACEHOLDER)[0], special=False)
+            text = self.render((prompt[0], user), generation_prompt=False)
+            system = self.encode(text.partition(PLACEHOLDER)[0], special=False)
             shared = (a == b for a, b in zip(ids, system, strict=False))
             head = max(head, next((i for i, s in enumerate(shared) if not s), len(system)))
         return head
 
-    def _render(self, messages: Messages, *, generation_prompt: bool) -> str:
+    def render(self, messages: Messages, *, generation_prompt: bool) -> str:
+        """A chat as the template writes it."""
         from penchant.data.chats import render  # plain strings need no template
 
         return render(self.tokenizer, messages, generation_prompt=generation_prompt)
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of a text, with at most one BOS token."""
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         bos = self.tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
@@ -329,7 +391,7 @@ def _each(
     for record in records:
         try:
             examples.append(tokenise(record, report))
-        except _Dropped as reason:
+        except Dropped as reason:
             report.dropped[str(reason)] = report.dropped.get(str(reason), 0) + 1
             report.dropped_examples.setdefault(str(reason), record.where)
     groups = [example.group() for example in examples]

@@ -15,7 +15,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from penchant.core.errors import ModelError
-from penchant.data.batch import Group, TokenBatch
+from penchant.data.batch import Group, TokenBatch, Turns
 from penchant.models.load import weights_fingerprint
 from penchant.models.scoring import Scorer, segment_sums
 
@@ -114,7 +114,8 @@ class CachedReference:
 
     One SQLite file a reference: its transactions survive a kill, and several runs can share it.
     The file is named by the reference's weights and precision; a row's key covers the layout's
-    version, the token ids and where the completion (the loss mask) begins.
+    version, the token ids and the loss mask: where the completion begins, and which of its tokens
+    count where it has several turns.
 
     Args:
         folder: of the cache.
@@ -247,6 +248,8 @@ def _keys(group: Group, *, together: bool = False) -> list[bytes]:
     for completion in group.completions:
         digest = prompt.copy()
         digest.update(f"completion {list(completion)}".encode())
+        if isinstance(completion, Turns):
+            digest.update(f"trained {completion.trained}".encode())
         keys.append(digest.digest())
     return keys
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from penchant.core.evaluation import Evaluation
-from penchant.data.batch import Item, share_prompts
+from penchant.data.batch import Item, num_trained, share_prompts
 from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress
@@ -150,7 +150,9 @@ class LabelObjective:
         inputs = LabelInputs(
             completion=completion,
             ref_completion=torch.cat(ref_sums),
-            completion_len=torch.tensor([len(e.completion) for e in ordered]).to(completion.device),
+            completion_len=torch.tensor([num_trained(e.completion) for e in ordered]).to(
+                completion.device
+            ),
             desirable=_desirable(ordered, completion.device),
             kl=torch.cat(estimates).mean().clamp(min=0) if estimates else completion.new_zeros(()),
         )

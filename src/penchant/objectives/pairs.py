@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.evaluation import Evaluation
+from penchant.data.batch import num_trained
 from penchant.methods import LossOutput, Needs, PairInputs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress, weighted_sums
@@ -50,7 +51,7 @@ class PairObjective:
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedPair]) -> Shared:
         examples = step.examples
         shared = Shared(
-            sum(len(e.chosen) for e in examples) / len(examples),
+            sum(num_trained(e.chosen) for e in examples) / len(examples),
             sum(len(e.prompt) - 1 for e in examples) / len(examples),
         )
         alone = len(step.micro_batches) == 1 and len(step.micro_batches[0][0]) == len(examples)

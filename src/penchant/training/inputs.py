@@ -159,6 +159,8 @@ def make_tokeniser(
         end_token_ids=end_ids,
         max_length=config.max_length,
         max_prompt_length=config.prompt_budget,
+        # A reward model reads the score of a whole conversation, at its last token.
+        loss_on_turns="all" if config.spec.model == "score" else config.loss_on_turns,
     )
 
 

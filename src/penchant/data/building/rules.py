@@ -42,8 +42,8 @@ class Rules:
         votes: the columns that hold one vote each.
         columns: the source's own name of each column.
         seed: of the random choice.
-        turns: of two chats that part before their last answer, all turns, which no pair can
-            hold, or the first answers alone.
+        turns: of two chats that part before their last answer, all turns, or the first answers
+            alone.
     """
 
     min_agreement: float | None = None

@@ -231,17 +231,16 @@ def check_completion(completion: Text, field: str) -> None:
         return
     if not completion:
         raise RowError("empty completion", f"'{field}' has no message after the prompt")
-    if len(completion) > 1 or completion[0]["role"] != "assistant":
-        roles = ", ".join(message["role"] for message in completion)
+    roles = [message["role"] for message in completion]
+    if {roles[0], roles[-1]} != {"assistant"} or {"system", "developer"} & {*roles}:
         raise RowError(
-            "completion is not one answer",
-            f"'{field}' must be one assistant message, got {roles}: what others say, and turns "
-            "before the last, would be trained on; end both chats with their first answer "
-            "('penchant data build' of two chats with a verdict has --turns first), or put the "
-            "turns that they share into the prompt",
+            "completion is not the assistant's",
+            f"'{field}' must start and end with an assistant message, with turns of user, tool and "
+            f"assistant between, got {', '.join(roles)}; put what is asked into the prompt, and "
+            "end both chats with an answer",
         )
     _require_no_template_columns(completion[0], f"{field}[0]")
-    if not said(completion[0]).strip():
+    if not all(said(one).strip() for one in completion if one["role"] == "assistant"):
         raise RowError("empty completion", f"'{field}' has an assistant message without text")
 
 

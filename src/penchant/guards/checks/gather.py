@@ -11,6 +11,7 @@ from penchant.config.actions import parse_actions
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.core.machine import bf16_slowdown
+from penchant.data.batch import trained_spans
 from penchant.data.quality import (
     count_contradicted,
     count_in_cycles,
@@ -122,8 +123,9 @@ def gather_tokens(
     completions = [(group.prompt, ids) for group in groups for ids in group.completions]
     ends = {int(tokenizer.eos_token_id), *end_ids}
     specials = {*special_ids(tokenizer), *ends}
-    # What was cut does not end at all.
-    whole = [ids for _, ids in completions if ids[-1] in specials]
+    # Of several turns each ends. What was cut does not end at all.
+    turns = [ids[a:b] for _, ids in completions for a, b in trained_spans(ids)]
+    whole = [ids for ids in turns if ids[-1] in specials]
     last = [ids[-1] for ids in whole if end_ids and ids[-1] not in end_ids]
     doubled = [_doubled(ids, specials, tokenizer) for ids in whole]
     early = [not ends.isdisjoint(ids[:-1]) for ids in whole]
@@ -140,6 +142,8 @@ def gather_tokens(
         placed_apart=report.placed_apart,
         lost=dict(report.lost),
         lost_examples=dict(report.lost_examples),
+        rewritten=report.rewritten,
+        rewritten_example=report.rewritten_example,
         double_bos=sum(_begins_twice(group, tokenizer.bos_token_id, ends) for group in groups),
         doubled_end=sum(doubled),
         early_end=sum(a and not b for a, b in zip(early, doubled, strict=True)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
+from penchant.data.batch import Spans, trained_spans
 from penchant.guards.checks.gather import special_ids
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Part:
         if self.name == "prompt":
             return f"prompt, {len(self.tokens)} tokens, without loss"
         ends = "" if self.ends else ", cut: no end token"
-        return f"{self.name}, {len(self.tokens)} tokens, all with loss{ends}"
+        num = sum(token.loss for token in self.tokens)
+        counted = "all" if num == len(self.tokens) else num
+        return f"{self.name}, {len(self.tokens)} tokens, {counted} with loss{ends}"
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,16 @@ def preview(
     specials = {*special_ids(tokenizer), *ends}
     names = ("chosen", "rejected") if len(group.completions) == 2 else ("completion",)
 
-    def part(name: str, ids: Sequence[int], loss: bool) -> Part:
-        tokens = tuple(Token(i, _text(i, tokenizer), i in specials, loss) for i in map(int, ids))
+    def part(name: str, ids: Sequence[int], trained: Spans) -> Part:
+        tokens = tuple(
+            Token(i, _text(i, tokenizer), i in specials, any(a <= at < b for a, b in trained))
+            for at, i in enumerate(map(int, ids))
+        )
         return Part(name, tokens, ends=bool(ids) and ids[-1] in ends)
 
     answers = zip(names, group.completions, strict=False)
-    parts = [part("prompt", group.prompt, False), *(part(n, ids, True) for n, ids in answers)]
+    parts = [part("prompt", group.prompt, ())]
+    parts += [part(name, ids, trained_spans(ids)) for name, ids in answers]
     return Preview(example.where, tuple(parts))
 
 

@@ -69,6 +69,8 @@ class TokenFacts:
             generation prompt begins it.
         lost: examples of which the template leaves something out, by what that is;
             lost_examples: the first of each.
+        rewritten: records left out because the template rewrites earlier turns of an answer;
+            rewritten_example: the first of them.
         double_bos: examples that begin with two BOS tokens, or repeat it behind the prompt.
         doubled_end: completions that end on two end tokens.
         early_end: completions with an end token before their last.
@@ -87,6 +89,8 @@ class TokenFacts:
     placed_apart: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
     lost_examples: Mapping[str, str] = field(default_factory=dict)
+    rewritten: int = 0
+    rewritten_example: str = ""
     double_bos: int = 0
     doubled_end: int = 0
     early_end: int = 0

@@ -113,7 +113,7 @@ def ends(run: Snapshot) -> Iterator[Finding]:
             remedy + ", so that both name the same token",
             {"num": tokens.doubled_end},
         )
-    if tokens.early_end:
+    if tokens.early_end and run.config.spec.model != "score":
         yield warning(
             "early-eos",
             f"{counted(tokens.early_end, 'completion')} with an end token before the last: the "
@@ -189,6 +189,20 @@ def template_drops(run: Snapshot) -> Iterator[Finding]:
         )
 
 
+def template_rewrites(run: Snapshot) -> Iterator[Finding]:
+    """Answers of several turns that the template writes otherwise once another turn follows."""
+    if num := run.tokens.rewritten:
+        yield warning(
+            "template-rewrites-turns",
+            f"{counted(num, 'record')} left out: the chat template writes an earlier answer "
+            f"otherwise once turns follow it, such as {run.tokens.rewritten_example}; trained on "
+            "so, it would stand where it is never sampled",
+            "set loss_on_turns to last, chat_template to a file that keeps earlier turns, or "
+            "chat_template_kwargs where the template has an option for it",
+            {"num": num, "example": run.tokens.rewritten_example},
+        )
+
+
 def template_kwargs(run: Snapshot) -> Iterator[Finding]:
     """Options for the chat template that change nothing."""
     for name, num in run.tokens.unread.items():
@@ -233,6 +247,7 @@ RULES = (
     padding,
     template,
     template_drops,
+    template_rewrites,
     template_kwargs,
     template_parts,
 )

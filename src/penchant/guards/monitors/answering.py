@@ -93,8 +93,9 @@ def _prompts(config: RunConfig, setup: Setup, wanted: int) -> list[MonitoredProm
             break
         record = getattr(example, "record", None) or records[example.where]
         fields = getattr(record, "fields", {})
-        prompt = MonitoredPrompt(example.prompt, record.prompt, fields, example.where)
-        prompts.setdefault(tuple(example.prompt), prompt)
+        ids = example.asked or example.prompt
+        prompt = MonitoredPrompt(ids, record.prompt, fields, example.where)
+        prompts.setdefault(tuple(ids), prompt)
     return list(prompts.values())
 
 
