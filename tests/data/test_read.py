@@ -466,9 +466,11 @@ def test_pandalm_gives_its_842_pairs_and_103_ties(shared):
     assert first.chosen.endswith("please let me know.")
 
 
-def test_hh_harmless_reads_but_for_empty_answers_and_chats_that_part_early(shared):
+def test_hh_harmless_reads_but_for_empty_answers(shared):
     data = read_pairs(shared / "data" / "hh-harmless.jsonl.gz")
-    assert len(data.records) == 2303
+    assert len(data.records) == 2308
+    # Chats that part before their last answer.
+    assert sum(len(pair.chosen) > 1 or len(pair.rejected) > 1 for pair in data.records) == 5
     reasons = Counter(one.reason for one in data.refused)
-    assert reasons == {"empty completion": 4, "completion is not one answer": 5}
+    assert reasons == {"empty completion": 4}
     assert all(pair.prompt[-1]["role"] == "user" for pair in data.records)

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group
 from penchant.data.records import Label, Pair
-from penchant.data.tokenise import Tokeniser, TokenReport
+from penchant.data.token_report import TokenReport
+from penchant.data.tokenise import Tokeniser
 
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 BOS, EOS, IM_START, IM_END = range(4)

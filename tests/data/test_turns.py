@@ -33,9 +33,7 @@ THINKING = (
     "<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-REFUSES = (
-    "{% if messages[-1].role == 'tool' %}{{ raise_exception('no') }}{% endif %}" + CHATML
-)
+REFUSES = "{% if messages[-1].role == 'tool' %}{{ raise_exception('no') }}{% endif %}" + CHATML
 
 
 def turn(role, content, **more):

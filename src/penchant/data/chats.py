@@ -167,10 +167,10 @@ def marked_tokens(
             for one in messages
         ]
         given = {"tools": tools, **messages[0].get("chat_template_kwargs", {})}
-        if str(tokenizer.apply_chat_template(chat, tokenize=False, **given)) == text:  # type: ignore[arg-type]
+        if str(tokenizer.apply_chat_template(chat, tokenize=False, **given)) == text:
             break
     out: Any = tokenizer.apply_chat_template(
-        chat,  # type: ignore[arg-type]
+        chat,
         return_dict=True,
         return_assistant_tokens_mask=True,
         **given,

@@ -141,12 +141,12 @@ def measure_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) 
         ConfigError: none of them can be tokenised.
         ModelError: chat messages for a model without a template, or no EOS token.
     """
+    from penchant.data.token_report import TokenReport
     from penchant.data.tokenise import (
         TokenisedLabel,
         TokenisedPair,
         TokenisedPrompt,
         Tokeniser,
-        TokenReport,
     )
 
     tokeniser = Tokeniser(tokenizer, max_length=UNCUT, max_prompt_length=UNCUT - 1)

@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penchant.data.batch import Spans, Turns
 from penchant.data.chats import marked_tokens
-from penchant.data.records import Message, Messages
+from penchant.data.records import Message, Messages, Text
 from penchant.data.rendered import lost_parts
 from penchant.data.rows.messages import said
 from penchant.data.rows.row import shown
-from penchant.data.tokenise import Dropped, Encoded
+from penchant.data.token_report import Dropped, Encoded, LossOnTurns
 
 if TYPE_CHECKING:
-    from penchant.data.tokenise import Tokeniser
+    from transformers import PreTrainedTokenizerBase
+
+
+class Encoder(Protocol):
+    """What is asked of a `Tokeniser`."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: set[int]
+    loss_on_turns: LossOnTurns
+
+    def render(self, messages: Messages, *, generation_prompt: bool) -> str: ...
+    def encode(self, text: str, *, special: bool) -> list[int]: ...
+    def prompt_ids(self, prompt: Text) -> list[int]: ...
+    def single(self, prompt: Text, completions: Sequence[Text]) -> Encoded: ...
+    def finish(self, ids: list[int]) -> list[int]: ...
+    def end_of(self, ids: Sequence[int]) -> int | None: ...
 
 
 class Rewritten(Dropped):
@@ -30,9 +45,7 @@ class Rewritten(Dropped):
         self.turn = shown(" ".join(said(message).split()))
 
 
-def encode_turns(
-    tokeniser: Tokeniser, prompt: Messages, completions: Sequence[Messages]
-) -> Encoded:
+def encode_turns(tokeniser: Encoder, prompt: Messages, completions: Sequence[Messages]) -> Encoded:
     """Token ids of a prompt and of completions, some of which have several turns.
 
     Args:
@@ -54,7 +67,7 @@ def encode_turns(
 
 
 def _assistant_turns(
-    tokeniser: Tokeniser, prompt: Messages, completions: Sequence[Messages]
+    tokeniser: Encoder, prompt: Messages, completions: Sequence[Messages]
 ) -> Encoded:
     before = tokeniser.render(prompt, generation_prompt=True)
     encoded = Encoded(
@@ -88,7 +101,7 @@ class _Chat:
     bounds: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, tokeniser: Tokeniser, prompt: Messages, completion: Messages) -> _Chat:
+    def of(cls, tokeniser: Encoder, prompt: Messages, completion: Messages) -> _Chat:
         """Compare the chat as far as each turn with the whole."""
         text = tokeniser.render((*prompt, *completion), generation_prompt=False)
         bounds = []
@@ -109,7 +122,7 @@ class _Chat:
         return [self.text[a:b] for a, b in pairwise(cuts)]
 
 
-def _together(tokeniser: Tokeniser, chat: _Chat) -> list[list[int]] | None:
+def _together(tokeniser: Encoder, chat: _Chat) -> list[list[int]] | None:
     """The tokens of the pieces as parts of the whole; None where two pieces merge in a token."""
     whole = tokeniser.encode(chat.text, special=False)
     cuts = []
@@ -122,7 +135,7 @@ def _together(tokeniser: Tokeniser, chat: _Chat) -> list[list[int]] | None:
     return parts if all(parts) else None
 
 
-def _masked(tokeniser: Tokeniser, parts: Sequence[list[int]]) -> Turns:
+def _masked(tokeniser: Encoder, parts: Sequence[list[int]]) -> Turns:
     """Join the pieces; each turn of the assistant counts as far as its end token."""
     ids: list[int] = []
     spans = []
@@ -137,7 +150,7 @@ def _masked(tokeniser: Tokeniser, parts: Sequence[list[int]]) -> Turns:
 
 
 def _marked(
-    tokeniser: Tokeniser,
+    tokeniser: Encoder,
     turns: Turns,
     marks: tuple[list[int], list[int]],
     whole: list[int],
@@ -172,7 +185,7 @@ def _runs(numbers: Sequence[int]) -> Spans:
     return tuple(zip(starts, ends, strict=True))
 
 
-def _last_turns(tokeniser: Tokeniser, prompt: Messages, completions: Sequence[Messages]) -> Encoded:
+def _last_turns(tokeniser: Encoder, prompt: Messages, completions: Sequence[Messages]) -> Encoded:
     """The last turns alone: each is what a row gives whose prompt holds all that is before it."""
     rows = [tokeniser.single((*prompt, *one[:-1]), (one[-1:],)) for one in completions]
     contexts = [row.prompt for row in rows]
@@ -193,11 +206,10 @@ def _last_turns(tokeniser: Tokeniser, prompt: Messages, completions: Sequence[Me
     )
 
 
-def _whole_chats(
-    tokeniser: Tokeniser, prompt: Messages, completions: Sequence[Messages]
-) -> Encoded:
+def _whole_chats(tokeniser: Encoder, prompt: Messages, completions: Sequence[Messages]) -> Encoded:
     """Whole chats, as a reward model reads them, behind the beginning that they share."""
-    lost, wholes = [], []
+    lost: list[tuple[str, str]] = []
+    wholes: list[list[int]] = []
     for completion in completions:
         text = tokeniser.render((*prompt, *completion), generation_prompt=False)
         lost += lost_parts((*prompt, *completion[:-1]), text, answer=False)

@@ -12,7 +12,8 @@ from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import track
 from penchant.data.opening import Sources
 from penchant.data.records import Data
-from penchant.data.tokenise import Tokeniser, TokenReport
+from penchant.data.token_report import TokenReport
+from penchant.data.tokenise import Tokeniser
 from penchant.models.load import (
     adapter_vocabulary,
     end_token_ids,

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
     from penchant.data.batch import Group
     from penchant.data.source import Source
-    from penchant.data.tokenise import Tokeniser, TokenReport
+    from penchant.data.token_report import TokenReport
+    from penchant.data.tokenise import Tokeniser
     from penchant.objectives.base import Objective, Parts
     from penchant.training.folder import RunDirectory
     from penchant.training.setup import Setup

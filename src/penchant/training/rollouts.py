@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.data.source import Source
-    from penchant.data.tokenise import TokenisedPrompt, Tokeniser, TokenReport
+    from penchant.data.token_report import TokenReport
+    from penchant.data.tokenise import TokenisedPrompt, Tokeniser
     from penchant.methods.experience import Advantages, Experience
     from penchant.objectives.base import Objective, Parts
     from penchant.rl.rewards.judging import Rewards

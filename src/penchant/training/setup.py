@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penchant.core.findings import Finding
 from penchant.data.records import Data, Label, Pair
-from penchant.data.tokenise import TokenReport
+from penchant.data.token_report import TokenReport
 from penchant.models.reference import Reference
 from penchant.models.scoring import Scorer
 from penchant.training.references import ReferenceCost

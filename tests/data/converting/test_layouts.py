@@ -284,13 +284,12 @@ def test_questions_are_prompts(source: str, row: Row) -> None:
     assert prompt.prompt == "q"
 
 
-def test_chats_that_part_before_their_last_answer_are_refused_or_end_there(tmp_path: Path) -> None:
+def test_chats_that_part_before_their_last_answer_go_on_or_end_there(tmp_path: Path) -> None:
     more = [turn("user", "and?"), turn("assistant", "so")]
     row = {"conversation_a": [USER, BAD, *more], "conversation_b": [USER, GOOD, *more]}
     source = saved(tmp_path / "a.jsonl", [{**row, "winner": "model_b"}])
-    with pytest.raises(DataError, match="completion is not one answer") as caught:
-        build(source)
-    assert "turns" in str(caught.value)
+    (pair,) = build(source).rows
+    assert (pair["chosen"], pair["rejected"]) == ([GOOD, *more], [BAD, *more])
     (pair,) = build(source, turns="first").rows
     assert (pair["chosen"], pair["rejected"]) == ([GOOD], [BAD])
 

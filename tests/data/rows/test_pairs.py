@@ -181,12 +181,20 @@ def test_whole_chats_are_split_at_their_longest_shared_prefix():
 
 
 @pytest.mark.parametrize("role", ["user", "tool", "assistant"])
-def test_turns_of_others_within_a_completion_never_carry_loss(role):
-    short = [user("Hi"), assistant("same")]
-    longer = [*short, {"role": role, "content": "And?"}, assistant("more")]
-    error = refusal({"chosen": longer, "rejected": [user("Hi"), assistant("other")]})
-    assert error.reason == "completion is not one answer"
-    assert f"assistant, {role}, assistant" in error.detail
+def test_chats_that_part_early_have_completions_of_several_turns(role):
+    turns = [assistant("same"), {"role": role, "content": "And?"}, assistant("more")]
+    pair = convert({"chosen": [user("Hi"), *turns], "rejected": [user("Hi"), assistant("other")]})
+    assert (pair.prompt, pair.chosen) == ((user("Hi"),), tuple(turns))
+
+
+@pytest.mark.parametrize(
+    "turns", [[user("b")], [{"role": "system", "content": "b"}, assistant("c")]]
+)
+def test_completion_that_ends_with_another_or_has_a_system_message_is_refused(turns):
+    row = {"chosen": [user("Hi"), assistant("a"), *turns], "rejected": [user("Hi"), assistant("z")]}
+    error = refusal(row)
+    assert error.reason == "completion is not the assistant's"
+    assert ", ".join(["assistant", *(one["role"] for one in turns)]) in error.detail
 
 
 def test_completion_after_a_tool_result_keeps_the_tool_message_in_the_prompt():
@@ -237,20 +245,20 @@ def test_transcript_becomes_stripped_chat_messages():
     )
 
 
-def test_transcripts_that_part_early_are_refused_for_the_turns_that_follow():
+def test_transcripts_that_part_early_have_completions_of_several_turns():
     row = {
         "chosen": "\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
         "rejected": "\n\nHuman: Hi\n\nAssistant: z",
     }
-    assert refusal(row).reason == "completion is not one answer"
+    assert convert(row).chosen == (assistant("a"), user("b"), assistant("c"))
 
 
 @pytest.mark.parametrize(
     ("chosen", "reason"),
     [
         ("\n\nHuman: Hi\n\nAssistant: ", "empty completion"),
-        ("\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b", "completion is not one answer"),
-        ("\n\nHuman: Hi\n\nHuman: b\n\nAssistant: c", "completion is not one answer"),
+        ("\n\nHuman: Hi\n\nAssistant: a\n\nHuman: b", "completion is not the assistant's"),
+        ("\n\nHuman: Hi\n\nHuman: b\n\nAssistant: c", "completion is not the assistant's"),
         ("\n\nHuman: Other\n\nAssistant: a", "no shared prompt"),
         ("Title\n\nHuman: Hi\n\nAssistant: a", "not a transcript"),
         ("\n\nHuman: Hi\n\nAssistant:  z ", "chosen equals rejected"),
@@ -379,7 +387,7 @@ def test_bad_message_is_refused_with_its_place(message, reason, detail):
         ({"chosen": [assistant("x")], "rejected": [assistant("x")]}, "chosen equals rejected"),
         (
             {"prompt": [user("Hi")], "chosen": [user("x")], "rejected": [assistant("y")]},
-            "completion is not one answer",
+            "completion is not the assistant's",
         ),
         ({"chosen": "lone surrogate \ud800"}, "invalid text"),
     ],

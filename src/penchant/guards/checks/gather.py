@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
-    from penchant.data.tokenise import TokenReport
+    from penchant.data.token_report import TokenReport
     from penchant.training.setup import Inputs, Record, RunData
 
 # Near-duplicates of prompts are looked for among at most so many: they cost a second or two.

@@ -97,7 +97,7 @@ class RewardTokens:
         examples, report = self._tokeniser.labels([label])
         if not examples:
             raise ValueError(f"it cannot be encoded: {', '.join(report.dropped)}")
-        completion = examples[0].completion
+        completion = list(examples[0].completion)
         # An answer that was cut off has no end, and neither has it for the reward model.
         open_end = not sample.ended and len(completion) > 1
         if open_end and completion[-1] in self._tokeniser.end_ids:
