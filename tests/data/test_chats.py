@@ -7,9 +7,9 @@ import json
 import pytest
 
 from penchant.data.chats import render
-from penchant.data.rendered import TemplateRefusal
 from penchant.data.rows.pairs import to_pair
 from penchant.data.rows.template import with_kwargs
+from penchant.data.token_report import TemplateRefusal
 from penchant.data.tokenise import Tokeniser
 
 USER = {"role": "user", "content": "Hi"}

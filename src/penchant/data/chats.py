@@ -12,8 +12,8 @@ from jinja2.exceptions import TemplateError
 
 from penchant.core.errors import ModelError
 from penchant.data.records import Message, Messages
-from penchant.data.rendered import TemplateRefusal
 from penchant.data.rows.row import TEMPLATE_COLUMNS
+from penchant.data.token_report import TemplateRefusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

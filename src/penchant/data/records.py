@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypedDict, TypeVar
 
 from typing_extensions import NotRequired, TypeIs
 
@@ -20,6 +20,14 @@ MAX_FILES = 20
 
 class DataError(UserError):
     """The user's data is at fault, and the message says where and how to fix it."""
+
+
+# What a message may call the thoughts before its content.
+REASONING: tuple[Literal["reasoning_content", "reasoning", "thinking"], ...] = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+)
 
 
 class Message(TypedDict):

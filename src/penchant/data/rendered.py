@@ -5,21 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
-from penchant.data.records import Message, Messages
+from penchant.data.records import REASONING, Message, Messages
 
-REASONING: tuple[Literal["reasoning_content", "reasoning", "thinking"], ...] = (
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-)
 # Templates write these marks in their own way; what stands between them must be kept.
 THOUGHT = re.compile(r"</?think(?:ing)?>")
-
-
-class TemplateRefusal(ValueError):  # noqa: N818
-    """A chat template does not write these messages; the text is what it says."""
 
 
 ANSWERS = "answers"

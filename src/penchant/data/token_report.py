@@ -11,6 +11,10 @@ from penchant.data.rows.row import shown
 LossOnTurns = Literal["assistant", "last", "all"]
 
 
+class TemplateRefusal(ValueError):  # noqa: N818
+    """A chat template does not write these messages; the text is what it says."""
+
+
 @dataclass
 class TokenReport:
     """What tokenising changed or left out, for the screen and the run directory."""

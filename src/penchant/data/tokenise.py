@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group, num_trained
-from penchant.data.records import Label, Message, Messages, Pair, Record, Text, is_chat
-from penchant.data.rendered import REASONING, TemplateRefusal, lost_parts
-from penchant.data.token_report import Dropped, Encoded, LossOnTurns, TokenReport
+from penchant.data.records import REASONING, Label, Message, Messages, Pair, Record, Text, is_chat
+from penchant.data.token_report import Dropped, Encoded, LossOnTurns, TemplateRefusal, TokenReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -205,9 +204,13 @@ class Tokeniser:
         """The tokens of a prompt and of completions of one turn each; not cut."""
         prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
         written = [self._completion_text(prompt, before, one) for one in completions]
-        lost = list(lost_parts(prompt, before, answer=False)) if is_chat(prompt) else []
-        for one, (text, _) in zip(completions, written, strict=True):
-            lost += lost_parts(one, text, answer=True) if is_chat(one) else ()
+        lost: list[tuple[str, str]] = []
+        if is_chat(prompt):
+            from penchant.data.rendered import lost_parts  # plain strings lose nothing
+
+            lost += lost_parts(prompt, before, answer=False)
+            for one, (text, _) in zip(completions, written, strict=True):
+                lost += lost_parts(one, text, answer=True) if is_chat(one) else ()
         if not completions:
             return Encoded(prompt_ids, [], lost)
         texts, together = zip(*written, strict=True)

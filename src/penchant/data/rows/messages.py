@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from penchant.data.records import Message, Messages, Text, is_chat
-from penchant.data.rendered import REASONING
+from penchant.data.records import REASONING, Message, Messages, Text, is_chat
 from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError, refuse_media, shown
 
 ROLES = ("system", "user", "assistant", "tool", "developer")

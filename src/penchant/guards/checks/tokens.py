@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from penchant.core.findings import Finding, warning
 from penchant.data.records import counted
-from penchant.data.rendered import EARLIER
 from penchant.guards.checks.shares import Share
 from penchant.guards.checks.snapshot import Snapshot
 
@@ -176,6 +175,10 @@ def template(run: Snapshot) -> Iterator[Finding]:
 def template_drops(run: Snapshot) -> Iterator[Finding]:
     """Texts of the data that the chat template does not write, so that no model reads them."""
     tokens = run.tokens
+    if not tokens.lost:
+        return
+    from penchant.data.rendered import EARLIER
+
     for what, num in tokens.lost.items():
         earlier = what == EARLIER
         yield Finding(

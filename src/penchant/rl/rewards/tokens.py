@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penchant.core.errors import RewardError
 from penchant.data.records import Label, Message, is_chat
-from penchant.data.rendered import TemplateRefusal
+from penchant.data.token_report import TemplateRefusal
 from penchant.data.tokenise import Tokeniser
 from penchant.rl.rewards.samples import Sample
 
