@@ -7,9 +7,6 @@ import importlib.util
 import json
 import logging
 import re
-import shutil
-import struct
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,13 @@ from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
+from penchant.models.architecture import (
+    causal_class,
+    read_config,
+    require_whole,
+    score_class,
+    scoring_architecture,
+)
 from penchant.models.lora import merge_adapter, not_mergeable
 
 if TYPE_CHECKING:
@@ -56,7 +60,9 @@ def resolve(name: str, cache_dir: Path | None = None) -> str:
     if name.endswith(".gguf"):
         if not path.is_file():
             raise ModelError(f"no such file: {name}")
-        return str(_converted_gguf(path, cache_dir or default_cache_dir()))
+        from penchant.models.gguf import converted
+
+        return str(converted(path, cache_dir or default_cache_dir()))
     if not path.exists():
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return name  # a hub id
@@ -128,8 +134,6 @@ def load_causal_model(
     Raises:
         ModelError: nothing there, a reward or other headed model, or no bitsandbytes.
     """
-    from transformers import AutoModelForCausalLM
-
     if is_adapter(Path(name)):
         if _adapter_settings(name).get("task_type") == "SEQ_CLS":
             raise ModelError(f"{name} is a reward model; give a causal language model")
@@ -141,12 +145,16 @@ def load_causal_model(
                 f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
             )
         return _with_adapter(base, name, keep=keep_adapter)
-    if architecture := scoring_architecture(name, trust_remote_code):
+    config = read_config(name, trust_remote_code)
+    if architecture := scoring_architecture(config):
         raise ModelError(
             f"{name} is a {architecture}, which scores text; give a causal language model"
         )
+    factory = causal_class(config, name, trust_remote_code)
     options = {} if bits is None else _quantised(bits, device)
-    return _from_pretrained(AutoModelForCausalLM, name, dtype, trust_remote_code, **options)
+    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
+    require_whole(model, missing, name)
+    return model
 
 
 def load_score_model(
@@ -162,8 +170,6 @@ def load_score_model(
     Raises:
         ModelError: nothing there, or a head with several labels.
     """
-    from transformers import AutoModelForSequenceClassification
-
     if is_adapter(Path(name)):
         if _adapter_settings(name).get("task_type") != "SEQ_CLS":
             return _with_new_head(
@@ -173,16 +179,19 @@ def load_score_model(
             adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
         )
         return _with_adapter(base, name, keep=keep_adapter)
-    if scoring_architecture(name, trust_remote_code):
-        model = _from_pretrained(AutoModelForSequenceClassification, name, dtype, trust_remote_code)
-        if model.config.num_labels != 1:
-            raise ModelError(
-                f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
-            )
+    config = read_config(name, trust_remote_code)
+    factory = score_class(config, name, trust_remote_code)
+    if not scoring_architecture(config):
+        model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, num_labels=1)
+        require_whole(model, {key for key in missing if not key.startswith("score.")}, name)
         return model
-    return _from_pretrained(
-        AutoModelForSequenceClassification, name, dtype, trust_remote_code, num_labels=1
-    )
+    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code)
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
+        )
+    require_whole(model, missing, name)
+    return model
 
 
 def _quantised(bits: int, device: torch.device | None) -> dict[str, Any]:
@@ -200,22 +209,26 @@ def _quantised(bits: int, device: torch.device | None) -> dict[str, Any]:
 
 def _from_pretrained(
     factory: Any, name: str, dtype: torch.dtype, trust_remote_code: bool, **options: Any
-) -> Any:
+) -> tuple[Any, set[str]]:
+    """The model, and the names of its weights that the files lack."""
     try:
-        model = factory.from_pretrained(
-            name, dtype=dtype, trust_remote_code=trust_remote_code, **options
+        model, report = factory.from_pretrained(
+            name,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    return model.eval()
+    return model.eval(), set(report["missing_keys"])
 
 
 def _with_new_head(model: Any) -> PreTrainedModel:
-    from transformers import AutoModelForSequenceClassification
-
     config = copy.deepcopy(model.config)
     config.num_labels = 1
-    scored: Any = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+    factory = score_class(config, config.name_or_path, trust_remote_code=False)
+    scored: Any = factory(config).to(model.dtype)
     scored.base_model.load_state_dict(model.base_model.state_dict())
     return scored.eval()
 
@@ -325,50 +338,9 @@ def is_score_model(name: str) -> bool:
         return _adapter_settings(name).get("task_type") == "SEQ_CLS"
     if not (Path(name) / "config.json").exists():
         return False
-    return scoring_architecture(name, trust_remote_code=False) is not None
+    return scoring_architecture(read_config(name, trust_remote_code=False)) is not None
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter."""
     return (folder / "adapter_config.json").exists()
-
-
-def scoring_architecture(name: str, trust_remote_code: bool) -> str | None:
-    """The architecture's name, where it is a classifier's."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    scoring = ("ForSequenceClassification", "ForTokenClassification")
-    return next((a for a in config.architectures or () if any(s in a for s in scoring)), None)
-
-
-def _converted_gguf(file: Path, cache_dir: Path) -> Path:
-    """The file's weights and tokenizer in Hugging Face format, converted once."""
-    digest = xxhash.xxh3_128(file.read_bytes()).hexdigest()[:12]
-    target = cache_dir / "gguf" / f"{file.stem}-{digest}"
-    if target.exists():
-        return target
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    logger.warning("converting %s once (about half a minute) into %s", file.name, target)
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    except (OSError, ValueError, IndexError, struct.error, ImportError) as error:
-        raise ModelError(f"{file} could not be read as a GGUF model: {error}") from error
-    # transformers refuses to save a model it calls quantised, though its weights no longer are.
-    del loaded.config.quantization_config
-    model = AutoModelForCausalLM.from_config(loaded.config)
-    model.load_state_dict(loaded.state_dict())
-    model.generation_config = loaded.generation_config
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        folder = Path(scratch) / "model"
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-        if not target.exists():  # another process may have been first
-            shutil.move(folder, target)
-    return target

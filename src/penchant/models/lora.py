@@ -7,7 +7,9 @@ The adapter's parameters, names and files are PEFT's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +18,10 @@ from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from penchant.core.errors import ModelError
+from penchant.models.architecture import outside_text, text_backbone
 from penchant.models.linear import fast, is_plain, product
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ def add_lora(
     alpha: float,
     dropout: float,
     target_modules: str,
+    target_parameters: str = "",
     task_type: str = "CAUSAL_LM",
 ) -> PeftModel:
     """Wrap `model` with a fresh LoRA adapter (Hu et al. 2021) that starts at no change.
@@ -40,21 +45,23 @@ def add_lora(
     Args:
         model: its weights are frozen.
         r, alpha, dropout: rank, scale (`alpha / r`) and dropout in front of the adapter.
-        target_modules: layer names, comma-separated, or `all-linear` (all but the head).
+        target_modules: layer names, comma-separated, or `all-linear` (all but the head); of the
+            part that reads text alone, where a model has others.
+        target_parameters: names of weights that no linear layer holds, as those of experts.
         task_type: PEFT's; with `SEQ_CLS` the score head is trained and saved as a whole.
 
     Raises:
-        ModelError: no layer has one of the names.
+        ModelError: no layer or no parameter has one of the names.
     """
-    every = target_modules == "all-linear"
-    names = [name.strip() for name in target_modules.split(",") if name.strip()]
-    if not every:
-        _require_layers(model, names)
+    parameters = _split(target_parameters)
+    if parameters:
+        _require_parameters(model, parameters)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides; a float is as good
         lora_dropout=dropout,
-        target_modules=target_modules if every else names,
+        target_modules=_targets(model, target_modules),
+        target_parameters=parameters or None,
         task_type=task_type,
     )
     try:
@@ -67,6 +74,52 @@ def add_lora(
             # A head that is trained as a whole, which PEFT leaves as precise as the base.
             module.to(torch.float32).register_forward_pre_hook(_to_weight_dtype)
     return adapted
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _targets(model: PreTrainedModel, target_modules: str) -> str | list[str]:
+    """What PEFT is told to adapt: names, or a pattern that keeps to the part that reads text."""
+    every = target_modules == "all-linear"
+    names = _split(target_modules)
+    if not every:
+        _require_layers(model, names)
+    backbone = text_backbone(model)
+    if every:
+        names = sorted({name.rpartition(".")[2] for name, _ in linear_layers(backbone)})
+    if not any(True for _ in outside_text(model)) and not any(map(_returns_more, model.modules())):
+        return target_modules if every else names
+    path = next(name for name, module in model.named_modules() if module is backbone)
+    return rf"{re.escape(path)}\.(.+\.)?({'|'.join(map(re.escape, names))})"
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers and their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and not _returns_more(module):
+            yield name, module
+
+
+def _returns_more(module: nn.Module) -> bool:
+    """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
+    own = type(module).__module__.startswith("transformers.models.")
+    return own and isinstance(module, nn.Linear)
+
+
+def _require_parameters(model: PreTrainedModel, names: list[str]) -> None:
+    """PEFT only warns of a name that fits no parameter."""
+    every = [name for name, p in text_backbone(model).named_parameters() if p.ndim in (2, 3)]
+    # Of each layer's copy of a parameter, what all layers have in common.
+    short = sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in every})
+    for name in names:
+        if not any(f".{one}".endswith(f".{name}") for one in every):
+            near = difflib.get_close_matches(name, short, n=3, cutoff=0.4) or short
+            raise ModelError(
+                f"lora_target_parameters: no parameter is called {name}; nearest are "
+                f"{', '.join(near)}"
+            )
 
 
 def require_numbers(model: PreTrainedModel, because: str) -> None:
@@ -101,14 +154,11 @@ def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...
 
 def _require_layers(model: PreTrainedModel, names: list[str]) -> None:
     """PEFT passes over a name that fits no layer as long as another one fits."""
-    layers = [f".{name}" for name, _ in model.named_modules()]
+    layers = [f".{name}" for name, _ in text_backbone(model).named_modules()]
+    layers += [f".{name}" for name, _ in model.named_children()]  # the head
     unknown = [n for n in names if not any(layer.endswith(f".{n}") for layer in layers)]
     if unknown or not names:
-        linear = {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear)
-        }
+        linear = {name.rpartition(".")[2] for name, _ in linear_layers(text_backbone(model))}
         raise ModelError(
             f"lora_target_modules: no layer is called {', '.join(unknown) or 'nothing'}; "
             f"this model has {', '.join(sorted(linear))}"
@@ -227,7 +277,8 @@ class _LoraProduct(torch.autograd.Function):
         out.addmm_(low, B.t().to(dtype), alpha=scaling)
         ctx.scaling, ctx.shape, ctx.input_dtype = scaling, x.shape, x.dtype
         ctx.save_for_backward(flat, W, A, B, low)
-        return out.view(*x.shape[:-1], -1)
+        # No view, so that what follows may add to it in place, as Llama 4's experts do.
+        return torch.ops.aten._unsafe_view(out, [*x.shape[:-1], -1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

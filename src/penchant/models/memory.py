@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.machine import Room, release_memory
+from penchant.models.architecture import text_backbone
 from penchant.models.footprint import Sizes
 from penchant.models.scoring import Scorer
 from penchant.models.size import layer_shapes
@@ -81,7 +82,7 @@ def measure_sizes(
         process=max(0.0, room.held - weights - reference - rewards) + later,
         fixed=fixed,
         by_token=by_token,
-        width=sum(a + b for one in models for a, b in layer_shapes(one)),
+        width=sum(a + b for one in models for a, b in layer_shapes(text_backbone(one))),
         hidden=int(text.hidden_size),
         num_layers=int(text.num_hidden_layers) * len(models),
         vocabulary=int(text.vocab_size),

@@ -108,7 +108,9 @@ class _LayOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Rows) -> Tensor:
         ctx.rows = rows
-        return x.index_select(0, rows.source).view(rows.count, rows.width, -1)
+        # No view: a module may work on it in place.
+        flat = x.index_select(0, rows.source)
+        return torch.ops.aten._unsafe_view(flat, [rows.count, rows.width, x.shape[-1]])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

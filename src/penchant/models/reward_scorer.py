@@ -50,9 +50,7 @@ class RewardScorer(Scorer):
             with unrounded(self.output_head):
                 logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
             return logits.squeeze(-1).to(_precise(logits.dtype))
-        model: Any = self.causal_model
-        out = model.base_model(**self._model_inputs(batch), use_cache=False)
-        hidden = out.last_hidden_state.flatten(0, 1)[batch.ends]
+        hidden = self.hidden_states(batch)[batch.ends]
         dtype = _precise(hidden.dtype)
         hidden, weight, bias = effective_head(hidden.to(dtype), self.output_head)
         # One row a completion costs nothing: it need not be rounded as the products are.

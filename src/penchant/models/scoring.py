@@ -15,6 +15,7 @@ from torch import nn
 
 from penchant.data.batch import Group, TokenBatch, pack, pad
 from penchant.models import attention
+from penchant.models.architecture import text_backbone
 from penchant.models.linear import is_plain, use_fast_linear
 from penchant.models.logprobs import completion_logprobs
 from penchant.models.segments import SegmentTable
@@ -187,10 +188,8 @@ class Scorer(nn.Module):
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """`[rows * T, H]`: the last layer's, at every position."""
-        model = self.causal_model
-        # Llama 4's text model does not name its body as a base model.
-        body: Any = model.model if model.base_model is model else model.base_model
-        out: Any = body(**self._model_inputs(batch), use_cache=False)
+        backbone = text_backbone(self.causal_model)
+        out: Any = backbone(**self._model_inputs(batch), use_cache=False)
         return out.last_hidden_state.flatten(0, 1)
 
     def _model_inputs(self, batch: TokenBatch) -> dict[str, Any]:

@@ -43,20 +43,24 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         ModelError: no configuration, or not one of a language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    from penchant.models.architecture import causal_class, read_config, text_backbone
     from penchant.models.load import is_score_model
 
     folder = base_model(name)
+    config = read_config(folder, trust_remote_code)
+    factory = causal_class(config, name, trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=trust_remote_code
+            model: Any = (
+                AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+                if factory is AutoModelForCausalLM
+                else factory(config)
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    layers = list(layer_shapes(model))
+    layers = list(layer_shapes(text_backbone(model)))
     text = config.get_text_config()
     return ModelSize(
         num_parameters=sum(p.numel() for p in model.parameters()),
@@ -96,9 +100,9 @@ def base_model(name: str) -> str:
 
 def saved_settings(base: str, *, trust_remote_code: bool) -> Any:
     """The configuration of a resolved model, or of the one that an adapter stands on."""
-    from transformers import AutoConfig
+    from penchant.models.architecture import read_config
 
-    return AutoConfig.from_pretrained(base_model(base), trust_remote_code=trust_remote_code)
+    return read_config(base_model(base), trust_remote_code)
 
 
 def learned_positions(settings: Any) -> int | None:

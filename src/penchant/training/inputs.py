@@ -101,9 +101,11 @@ def read_inputs(
         settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
         generation = saved_generation(base) if kind.generates else None
         model = SimpleNamespace(config=settings, generation_config=generation)
+        require_decoder(settings, base)
+        kind.find_class(settings, base, config.trust_remote_code)
     else:
         base, settings = config.model, model.config
-    require_decoder(settings, base)
+        require_decoder(settings, base)
     if config.reference_model and reference is None:
         _require_reference(config, settings)
     tokenizer = tokenizer or load_tokenizer(

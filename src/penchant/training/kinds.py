@@ -17,6 +17,7 @@ from penchant.core.strict_json import to_json
 from penchant.data.batch import share_prompts
 from penchant.data.read import read_labels, read_pairs
 from penchant.data.source import DatasetSource
+from penchant.models.architecture import causal_class, score_class, train_text
 from penchant.models.load import DTYPES, is_adapter, load_causal_model, load_score_model
 from penchant.models.lora import add_lora, require_numbers
 from penchant.models.scoring import Scorer
@@ -40,6 +41,7 @@ class Pairs:
     """Two completions of one prompt, under a language model."""
 
     load_model: ClassVar[Callable[..., Any]] = staticmethod(load_causal_model)
+    find_class: ClassVar[Callable[..., Any]] = staticmethod(causal_class)
     task_type: ClassVar[str] = "CAUSAL_LM"
     generates: ClassVar[bool] = True
 
@@ -99,7 +101,7 @@ class Pairs:
         if not config.lora_r or config.merge:
             require_numbers(model, "merge is on" if config.merge else "lora_r is 0")
         if not config.lora_r:
-            return model.requires_grad_(True)
+            return train_text(model)
         return add_lora(
             model,
             r=config.lora_r,
@@ -215,6 +217,7 @@ class Scores(Pairs):
     """Two completions of one prompt, under a reward model."""
 
     load_model = staticmethod(load_score_model)
+    find_class = staticmethod(score_class)
     task_type = "SEQ_CLS"
     generates = False
 

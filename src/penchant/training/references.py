@@ -14,7 +14,6 @@ from penchant.core.errors import ModelError
 from penchant.core.findings import Finding
 from penchant.core.machine import default_cache_dir
 from penchant.core.screen import gibibytes, track
-from penchant.models.frozen import frozen_bytes, hold_frozen
 from penchant.models.load import load_causal_model, resolve
 from penchant.models.memory import unique_bytes
 from penchant.models.reference import (
@@ -84,6 +83,8 @@ class ReferenceMaker:
         model, config = self.policy.causal_model, self.config
         if config.sync_ref_model:
             return unique_bytes(model.parameters())
+        from penchant.models.frozen import frozen_bytes
+
         return frozen_bytes(model, config.frozen_dtype, self.precision)
 
     def make(self, kind: str, groups: Sequence[Group]) -> Reference | None:
@@ -114,6 +115,8 @@ class ReferenceMaker:
     def _hold(self, model: Any) -> None:
         # What follows the policy moves by less than half precision tells apart.
         if not self.config.sync_ref_model:
+            from penchant.models.frozen import hold_frozen
+
             hold_frozen(model, self.config.frozen_dtype, self.precision)
 
     def _cached(self, groups: Sequence[Group]) -> CachedReference:

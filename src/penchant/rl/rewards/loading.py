@@ -10,6 +10,7 @@ from transformers.utils.hub import cached_file
 
 from penchant.core.errors import ModelError
 from penchant.methods.online import RewardOptions
+from penchant.models.architecture import read_config, scoring_architecture
 from penchant.models.frozen import hold_frozen
 from penchant.models.load import (
     end_token_ids,
@@ -18,7 +19,6 @@ from penchant.models.load import (
     load_score_model,
     load_tokenizer,
     resolve,
-    scoring_architecture,
 )
 from penchant.models.reward_scorer import RewardScorer
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
@@ -111,7 +111,7 @@ def _tokens(
 def _scores(name: str, context: ModelContext) -> bool:
     if is_adapter(Path(name)):
         return is_score_model(name)
-    return scoring_architecture(name, context.trust_remote_code) is not None
+    return scoring_architecture(read_config(name, context.trust_remote_code)) is not None
 
 
 def _statistics(name: str) -> Statistics | None:

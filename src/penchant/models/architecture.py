@@ -1,0 +1,140 @@
+"""Which class of transformers a checkpoint is loaded by, and which part of a model reads text."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCORING = ("ForSequenceClassification", "ForTokenClassification")
+
+
+def read_config(name: str, trust_remote_code: bool) -> Any:
+    """The configuration of a resolved name.
+
+    Raises:
+        ModelError: there is none, or it names an architecture that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model could be loaded from {name}: {error}") from error
+
+
+def scoring_architecture(config: Any) -> str | None:
+    """The architecture's name, where it is a classifier's."""
+    return next((a for a in config.architectures or () if any(s in a for s in SCORING)), None)
+
+
+def causal_class(config: Any, name: str, trust_remote_code: bool) -> Any:
+    """The class that generates text: the one the checkpoint names, whatever its kind.
+
+    Args:
+        config: as `read_config` returned it.
+        name: of the model, for errors.
+        trust_remote_code: as for loading.
+
+    Raises:
+        ModelError: transformers has no such class.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return transformers.AutoModelForCausalLM
+    for architecture in config.architectures or ():
+        known = getattr(transformers, architecture, None)
+        if known is not None and getattr(known, "can_generate", bool)():
+            return known
+    for mapping in (auto.MODEL_FOR_CAUSAL_LM_MAPPING, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    raise ModelError(_unknown(config, name, "generates text"))
+
+
+def score_class(config: Any, name: str, trust_remote_code: bool) -> Any:
+    """The class with a head that scores a text; arguments and errors as for `causal_class`."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    remote = getattr(config, "auto_map", None) or {}
+    if trust_remote_code and "AutoModelForSequenceClassification" in remote:
+        return transformers.AutoModelForSequenceClassification
+    mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) in mapping:
+        return mapping[type(config)]
+    names = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    both = [kind for kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in names]
+    near = difflib.get_close_matches(config.model_type, both, n=3, cutoff=0.5) or ["llama", "qwen3"]
+    raise ModelError(
+        f"{_unknown(config, name, 'scores texts')}; a reward model can be made of a model of type "
+        f"{' or '.join(near)}, among others"
+    )
+
+
+def _unknown(config: Any, name: str, does: str) -> str:
+    import transformers
+
+    named = ", ".join(config.architectures or ()) or "no architecture"
+    return (
+        f"transformers {transformers.__version__} has no class for models of type "
+        f"{config.model_type} that {does} ({name} names {named})"
+    )
+
+
+def text_backbone(model: Any) -> Any:
+    """What makes hidden states of token ids: the model without its head and its other senses."""
+    only_text = model.config.get_text_config() is model.config
+    backbone = model.base_model if only_text else model.get_decoder()
+    # Llama 4 passes its causal model, head and all, for the backbone.
+    return backbone if backbone.get_output_embeddings() is None else backbone.model
+
+
+def outside_text(model: Any) -> Iterator[nn.Module]:
+    """The outermost modules that text does not pass: vision, sound, and what joins them to it."""
+    backbone = text_backbone(model)
+    if model.config.get_text_config() is not model.config:
+        heads = (model.get_output_embeddings(), getattr(model, "score", None))
+        yield from _beside(model, {id(part) for part in (backbone, *heads) if part is not None})
+
+
+def _beside(module: nn.Module, kept: set[int]) -> Iterator[nn.Module]:
+    for child in module.children():
+        inside = {id(part) for part in child.modules()}
+        if id(child) in kept:
+            continue
+        if inside & kept:
+            yield from _beside(child, kept)
+        else:
+            yield child
+
+
+def train_text(model: Any) -> Any:
+    """The model with all weights trained but those that text does not pass."""
+    model.requires_grad_(True)
+    for part in outside_text(model):
+        part.requires_grad_(False)
+    return model
+
+
+def require_whole(model: torch.nn.Module, missing: set[str], name: str) -> None:
+    """Refuse a model some of whose weights were not in its files and are random.
+
+    Raises:
+        ModelError: names the first of them.
+    """
+    if missing:
+        first = ", ".join(sorted(missing)[:3])
+        raise ModelError(
+            f"{name} lacks {len(missing)} of the weights of a {type(model).__name__} ({first}), "
+            "which would be random; give a model that was saved with its head"
+        )
