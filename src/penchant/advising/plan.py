@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from penchant.advising.findings import Findings
 from penchant.core.machine import Machine
@@ -26,7 +26,7 @@ class Plan:
         micro_batch, accumulation: records per forward pass, passes a step.
         checkpointing: activations are recomputed.
         reference: kind, as the configuration names it.
-        dtype: of the weights.
+        dtype: of the weights; quantization: of the frozen ones.
         memory: what that takes.
         fits: whether the machine has it.
         lora_bytes, full_bytes: what LoRA and all weights take at the same batch.
@@ -39,11 +39,22 @@ class Plan:
     checkpointing: bool
     reference: str
     dtype: str
+    quantization: str
     memory: Footprint
     fits: bool
     lora_bytes: float
     full_bytes: float
     full_reference_bytes: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a plan trains, and what that stands on: the keys of that name."""
+
+    lora_r: int
+    dtype: str = "auto"
+    reference: str = "auto"
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,8 @@ class Planner:
     def plan(self, method: Method) -> Plan:
         """The first way that fits, from the quickest on; else the smallest."""
         plans = [self._made(method, *way) for way in self._ways(method)]
-        return next((plan for plan in plans if plan.fits), plans[-1])
+        smallest = min(plans, key=lambda plan: plan.memory.peak)
+        return next((plan for plan in plans if plan.fits), smallest)
 
     def batch(self) -> int:
         """Records per step: fewer where there would be too few steps."""
@@ -75,33 +87,26 @@ class Planner:
         )
         tokens = replace(self.findings.tokens, cut=shorter)
         other = replace(self, findings=replace(self.findings, tokens=tokens))
-        kind = (plan.lora_r, plan.dtype, plan.reference)
-        return other._made(method, *kind, plan.checkpointing, plan.micro_batch)
+        kind = Kind(plan.lora_r, plan.dtype, plan.reference, plan.quantization)
+        return other._made(method, kind, plan.checkpointing, plan.micro_batch)
 
-    def _ways(self, method: Method) -> Iterator[tuple[int, str, str, bool, int]]:
-        """(rank, dtype, reference, checkpointing, micro-batch), the quickest first."""
+    def _ways(self, method: Method) -> Iterator[tuple[Kind, bool, int]]:
+        """(kind, checkpointing, micro-batch), the quickest first."""
         needs = method.needs(method.defaults)
-        kinds = [(LORA_R, "auto", "auto")]
+        kinds = [Kind(LORA_R)]
         if self.machine.precision == "fp32":  # under bf16 a frozen base is that already
-            kinds.append((LORA_R, "bf16", "auto"))
+            kinds.append(Kind(LORA_R, dtype="bf16"))
+        kinds.append(Kind(LORA_R, quantization="4bit"))
         if self.findings.num_records >= MANY:
             cacheable = method.needs_reference and not (needs.mismatches or method.samples)
-            cached = [(0, "auto", "cache")] if cacheable else []
-            kinds = [(0, "auto", "auto"), *cached, *kinds]
-        for lora_r, dtype, reference in kinds:
+            cached = [Kind(0, reference="cache")] if cacheable else []
+            kinds = [Kind(0), *cached, *kinds]
+        for kind in kinds:
             for checkpointing in (False, True):
                 for micro_batch in MICRO_BATCHES:
-                    yield lora_r, dtype, reference, checkpointing, micro_batch
+                    yield kind, checkpointing, micro_batch
 
-    def _made(
-        self,
-        method: Method,
-        lora_r: int,
-        dtype: str,
-        reference: str,
-        checkpointing: bool,
-        micro_batch: int,
-    ) -> Plan:
+    def _made(self, method: Method, kind: Kind, checkpointing: bool, micro_batch: int) -> Plan:
         mismatches = method.needs(method.defaults).mismatches
         answers = 2 if method.data == "pairs" or mismatches else 1
         tokens, predicted = self.sample.longest_pass(self.findings.tokens.cut, micro_batch, answers)
@@ -120,24 +125,23 @@ class Planner:
             sizes = sizes_of(
                 self.size,
                 lora_r=rank,
-                half_base=rank > 0 and "bf16" in (dtype, self.machine.precision),
+                half_base=rank > 0 and "bf16" in (kind.dtype, self.machine.precision),
                 reference=reference,
                 precision=self.machine.precision,
                 device=self.machine.device,
+                quantization=kind.quantization if rank else "none",
             )
             return footprint(sizes, load)
 
         # A copy, where all weights change and no cache stands in for it.
         full, lora = cost(0, method.needs_reference), cost(LORA_R, reference=False)
-        kept = method.needs_reference and reference != "cache"
-        memory = lora if lora_r else cost(0, kept)
+        kept = method.needs_reference and kind.reference != "cache"
+        memory = lora if kind.lora_r else cost(0, kept)
         return Plan(
-            lora_r=lora_r,
+            **asdict(kind),
             micro_batch=micro_batch,
             accumulation=accumulation,
             checkpointing=checkpointing,
-            reference=reference,
-            dtype=dtype,
             memory=memory,
             fits=memory.peak <= self.machine.usable_bytes,
             lora_bytes=lora.peak,

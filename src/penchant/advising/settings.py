@@ -165,6 +165,10 @@ def _memory_settings(plan: Plan) -> Settings:
         settings["reference"] = Setting(plan.reference, "a second copy would not fit")
     if plan.dtype != "auto":
         settings["dtype"] = Setting(plan.dtype, "halves the frozen weights")
+    if plan.quantization != "none":
+        settings["quantization"] = Setting(
+            plan.quantization, "the frozen weights would not fit otherwise; needs bitsandbytes"
+        )
     return settings
 
 

@@ -25,6 +25,7 @@ from penchant.models.load import (
     load_tokenizer,
     resolve,
 )
+from penchant.models.memory import is_quantised
 from penchant.models.reference import AdapterReference, CopyReference, Reference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
@@ -36,6 +37,7 @@ from penchant.training.inputs import (
     tokenise,
 )
 from penchant.training.kind import kind_of
+from penchant.training.kinds import quantization_of
 from penchant.training.references import require_same_vocabulary
 
 logger = logging.getLogger("penchant")
@@ -43,7 +45,7 @@ logger = logging.getLogger("penchant")
 # What an evaluation takes from the run it evaluates.
 RUN_KEYS = (
     *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
-    *("loss_on_turns", "trust_remote_code"),
+    *("loss_on_turns", "trust_remote_code", "quantization"),
 )
 
 
@@ -64,8 +66,8 @@ def evaluate(
         reference: the model it is compared with; default: what the run or adapter started from.
         batch_size: records per forward pass.
         keys: `method`, `max_length`, `max_prompt_length`, `chat_template`, `chat_template_kwargs`,
-            `attention`, `dtype`, `precision`, `strict`, `trust_remote_code`, or an option of the
-            method (`beta`); default: the run's own.
+            `attention`, `dtype`, `precision`, `quantization`, `strict`, `trust_remote_code`, or an
+            option of the method (`beta`); default: the run's own.
 
     Raises:
         UserError: a wrong key, bad data, no reference to compare with.
@@ -106,7 +108,15 @@ def _load(
         dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
         trust_remote_code=config.trust_remote_code,
         keep_adapter=keep_adapter,
+        # What a policy is compared with is as it was saved.
+        quantization=quantization_of(config, precision, accelerator.device)
+        if keep_adapter
+        else None,
     )
+    if is_quantised(model):
+        from penchant.models.quantised import compute_in
+
+        compute_in(model, DTYPES[precision])
     return model.to(accelerator.device)
 
 

@@ -111,6 +111,7 @@ class RunConfig(
                 f"dtype {self.dtype} with lora_r 0 would train half-precision weights, whose small "
                 "updates round to nothing; set dtype fp32 (precision may stay bf16) or use LoRA"
             )
+        self._check_quantization()
         if self.load_best_model_at_end and not self.eval_steps:
             raise ValueError(
                 "load_best_model_at_end needs evaluations to choose from; set eval_steps"
@@ -125,6 +126,20 @@ class RunConfig(
         if self.unpair and self.spec.data != "labels":
             raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self
+
+    def _check_quantization(self) -> None:
+        if self.quantization == "none":
+            return
+        if self.lora_r == 0:
+            raise ValueError(
+                f"quantization {self.quantization} freezes the weights, and lora_r 0 trains them; "
+                "set lora_r above 0, or drop quantization"
+            )
+        if self.sync_ref_model:
+            raise ValueError(
+                "sync_ref_model mixes the policy into a copy of its weights, and codes cannot be "
+                "mixed; drop it or quantization"
+            )
 
     def _check_sampling(self) -> None:
         if not self.spec.samples:

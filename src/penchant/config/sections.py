@@ -128,6 +128,12 @@ class ModelSection(Section):
         "auto",
         description="The dtype of the weights; auto: fp32, or bf16 for a frozen base under bf16.",
     )
+    quantization: Literal["none", "4bit", "8bit"] = Field(
+        "none",
+        description="Quantise the frozen weights under LoRA by bitsandbytes while they are loaded: "
+        "4bit (QLoRA: NF4 with double quantisation) or 8bit; norms, embeddings and the head stay "
+        "in fp32. none: as the model was saved, which may be quantised already.",
+    )
     frozen_dtype: Literal["auto", "fp32"] = Field(
         "auto",
         description="The dtype in which a copied or named reference and reward models are held. "

@@ -27,6 +27,10 @@ ACTIVATION_BYTES = {
     ("half", False): 3.0,
 }
 
+# Bytes of a weight in codes, scales included. NF4: half a byte, a byte for each 64 weights as
+# their scale, and 4 for each 256 of those; 8 bits: the scales of rows do not count.
+CODE_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+
 # Chunks of logits that a walk over the vocabulary holds at once.
 NUM_CHUNKS = 3
 
@@ -52,6 +56,7 @@ class Sizes:
         process: what is in memory beside all that.
         fixed, by_token: activations of a pass, without checkpointing.
         width: inputs and outputs of the policy's linear layers: times a rank it is LoRA's weights.
+        matrices: elements of those layers' weights; matrix_bytes: of each of them.
         hidden, num_layers, vocabulary: of the model, in elements.
         cache_token: keys and values of one token.
         head_trained, fused_head: of the language-model head.
@@ -67,6 +72,8 @@ class Sizes:
     fixed: float
     by_token: float
     width: int
+    matrices: int
+    matrix_bytes: float
     hidden: int
     num_layers: int
     vocabulary: int
@@ -89,6 +96,13 @@ class Sizes:
             by_token=self.by_token * ACTIVATION_BYTES[kind, True] / ACTIVATION_BYTES[kind, False],
             head_trained=False,
         )
+
+    def quantised(self, kind: str) -> Sizes:
+        """The same run with the frozen matrices under its adapter in codes, the rest in fp32."""
+        matrices = self.matrices * self.matrix_bytes
+        others = (self.weights - self.trained - matrices) * 4 / self.matrix_bytes
+        codes = self.matrices * CODE_BYTES[kind]
+        return replace(self, weights=self.trained + others + codes, matrix_bytes=CODE_BYTES[kind])
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,7 @@ def sizes_of(
     device: str,
     num_models: int = 1,
     frozen_dtype: str = "auto",
+    quantization: str = "none",
 ) -> Sizes:
     """The sizes of a run, roughly, from its model's configuration alone.
 
@@ -220,6 +235,7 @@ def sizes_of(
         precision: of the arithmetic; device: where it runs.
         num_models: that are trained: two with a value model of its own.
         frozen_dtype: of the reference, as for `hold_frozen`.
+        quantization: of the frozen weights: none, 4bit or 8bit.
     """
     kind = "fp32" if precision == "fp32" else "half"
     weights = size.num_parameters * (2.0 if half_base else 4.0)
@@ -227,7 +243,7 @@ def sizes_of(
     # Autocast keeps a half-precision copy of every trained matrix that it multiplied with.
     copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
     frozen = 4.0 * size.num_parameters if frozen_dtype == "fp32" else weights - copies
-    return Sizes(
+    sizes = Sizes(
         weights=num_models * (weights + adapter),
         trained=num_models * (adapter if lora_r else weights),
         reference=frozen if reference else 0.0,
@@ -236,6 +252,8 @@ def sizes_of(
         fixed=0.0 if lora_r else num_models * copies,
         by_token=num_models * size.width * ACTIVATION_BYTES[kind, lora_r > 0],
         width=num_models * size.width,
+        matrices=num_models * size.num_layer_parameters,
+        matrix_bytes=2.0 if half_base else 4.0,
         hidden=size.hidden,
         num_layers=num_models * size.num_layers,
         vocabulary=size.vocabulary,
@@ -245,3 +263,4 @@ def sizes_of(
         half=kind == "half",
         device=device,
     )
+    return sizes if quantization == "none" else sizes.quantised(quantization)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from penchant.models.load import DTYPES
-from penchant.models.memory import unique_bytes
+from penchant.models.memory import is_quantised, weight_bytes
 from penchant.models.size import layer_weights
 
 
@@ -26,6 +26,8 @@ def hold_frozen(model: nn.Module, frozen_dtype: str, precision: str) -> None:
         frozen_dtype: `auto`: matrices as the arithmetic, the rest as it is; `fp32`: everything.
         precision: of the arithmetic.
     """
+    if is_quantised(model):  # its matrices are codes, and what else it has is in fp32
+        return
     if frozen_dtype == "fp32":
         model.float()
         return
@@ -35,11 +37,13 @@ def hold_frozen(model: nn.Module, frozen_dtype: str, precision: str) -> None:
 
 def frozen_bytes(model: nn.Module, frozen_dtype: str, precision: str) -> int:
     """What a frozen copy of a model takes, as `hold_frozen` would hold it."""
+    if is_quantised(model):
+        return weight_bytes(model)
     if frozen_dtype == "fp32":
         return sum(4 * parameter.numel() for parameter in model.parameters())
     saved = 4 - DTYPES[precision].itemsize
     rounded = sum(weight.numel() for weight in _rounded(model, precision))
-    return unique_bytes(model.parameters()) - saved * rounded
+    return weight_bytes(model) - saved * rounded
 
 
 def _rounded(model: Any, precision: str) -> list[nn.Parameter]:

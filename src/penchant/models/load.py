@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import logging
 import re
@@ -28,6 +27,8 @@ from penchant.models.lora import merge_adapter, not_mergeable
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from penchant.models.quantised import Quantization
 
 logger = logging.getLogger("penchant")
 
@@ -118,8 +119,7 @@ def load_causal_model(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
     keep_adapter: bool = False,
-    bits: int | None = None,
-    device: torch.device | None = None,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model on the CPU, in evaluation mode.
 
@@ -128,22 +128,22 @@ def load_causal_model(
         dtype: of the weights.
         trust_remote_code: run code that comes with the model.
         keep_adapter: leave a PEFT adapter switchable instead of merging it into the weights.
-        bits: 8 or 4, to quantise the weights with bitsandbytes; they are put on `device`.
-        device: where quantised weights go.
+        quantization: quantise the weights while they are loaded, under an adapter that is kept
+            those of its base.
 
     Raises:
-        ModelError: nothing there, a reward or other headed model, or no bitsandbytes.
+        ModelError: nothing there, a reward or other headed model, an adapter that is to be
+            quantised, or a package that is not installed.
     """
     if is_adapter(Path(name)):
         if _adapter_settings(name).get("task_type") == "SEQ_CLS":
             raise ModelError(f"{name} is a reward model; give a causal language model")
         base = load_causal_model(
-            adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
+            adapter_base(name),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            quantization=_require_kept(name, keep_adapter, quantization),
         )
-        if bits is not None:
-            raise ModelError(
-                f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
-            )
         return _with_adapter(base, name, keep=keep_adapter)
     config = read_config(name, trust_remote_code)
     if architecture := scoring_architecture(config):
@@ -151,41 +151,52 @@ def load_causal_model(
             f"{name} is a {architecture}, which scores text; give a causal language model"
         )
     factory = causal_class(config, name, trust_remote_code)
-    options = {} if bits is None else _quantised(bits, device)
+    options = {} if quantization is None else quantization.arguments()
     model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
     require_whole(model, missing, name)
     return model
 
 
 def load_score_model(
-    name: str, *, dtype: torch.dtype, trust_remote_code: bool = False, keep_adapter: bool = False
+    name: str,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    keep_adapter: bool = False,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A model with a scalar head on the CPU: a reward model, or a language model with a new head.
 
     A new head is random: seed torch before.
 
     Args:
-        name, dtype, trust_remote_code, keep_adapter: as for `load_causal_model`.
+        name, dtype, trust_remote_code, keep_adapter, quantization: as for `load_causal_model`.
 
     Raises:
         ModelError: nothing there, or a head with several labels.
     """
     if is_adapter(Path(name)):
         if _adapter_settings(name).get("task_type") != "SEQ_CLS":
+            _require_kept(name, False, quantization)
             return _with_new_head(
                 load_causal_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
             )
         base = load_score_model(
-            adapter_base(name), dtype=dtype, trust_remote_code=trust_remote_code
+            adapter_base(name),
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            quantization=_require_kept(name, keep_adapter, quantization),
         )
         return _with_adapter(base, name, keep=keep_adapter)
     config = read_config(name, trust_remote_code)
     factory = score_class(config, name, trust_remote_code)
+    options = {} if quantization is None else quantization.arguments()
     if not scoring_architecture(config):
-        model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, num_labels=1)
+        options["num_labels"] = 1
+        model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
         require_whole(model, {key for key in missing if not key.startswith("score.")}, name)
         return model
-    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code)
+    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
     if model.config.num_labels != 1:
         raise ModelError(
             f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
@@ -194,17 +205,13 @@ def load_score_model(
     return model
 
 
-def _quantised(bits: int, device: torch.device | None) -> dict[str, Any]:
-    from transformers import BitsAndBytesConfig
-
-    if importlib.util.find_spec("bitsandbytes") is None:
+def _require_kept(name: str, keep: bool, quantization: Any) -> Any:
+    """The quantization of an adapter's base: it stands on codes, but is not merged into any."""
+    if quantization is not None and not keep:
         raise ModelError(
-            f"a copy in {bits} bits needs bitsandbytes: pip install bitsandbytes, or set "
-            "reference to copy"
+            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
         )
-    settings = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4,
-                                  bnb_4bit_quant_type="nf4")  # fmt: skip
-    return {"quantization_config": settings, "device_map": {"": device or "cpu"}}
+    return quantization
 
 
 def _from_pretrained(
@@ -219,8 +226,13 @@ def _from_pretrained(
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
+    if "quantization_config" in options and model.device.type == "cpu":
+        # What stays as it is would keep the whole file in memory, of which it is a view.
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.clone()
     return model.eval(), set(report["missing_keys"])
 
 

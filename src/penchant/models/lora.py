@@ -8,6 +8,7 @@ The adapter's parameters, names and files are PEFT's own.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel
+
+logger = logging.getLogger("penchant")
 
 
 def add_lora(
@@ -132,8 +135,8 @@ def require_numbers(model: PreTrainedModel, because: str) -> None:
     if method is not None:
         raise ModelError(
             f"the model's weights are quantised ({getattr(method, 'value', method)}), and "
-            f"{because}: train with lora_r above 0 and without merge, or give the model as it was "
-            "before it was quantised"
+            f"{because}: train with lora_r above 0, or give the model as it was before it was "
+            "quantised"
         )
 
 
@@ -193,11 +196,18 @@ NUM_COMPARED = 32
 
 
 @torch.no_grad()
-def merge_adapter(model: Any, records: Sequence[Sequence[int]] = ()) -> PreTrainedModel:
-    """The model with its adapter added to its weights.
+def merge_adapter(
+    model: Any, records: Sequence[Sequence[int]] = (), dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """The model with its adapter added to its weights; codes become numbers, on the CPU.
 
     What both say of some tokens from the whole vocabulary is compared, and of `records`, a few
-    texts as token ids.
+    texts as token ids: of these the difference in log-probs is said.
+
+    Args:
+        model: with an adapter; it is used up unless its base is quantised.
+        records: texts to compare on.
+        dtype: of the result; default: as it is.
 
     Raises:
         ModelError: the adapter is of a kind that cannot be merged, or the result differs.
@@ -206,21 +216,59 @@ def merge_adapter(model: Any, records: Sequence[Sequence[int]] = ()) -> PreTrain
         raise not_mergeable(model.peft_config[model.active_adapter].peft_type.value)
     model.eval()
     base = model.get_base_model()
-    untie(base)
+    dtype = dtype or base.dtype
     vocabulary = base.get_input_embeddings().weight.shape[0]
     spread = (torch.arange(NUM_COMPARED) * vocabulary // NUM_COMPARED).tolist()
     texts = [torch.tensor([[*ids]], device=base.device) for ids in (spread, *records)]
     before = [model(input_ids=ids).logits.float() for ids in texts]
+    if getattr(base, "quantization_method", None) is not None:
+        from penchant.models.quantised import dequantised
+
+        model = dequantised(model)
+    untie(model.get_base_model())
     merged = model.merge_and_unload()
-    limit = MERGED_IN_FP32 if merged.dtype.itemsize >= 4 else MERGED_IN_HALF
-    for ids, expected in zip(texts, before, strict=True):
-        difference = (merged(input_ids=ids).logits.float() - expected).abs().mean()
+    arithmetic = merged.dtype  # that of the weights alone is compared, whatever they round to
+    merged.to(dtype).to(arithmetic)
+    after = [merged(input_ids=ids.to(merged.device)).logits.float() for ids in texts]
+    after = [found.to(expected.device) for found, expected in zip(after, before, strict=True)]
+    _require_same(after, before, MERGED_IN_FP32 if dtype.itemsize >= 4 else MERGED_IN_HALF)
+    if records:
+        _say_difference(after[1:], before[1:], texts[1:])
+    return merged.to(dtype)
+
+
+def _require_same(after: Sequence[Tensor], before: Sequence[Tensor], limit: float) -> None:
+    for found, expected in zip(after, before, strict=True):
+        difference = (found - expected).abs().mean()
         if not difference <= limit * expected.abs().mean().clamp(min=1.0):  # also for NaN
             raise ModelError(
                 f"the merged model's logits differ from the adapter's by {difference:.2g} on "
                 "average; use the adapter as it is"
             )
-    return merged
+
+
+def _say_difference(
+    after: Sequence[Tensor], before: Sequence[Tensor], texts: Sequence[Tensor]
+) -> None:
+    """Log how far a merged model is from its adapter on texts `[1, T]`, by logits or scores."""
+    if before[0].ndim < 3:  # a reward model's
+        scores = torch.stack([(a - b).abs().max() for a, b in zip(after, before, strict=True)])
+        logger.info("merged: scores differ from the adapter's by at most %.2g", scores.max())
+        return
+    logprobs = [
+        torch.cat(
+            [
+                logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+                for logits, ids in zip(side, texts, strict=True)
+            ]
+        )
+        for side in (after, before)
+    ]  # of each [tokens, 1]
+    logger.info(
+        "merged: log-probs differ from the adapter's by %.2g nats per token (mean over %d tokens)",
+        (logprobs[0] - logprobs[1]).abs().mean(),
+        len(logprobs[0]),
+    )
 
 
 def not_mergeable(kind: str) -> ModelError:

@@ -12,7 +12,7 @@ from penchant.core.machine import Room, release_memory
 from penchant.models.architecture import text_backbone
 from penchant.models.footprint import Sizes
 from penchant.models.scoring import Scorer
-from penchant.models.size import layer_shapes
+from penchant.models.size import layer_shapes, matrix_layers
 
 if TYPE_CHECKING:
     from penchant.data.batch import Group
@@ -72,7 +72,13 @@ def measure_sizes(
     models: list[Any] = scorer.causal_models
     model, device = models[0], models[0].device.type
     text, head = model.config.get_text_config(), model.get_output_embeddings()
-    weights = unique_bytes(scorer.parameters())
+    weights = weight_bytes(scorer)
+    backbones = [text_backbone(one) for one in models]
+    shapes = [shape for one in backbones for shape in layer_shapes(one)]
+    matrices = sum(a * b for a, b in shapes)
+    layers = sum(weight_bytes(layer) for one in backbones for layer in matrix_layers(one))
+    # One layer's codes are numbers while it multiplies.
+    unpacked = 4 * max((a * b for a, b in shapes), default=0) if is_quantised(scorer) else 0
     later = LATER_BYTES if device == "cpu" else 0
     return Sizes(
         weights=weights,
@@ -80,9 +86,11 @@ def measure_sizes(
         reference=reference,
         rewards=rewards,
         process=max(0.0, room.held - weights - reference - rewards) + later,
-        fixed=fixed,
+        fixed=fixed + unpacked,
         by_token=by_token,
-        width=sum(a + b for one in models for a, b in layer_shapes(text_backbone(one))),
+        width=sum(a + b for a, b in shapes),
+        matrices=matrices,
+        matrix_bytes=layers / max(1, matrices),
         hidden=int(text.hidden_size),
         num_layers=int(text.num_hidden_layers) * len(models),
         vocabulary=int(text.vocab_size),
@@ -94,9 +102,25 @@ def measure_sizes(
     )
 
 
-def unique_bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
+def unique_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Of all of them together, tied ones once."""
-    return sum({p.data_ptr(): p.numel() * p.element_size() for p in parameters}.values())
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def is_quantised(model: torch.nn.Module) -> bool:
+    """Whether a model, or one that it holds, is frozen in codes."""
+    return any(
+        getattr(module, "quantization_method", None) is not None for module in model.modules()
+    )
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Of a model's weights, tied ones once, with the scales of those that are codes."""
+    if not is_quantised(model) and not hasattr(getattr(model, "weight", None), "quant_state"):
+        return unique_bytes(model.parameters())
+    from penchant.models.quantised import held_tensors
+
+    return unique_bytes(held_tensors(model))
 
 
 def _cache_bytes(text: Any, itemsize: int) -> float:

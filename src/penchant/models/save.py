@@ -31,7 +31,8 @@ def save_model(
         model: a transformers model, or one with a PEFT adapter, in its own attention.
         tokenizer: saved beside it.
         folder: replaced in one move.
-        merged: add the adapter to the weights, in fp32: half precision would round it away.
+        merged: add the adapter to the weights, in fp32: half precision would round it away. What
+            was quantised becomes bf16.
         records: token ids of a few texts, of which what is merged must say the same.
     """
     partial = folder.with_name(f".{folder.name}.partial")
@@ -46,6 +47,9 @@ def save_model(
 
 
 def _merged(model: Any, records: Sequence[Sequence[int]]) -> Any:
+    if getattr(model.get_base_model(), "quantization_method", None) is not None:
+        # Their errors are far above what bf16 rounds away.
+        return merge_adapter(model, records, torch.bfloat16)
     device = next(model.parameters()).device
     twin = copy.deepcopy(model.to("cpu"))
     model.to(device)

@@ -24,6 +24,7 @@ class ModelSize:
         hidden: size of the hidden state; num_layers: of them; vocabulary: tokens.
         context: longest input in tokens, where there is a limit.
         scores: whether it is a reward model.
+        quantization: in which its matrices were saved: none, 4bit or 8bit.
     """
 
     num_parameters: int
@@ -34,6 +35,7 @@ class ModelSize:
     vocabulary: int
     context: int | None
     scores: bool
+    quantization: str = "none"
 
 
 def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
@@ -71,24 +73,55 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         vocabulary=int(text.vocab_size),
         context=getattr(text, "max_position_embeddings", None),
         scores=is_score_model(name),
+        quantization=_saved_quantization(config),
     )
 
 
+def _saved_quantization(config: Any) -> str:
+    """The nearest of the kinds that are told apart here."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return "none"
+    said = settings if isinstance(settings, dict) else settings.to_dict()
+    coarse = said.get("load_in_4bit") or said.get("bits", 8) <= 4
+    return "4bit" if coarse else "8bit"
+
+
 def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
-    """Shapes of the matrices between embeddings and head; GPT-2 keeps its transposed."""
-    for weight in layer_weights(model):
-        yield weight.shape[0], weight.shape[1]
+    """Shapes of the matrices between embeddings and head, as `[out, in]` or transposed."""
+    for layer in matrix_layers(model):
+        rows, columns = _shape(layer)
+        yield rows, columns
 
 
 def layer_weights(model: Any) -> Iterator[Any]:
-    """The matrices between embeddings and head; a reward model's head is its `score`."""
-    heads = (model.get_output_embeddings(), getattr(model, "score", None))
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or module in heads or "Embedding" in type(module).__name__:
-            continue
-        if weight.ndim == 2:
+    """The matrices between embeddings and head that are numbers."""
+    for layer in matrix_layers(model):
+        weight = getattr(layer, "weight", None)
+        if weight is not None and weight.is_floating_point() and weight.shape == _shape(layer):
             yield weight
+
+
+def matrix_layers(model: Any) -> Iterator[Any]:
+    """The layers between embeddings and head that multiply by a matrix, quantised ones too.
+
+    GPT-2's keep theirs transposed; a reward model's head is its `score`. Of an adapter's layers
+    the one it stands on is meant.
+    """
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    for name, module in model.named_modules():
+        if module in heads or ".lora_" in name or hasattr(module, "base_layer"):
+            continue
+        if "Embedding" not in type(module).__name__ and len(_shape(module)) == 2:
+            yield module
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    """Of its matrix, which codes do not have."""
+    if isinstance(getattr(layer, "in_features", None), int):
+        return layer.out_features, layer.in_features
+    weight = getattr(layer, "weight", None)
+    return () if weight is None else tuple(weight.shape)
 
 
 def base_model(name: str) -> str:

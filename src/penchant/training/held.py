@@ -22,12 +22,12 @@ def memory_parts(setup: Setup) -> dict[str, int]:
     assert isinstance(policy, PolicyScorer) and setup.collector is not None
     seen: set[int] = set()
 
-    def count(parameters: Any) -> int:
+    def count(tensors: Any) -> int:
         total = 0
-        for parameter in parameters:
-            if parameter.data_ptr() not in seen:
-                seen.add(parameter.data_ptr())
-                total += parameter.numel() * parameter.element_size()
+        for tensor in tensors:
+            if tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                total += tensor.numel() * tensor.element_size()
         return total
 
     rewards = setup.collector.rewards.held_bytes()

@@ -20,9 +20,11 @@ from penchant.data.source import DatasetSource
 from penchant.models.architecture import causal_class, score_class, train_text
 from penchant.models.load import DTYPES, is_adapter, load_causal_model, load_score_model
 from penchant.models.lora import add_lora, require_numbers
+from penchant.models.memory import is_quantised
 from penchant.models.scoring import Scorer
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
@@ -86,22 +88,36 @@ class Pairs:
         """Optimizer steps of a run."""
         return self.dataset(config, examples, num_processes=num_processes).num_steps
 
-    def load(self, config: RunConfig, precision: str, base: str, model: Any = None) -> Any:
+    def load(
+        self,
+        config: RunConfig,
+        precision: str,
+        base: str,
+        model: Any = None,
+        device: torch.device | None = None,
+    ) -> Any:
         """The model to train: all weights in fp32, or a frozen base with a fresh adapter.
 
         Args:
             config, precision: of the run.
             base: the resolved name.
             model: already loaded, in place of it.
+            device: where weights go that are quantised now.
         """
         if model is None:
-            dtype = DTYPES[_weights_dtype(config, precision, base)]
-            load = type(self).load_model
-            model = load(base, dtype=dtype, trust_remote_code=config.trust_remote_code)
-        if not config.lora_r or config.merge:
-            require_numbers(model, "merge is on" if config.merge else "lora_r is 0")
+            model = type(self).load_model(
+                base,
+                dtype=DTYPES[_weights_dtype(config, precision, base)],
+                trust_remote_code=config.trust_remote_code,
+                quantization=quantization_of(config, precision, device),
+            )
         if not config.lora_r:
+            require_numbers(model, "lora_r is 0")
             return train_text(model)
+        if is_quantised(model):
+            from penchant.models.quantised import prepare_quantised
+
+            prepare_quantised(model, DTYPES[precision])
         return add_lora(
             model,
             r=config.lora_r,
@@ -253,6 +269,15 @@ class Scores(Pairs):
                 saved,
                 pad,
             )
+
+
+def quantization_of(config: RunConfig, precision: str, device: torch.device | None) -> Any:
+    """How a run quantises the weights that it loads; None where it does not."""
+    if config.quantization == "none":
+        return None
+    from penchant.models.quantised import Quantization
+
+    return Quantization(int(config.quantization[0]), DTYPES[precision], device)
 
 
 def _weights_dtype(config: RunConfig, precision: str, base: str) -> str:

@@ -53,8 +53,11 @@ def prepare(
     if config.spec.samples:
         map_large_blocks()
     precision = resolve_precision(config.precision, accelerator.device)
-    policy = kind.load(config, precision, inputs.base, model)
-    critic = kind.load(config, precision, inputs.base) if kind.has_critic(config) else None
+    device = accelerator.device
+    policy = kind.load(config, precision, inputs.base, model, device)
+    critic = None
+    if kind.has_critic(config):
+        critic = kind.load(config, precision, inputs.base, device=device)
     pad_token_id = inputs.tokenizer.pad_token_id
     assert pad_token_id is not None  # load_tokenizer falls back to EOS
     setup = Setup(**vars(inputs), scorer=kind.scorer(config, policy, int(pad_token_id), critic))

@@ -14,8 +14,8 @@ from penchant.core.errors import ModelError
 from penchant.core.findings import Finding
 from penchant.core.machine import default_cache_dir
 from penchant.core.screen import gibibytes, track
-from penchant.models.load import load_causal_model, resolve
-from penchant.models.memory import unique_bytes
+from penchant.models.load import DTYPES, load_causal_model, resolve
+from penchant.models.memory import is_quantised, weight_bytes
 from penchant.models.reference import (
     AdapterReference,
     CachedReference,
@@ -82,7 +82,7 @@ class ReferenceMaker:
         """What a frozen copy of the policy takes."""
         model, config = self.policy.causal_model, self.config
         if config.sync_ref_model:
-            return unique_bytes(model.parameters())
+            return weight_bytes(model)
         from penchant.models.frozen import frozen_bytes
 
         return frozen_bytes(model, config.frozen_dtype, self.precision)
@@ -151,11 +151,14 @@ class ReferenceMaker:
             resolve(name, self.config.cache_dir),
             dtype=self.policy.causal_model.dtype,
             trust_remote_code=self.config.trust_remote_code,
-            bits=bits,
-            device=self.accelerator.device,
+            quantization=self._quantization(bits),
         )
         require_same_vocabulary(self.policy.causal_model.config, model.config)
-        if bits is None:  # quantised weights are where they belong and stay there
+        if is_quantised(model):  # its weights are where they belong and stay there
+            from penchant.models.quantised import compute_in
+
+            compute_in(model, DTYPES[self.precision])
+        else:
             if self.loaded is None:  # a caller's own model is left as it was given
                 self._hold(model)
             model.to(self.accelerator.device)
@@ -168,6 +171,13 @@ class ReferenceMaker:
                 max_length=self.config.max_length,
             )
         return CopyReference(scorer, kind)
+
+    def _quantization(self, bits: int | None) -> Any:
+        if bits is None:
+            return None
+        from penchant.models.quantised import Quantization
+
+        return Quantization(bits, DTYPES[self.precision], self.accelerator.device)
 
 
 def keep_sums(
@@ -217,7 +227,7 @@ def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) 
     with reference.active() as scorer:
         if scorer is None or scorer is policy:
             return ReferenceCost(0, None)
-        num_bytes = sum(p.numel() * p.element_size() for p in scorer.parameters())
+        num_bytes = weight_bytes(scorer)
         if not reference.kind.startswith("copy-"):
             return ReferenceCost(num_bytes, None)
         with policy.evaluating():

@@ -152,6 +152,7 @@ def estimate_unloaded(
         device=machine.device,
         num_models=1 + kind_of(config.spec).has_critic(config),
         frozen_dtype="fp32" if config.sync_ref_model else config.frozen_dtype,
+        quantization=size.quantization if config.quantization == "none" else config.quantization,
     )
     total = memory_total_bytes(torch.device(machine.device))
     room = Room(0.0, machine.memory_bytes, machine.memory_bytes if machine.given else total)

@@ -88,7 +88,7 @@ def _ways(config: RunConfig, now: Way) -> Iterator[Way]:
     """Changes that take less memory: each alone, then together, the gentlest first."""
     together = now
     for step in (_smaller_batch, _lighter_reference, _checkpointed, _with_lora, _half_base,
-                 _shorter):  # fmt: skip
+                 _quantised, _shorter):  # fmt: skip
         alone = step(config, now)
         if alone is not None:
             yield alone
@@ -145,8 +145,18 @@ def _half_base(config: RunConfig, way: Way) -> Way | None:
     if config.lora_r or config.sync_ref_model or way.sizes.half or "lora_r" not in way.keys:
         return None
     frozen = (way.sizes.weights - way.sizes.trained) / 2
-    sizes = replace(way.sizes, weights=frozen + way.sizes.trained)
+    sizes = replace(way.sizes, weights=frozen + way.sizes.trained, matrix_bytes=2.0)
     return replace(way, keys={**way.keys, "dtype": "bf16"}, sizes=sizes)
+
+
+def _quantised(config: RunConfig, way: Way) -> Way | None:
+    if config.sync_ref_model or not (config.lora_r or "lora_r" in way.keys):
+        return None
+    if way.sizes.matrix_bytes < 2:  # they are codes already
+        return None
+    keys = {k: v for k, v in way.keys.items() if k != "dtype"}  # the rest is held in fp32
+    sizes = way.sizes.quantised("4bit")
+    return replace(way, keys={**keys, "quantization": "4bit"}, sizes=sizes)
 
 
 def _shorter(config: RunConfig, way: Way) -> Way | None:
