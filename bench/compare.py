@@ -156,7 +156,7 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
         print(
             f"  {name:9} {count / statistics.median(seconds):.2f} examples/s "
             f"(runs: {', '.join(f'{count / s:.2f}' for s in seconds)}), "
-            f"peak memory {memory / 1e9:.2f} GB{shares[name]}"
+            f"peak memory {memory / 2**30:.2f} GiB{shares[name]}"
         )
     both = list(zip(outcomes["penchant"], outcomes["trl"], strict=True))
     ratios = [timed(b) / timed(a) for a, b in both]

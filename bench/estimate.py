@@ -79,7 +79,7 @@ def main() -> None:
     from penchant.commands.demo import demo_model
 
     model = options.model or demo_model()
-    print(f"{'case':<24}{'GB':>7}{'found':>7}{'ratio':>7}{'s':>8}{'found':>8}{'ratio':>7}  parts")
+    print(f"{'case':<24}{'GiB':>7}{'found':>7}{'ratio':>7}{'s':>8}{'found':>8}{'ratio':>7}  parts")
     for name in options.cases.split(","):
         method, keys = cases()[name]
         told = start("predict", method, model, keys)
@@ -88,7 +88,7 @@ def main() -> None:
         seconds = told["seconds"] / found["seconds"]
         parts = " ".join(f"{k} {v / 1e6:.0f}" for k, v in told["parts"].items() if v >= 5e5)
         print(
-            f"{name:<24}{told['peak'] / 1e9:>7.2f}{found['peak'] / 1e9:>7.2f}{memory:>7.2f}"
+            f"{name:<24}{told['peak'] / 2**30:>7.2f}{found['peak'] / 2**30:>7.2f}{memory:>7.2f}"
             f"{told['seconds']:>8.1f}{found['seconds']:>8.1f}{seconds:>7.2f}  {parts}",
             flush=True,
         )

@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "million.jsonl"
         write(path, options.rows)
-        print(f"{options.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB", flush=True)
+        print(f"{options.rows:,} rows, {path.stat().st_size / 2**30:.2f} GiB", flush=True)
         memory = PeakMemory()
         memory.start()
         started = time.perf_counter()
@@ -82,8 +82,9 @@ def main() -> None:
     for finding in report.findings:
         print(f"  {finding.id}: {finding.title}")
     print(
-        f"{seconds:.0f} s, {options.rows / seconds:,.0f} rows/s, peak {memory.peak / 1e9:.2f} GB "
-        f"with workers, {memory.own / 1e9:.2f} GB of the process itself",
+        f"{seconds:.0f} s, {options.rows / seconds:,.0f} rows/s, "
+        f"peak {memory.peak / 2**30:.2f} GiB with workers, "
+        f"{memory.own / 2**30:.2f} GiB of the process itself",
         file=sys.stdout,
     )
 

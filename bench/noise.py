@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def flips(num_pairs: int, rate: float, seed: int) -> set[int]:
-    """Which labels are turned round: this share of them, drawn once a seed."""
+    """Which labels are reversed: this share of them, drawn once a seed."""
     return set(random.Random(seed).sample(range(num_pairs), round(rate * num_pairs)))
 
 

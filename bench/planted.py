@@ -143,7 +143,7 @@ def length_biased(num_pairs: int, share: float, seed: int) -> list[Row]:
 
 
 def flipped(num_pairs: int, rate: float, seed: int) -> tuple[list[Row], np.ndarray]:
-    """Pairs with this share of the labels turned round, and which."""
+    """Pairs with this share of the labels reversed, and which."""
     make = Generator(np.random.default_rng(seed))
     rows = [make.pair() for _ in range(num_pairs)]
     turned = np.random.default_rng(seed + 1).random(num_pairs) < rate

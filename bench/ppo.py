@@ -84,12 +84,12 @@ def report(found: dict[str, list[dict[str, Any]]], batch_size: int) -> None:
         seconds = [s for one in runs for s in one["seconds"]]
         rates[name] = batch_size / statistics.median(seconds)
         share = statistics.mean(one["generation_share"] for one in runs)
-        peak = max(one["memory_peak_bytes"] for one in runs) / 1e9
+        peak = max(one["memory_peak_bytes"] for one in runs) / 2**30
         held = runs[0].get("held_bytes")
         print(
             f"{name}: {rates[name]:.3f} samples/s ({statistics.median(seconds):.1f} s a step of "
-            f"{batch_size}), generation {share:.0%}, peak {peak:.2f} GB"
-            + (f", weights held {held / 1e9:.3f} GB" if held else "")
+            f"{batch_size}), generation {share:.0%}, peak {peak:.2f} GiB"
+            + (f", weights held {held / 2**30:.3f} GiB" if held else "")
         )
     first, second = found
     peaks = [max(one["memory_peak_bytes"] for one in found[name]) for name in (first, second)]

@@ -45,10 +45,10 @@ def main() -> None:
             error = cost["logprob_error"]
             table.add_row(
                 kind,
-                f"{cost['num_bytes'] / 1e9:.2f} GB",
+                f"{cost['num_bytes'] / 2**30:.2f} GiB",
                 "exact" if error is None else f"{error:.4f}",
                 f"{summary['examples_per_second']:.2f}",
-                f"{summary['memory_peak_bytes'] / 1e9:.2f} GB",
+                f"{summary['memory_peak_bytes'] / 2**30:.2f} GiB",
             )
     Console().print(table)
 

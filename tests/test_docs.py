@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +40,24 @@ def test_every_option_is_on_the_methods_page(name: str) -> None:
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
     for option in METHODS[name].options.model_fields:
         assert f"`{option}`" in page
+
+
+# Words that a reader who is not native has to look up, or takes for something else.
+HARD = re.compile(r"\b(mend(s|ed)?|anew|dear|foretold|turn(ed)? round)\b", re.I)
+
+
+def test_what_users_read_has_no_words_that_are_hard_to_understand() -> None:
+    from penchant.cli.arguments import build_parser
+
+    def helps(parser: Any) -> Iterator[str]:
+        yield parser.format_help()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for one in action.choices.values():
+                    yield from helps(one)
+
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    texts = {page.name: page.read_text(encoding="utf-8") for page in pages}
+    texts["--help"] = "\n".join(helps(build_parser()))
+    found = {name: HARD.search(text) for name, text in texts.items()}
+    assert {name: one[0] for name, one in found.items() if one} == {}

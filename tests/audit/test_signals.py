@@ -20,7 +20,7 @@ GOOD, BAD = [f"good{n}" for n in range(40)], [f"bad{n}" for n in range(40)]
 
 
 def learnable(count: int, flip: float, seed: int = 0) -> tuple[list[Row], list[int]]:
-    """Pairs that words tell, a share of them turned round."""
+    """Pairs that words tell, a share of them reversed."""
     draw = random.Random(seed)
     rows, flipped = [], []
     for number in range(count):

@@ -102,7 +102,7 @@ def _held_out_margins(
     features: csr_array, groups: NDArray[np.uint64], penalty: float
 ) -> NDArray[np.float64]:
     """For each pair, how far a probe that has not seen its prompt prefers the chosen completion."""
-    # A pair's order says which is chosen: half of them are turned round, so that there is a class
+    # A pair's order says which is chosen: half of them are reversed, so that there is a class
     # to tell. The same half each time.
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=features.shape[0])
     turned = csr_array(features.multiply(signs[:, None]))

@@ -146,7 +146,7 @@ def _first(vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _defaults(method: str, keys: dict[str, Any]) -> dict[str, Any]:
-    """A sweep's own defaults: the reference scored once, evaluation behind training only."""
+    """A sweep's own defaults: the reference scored once, evaluation after training only."""
     own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
     config = load_config(method, {**keys, **own})
     automatic = config.reference == "auto" and not config.sync_ref_model

@@ -33,7 +33,7 @@ class PairInputs:
         chosen_len, rejected_len: tokens of each completion.
         chosen_nll: minus the log-probability of the chosen completion; it differs from `-chosen`
             only where `Needs.tail_weight` weights tokens. Differentiable; default `-chosen`.
-        prompt: log-probability of the prompt's tokens behind its first, differentiable; and
+        prompt: log-probability of the prompt's tokens after its first, differentiable; and
             prompt_len: how many those are. Only where `Needs.prompt` asks for them.
         chosen_weight, rejected_weight: how probable the policy finds a completion beside what it
             would say itself (WPO), without gradient. Only where `Needs.weights` asks for them.
@@ -156,7 +156,7 @@ class Needs:
     Attributes:
         whole_batch: the others of its global batch (`PairInputs.batch`); with several
             micro-batches a step, that is one more forward pass without gradient.
-        mismatches: `LabelInputs.kl`, from completions behind other prompts.
+        mismatches: `LabelInputs.kl`, from completions after other prompts.
         prompt: log-probabilities of the prompt's own tokens.
         weights: `chosen_weight` and `rejected_weight`.
         margins: `ScoreInputs.margin`: every record must state one.

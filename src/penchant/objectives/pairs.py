@@ -1,4 +1,4 @@
-"""Pairs: summed log-probabilities of two completions behind one prompt."""
+"""Pairs: summed log-probabilities of two completions after one prompt."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def pair_inputs(
 
 
 def tail_weights(batch: TokenBatch, tail_weight: float) -> Tensor | None:
-    """`[N]`: 1 up to the shorter completion's length, `tail_weight` behind it (LD-DPO)."""
+    """`[N]`: 1 up to the shorter completion's length, `tail_weight` after it (LD-DPO)."""
     if tail_weight == 1.0:
         return None
     lengths = batch.segment_lengths

@@ -1,4 +1,4 @@
-"""Scores: a reward model's scalars for two completions behind one prompt."""
+"""Scores: a reward model's scalars for two completions after one prompt."""
 
 from __future__ import annotations
 

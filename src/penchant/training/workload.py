@@ -181,9 +181,9 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak
     logger.info(
-        "memory: %s at the peak without checkpointing (%.2f MB of activations per token, at most "
+        "memory: %s at the peak without checkpointing (%.2f MiB of activations per token, at most "
         "%d tokens in a pass), of %s that can be had",
-        gibibytes(needed), sizes.by_token / 1e6, work.longest, gibibytes(room.limit),
+        gibibytes(needed), sizes.by_token / 2**20, work.longest, gibibytes(room.limit),
     )  # fmt: skip
     spare = room.limit - needed
     if accelerator.num_processes == 1:

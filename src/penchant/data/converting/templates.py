@@ -149,7 +149,7 @@ class ChatTemplate:
 
     @cached_property
     def _marks(self) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
-        """What stands before a first message, between two, and behind a last one, by role."""
+        """What stands before a first message, between two, and after a last one, by role."""
         starts: dict[str, str] = {}
         between: dict[str, dict[str, str]] = {}
         ends: dict[str, str] = {}

@@ -50,7 +50,7 @@ def recognise(row: object) -> Layout | None:
     if given >= set(PAIR_FIELDS):
         kinds = {kind(row[field]) for field in PAIR_FIELDS}
         if kinds == {"messages"}:
-            # Answers behind a prompt of another name are another project's layout.
+            # Answers after a prompt of another name are another project's layout.
             behind = is_given(row, "conversations") or is_given(row, "messages")
             return None if behind and first_role(row["chosen"]) in ANSWERING else WHOLE_CHAT
         transcripts = kinds == {"text"} and all(HUMAN_TURN.search(str(row[f])) for f in PAIR_FIELDS)

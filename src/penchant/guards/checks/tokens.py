@@ -45,7 +45,7 @@ def answer_room(run: Snapshot) -> Iterator[Finding]:
         yield warning(
             "answer-room",
             f"max_prompt_length {config.max_prompt_length} of max_length {config.max_length} "
-            f"leaves {room} tokens for the answers behind the longest prompts",
+            f"leaves {room} tokens for the answers after the longest prompts",
             "lower max_prompt_length, or raise max_length",
             {"max_prompt_length": config.max_prompt_length, "max_length": config.max_length},
         )
@@ -116,7 +116,7 @@ def ends(run: Snapshot) -> Iterator[Finding]:
         yield warning(
             "early-eos",
             f"{counted(tokens.early_end, 'completion')} with an end token before the last: the "
-            "model learns to go on behind its end",
+            "model learns to go on after its end",
             "take end tokens and further turns out of the completions",
             {"num": tokens.early_end},
         )

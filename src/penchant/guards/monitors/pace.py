@@ -38,7 +38,7 @@ class Pace:
         self.dearest = max(self.dearest, seconds)
 
     def due(self, step: int, train_seconds: float) -> bool:
-        """Whether to check behind a step.
+        """Whether to check after a step.
 
         Args:
             step: that is done.

@@ -36,7 +36,7 @@ class FunctionReward:
         function: the callable.
         name: by which metrics and messages call it.
         timeout: seconds that a call may take; None for no limit. The call runs in a thread, which
-            cannot be stopped: what took too long goes on behind the error until it returns, and
+            cannot be stopped: what took too long goes on after the error until it returns, and
             code that holds the interpreter's lock all along, such as one regular expression,
             delays the error until then.
 

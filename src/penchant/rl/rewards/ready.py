@@ -14,7 +14,7 @@ from typing import Any
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError
 
-# A minus behind a digit, letter or bracket subtracts; elsewhere it is a sign.
+# A minus after a digit, letter or bracket subtracts; elsewhere it is a sign.
 NUMBER = re.compile(
     r"(?:(?<![\w)\]])([-−+]))?(?:\$\s?([-−])?)?"
     r"((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
@@ -53,7 +53,7 @@ def _is_right(given: str, right: Any) -> bool:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The first number behind the last `####`, else the last number of the text, or None."""
+    """The first number after the last `####`, else the last number of the text, or None."""
     _, marker, behind = text.rpartition(FINAL)
     numbers = NUMBER.findall(behind if marker else text)
     if not numbers:
@@ -148,7 +148,7 @@ def _analyser() -> Any:
 
 def _compiled(pattern: str, name: str, flags: int = 0) -> re.Pattern[str]:
     if not pattern:
-        raise ConfigError(f"reward {name}:PATTERN needs a regular expression behind the colon")
+        raise ConfigError(f"reward {name}:PATTERN needs a regular expression after the colon")
     try:
         return re.compile(pattern, flags)
     except re.error as error:
@@ -170,7 +170,7 @@ def ready(spec: str) -> tuple[str, Callable[..., list[float]]] | None:
     """The ready function that a short name means, with its name in metrics, or None.
 
     Raises:
-        ConfigError: the name is one of them, and what stands behind its colon is not right, or a
+        ConfigError: the name is one of them, and what stands after its colon is not right, or a
             package that it needs is missing.
     """
     name, colon, argument = spec.partition(":")

@@ -168,7 +168,7 @@ class PPOConfig(Arguments):
 
     @property
     def empties_cache(self) -> bool:
-        """Whether the GPU's cache is emptied behind every step."""
+        """Whether the GPU's cache is emptied after every step."""
         return bool(self.optimize_cuda_cache) or self.optimize_device_cache
 
     @property

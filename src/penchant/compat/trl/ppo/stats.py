@@ -176,5 +176,5 @@ def for_tracker(
 
 
 def _rows(values: Tensor, lengths: list[int]) -> np.ndarray[Any, Any]:
-    """`[B, longest]`, 0 behind the end of a row."""
+    """`[B, longest]`, 0 after the end of a row."""
     return torch.nn.utils.rnn.pad_sequence(values.split(lengths), batch_first=True).numpy()

@@ -326,5 +326,5 @@ def _required(config: Any, model: Any) -> tuple[PPOConfig, AutoModelForCausalLMW
             f"model must be a penchant.compat.trl.AutoModelForCausalLMWithValueHead, got "
             f"{type(model).__name__}; make one with its from_pretrained"
         )
-    config.check()  # it can be changed behind its construction
+    config.check()  # it can be changed after its construction
     return config, model
