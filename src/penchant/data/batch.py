@@ -6,11 +6,11 @@ A *group* is one prompt with its completions. Packed, a batch is a single row
 
 in which a completion attends to its prompt and to itself, and positions restart at the prompt's
 end. Nothing is padded and no prompt is computed twice. Padded, every completion is a row of its
-own behind a copy of its prompt: the layout of last resort, which any model can run.
+own after a copy of its prompt: the layout of last resort, which any model can run.
 
 Either way the completions are numbered in order (pair 0 chosen, pair 0 rejected, pair 1 chosen,
 ...), and the batch says at which positions hidden states predict completion tokens that are trained
-on. Where a method reads the prompts' own log-probs too, those are segments numbered behind the last
+on. Where a method reads the prompts' own log-probs too, those are segments numbered after the last
 completion.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 Item = tuple[Sequence[int], Sequence[int]]
-"""Token ids of one completion behind one prompt."""
+"""Token ids of one completion after one prompt."""
 Spans = tuple[tuple[int, int], ...]
 """Half-open ranges of positions, in order, none of them empty."""
 
@@ -209,7 +209,7 @@ def share_prompts(
 
 
 def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = False) -> TokenBatch:
-    """Lay every completion out in a row of its own behind its prompt, padded on the right."""
+    """Lay every completion out in a row of its own after its prompt, padded on the right."""
     laid_out = [(group.prompt, c) for group in groups for c in group.completions]
     rows = [[*prompt, *completion] for prompt, completion in laid_out]
     for group in groups:

@@ -64,7 +64,7 @@ class TokenisedPrompt:
     asked: None = None
 
     def group(self, completions: Sequence[Sequence[int]] = ()) -> Group:
-        """For the batch: the prompt with completions sampled behind it."""
+        """For the batch: the prompt with completions sampled after it."""
         return Group(self.prompt, tuple(completions))
 
 
@@ -232,7 +232,7 @@ class Tokeniser:
         return self.render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
 
     def _behind(self, prompt_ids: list[int], before: str, text: str, chat: bool) -> list[int]:
-        """The completion's tokens behind the prompt's; none where the two merge."""
+        """The completion's tokens after the prompt's; none where the two merge."""
         whole = self.encode(before + text, special=not chat)
         start = len(prompt_ids)
         return whole[start:] if whole[:start] == prompt_ids else []
@@ -246,19 +246,19 @@ class Tokeniser:
         if whole.startswith(before):
             return whole[len(before) :], True
         # The template renders earlier turns differently once there is an answer: keep the answer
-        # as it renders, behind the prompt as the model meets it.
+        # as it renders, after the prompt as the model meets it.
         thought = {name: PLACEHOLDER for name in REASONING if name in completion[0]}
         other: Message = {**completion[0], "content": PLACEHOLDER, **thought}  # type: ignore[typeddict-item]
         head = self.render((*prompt, other), generation_prompt=False).partition(PLACEHOLDER)[0]
         return whole[len(head) :] if whole.startswith(head) else completion[0]["content"], False
 
     def finish(self, ids: list[int]) -> list[int]:
-        """End on exactly one end token; template white space behind it is not trained on."""
+        """End on exactly one end token; template white space after it is not trained on."""
         end = self.end_of(ids)
         return [*ids, int(self.tokenizer.eos_token_id)] if end is None else ids[:end]
 
     def end_of(self, ids: Sequence[int]) -> int | None:
-        """Where a turn ends: behind the first of the end tokens that only blanks follow, if any."""
+        """Where a turn ends: after the first of the end tokens that only blanks follow, if any."""
         first_end = None
         for i in reversed(range(len(ids))):
             if ids[i] in self.end_ids:

@@ -71,7 +71,7 @@ class TokenFacts:
             lost_examples: the first of each.
         rewritten: records left out because the template rewrites earlier turns of an answer;
             rewritten_example: the first of them.
-        double_bos: examples that begin with two BOS tokens, or repeat it behind the prompt.
+        double_bos: examples that begin with two BOS tokens, or repeat it after the prompt.
         doubled_end: completions that end on two end tokens.
         early_end: completions with an end token before their last.
         unknown_end: uncut completions whose last token does not end the model's answers.
