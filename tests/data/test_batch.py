@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penchant.data.batch import Group, Segments, pack, pad
+from penchant.data.batch import Group, Segments, pack, pack_repeated, pad
 
 FIRST = Group([10, 11, 12], ([20, 21], [30]))
 SECOND = Group([13], ([40, 41, 42], [50, 51]))
@@ -107,6 +107,22 @@ def test_both_layouts_number_and_order_the_completions_alike(groups):
     assert packed.num_tokens == sum(group.num_tokens for group in groups)
 
 
+def test_repeated_prompts_stand_in_one_row_and_positions_restart_at_each():
+    groups = [Group([1, 3], ([4], [5, 2])), Group([6], ([7, 2],))]
+    batch = pack_repeated(groups, with_prompts=True)
+    assert batch.layout == "repeated"
+    assert batch.input_ids.tolist() == [[1, 3, 4, 1, 3, 5, 2, 6, 7, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 3, 0, 1, 2]]
+    # The completions, then the prompts' own tokens in their first copies.
+    assert batch.predictors.tolist() == [1, 4, 5, 7, 8, 0]
+    assert batch.targets.tolist() == [4, 5, 2, 7, 2, 3]
+    assert batch.ends.tolist() == [2, 6, 9]
+    assert batch.num_tokens == 10
+    shared = pack(groups, with_prompts=True)
+    assert shared.targets.tolist() == batch.targets.tolist()
+    assert shared.segment_index.tolist() == batch.segment_index.tolist()
+
+
 def test_every_predictor_is_the_token_before_its_target_in_its_own_text(groups):
     before = [
         token
@@ -114,10 +130,14 @@ def test_every_predictor_is_the_token_before_its_target_in_its_own_text(groups):
         for c in g.completions
         for token in ([*g.prompt, *c][-len(c) - 1 : -1])
     ]
-    for batch in (pack(groups), pad(groups, 0)):
+    for batch in (pack(groups), pack_repeated(groups), pad(groups, 0)):
         assert batch.input_ids.flatten()[batch.predictors].tolist() == before
     prompts = [token for g in groups for token in g.prompt[:-1]]
-    for batch in (pack(groups, with_prompts=True), pad(groups, 0, with_prompts=True)):
+    for batch in (
+        pack(groups, with_prompts=True),
+        pack_repeated(groups, with_prompts=True),
+        pad(groups, 0, with_prompts=True),
+    ):
         assert batch.input_ids.flatten()[batch.predictors].tolist() == before + prompts
 
 

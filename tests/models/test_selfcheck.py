@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from transformers.models.gemma3 import modeling_gemma3
 
 from penchant.core.errors import TrainingError
 from penchant.models import attention, attention_cpu, attention_gpu
@@ -91,8 +92,13 @@ def test_state_space_layers_fall_back(groups, caplog, plain_logprobs):
     assert_right(scorer, make(), groups, plain_logprobs)
 
 
-def test_a_model_that_ignores_the_hook_is_found_out(make_model, groups, caplog, plain_logprobs):
-    """Its attention sees the whole row, so packed completions would see each other."""
+def test_a_model_that_ignores_the_hook_is_found_out_and_repeats_prompts(
+    make_model, groups, caplog, plain_logprobs
+):
+    """Its attention sees the whole row, so packed completions would see each other.
+
+    With repeated prompts transformers' own mask keeps the texts of a row apart.
+    """
     from transformers.models.llama import modeling_llama
 
     class Stubborn(modeling_llama.LlamaAttention):
@@ -108,10 +114,41 @@ def test_a_model_that_ignores_the_hook_is_found_out(make_model, groups, caplog, 
     for layer in model.model.layers:
         layer.self_attn.__class__ = Stubborn
     scorer, plan, warnings = planned(model, groups, caplog)
-    assert (plan.packed, plan.fused_head) == (False, True)
+    assert plan == ScoringPlan(False, True, "sdpa", plan.reason, repeated=True)
     assert len(warnings) == 1
     assert "packed log-probs differ from a plain forward" in warnings[0]
+    assert "first in layer 1 of 2 (full_attention)" in warnings[0]
+    assert "layout: packed, prompts repeated" in warnings[0]
+    batch = scorer.batch(groups)
+    assert batch.layout == "repeated"
+    assert batch.input_ids.shape == (1, batch.num_tokens)
     assert_right(scorer, make_model(), groups, plain_logprobs)
+
+
+class Shortsighted(modeling_gemma3.Gemma3Attention):
+    """Tells the hook of no window, only its own attention."""
+
+    def forward(self, hidden_states, position_embeddings, attention_mask=None, **others):
+        if "segments" in others:
+            self.sliding_window = attention_mask = None
+        return super().forward(hidden_states, position_embeddings, attention_mask, **others)
+
+
+def test_a_window_longer_than_the_first_records_is_checked_all_the_same(
+    make_model, groups, caplog, plain_logprobs
+):
+    def make():
+        kinds = ["full_attention", "sliding_attention"]
+        model = make_model("gemma3_text", layer_types=kinds, sliding_window=20)
+        model.model.layers[1].self_attn.__class__ = Shortsighted
+        return model
+
+    scorer, plan, warnings = planned(make(), groups, caplog)
+    assert plan.layout == "repeated"
+    assert "first in layer 2 of 2 (sliding_attention)" in warnings[0]
+    assert_right(scorer, make(), groups, plain_logprobs)
+    # No record of the run is longer than the window: nothing can go wrong.
+    assert planned(make(), groups, caplog, max_length=20)[1].packed
 
 
 def test_a_head_that_is_more_than_a_matrix_is_found_out(make_model, groups, caplog, plain_logprobs):
@@ -125,7 +162,7 @@ def test_a_head_that_is_more_than_a_matrix_is_found_out(make_model, groups, capl
         return model
 
     scorer, plan, warnings = planned(make(), groups, caplog)
-    assert plan == ScoringPlan(False, False, "sdpa", reason=plan.reason)
+    assert plan == ScoringPlan(True, False, "sdpa", reason=plan.reason)
     assert len(warnings) == 1
     assert "the head is a Doubled" in warnings[0]
     assert_right(scorer, make(), groups, plain_logprobs)
@@ -140,7 +177,7 @@ def test_a_head_without_a_weight_of_its_own_is_run_as_it_is(
         return model
 
     scorer, plan, warnings = planned(make(), groups, caplog)
-    assert (plan.packed, plan.fused_head) == (False, False)
+    assert (plan.packed, plan.fused_head) == (True, False)
     assert "AttributeError in the sdpa pass" in warnings[0]
     assert_right(scorer, make(), groups, plain_logprobs)
 
@@ -159,8 +196,9 @@ def test_a_forward_that_breaks_on_packed_rows_falls_back(make_model, groups, cap
     model = make_model()
     model.model.layers[0] = OneArgument(model.model.layers[0])
     _, plan, warnings = planned(model, groups, caplog)
-    assert not plan.packed
+    assert plan.layout == "repeated"
     assert "TypeError in the sdpa pass: unexpected keyword argument 'segments'" in warnings[0]
+    assert "first in layer 1 of 2" in warnings[0]
 
 
 def test_logprobs_that_are_not_numbers_never_pass_the_check(make_model, groups, caplog):
@@ -219,7 +257,7 @@ def test_a_kernel_that_fails_in_backward_is_found_out_before_training(
 
     monkeypatch.setattr(attention_cpu, "SegmentAttention", Failing)
     scorer, plan, warnings = planned(make_model(), groups, caplog)
-    assert (plan.packed, plan.fused_head) == (False, True)
+    assert (plan.layout, plan.fused_head) == ("repeated", True)
     assert len(warnings) == 1
     assert "RuntimeError in the sdpa pass: no kernel image is available" in warnings[0]
     assert_right(scorer, make_model(), groups, plain_logprobs)

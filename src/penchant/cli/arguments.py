@@ -141,7 +141,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--reference", help="the model to compare with (default: what the run started from)")
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
     add_shared(parser, max_length="the run's, or 1024", max_prompt_length="half of max_length")
-    add("--attention", help="auto, sdpa, flex or plain")
+    add("--attention", help="auto, sdpa, flex, varlen or plain")
     add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
     add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")

@@ -140,10 +140,10 @@ class ModelSection(Section):
         "auto: matrices have the dtype of the arithmetic; fp32: all weights are in fp32.",
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
-    attention: Literal["auto", "sdpa", "flex", "plain"] = Field(
+    attention: Literal["auto", "sdpa", "flex", "varlen", "plain"] = Field(
         "auto",
-        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA), or plain: "
-        "pad instead of packing.",
+        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA; varlen runs on "
+        "CUDA in half precision), or plain: pad instead of packing.",
     )
     reference: ReferenceKind = Field(
         "auto",

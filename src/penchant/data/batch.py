@@ -5,8 +5,13 @@ A *group* is one prompt with its completions. Packed, a batch is a single row
     [prompt 0 | completion 0 | completion 1 | prompt 1 | completion 2 | completion 3 | ...]
 
 in which a completion attends to its prompt and to itself, and positions restart at the prompt's
-end. Nothing is padded and no prompt is computed twice. Padded, every completion is a row of its
-own after a copy of its prompt: the layout of last resort, which any model can run.
+end. Nothing is padded and no prompt is computed twice. Where a model cannot share prompts, each
+completion follows a copy of its own, in one row again; positions restart at every copy:
+
+    [prompt 0 | completion 0 | prompt 0 | completion 1 | prompt 1 | completion 2 | ...]
+
+Padded, every completion is a row of its own after a copy of its prompt: the layout of last
+resort, which any model can run.
 
 Either way the completions are numbered in order (pair 0 chosen, pair 0 rejected, pair 1 chosen,
 ...), and the batch says at which positions hidden states predict completion tokens that are trained
@@ -18,13 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+Layout = Literal["shared", "repeated", "padded"]
+"""One row with each prompt once; one row with a copy for each completion; a row a completion."""
 
 Item = tuple[Sequence[int], Sequence[int]]
 """Token ids of one completion after one prompt."""
@@ -101,10 +110,10 @@ class TokenBatch:
     """Tensors for one forward pass over some groups.
 
     Attributes:
-        input_ids: `[rows, T]`; one row when packed.
+        input_ids: `[rows, T]`; one row when packed, with prompts shared or repeated.
         position_ids: `[rows, T]`.
         attention_mask: `[rows, T]`, 1 for real tokens; None when packed.
-        segments: one entry a group when packed, else None.
+        segments: one entry a group where prompts are shared, else None.
         predictors: `[N]`, indices into the flattened `rows * T` positions whose hidden state
             predicts a scored token.
         targets: `[N]`, the token ids they predict.
@@ -125,6 +134,13 @@ class TokenBatch:
     segment_lengths: Tensor
     ends: Tensor
     num_tokens: int
+
+    @property
+    def layout(self) -> Layout:
+        """How the groups were laid out."""
+        if self.segments is not None:
+            return "shared"
+        return "padded" if self.attention_mask is not None else "repeated"
 
     @property
     def completion_lengths(self) -> Tensor:
@@ -187,6 +203,24 @@ def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
     )
 
 
+def pack_repeated(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
+    """Lay groups out in one row, each completion after a copy of its prompt.
+
+    Args:
+        groups: at least one.
+        with_prompts: score the prompts' own tokens too, in each group's first copy.
+    """
+    batch = pack([Group(group.prompt, (c,)) for group in groups for c in group.completions])
+    assert batch.segments is not None
+    predictors = batch.predictors
+    if with_prompts:
+        firsts = accumulate((len(group.completions) for group in groups[:-1]), initial=0)
+        copies = (batch.segments[number] for number in firsts)
+        own = [p for copy in copies for p in range(copy.start, copy.prompt_end - 1)]
+        predictors = torch.cat([predictors, torch.tensor(own, dtype=torch.long)])
+    return replace(batch, segments=None, predictors=predictors, **_targets(groups, with_prompts))
+
+
 def share_prompts(
     items: Sequence[tuple[Sequence[int], Sequence[int]]],
 ) -> tuple[list[Group], list[int]]:
@@ -247,7 +281,7 @@ def _require_tokens(group: Group) -> None:
     assert group.completions and all(group.completions), "an empty completion reached the batch"
 
 
-def _targets(groups: Sequence[Group], with_prompts: bool) -> dict[str, Tensor]:
+def _targets(groups: Sequence[Group], with_prompts: bool) -> dict[str, Any]:
     completions = (c for group in groups for c in group.completions)
     scored = [
         [t for a, b in c.trained for t in c.ids[a:b]] if isinstance(c, Turns) else c

@@ -112,3 +112,29 @@ def register() -> None:
 
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, layer_reach)
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """The kind of each layer, as a text model's configuration names it.
+
+    Where it names none, all layers are alike: with a window, or full attention.
+    """
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    if kinds:
+        return list(kinds)
+    windowed = getattr(config, "sliding_window", None) and getattr(
+        config, "use_sliding_window", True
+    )
+    kind = "sliding_attention" if windowed else "full_attention"
+    return [kind] * config.num_hidden_layers
+
+
+def reaches(config: Any) -> list[Reach]:
+    """How far layers see that do not see everything, by a text model's configuration."""
+    kinds = layer_kinds(config)
+    found = []
+    if "sliding_attention" in kinds and (window := getattr(config, "sliding_window", None)):
+        found.append(Reach(window=window))
+    if "chunked_attention" in kinds and (chunk := getattr(config, "attention_chunk_size", None)):
+        found.append(Reach(chunk=chunk))
+    return found

@@ -89,7 +89,7 @@ class CopyReference:
     def sums(
         self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
     ) -> Tensor:
-        if self._scorer.plan.packed != (batch.segments is not None):
+        if self._scorer.plan.layout != batch.layout:
             batch = self._scorer.batch(groups)
         return weighted_sums(batch, self._scorer(batch), weights)
 

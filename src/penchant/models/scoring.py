@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from penchant.data.batch import Group, TokenBatch, pack, pad
+from penchant.data.batch import Group, Layout, TokenBatch, pack, pack_repeated, pad
 from penchant.models import attention
 from penchant.models.architecture import text_backbone
 from penchant.models.linear import is_plain, use_fast_linear
@@ -35,17 +35,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """How completions are scored, and why not the fast way where it is not."""
+    """How completions are scored, and why not the fast way where it is not.
+
+    Attributes:
+        packed: prompts are shared in one row, with attention of our own.
+        fused_head: log-probs are computed in chunks of the vocabulary.
+        kernel: of packed attention.
+        repeated: not packed, but in one row: each completion after a copy of its prompt, with the
+            model's own attention, which tells texts apart by positions that restart.
+        reason: what was tried and did not agree.
+    """
 
     packed: bool
     fused_head: bool
     kernel: str
     reason: str = ""
-    largest_difference: float = 0.0
+    repeated: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """Of the batches that are scored."""
+        if self.packed:
+            return "shared"
+        return "repeated" if self.repeated else "padded"
 
     def describe(self) -> str:
         """One line for the screen and the summary."""
-        layout = f"packed shared prompts ({self.kernel})" if self.packed else "padded"
+        layout = {
+            "shared": f"packed shared prompts ({self.kernel})",
+            "repeated": "packed, prompts repeated",
+            "padded": "padded",
+        }[self.layout]
         head = "fused" if self.fused_head else "full logits"
         why = f"; {self.reason}" if self.reason else ""
         return f"layout: {layout}, head: {head}{why}"
@@ -128,10 +148,11 @@ class Scorer(nn.Module):
 
     def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the model's device."""
-        if self.plan.packed:
-            batch = pack(groups, with_prompts=with_prompts)
-        else:
+        if self.plan.layout == "padded":
             batch = pad(groups, self.pad_token_id, with_prompts=with_prompts)
+        else:
+            lay_out = pack if self.plan.packed else pack_repeated
+            batch = lay_out(groups, with_prompts=with_prompts)
         return batch.to(self.causal_model.device)
 
     def forward(self, batch: TokenBatch, also: Also = None) -> Tensor:

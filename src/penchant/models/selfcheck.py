@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 from penchant.core.errors import TrainingError
 from penchant.core.machine import USABLE, memory_available_bytes
 from penchant.data.batch import Group
+from penchant.models.attention import layer_kinds, reaches
 from penchant.models.linear import MULTIPLIED, plain_layers
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
@@ -28,6 +31,8 @@ HALF = (torch.bfloat16, torch.float16)
 # Largest tolerated difference from the plain forward, in nats per token. In half precision single
 # tokens differ by what rounding does to their logits, so there it bounds the mean.
 LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
+# Tokens on either side of a window's end, where the check goes beyond it.
+BEYOND = 8
 # Kinds of layers, as configurations name them, that need no attention hook: what works on each
 # position alone, and what carries a state (models/mixers.py).
 WITHOUT_STATE = {"mlp", "moe", "dense", "sparse"}
@@ -63,16 +68,18 @@ def plan_scoring(
     """Plan the scoring of a run and make the scorer use it.
 
     Every group goes through the model the plain way (a row for each completion, full logits) and
-    through the fast one; a difference above the tolerance sends the run back to the padded
-    layout, and if need be to full logits, with one warning. A run in half precision is compared in
-    fp32 first, where memory holds that: there no fault passes for rounding. Where something is
-    trained, the fast way must also run backward.
+    through the fast one. Where these differ by more than the tolerance, the next kernel is tried,
+    then one row with repeated prompts, then padded rows, with one warning. A head that is not
+    served is run as it is, in any layout. A run in half precision is compared in fp32 first, where
+    memory holds that: there no fault passes for rounding. Where something is trained, the fast way
+    must also run backward.
 
     Args:
         scorer: with the model as it will run, inside the run's autocast.
-        groups: the first records, one or two.
-        attention: `auto`, `sdpa`, `flex`, or `plain` for the padded layout.
-        max_length: the longest sequence of the run, which a sliding window must cover.
+        groups: the first records, one or two; one that goes beyond the model's windows is added
+            where none of these does and the run's records may.
+        attention: `auto`, `sdpa`, `flex`, `varlen`, or `plain` for the padded layout.
+        max_length: the longest sequence of the run, in tokens.
 
     Raises:
         TrainingError: the device's memory does not hold one of the two passes.
@@ -81,23 +88,53 @@ def plan_scoring(
         attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), _out_of_memory_explained():
+        groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
         expected = Expected(_plain_forward(scorer, groups), _exactly(scorer, groups, PLAIN))
-        reasons = []
-        for plan in _candidates(attention):
-            refusal = _unservable(scorer) if plan.packed else ""
-            if not refusal:
-                scorer.use(plan)
-                refusal = _disagreement(scorer, groups, expected)
-            if not refusal:
-                break
-            reasons.append(refusal)
-        else:
-            plan = PLAIN
-    plan = ScoringPlan(plan.packed, plan.fused_head, plan.kernel, "; ".join(reasons))
+        check = partial(_refusal, scorer, groups, expected)
+        first, *others = plans = _plans(attention, fused_head=True)
+        plan, reasons = first, [reason for reason in [check(first)] if reason]
+        if reasons:
+            if check(plans[-1]):  # the head is to blame, in any layout
+                others = _plans(attention, fused_head=False)
+            for plan in others:
+                if not (reason := check(plan)):
+                    break
+                reasons.append(reason)
+            else:
+                plan = PLAIN
+    plan = replace(plan, reason="; ".join(reasons))
     if reasons:
-        logger.warning("the fast path is off (%s): scoring is slower, not different", plan.reason)
+        logger.warning("%s: scoring is slower, not different", plan.describe())
     scorer.use(plan)
     return plan
+
+
+def _plans(attention: str, *, fused_head: bool) -> list[ScoringPlan]:
+    """The fastest first."""
+    kernels = {"plain": [], "flex": ["flex", "varlen", "sdpa"], "varlen": ["varlen", "sdpa"]}
+    plan = replace(PLAIN, fused_head=fused_head)
+    packed = [
+        replace(plan, packed=True, kernel=kernel) for kernel in kernels.get(attention, [attention])
+    ]
+    return [*packed, *([replace(plan, repeated=True)] if packed else []), plan]
+
+
+def _beyond_windows(scorer: Scorer, groups: Sequence[Group], max_length: int) -> list[Group]:
+    """A group that is longer than each window of the model, where no other is and one may come.
+
+    Its first completion goes across the window's end, its second begins before it.
+    """
+    config = scorer.causal_model.config.get_text_config()
+    sizes = [reach.window or reach.chunk or 0 for reach in reaches(config)]
+    longest = max(len(group.prompt) + max(map(len, group.completions)) for group in groups)
+    missed = [size for size in sizes if longest <= size < max_length]
+    if not missed:
+        return []
+    own = [token for group in groups for token in (*group.prompt, *group.completions[0])]
+    length = min(max_length, max(missed) + 2 * BEYOND)
+    tokens = list(islice(cycle(own), length + BEYOND))
+    begin = max(1, length - 3 * BEYOND)
+    return [Group(tokens[:begin], (tokens[begin:length], tokens[begin + 1 : begin + 1 + BEYOND]))]
 
 
 @contextmanager
@@ -112,12 +149,6 @@ def _out_of_memory_explained() -> Iterator[None]:
         ) from error
 
 
-def _candidates(attention: str) -> list[ScoringPlan]:
-    kernels = {"plain": [], "flex": ["flex", "sdpa"]}.get(attention, [attention])
-    packed = [ScoringPlan(packed=True, fused_head=True, kernel=kernel) for kernel in kernels]
-    return [*packed, ScoringPlan(packed=False, fused_head=True, kernel="sdpa")]
-
-
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
     scorer.use(PLAIN)
     singles = [Group(group.prompt, (c,)) for group in groups for c in group.completions]
@@ -125,9 +156,23 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
         return torch.cat([scorer(scorer.batch([single])) for single in singles])
 
 
+def _refusal(scorer: Scorer, groups: Sequence[Group], expected: Expected, plan: ScoringPlan) -> str:
+    """Why a plan cannot be used, if so."""
+    if plan.packed and (reason := _unservable(scorer)):
+        return reason
+    scorer.use(plan)
+    reason = _disagreement(scorer, groups, expected)
+    if reason and plan.packed:
+        from penchant.models.layers import first_difference
+
+        reason += first_difference(scorer, groups)
+    return reason
+
+
 def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -> str:
     """Why the scorer's plan cannot serve; empty where it can."""
-    layout = "packed" if scorer.plan.packed else "padded"
+    layout = "packed" if scorer.plan.packed else scorer.plan.layout
+    name = scorer.plan.kernel if scorer.plan.packed else scorer.plan.layout
     limit, half = tolerance(scorer)
     if expected.exact is not None:
         exact = _exactly(scorer, groups, scorer.plan)
@@ -148,7 +193,7 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
     except torch.OutOfMemoryError:  # a RuntimeError, but no disagreement
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        return f"{type(error).__name__} in the {scorer.plan.kernel} pass: {error}"
+        return f"{type(error).__name__} in the {name} pass: {error}"
     best = expected.own if expected.exact is None else expected.exact
     difference = (logprobs.detach() - best).abs()
     measured = difference.mean().item() if half else difference.max().item()
@@ -216,7 +261,7 @@ def tolerance(scorer: Scorer) -> tuple[float, bool]:
 def _unservable(scorer: Scorer) -> str:
     """What the attention hook cannot do for this model, if anything."""
     config = scorer.causal_model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds = set(layer_kinds(config))
     served = {"full_attention", "sliding_attention", "chunked_attention"} | WITHOUT_STATE
     if stateful_modules(scorer.causal_model):
         served |= STATEFUL

@@ -101,7 +101,7 @@ def score_both(
 def _comparable(policy: ScoringPlan, reference: ScoringPlan) -> bool:
     """Whether both models' hidden states can stand behind one batch and one walk of the heads."""
     fused = policy.fused_head and reference.fused_head
-    return fused and policy.packed == reference.packed
+    return fused and policy.layout == reference.layout
 
 
 class TokenMeans:

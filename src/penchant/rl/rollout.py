@@ -200,7 +200,7 @@ class Collector:
         if self.reference is not None:
             with self.reference.active() as other:
                 assert other is not None, "a cache cannot know what will be sampled"
-                own = batch if other.plan.packed == self.policy.plan.packed else other.batch(groups)
+                own = batch if other.plan.layout == batch.layout else other.batch(groups)
                 columns["ref_logprobs"] = other(own)
         if self.full_kl:
             columns["full_kl"] = self._divergence(batch)

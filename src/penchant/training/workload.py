@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.data.batch import Group
+    from penchant.data.batch import Group, Layout
     from penchant.training.setup import Setup
 
 logger = logging.getLogger("penchant")
@@ -82,7 +82,7 @@ def count_work(
     config: RunConfig,
     examples: Sequence[Any],
     *,
-    packed: bool = True,
+    layout: Layout = "shared",
     num_processes: int = 1,
     answer_length: float | None = None,
 ) -> Workload:
@@ -91,12 +91,12 @@ def count_work(
     Args:
         config: of the run.
         examples: tokenised, to train on.
-        packed: whether prompts are shared.
+        layout: of its batches.
         num_processes: of the run.
         answer_length: for methods that sample: expected tokens of an answer; default: the longest.
     """
     if config.spec.samples:
-        return _sampled(config, examples, packed, answer_length)
+        return _sampled(config, examples, layout, answer_length)
     kind = kind_of(config.spec)
     source = kind.dataset(config, examples, num_processes=num_processes)
     num_counted = min(source.num_steps, NUM_COUNTED)
@@ -106,7 +106,7 @@ def count_work(
         for some, weight in step.micro_batches
         if weight
     ]
-    passes = [laid_out(some, packed=packed) for some in groups]
+    passes = [laid_out(some, layout=layout) for some in groups]
     return Workload(
         source.num_steps,
         passes,
@@ -116,16 +116,16 @@ def count_work(
     )
 
 
-def laid_out(groups: Sequence[Group], *, packed: bool) -> int:
-    """Tokens of one pass: each prompt once when packed, else all rows as long as the longest."""
-    if packed:
+def laid_out(groups: Sequence[Group], *, layout: Layout) -> int:
+    """Tokens of one pass: each prompt once, or in each row; padded rows as long as the longest."""
+    if layout == "shared":
         return sum(group.num_tokens for group in groups)
     rows = [len(group.prompt) + len(c) for group in groups for c in group.completions]
-    return len(rows) * max(rows)
+    return sum(rows) if layout == "repeated" else len(rows) * max(rows)
 
 
 def _sampled(
-    config: RunConfig, prompts: Sequence[Any], packed: bool, answer_length: float | None
+    config: RunConfig, prompts: Sequence[Any], layout: Layout, answer_length: float | None
 ) -> Workload:
     options: Any = config.options
     longest = int(options.max_completion_length)
@@ -136,10 +136,10 @@ def _sampled(
     # Answers to one prompt are laid out after it together.
     shared = min(options.generations, micro_batch)
     expected = longest if answer_length is None else answer_length
-    mean = micro_batch * (expected + mean_prompt / (shared if packed else 1))
+    mean = micro_batch * (expected + mean_prompt / (shared if layout == "shared" else 1))
     num_groups = math.ceil(micro_batch / shared)
     peak = sum(len(g.prompt) for g in groups[:num_groups]) + micro_batch * longest
-    if not packed:
+    if layout != "shared":
         peak = micro_batch * groups[0].num_tokens
     passes = [round(mean)] * config.gradient_accumulation_steps
     num_steps = kind.num_steps(config, prompts)
@@ -176,7 +176,7 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
     work = count_work(
         config,
         setup.train_set,
-        packed=setup.scorer.plan.packed,
+        layout=setup.scorer.plan.layout,
         num_processes=accelerator.num_processes,
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak

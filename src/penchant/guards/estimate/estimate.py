@@ -119,7 +119,7 @@ def estimate_run(
     work = partial(
         count_work,
         examples=setup.train_set,
-        packed=setup.scorer.plan.packed,
+        layout=setup.scorer.plan.layout,
         num_processes=accelerator.num_processes,
     )
     times = probe_times(config, setup, accelerator) if timed else Times({}, 0.0)

@@ -82,7 +82,7 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
         work = count_work(
             config,
             setup.train_set,
-            packed=setup.scorer.plan.packed,
+            layout=setup.scorer.plan.layout,
             num_processes=accelerator.num_processes,
             answer_length=length,
         )
@@ -152,7 +152,7 @@ def _timed_passes(
     """(tokens, seconds) of forward and backward; the first is the run's very first pass."""
     objective = make_objective(config, accelerator, setup)
     setup.scorer.train()
-    packed = setup.scorer.plan.packed
+    layout = setup.scorer.plan.layout
     trained = setup.trained().values()
 
     def take(examples: Sequence[Any]) -> None:
@@ -163,7 +163,7 @@ def _timed_passes(
         output.per_example.mean().backward()
 
     def size(examples: Sequence[Any]) -> int:
-        return laid_out(kind_of(config.spec).laid_out(examples), packed=packed)
+        return laid_out(kind_of(config.spec).laid_out(examples), layout=layout)
 
     every = _micro_batches(config, setup, accelerator, sampling)
     ordered = sorted(every, key=size)

@@ -178,7 +178,7 @@ def _restored(policy: PeftModel) -> Iterator[None]:
     modes = [(module, module.training) for module in policy.modules()]
     if way == attention.NAME:
         # A scorer takes the way it finds for the model's own, which this one is not.
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(model.get_correct_attn_implementation(None))
     try:
         yield
     finally:

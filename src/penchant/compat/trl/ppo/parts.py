@@ -151,7 +151,7 @@ class Planned:
                 if scorer is not None
             ]
         # Both walk one batch, so that both must be able to.
-        slowest = min(plans, key=lambda plan: (plan.packed, plan.fused_head))
+        slowest = min(plans, key=lambda plan: (plan.packed, plan.repeated, plan.fused_head))
         self.plan = replace(slowest, fused_head=all(plan.fused_head for plan in plans))
         logger.info("%s", self.plan.describe())
 
