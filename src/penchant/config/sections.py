@@ -142,8 +142,8 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     attention: Literal["auto", "sdpa", "flex", "varlen", "plain"] = Field(
         "auto",
-        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA; varlen runs on "
-        "CUDA in half precision), or plain: pad instead of packing.",
+        description="Kernel of the packed layout (auto: sdpa on the CPU, flex on CUDA; "
+        "varlen: CUDA, half precision), or plain: pad instead of packing.",
     )
     reference: ReferenceKind = Field(
         "auto",
