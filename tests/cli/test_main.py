@@ -207,7 +207,7 @@ def finished_run(
     return output
 
 
-def test_evaluate_json_has_the_numbers_of_every_file(
+def test_evaluate_json_has_the_numbers_of_every_file_and_of_all_together(
     finished_run: Path,
     held_out_file: Path,
     training_file: Path,
@@ -217,8 +217,11 @@ def test_evaluate_json_has_the_numbers_of_every_file(
     given = ["evaluate", "--model", str(finished_run), "--json"]
     assert main([*given, *(word for file in files for word in ("--data", file))]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == files
-    assert [found[file]["num_examples"] for file in files] == [8, 24]
+    assert list(found) == [*files, "all"]
+    assert [one["num_examples"] for one in found.values()] == [8, 24, 32]
+    for metric in ("margin", "accuracy"):  # of pairs, these are means over the pairs
+        first, second, together = (one[metric] for one in found.values())
+        assert together == pytest.approx((8 * first + 24 * second) / 32, abs=1e-6)
     for file in files:
         assert {"accuracy", "margin", "logprob_chosen", "logprob_rejected", "kl"} <= set(
             found[file]

@@ -136,7 +136,10 @@ def _show(default: Any) -> str:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
-    add("--data", action="append", required=True, help="held-out pairs; repeated, each is measured")
+    add(
+        "--data", action="append", required=True,
+        help="held-out records; given several times, each is measured apart, then all together",
+    )  # fmt: skip
     add_reading(parser)
     add("--reference", help="the model to compare with (default: what the run started from)")
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")

@@ -124,10 +124,10 @@ def _is_list(method: str, key: str, value: object) -> bool:
 
 def _evaluate(values: dict[str, Any]) -> None:
     from penchant.cli.show import print_evaluations
-    from penchant.commands.evaluate import evaluate
+    from penchant.commands.evaluate import evaluate_each
 
     as_json, files = values.pop("json", False), values.pop("data")
-    evaluations = {file: evaluate(data=file, **values) for file in files}
+    evaluations = evaluate_each({file: file for file in files}, **values)
     if as_json:
         print(to_json({file: asdict(one) for file, one in evaluations.items()}, indent=2))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from penchant.training.references import require_same_vocabulary
 
 logger = logging.getLogger("penchant")
 
+# The name of the numbers over several sources.
+ALL = "all"
 # What an evaluation takes from the run it evaluates.
 RUN_KEYS = (
     *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
@@ -72,23 +74,49 @@ def evaluate(
     Raises:
         UserError: a wrong key, bad data, no reference to compare with.
     """
+    keys |= {"model": model, "reference": reference, "batch_size": batch_size}
+    return evaluate_each({"": data}, **keys)[""]
+
+
+def evaluate_each(
+    sources: Mapping[str, Any],
+    *,
+    model: str | Path,
+    reference: str | Path | None = None,
+    batch_size: int = 8,
+    **keys: Any,
+) -> dict[str, Evaluation]:
+    """Evaluate one model on several sources, each apart, and on all of them together.
+
+    Args:
+        sources: what to read, by the name that its numbers get.
+        model, reference, batch_size, keys: as for `evaluate`.
+
+    Returns:
+        By name; of more than one source also `ALL`, whose means are over the records of all.
+
+    Raises:
+        UserError: as for `evaluate`.
+    """
     setup_logging()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
     folder = resolve(str(model))
     config = _config(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
     accelerator = make_accelerator(config.precision)
-    records = read_records(config, data)
+    records = {name: read_records(config, data) for name, data in sources.items()}
     tokenizer = load_tokenizer(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
     policy = _load(folder, config, accelerator, keep_adapter=True)
     kind = kind_of(config.spec)
     tokeniser = make_tokeniser(config, tokenizer, end_token_ids(policy))
-    examples, _ = tokenise(kind, records, tokeniser, "held-out")
-    kind.require(config, examples)
+    examples = {n: tokenise(kind, some, tokeniser, "held-out")[0] for n, some in records.items()}
+    for some in examples.values():
+        kind.require(config, some)
+    together = [example for some in examples.values() for example in some]
     scorer = kind.scorer(config, policy, int(tokenizer.pad_token_id))
-    groups = [example.group() for example in examples[:2]]
+    groups = [example.group() for example in together[:2]]
     with accelerator.autocast():
         _plan(scorer, groups, config)
         compared = None
@@ -96,7 +124,13 @@ def evaluate(
             compared = _compared_with(scorer, Path(model), reference, groups, config, accelerator)
         parts = Parts(scorer, compared, config.spec, config.options, max_length=config.max_length)
         objective = kind.objective(parts)
-        return objective.evaluate(examples, batch_size=batch_size, progress=track)
+        # Not a mean of means: rankings within a prompt, calibration and KL per token are none.
+        if len(examples) > 1:
+            examples[ALL] = together
+        return {
+            name: objective.evaluate(some, batch_size=batch_size, progress=track)
+            for name, some in examples.items()
+        }
 
 
 def _load(
