@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import penchant
 import records
 from compare import demo_model
 from penchant.core.evaluation import Evaluation
-from penchant.data.read import read_pairs
 from penchant.data.records import Pair
 from penchant.data.split import split_by_prompt
 
@@ -49,10 +48,7 @@ def main() -> None:
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--output", type=Path, default=Path("runs/accuracy"))
     options = parser.parse_args()
-    data = records.shared_folder() / "data" / "pandalm.jsonl"
-    if not data.exists():
-        raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
-    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
+    pairs = records.pandalm()
     table = Table("method", "accuracy", "by seed", "margin", "KL, nats per token", "examples/s")
     for method in options.methods.split(","):
         found, speed = [], 0.0

@@ -13,7 +13,7 @@ import argparse
 import json
 import random
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from accuracy import RATE, STEPS, rows
 from compare import demo_model
 from penchant.core.evaluation import Evaluation
 from penchant.data import clean
-from penchant.data.read import read_pairs
 from penchant.data.split import split_by_prompt
 
 ARMS = ("clean", "flipped", "cleaned", "told")
@@ -42,11 +41,8 @@ def main() -> None:
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--output", type=Path, default=Path("runs/noise"))
     options = parser.parse_args()
-    data = records.shared_folder() / "data" / "pandalm.jsonl"
-    if not data.exists():
-        raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
     model = options.model or demo_model()
-    pairs = [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
+    pairs = records.pandalm()
     train, held_out = split_by_prompt(pairs, 0.8, options.seed)
     turned = flips(len(train), options.rate, options.seed)
     table = Table("labels", "pairs", "wrong", "held-out accuracy", "margin", "pairs/s")

@@ -7,10 +7,13 @@ import json
 import math
 import os
 import random
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from penchant.data.read import read_pairs
+from penchant.data.records import Pair
 from settings import Settings
 
 MARKER = "\n\nAssistant:"
@@ -31,6 +34,14 @@ WITH_BOS = ("orpo", "cpo", "simpo")
 def shared_folder() -> Path:
     default = Path(__file__).resolve().parents[2] / "shared"
     return Path(os.environ.get("PENCHANT_SHARED", default))
+
+
+def pandalm() -> list[Pair]:
+    """PandaLM's pairs, without what the votes say of them beyond the preference."""
+    data = shared_folder() / "data" / "pandalm.jsonl"
+    if not data.exists():
+        raise SystemExit(f"needs {data}; set PENCHANT_SHARED")
+    return [replace(pair, margin=None, agreement=None) for pair in read_pairs(data).records]
 
 
 def load(num_pairs: int, seed: int, lengths: str | None) -> tuple[str, list[dict[str, str]]]:

@@ -189,6 +189,20 @@ def tiny_keys(tiny_model_dir: Path, training_file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return Chromium, driven by Playwright."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("needs chromium on the PATH (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        # The sandbox needs a user other than root, and the pages are our own.
+        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
 def as_killed() -> Callable[..., Path]:
     """Return a function that copies a complete run as a kill would have left it.
 

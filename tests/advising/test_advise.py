@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ ROUGH: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def ask(data_file: Callable[[str], Path], tiny_model_dir: Path) -> Ask:
+@pytest.fixture(scope="session")
+def ask_again(data_file: Callable[[str], Path], tiny_model_dir: Path) -> Ask:
     """Return a function that asks about the data of a name."""
 
     def advise(name: str, **keys: Any) -> Advice:
@@ -46,6 +47,12 @@ def ask(data_file: Callable[[str], Path], tiny_model_dir: Path) -> Ask:
         return penchant.advise(data=data_file(name), **given)
 
     return advise
+
+
+@pytest.fixture(scope="session")
+def ask(ask_again: Ask) -> Ask:
+    """The same, which remembers its answers: they are what data and keys make them."""
+    return cache(ask_again)
 
 
 def parsed(command: str) -> RunConfig:
@@ -190,24 +197,26 @@ def test_lengths_that_the_user_gives_are_kept(ask: Ask) -> None:
 
 
 def test_many_records_train_all_weights_where_they_fit(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ask_again: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask("plain").settings["lora_r"].value == 16
+    assert ask_again("plain").settings["lora_r"].value == 16
     for module in ("plan", "settings"):
         monkeypatch.setattr(f"penchant.advising.{module}.MANY", 400)
-    advice = ask("plain")
+    advice = ask_again("plain")
     assert parsed(advice.command).lora_r == 0
     assert advice.settings["learning_rate"].value == METHODS["dpo"].facts.learning_rate
-    assert parsed(ask("plain", memory="200MB").command).lora_r == 16
+    assert parsed(ask_again("plain", memory="200MB").command).lora_r == 16
 
 
 def test_reference_is_cached_where_a_copy_of_it_does_not_fit(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ask_again: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penchant.advising.plan.MANY", 400)
     monkeypatch.setattr("penchant.models.footprint.OVERHEAD_BYTES", 0.0)
-    size = ask("plain").best.plan.memory.peak
-    found = [ask("plain", memory=f"{size * share / 1e5:.4f}kB") for share in range(100, 20, -4)]
+    size = ask_again("plain").best.plan.memory.peak
+    found = [
+        ask_again("plain", memory=f"{size * share / 1e5:.4f}kB") for share in range(100, 20, -8)
+    ]
     for advice in found:
         config, plan = parsed(advice.command), advice.best.plan
         assert (config.reference, config.lora_r) == (plan.reference, plan.lora_r)
@@ -231,15 +240,15 @@ def test_too_little_memory_is_said_in_numbers_and_what_would_do(ask: Ask) -> Non
 
 
 def test_less_memory_is_met_by_smaller_batches_then_by_recomputing(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
+    ask_again: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penchant.models.footprint.OVERHEAD_BYTES", 0.0)
-    free = ask("plain").best.plan
+    free = ask_again("plain").best.plan
     assert (free.micro_batch, free.checkpointing) == (4, False)
     size = free.memory.peak
     seen = []
     for share in range(120, 10, -10):
-        plan = ask("plain", memory=f"{size * share / 100 / 0.85 / 1e3:.4f}kB").best.plan
+        plan = ask_again("plain", memory=f"{size * share / 100 / 0.85 / 1e3:.4f}kB").best.plan
         assert plan.fits is (plan.memory.peak <= size * share / 100 * 1.0001)
         assert plan.micro_batch * plan.accumulation == 16
         lighter = "bf16" if plan.dtype == "bf16" else plan.quantization

@@ -527,15 +527,9 @@ def test_tokenizer_without_pad_token_trains_as_with_one(
 
 
 def test_reward_model_given_as_model_is_refused(
-    tmp_path: Path, tiny_keys: dict[str, Any], tiny_model_dir: Path
+    tmp_path: Path, tiny_keys: dict[str, Any], classifier: Callable[[int], str]
 ) -> None:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    folder = tmp_path / "reward-model"
-    shutil.copytree(tiny_model_dir, folder)
-    config = AutoConfig.from_pretrained(folder, num_labels=1)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    told = refused(ModelError, tmp_path / "run", **{**tiny_keys, "model": str(folder)})
+    told = refused(ModelError, tmp_path / "run", **{**tiny_keys, "model": classifier(1)})
     assert "LlamaForSequenceClassification, which scores text" in told
 
 

@@ -406,16 +406,8 @@ def test_reward_model_given_as_the_reference_is_refused(
 
 
 def test_classifier_of_several_labels_is_refused_as_a_reward_model(
-    tmp_path: Path, tiny_keys: dict[str, Any], tiny_model_dir: Path
+    tmp_path: Path, tiny_keys: dict[str, Any], classifier: Callable[[int], str]
 ) -> None:
-    import shutil
-
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    folder = tmp_path / "classifier"
-    shutil.copytree(tiny_model_dir, folder)
-    config = AutoConfig.from_pretrained(folder, num_labels=3)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    keys = {**tiny_keys, "model": str(folder)}
+    keys = {**tiny_keys, "model": classifier(3)}
     told = refused(ModelError, "reward", tmp_path / "run", **keys)
     assert "has 3 labels; a reward model has one, the score" in told

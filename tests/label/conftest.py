@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,17 +118,3 @@ def serve() -> Iterator[Callable[..., Server]]:
     for one in started:
         if one.process.poll() is None:
             one.kill()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Return Chromium, driven by Playwright."""
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("needs chromium on the PATH (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        # The sandbox needs a user other than root, and pages here are the server's own.
-        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from penchant.methods import METHODS, PairInputs
+from penchant.methods.base import LossOutput
 
 
 @pytest.fixture
@@ -51,3 +53,16 @@ def worked(pairs: PairInputs) -> Callable[..., tuple[Any, Any, Any]]:
 def untrained(pairs: PairInputs) -> PairInputs:
     """Return the pairs of a policy that is its reference."""
     return replace(pairs, ref_chosen=pairs.chosen, ref_rejected=pairs.rejected)
+
+
+@pytest.fixture
+def equals_trls_cpo() -> Callable[..., None]:
+    """Return a function that compares losses and rewards with those of TRL's CPO trainer."""
+    trl = pytest.importorskip("trl.experimental.cpo")
+
+    def compare(found: LossOutput, chosen: Any, rejected: Any, **attributes: Any) -> None:
+        trainer = SimpleNamespace(accelerator=SimpleNamespace(device="cpu"), **attributes)
+        ours = (found.per_example, found.metrics["reward/chosen"], found.metrics["reward/rejected"])
+        torch.testing.assert_close(ours, trl.CPOTrainer.cpo_loss(trainer, chosen, rejected))
+
+    return compare

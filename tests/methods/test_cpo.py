@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from pydantic import ValidationError
 
 from penchant.methods import PairInputs
-from penchant.methods.cpo import CPO, CPOOptions, cpo_loss
+from penchant.methods.cpo import CPOOptions, cpo_loss
 
 # Margins: -10 + 13 = 3 and -8 + 4 = -4; averaged -2 + 3.25 = 1.25 and -2 + 1 = -1.
 INPUTS = PairInputs(
@@ -103,32 +101,12 @@ def test_extreme_margins_have_finite_losses_and_gradients(loss_type, ratio):
     ("loss_type", "label_smoothing"),
     [("sigmoid", 0.0), ("sigmoid", 0.2), ("hinge", 0.0), ("ipo", 0.0)],
 )
-def test_contrast_and_rewards_equal_trls(loss_type, label_smoothing):
-    trl = pytest.importorskip("trl.experimental.cpo")
-    trainer = SimpleNamespace(
-        alpha=0.0,
-        beta=0.5,
-        loss_type=loss_type,
-        label_smoothing=label_smoothing,
-        accelerator=SimpleNamespace(device="cpu"),
-    )
-    averaged = loss_type == "ipo"
-    expected = trl.CPOTrainer.cpo_loss(
-        trainer,
-        INPUTS.chosen / INPUTS.chosen_len if averaged else INPUTS.chosen,
-        INPUTS.rejected / INPUTS.rejected_len if averaged else INPUTS.rejected,
-    )
-    found = loss(loss_type=loss_type, label_smoothing=label_smoothing)
-    ours = (
-        found.per_example,
-        found.metrics["reward/chosen"],
-        found.metrics["reward/rejected"],
-    )
-    torch.testing.assert_close(ours, expected)
-
-
-def test_no_reference_is_loaded():
-    assert not CPO.needs_reference
+def test_contrast_and_rewards_equal_trls(loss_type, label_smoothing, equals_trls_cpo):
+    sides = (INPUTS.chosen, INPUTS.rejected)
+    if loss_type == "ipo":
+        sides = (INPUTS.chosen / INPUTS.chosen_len, INPUTS.rejected / INPUTS.rejected_len)
+    options = {"loss_type": loss_type, "label_smoothing": label_smoothing}
+    equals_trls_cpo(loss(**options), *sides, alpha=0.0, beta=0.5, **options)
 
 
 @pytest.mark.parametrize(

@@ -34,19 +34,19 @@ FP32 = torch.float32
 @pytest.fixture
 def adapter_dir(tiny_model_dir, tmp_path):
     """A trained adapter of the tiny model."""
-    model = add_lora(
-        load_causal_model(str(tiny_model_dir), dtype=FP32),
-        r=2,
-        alpha=8,
-        dropout=0.0,
-        target_modules="all-linear",
-    )
+    return adapted(load_causal_model(str(tiny_model_dir), dtype=FP32), tmp_path / "adapter")
+
+
+def adapted(base, folder, **more):
+    """An adapter that changes its base, in its folder."""
+    keys = {"r": 2, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", **more}
+    model = add_lora(base, **keys)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    model.save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_a_folder_with_a_model_stands_for_itself(tiny_model_dir):
@@ -160,19 +160,8 @@ def test_a_reward_model_is_refused_for_what_it_is(tmp_path):
 def reward_adapter_dir(tiny_model_dir, tmp_path):
     """A trained adapter of the tiny model with a scalar head."""
     torch.manual_seed(3)
-    model = add_lora(
-        load_score_model(str(tiny_model_dir), dtype=FP32),
-        r=2,
-        alpha=8,
-        dropout=0.0,
-        target_modules="all-linear",
-        task_type="SEQ_CLS",
-    )
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(tmp_path / "reward-adapter")
-    return tmp_path / "reward-adapter"
+    base = load_score_model(str(tiny_model_dir), dtype=FP32)
+    return adapted(base, tmp_path / "reward-adapter", task_type="SEQ_CLS")
 
 
 def test_a_language_model_gets_a_new_scalar_head_that_the_seed_decides(tiny_model_dir):

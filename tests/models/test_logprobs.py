@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from penchant.models import logprobs
 from penchant.models.logprobs import compare_heads, completion_logprobs
@@ -211,27 +210,16 @@ def test_no_more_is_kept_for_backward_than_the_buffer_holds(elements, monkeypatc
     assert sum(exponentials.numel() for exponentials, _ in kept or []) in (0, elements)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the size of the largest tensor that any operation returns."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for one in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(one, torch.Tensor):
-                self.numel = max(self.numel, one.numel())
-        return out
-
-
 @pytest.mark.parametrize("trainable", [False, True])
-def test_no_tensor_of_tokens_by_vocabulary_exists_forward_or_backward(trainable, monkeypatch):
+def test_no_tensor_of_tokens_by_vocabulary_exists_forward_or_backward(
+    trainable, monkeypatch, largest_tensor
+):
     monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 16)
     rows, width, vocabulary = 200, 4, 8192
     hidden, weight, bias, targets = made(rows, width, vocabulary, dtype=torch.float32)
     weight.requires_grad_(trainable)
     hidden.requires_grad_()
-    with LargestTensor() as largest:
+    with largest_tensor() as largest:
         found = completion_logprobs(
             hidden, weight, targets, bias=bias, transform=LogitTransform(2.0, 30.0)
         )
@@ -240,10 +228,10 @@ def test_no_tensor_of_tokens_by_vocabulary_exists_forward_or_backward(trainable,
     assert largest.numel <= vocabulary * width == 32768 < rows * vocabulary
 
 
-def test_comparing_heads_makes_no_tensor_of_tokens_by_vocabulary(monkeypatch):
+def test_comparing_heads_makes_no_tensor_of_tokens_by_vocabulary(monkeypatch, largest_tensor):
     monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 16)
     hidden, weight, bias, targets = made(200, 4, 8192, dtype=torch.float32)
-    with LargestTensor() as largest:
+    with largest_tensor() as largest:
         compare_heads((hidden, weight, bias), (hidden + 1, weight, bias), targets)
     assert largest.numel <= 8192 * 4
 

@@ -260,19 +260,9 @@ def test_bf16_autocast_stays_close_to_single_precision(plan, trainable_head, mak
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_scoring_a_batch_makes_no_tensor_of_tokens_by_vocabulary(lora, make_model, monkeypatch):
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for one in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(one, torch.Tensor):
-                    self.numel = max(self.numel, one.numel())
-            return out
-
+def test_scoring_a_batch_makes_no_tensor_of_tokens_by_vocabulary(
+    lora, make_model, monkeypatch, largest_tensor
+):
     monkeypatch.setattr("penchant.models.vocabulary.CHUNK_ELEMENTS", {"cpu": 1})
     monkeypatch.setattr("penchant.models.vocabulary.ROWS_AT_ONCE", 8)
     model = make_model(vocab_size=4096)
@@ -280,10 +270,10 @@ def test_scoring_a_batch_makes_no_tensor_of_tokens_by_vocabulary(lora, make_mode
         model = add_lora(model, r=2, alpha=4, dropout=0.0, target_modules="all-linear")
     scorer = scorer_for(model)
     many = [Group([1, *range(30)], ([*range(50, 90)], [*range(100, 130)]))] * 3
-    with Largest() as fused:
+    with largest_tensor() as fused:
         score(scorer, many).sum().backward()
     scorer.use(PLAIN)
-    with Largest() as plain:
+    with largest_tensor() as plain:
         score(scorer, many).sum().backward()
     assert fused.numel <= 4096 * 32  # the head itself
     assert plain.numel >= 210 * 4096

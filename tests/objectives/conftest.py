@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from penchant.core.evaluation import Evaluation
+from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedPair
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
@@ -56,3 +58,27 @@ def pairs() -> list[TokenisedPair]:
         TokenisedPair([1, 30], [31], [32, 33], "f:4"),
         TokenisedPair([1, 40, 41, 42], [43, 44, 45, 2], [2], "f:5"),
     ]
+
+
+@pytest.fixture(scope="session")
+def one_step() -> Callable[..., Any]:
+    """Return a function that gives the one step of a pass over examples, in their order."""
+
+    def step_of(
+        examples: Sequence[Any], *, micro_batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Any:
+        source = DatasetSource(
+            examples,
+            micro_batch_size=micro_batch_size,
+            accumulation=math.ceil(len(examples) / micro_batch_size / world_size),
+            num_epochs=1,
+            max_steps=None,
+            shuffle=False,
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+        )
+        (step,) = source.steps()
+        return step
+
+    return step_of

@@ -54,7 +54,7 @@ def objective(make_model, scorer_for):
     return make
 
 
-def test_mismatched_completion_is_cut_to_the_length_of_the_run(objective, make_model):
+def test_mismatched_completion_is_cut_to_the_length_of_the_run(objective, make_model, one_step):
     """Beyond GPT-2's positions there is nothing to look up."""
     limit = make_model("gpt2").config.n_positions
     long, short = [5] * (limit - 2), [6] * 3
@@ -77,22 +77,6 @@ def test_mismatched_completion_is_cut_to_the_length_of_the_run(objective, make_m
     difference = ours - reference.sums(groups, batch)
     torch.testing.assert_close(kl, difference.mean().clamp(min=0).detach())
     assert kto.evaluate(examples, batch_size=2, progress=lambda items, _: items).num_examples == 2
-
-
-def one_step(examples, *, micro_batch_size, rank=0, world_size=1):
-    source = DatasetSource(
-        examples,
-        micro_batch_size=micro_batch_size,
-        accumulation=math.ceil(len(examples) / micro_batch_size / world_size),
-        num_epochs=1,
-        max_steps=None,
-        shuffle=False,
-        seed=0,
-        rank=rank,
-        world_size=world_size,
-    )
-    (step,) = source.steps()
-    return step
 
 
 def run_step(objective, step):
@@ -141,7 +125,7 @@ def naive(policy, reference, examples, plain_logprobs, beta=0.1):
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4, 9])
 def test_step_has_the_losses_and_the_kl_of_the_definition(
-    layout, micro_batch_size, objective, examples, make_model, plain_logprobs
+    layout, micro_batch_size, objective, examples, make_model, plain_logprobs, one_step
 ):
     models = (make_model("gpt2", dtype="float64", seed=seed) for seed in (0, 1))
     expected, kl = naive(*models, examples, plain_logprobs, beta=0.3)
@@ -154,7 +138,7 @@ def test_step_has_the_losses_and_the_kl_of_the_definition(
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
-def test_micro_batches_add_up_to_one_batch(layout, micro_batch_size, objective, examples):
+def test_micro_batches_add_up_to_one_batch(layout, micro_batch_size, objective, examples, one_step):
     whole = run_step(objective(layout), one_step(examples, micro_batch_size=9))
     parts = run_step(objective(layout), one_step(examples, micro_batch_size=micro_batch_size))
     torch.testing.assert_close(parts[0], whole[0], rtol=1e-12, atol=1e-12)
@@ -165,7 +149,9 @@ def test_micro_batches_add_up_to_one_batch(layout, micro_batch_size, objective, 
         torch.testing.assert_close(parts[3][name], gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_kl_is_an_estimate_without_gradient(objective, examples, make_model, plain_logprobs):
+def test_kl_is_an_estimate_without_gradient(
+    objective, examples, make_model, plain_logprobs, one_step
+):
     """The gradient is that of the losses with the number that the estimate has."""
     models = [make_model("gpt2", dtype="float64", seed=seed) for seed in (0, 1)]
     _, kl = naive(*models, examples, plain_logprobs)
@@ -186,7 +172,7 @@ def test_kl_is_an_estimate_without_gradient(objective, examples, make_model, pla
 
 @pytest.mark.parametrize(("micro_batch_size", "passes"), [(9, 1), (2, 5)])
 def test_reference_scores_right_and_wrong_completions_in_one_pass(
-    micro_batch_size, passes, objective, examples
+    micro_batch_size, passes, objective, examples, one_step
 ):
     one = objective()
     calls = {"policy": 0, "reference": 0}
@@ -204,7 +190,7 @@ def test_reference_scores_right_and_wrong_completions_in_one_pass(
     assert calls == {"policy": 2 * passes, "reference": passes}
 
 
-def test_negative_estimate_counts_as_none(objective, examples, make_model, scorer_for):
+def test_negative_estimate_counts_as_none(objective, examples, make_model, scorer_for, one_step):
     one = objective()
     # The other way round: the estimate was positive before.
     parts = replace(
@@ -219,7 +205,7 @@ def test_negative_estimate_counts_as_none(objective, examples, make_model, score
         assert metrics["kl"].tolist() == [0.0] * 9
 
 
-def test_processes_share_one_estimate(objective, examples):
+def test_processes_share_one_estimate(objective, examples, one_step):
     whole = objective().prepare(objective().parts.scorer, one_step(examples, micro_batch_size=2))
     found = {}
 
@@ -242,7 +228,9 @@ def test_processes_share_one_estimate(objective, examples):
         torch.testing.assert_close(kl, whole.kl)
 
 
-def test_loss_that_needs_no_estimate_makes_no_pass_for_it(objective, examples, plain_logprobs):
+def test_loss_that_needs_no_estimate_makes_no_pass_for_it(
+    objective, examples, plain_logprobs, one_step
+):
     one = objective(loss_type="apo_zero_unpaired")
     calls = []
     one.parts.scorer.register_forward_hook(lambda *_: calls.append(1))
@@ -325,7 +313,7 @@ def test_sharing_prompts_keeps_every_item_in_its_place(drawn):
     assert sorted(order) == list(range(len(items)))
 
 
-def test_prompt_of_two_labels_is_laid_out_once(objective):
+def test_prompt_of_two_labels_is_laid_out_once(objective, one_step):
     prompt = [1, 5, 6, 7, 8]
     twice = [
         TokenisedLabel(prompt, [10, 11], True, "f:1"),
@@ -358,7 +346,7 @@ def test_blocks_hold_every_example_once_and_twos_of_one_prompt_with_both_labels(
     assert not any((prompt, not desirable) in kinds for prompt, desirable in kinds)
 
 
-def test_shuffling_blocks_keeps_the_good_and_the_bad_answer_to_a_prompt_in_one_step():
+def test_shuffling_blocks_keeps_the_good_and_the_bad_answer_to_a_prompt_in_one_step(one_step):
     examples = labels_of([(i, 10, d) for i in range(12) for d in (True, False)])
     source = DatasetSource(
         examples,

@@ -226,22 +226,6 @@ def objective_for(make_model, scorer_for):
     return make
 
 
-def one_step(pairs, *, micro_batch_size, rank=0, world_size=1):
-    source = DatasetSource(
-        pairs,
-        micro_batch_size=micro_batch_size,
-        accumulation=math.ceil(len(pairs) / micro_batch_size / world_size),
-        num_epochs=1,
-        max_steps=None,
-        shuffle=False,
-        seed=0,
-        rank=rank,
-        world_size=world_size,
-    )
-    (step,) = source.steps()
-    return step
-
-
 def inputs_of(objective, step):
     """The inputs of each micro-batch of a step."""
     shared = objective.prepare(objective.parts.scorer, step)
@@ -267,7 +251,7 @@ def test_tokens_behind_the_shorter_completions_end_count_less():
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_log_probs_with_a_lighter_tail_and_the_likelihood_without(
-    layout, objective_for, make_model, pairs
+    layout, objective_for, make_model, pairs, one_step
 ):
     models = [make_model("gpt2", dtype="float64", seed=seed) for seed in (0, 1)]
     one = objective_for("dpo", layout, ld_alpha=0.4, rpo_alpha=1.0)
@@ -289,7 +273,7 @@ def test_log_probs_with_a_lighter_tail_and_the_likelihood_without(
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_weights_say_how_probable_a_completion_is_beside_the_policys_own(
-    layout, objective_for, make_model, pairs
+    layout, objective_for, make_model, pairs, one_step
 ):
     """WPO Eq. 2: exp of the mean of log p(y) - log sum_v p(v)^2 over a completion."""
     model = make_model("gpt2", dtype="float64")
@@ -308,7 +292,9 @@ def test_weights_say_how_probable_a_completion_is_beside_the_policys_own(
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_prompts_are_scored_where_the_method_learns_them(layout, objective_for, make_model, pairs):
+def test_prompts_are_scored_where_the_method_learns_them(
+    layout, objective_for, make_model, pairs, one_step
+):
     model = make_model("gpt2", dtype="float64")
     (inputs,) = inputs_of(objective_for("orpo", layout), one_step(pairs, micro_batch_size=5))
     assert inputs.ref_chosen is None
@@ -326,7 +312,7 @@ def test_prompts_are_scored_where_the_method_learns_them(layout, objective_for, 
     torch.testing.assert_close(without.chosen, inputs.chosen)
 
 
-def test_averages_over_tokens_are_those_of_the_whole_step(objective_for, pairs):
+def test_averages_over_tokens_are_those_of_the_whole_step(objective_for, pairs, one_step):
     (whole,) = inputs_of(objective_for("orpo"), one_step(pairs, micro_batch_size=5))
     parts = inputs_of(objective_for("orpo"), one_step(pairs, micro_batch_size=2))
     assert whole.mean_chosen_len == (4 + 2 + 3 + 1 + 4) / 5
@@ -342,7 +328,9 @@ def test_averages_over_tokens_are_those_of_the_whole_step(objective_for, pairs):
     torch.testing.assert_close(nll.mean(), total / tokens)
 
 
-def test_whole_batch_is_at_hand_in_every_micro_batch_and_without_gradient(objective_for, pairs):
+def test_whole_batch_is_at_hand_in_every_micro_batch_and_without_gradient(
+    objective_for, pairs, one_step
+):
     one = objective_for("aot")
     step = one_step(pairs, micro_batch_size=2)
     (whole,) = inputs_of(objective_for("aot"), one_step(pairs, micro_batch_size=5))
@@ -355,7 +343,7 @@ def test_whole_batch_is_at_hand_in_every_micro_batch_and_without_gradient(object
     assert inputs_of(objective_for("dpo"), step)[0].batch is None  # costs a pass, and not asked for
 
 
-def test_processes_share_one_whole_batch(objective_for, pairs):
+def test_processes_share_one_whole_batch(objective_for, pairs, one_step):
     (whole,) = inputs_of(objective_for("aot"), one_step(pairs, micro_batch_size=5))
     found = {}
 
@@ -387,7 +375,7 @@ def test_processes_share_one_whole_batch(objective_for, pairs):
     ids=str,
 )
 def test_evaluation_has_the_loss_that_training_has_on_one_batch(
-    method, options, objective_for, pairs, quietly
+    method, options, objective_for, pairs, quietly, one_step
 ):
     one = objective_for(method, **options)
     step = one_step(pairs, micro_batch_size=5)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -98,20 +97,6 @@ def test_command_line_names_the_file_or_the_mistake(
     assert "cannot write" in capsys.readouterr().err
     assert main(["report", str(run), "--card"]) == 1
     assert "no saved model" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Return Chromium, driven by Playwright."""
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("needs chromium on the PATH (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        # The sandbox needs a user other than root, and the page is our own.
-        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def test_a_report_of_2000_steps_is_small(long_run: Path) -> None:

@@ -68,9 +68,13 @@ class Planner:
 
     def plan(self, method: Method) -> Plan:
         """The first way that fits, from the quickest on; else the smallest."""
-        plans = [self._made(method, *way) for way in self._ways(method)]
-        smallest = min(plans, key=lambda plan: plan.memory.peak)
-        return next((plan for plan in plans if plan.fits), smallest)
+        plans = []
+        for way in self._ways(method):
+            plan = self._made(method, *way)
+            if plan.fits:
+                return plan
+            plans.append(plan)
+        return min(plans, key=lambda plan: plan.memory.peak)
 
     def batch(self) -> int:
         """Records per step: fewer where there would be too few steps."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -78,8 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> None:
-    """A subcommand a method, with every key of a run."""
+def _add_methods(parser: Parser, command: str, usage: str) -> None:
+    """A subcommand a method, with every key of a run: some 150, added where it is the one given."""
     methods = parser.add_subparsers(required=True, metavar="METHOD", dest="method")
     for name, method in METHODS.items():
         one = methods.add_parser(
@@ -88,16 +89,22 @@ def _add_methods(parser: argparse.ArgumentParser, command: str, usage: str) -> N
             aliases=[name.replace("_", "-")] if "_" in name else [],
         )  # fmt: skip
         one.set_defaults(command=command)
-        one.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
-        if command == "check":
-            add_shared(one, "json")
-            one.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
-        fields = {name: field for part in (*SECTIONS, method.options)
-                  for name, field in part.model_fields.items()}  # fmt: skip
-        _add_keys(one, "usually set", {name: fields[name] for name in EVERYDAY if name in fields})
-        for title, part in [(f"{name} options", method.options), *_titled_sections()]:
-            rest = {n: field for n, field in part.model_fields.items() if n not in EVERYDAY}
-            _add_keys(one, title, rest)
+        one.fill = partial(_add_run, name=name, command=command)
+
+
+def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> None:
+    """The keys of a run, those that everyone sets first."""
+    options = METHODS[name].options
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+    if command == "check":
+        add_shared(parser, "json")
+        parser.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
+    fields = {key: field for part in (*SECTIONS, options)
+              for key, field in part.model_fields.items()}  # fmt: skip
+    _add_keys(parser, "usually set", {key: fields[key] for key in EVERYDAY if key in fields})
+    for title, part in [(f"{name} options", options), *_titled_sections()]:
+        rest = {key: field for key, field in part.model_fields.items() if key not in EVERYDAY}
+        _add_keys(parser, title, rest)
 
 
 def _titled_sections() -> list[tuple[str, type[BaseModel]]]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from penchant.core.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """Its mistakes end like all others, in one line and status 1."""
+    """Its mistakes end like all others, in one line and status 1.
+
+    Attributes:
+        fill: adds its arguments once something is to be parsed; None: they are there.
+    """
+
+    fill: Callable[[Parser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")

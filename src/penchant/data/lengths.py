@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,9 @@ class Sample:
     rows: list[tuple[int, tuple[int, ...]]]
     num_dropped: int
     places: list[str] = field(default_factory=list)
+    _sizes: dict[tuple[int, int, int], list[tuple[int, int]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def lengths(
         self, context: int | None, max_length: int | None, max_prompt_length: int | None
@@ -112,16 +115,23 @@ class Sample:
 
         Each prompt is laid out once, with `answers` completions.
         """
-        sizes = []
+        key = (cut.max_length, cut.max_prompt_length, answers)
+        if key not in self._sizes:  # an adviser asks for many plans of the same lengths
+            self._sizes[key] = sorted(self._laid_out(*key), reverse=True)
+        largest = self._sizes[key][:num_records]
+        return sum(total for total, _ in largest), max(sum(c for _, c in largest), 1)
+
+    def _laid_out(
+        self, max_length: int, max_prompt_length: int, answers: int
+    ) -> Iterator[tuple[int, int]]:
+        """Tokens of each record, and of these the completions'."""
         for prompt, lengths in self.rows:
-            kept = min(prompt, cut.max_prompt_length)
-            room = cut.max_length - kept
+            kept = min(prompt, max_prompt_length)
+            room = max_length - kept
             longest = sorted((min(n, room) for n in lengths), reverse=True)
             missing = answers - len(longest)
             completions = sum(longest[:answers]) + max(missing, 0) * longest[0]
-            sizes.append((kept + completions, completions))
-        largest = sorted(sizes, reverse=True)[:num_records]
-        return sum(total for total, _ in largest), max(sum(c for _, c in largest), 1)
+            yield kept + completions, completions
 
     def _totals(self) -> list[int]:
         return [prompt + max(answers) for prompt, answers in self.rows]

@@ -1,0 +1,25 @@
+"""Models that are no language models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def classifier(tiny_model_dir: Path, tmp_path: Path) -> Callable[[int], str]:
+    """Return a function that saves the tiny model with a head of so many labels."""
+
+    def save(num_labels: int) -> str:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        folder = tmp_path / f"{num_labels}-labels"
+        shutil.copytree(tiny_model_dir, folder)
+        config = AutoConfig.from_pretrained(folder, num_labels=num_labels)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        return str(folder)
+
+    return save
