@@ -83,7 +83,9 @@ def test_a_folder_of_shards_is_read_by_name(tmp_path):
 def test_a_folder_with_several_splits_gives_the_one_that_is_asked_for(tmp_path):
     for split in ("train_prefs", "test_prefs"):
         write(tmp_path / "data" / f"{split}-00000-of-00001.jsonl", rows(split, 1))
-    with pytest.raises(DataError, match=r"it has: test_prefs, train_prefs; set split"):
+    with pytest.raises(
+        DataError, match=r"it has: test_prefs, train_prefs; name .*--split test_prefs"
+    ):
         read_pairs(tmp_path)
     assert places(tmp_path, split="test_prefs") == ["data/test_prefs-00000-of-00001.jsonl:1"]
     write(tmp_path / "more.jsonl", rows("more"))

@@ -322,10 +322,16 @@ def test_json_object_with_one_list_is_read(tmp_path, key):
     assert len(read_pairs(write(tmp_path / "p.json", content)).records) == 3
 
 
-@pytest.mark.parametrize("value", [{"one": ROWS, "two": ROWS}, {"data": ROWS, "train": ROWS}, 3])
-def test_json_of_another_shape_is_an_error(tmp_path, value):
+def test_json_of_another_shape_is_an_error(tmp_path):
     with pytest.raises(DataError, match="must hold a list of objects"):
-        read_pairs(write(tmp_path / "p.json", json.dumps(value).encode()))
+        read_pairs(write(tmp_path / "p.json", b"3"))
+
+
+@pytest.mark.parametrize(("split", "num"), [("train", 1), ("data", 2), ("more", 3)])
+def test_split_names_one_of_several_lists_in_a_json_object(tmp_path, split, num):
+    lists = {"train": ROWS[:1], "data": ROWS[:2], "more": ROWS}
+    path = write(tmp_path / "p.json", json.dumps(lists).encode())
+    assert len(read_pairs(path, split=split).records) == num
 
 
 def test_csv_cell_beyond_the_modules_limit_is_read_and_the_limit_restored(tmp_path):

@@ -67,7 +67,8 @@ def inspect(
     sources = Sources.of(data, split, columns)
     report = make_report(
         sources,
-        None if eval_data is None else Sources.of(eval_data, eval_split or split, columns),
+        None if eval_data is None
+        else Sources.of(eval_data, eval_split or split, columns, "eval_split"),
         model=model, max_length=max_length,
         max_prompt_length=max_prompt_length or max_length // 2, min_agreement=min_agreement,
         noise_rate=noise_rate, sample=sample, processes=processes,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from penchant.data.files import TEXT_SUFFIX, data_suffix
-from penchant.data.records import DataError
+from penchant.data.records import DataError, SplitError
 
 # As the hub names shards: SPLIT-00000-of-00002.parquet.
 SHARD = re.compile(r"(?:^|/)(\w+)-\d{5}-of-\d{5}")
@@ -39,10 +39,7 @@ def folder_files(folder: Path, split: str) -> list[Path]:
         return splits[""]
     wanted = split if split in splits else WORDS.get(split, split)
     if wanted not in splits:
-        raise DataError(
-            f"{folder} has no split '{split}'; it has: {', '.join(filter(None, splits))}; "
-            "set split to one of these"
-        )
+        raise SplitError(f"{folder} has no split '{split}'", splits)
     if "" in splits:
         raise DataError(
             f"{folder} has files for {wanted}, and others whose names say no split: "

@@ -13,14 +13,14 @@ from functools import cached_property, partial
 from glob import glob, has_magic
 from operator import setitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from penchant.core.screen import track, track_bytes
 from penchant.data.cells import typed, unfilled
 from penchant.data.columns import renamed, written
 from penchant.data.files import data_suffix, open_file
 from penchant.data.lines import Item, Watch, numbered
-from penchant.data.records import DataError, Refusal
+from penchant.data.records import DataError, Refusal, SplitError
 from penchant.data.rows.row import Row, RowError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?::[\w.-]+)?")
 CONFIGURATIONS = re.compile(r"(?s)(?:available configs?|Available):\s*(\[[^\]]+\])")
 SPLITS = re.compile(r"Available splits:\s*(\[[^\]]+\])")
 NUM_NAMED = 3
+R = TypeVar("R")
 BATCH_ROWS = 1024
 
 
@@ -79,18 +80,24 @@ class Sources:
         data: a source, or a list of sources, which are read in the order of the list.
         split: which split to take of a source that has several.
         columns: the source's own name of a column, by the name used here.
+        split_key: the option that sets `split`.
     """
 
     data: Any
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
+    split_key: str = "split"
 
     @classmethod
     def of(
-        cls, data: Any, split: str = "train", columns: Mapping[str, str] | None = None
+        cls,
+        data: Any,
+        split: str = "train",
+        columns: Mapping[str, str] | None = None,
+        split_key: str = "split",
     ) -> Sources:
         """The sources as given, or what a caller has put together already."""
-        return data if isinstance(data, Sources) else cls(data, split, columns or {})
+        return data if isinstance(data, Sources) else cls(data, split, columns or {}, split_key)
 
     @property
     def name(self) -> str:
@@ -119,7 +126,7 @@ class Sources:
             MissingDataError: there is nothing at a path.
             TypeError: a source is of another type.
         """
-        parts = [part for one in self._each() for part in self._parts(one)]
+        parts = [part for one in self._each() for part in self._opened(partial(self._parts, one))]
         times = Counter(part.name for part in parts)
         unique: list[Part] = []
         for number, part in enumerate(parts, start=1):
@@ -138,11 +145,22 @@ class Sources:
         several = isinstance(self.data, list | tuple) and _all_sources(self.data)
         return list(self.data) if several else [self.data]
 
+    def _opened(self, items: Callable[[], Iterable[R]]) -> Iterator[R]:
+        """What is there to read; where that is another split, with the option that names it."""
+        try:
+            yield from items()
+        except SplitError as error:
+            option = f"--{self.split_key}"
+            raise DataError(
+                f"{error}; it has: {', '.join(error.names)}; name the one to read with {option} "
+                f"NAME, such as {option} {shlex.quote(error.names[0])}"
+            ) from error
+
     def _rows(self, part: Part, watch: Watch | None) -> Iterator[Item]:
         """The rows of a part under the names used here, with what their texts stand for."""
         absent = set(self.columns.values())
         first: Row | None = None
-        for item in part.rows(watch):
+        for item in self._opened(partial(part.rows, watch)):
             if isinstance(item, Refusal) or not isinstance(item[1], Mapping):
                 yield item
                 continue
@@ -252,9 +270,8 @@ def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:
     return Part(name, rows, total=len(dataset))
 
 
-def _no_split(name: str, split: str, splits: Iterable[object]) -> DataError:
-    has = ", ".join(map(str, splits))
-    return DataError(f"{name} has no split '{split}'; it has: {has}; set split to one of these")
+def _no_split(name: str, split: str, splits: Iterable[object]) -> SplitError:
+    return SplitError(f"{name} has no split '{split}'", splits)
 
 
 def _take_split(dataset: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:

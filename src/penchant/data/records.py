@@ -22,6 +22,18 @@ class DataError(UserError):
     """The user's data is at fault, and the message says where and how to fix it."""
 
 
+class SplitError(DataError):
+    """A source has several splits, and not the one that was asked for.
+
+    Attributes:
+        names: of those that it has.
+    """
+
+    def __init__(self, what: str, names: Iterable[object]) -> None:
+        super().__init__(what)
+        self.names = [str(name) for name in names if name]
+
+
 # What a message may call the thoughts before its content.
 REASONING: tuple[Literal["reasoning_content", "reasoning", "thinking"], ...] = (
     "reasoning_content",

@@ -23,7 +23,7 @@ from penchant.data.lines import (
     recode,
     unique_fields,
 )
-from penchant.data.records import DataError, Refusal
+from penchant.data.records import DataError, Refusal, SplitError
 
 # The largest value that csv accepts where a C long has 32 bits.
 CSV_FIELD_LIMIT = 2**31 - 1
@@ -61,15 +61,11 @@ def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a list of objects, got a value")
     lists = [key for key, rows in value.items() if _is_rows(rows)]
-    named = {key for key in ("data", split) if key in lists} or {"rows"} & set(lists)
-    if len(named) == 1 or len(lists) == 1:
-        return list(value[next(iter(named or lists))])
+    named = [key for key in (split, "data", "rows") if key in lists]
+    if named or len(lists) == 1:
+        return list(value[(named or lists)[0]])
     if lists:
-        raise DataError(
-            f"{path} must hold a list of objects, or an object with one list under 'data' or "
-            f"'{split}', got an object with {', '.join(map(str, value))}; set split to one of "
-            f"{', '.join(lists)}"
-        )
+        raise SplitError(f"{path} holds several lists of rows, and none of '{split}'", lists)
     return _from_columns(value) or [value]
 
 

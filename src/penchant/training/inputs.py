@@ -38,13 +38,13 @@ logger = logging.getLogger("penchant")
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
-    source, records = _read(config, data, config.split)
+    source, records = _read(config, data)
     if eval_data is None and config.train_fraction is None:
         return RunData(records, [], [source], 0)
     from penchant.data.split import shared_prompts, split_by_prompt
 
     if eval_data is not None:
-        held_out, evaluation = _read(config, eval_data, config.eval_split or config.split)
+        held_out, evaluation = _read(config, eval_data, "eval_split")
         shared = shared_prompts(records, evaluation)
         return RunData(records, evaluation, [source, held_out], shared)
     assert config.train_fraction is not None
@@ -54,12 +54,15 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
     """The records of one source, of the kind that the method learns from."""
-    return _read(config, data, config.split)[1]
+    return _read(config, data)[1]
 
 
-def _read(config: RunConfig, data: Any, split: str) -> tuple[Data[Any], Sequence[Record]]:
+def _read(
+    config: RunConfig, data: Any, split_key: str = "split"
+) -> tuple[Data[Any], Sequence[Record]]:
     """What a source holds, and its records with the options of the run's chat template."""
-    sources = Sources.of(data, split, config.columns)
+    split = getattr(config, split_key) or config.split
+    sources = Sources.of(data, split, config.columns, split_key)
     source: Data[Any] = kind_of(config.spec).read(config, sources)
     logger.info("%s", source.summary())
     if not config.chat_template_kwargs:
