@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from penchant.compat.trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 from penchant.core.errors import ConfigError, ModelError, TrainingError, UserError
@@ -710,3 +710,19 @@ def test_a_model_can_be_trained_again(make: Any, batch: dict[str, Any], tokenize
     twin = copy.deepcopy(trainer.model)
     again = PPOTrainer(trainer.config, twin, tokenizer=tokenizer)
     assert step(again, batch)["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_base_in_four_bits_is_trained_by_its_adapter_and_value_head(
+    tiny_model_dir: Path, tokenizer: Any, batch: dict[str, Any]
+) -> None:
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    coded = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=how)
+    with pytest.raises(ModelError, match=r"quantised .bitsandbytes., and there is no adapter"):
+        AutoModelForCausalLMWithValueHead(coded)
+    model = AutoModelForCausalLMWithValueHead.from_pretrained(coded, peft_config=LORA)
+    config = PPOConfig(batch_size=4, mini_batch_size=2, ppo_epochs=1)
+    trainer = PPOTrainer(config, model, tokenizer=tokenizer)
+    before = weights(trainer)
+    assert step(trainer, batch)["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    moved = {name for name, weight in weights(trainer).items() if (weight != before[name]).any()}
+    assert moved and all("lora_" in name or "v_head" in name for name in moved)

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
 )
 
 from penchant.compat.trl import (
@@ -548,3 +549,46 @@ def test_interrupted_run_goes_on(model, tokenizer, rows, small, tmp_path) -> Non
     assert torch.equal(again.model.lm_head.weight, whole.model.lm_head.weight)
     losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, again)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+@pytest.mark.parametrize("way", ["argument", "model_init_kwargs", "object"])
+def test_a_base_in_four_bits_is_trained_however_a_script_asks_for_it(
+    way: str, tiny_model_dir, preference_dataset, tmp_path
+) -> None:
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model, given, own = str(tiny_model_dir), {}, {}
+    if way == "argument":
+        own = {"quantization_config": how}
+    elif way == "model_init_kwargs":
+        given = {"model_init_kwargs": {"quantization_config": how, "dtype": "float32"}}
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model, quantization_config=how)
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(str(tmp_path / "run"), max_steps=1, bf16=False, **given),
+        train_dataset=preference_dataset,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model_dir),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]),
+        **own,
+    )
+    assert trainer.train().training_loss == pytest.approx(0.6931, abs=1e-3)
+    base = trainer.model.get_base_model()
+    assert base.is_loaded_in_4bit and base.lm_head.weight.dtype == torch.float32
+
+
+def test_what_a_quantization_cannot_serve_is_refused(
+    tiny_model_dir, model, preference_dataset, tmp_path
+) -> None:
+    how = BitsAndBytesConfig(load_in_4bit=True)
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    both = DPOConfig(str(tmp_path), model_init_kwargs={"quantization_config": how})
+    other = DPOConfig(str(tmp_path), model_init_kwargs={"device_map": "auto"})
+    named = str(tiny_model_dir)
+    for arguments, message in (
+        ({"model": named, "quantization_config": how}, "pass peft_config"),
+        ({"model": model, "quantization_config": how, "peft_config": lora}, "this one is loaded"),
+        ({"model": named, "quantization_config": how, "args": both}, "drop one of them"),
+        ({"model": named, "args": other}, "device_map cannot be had here"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            DPOTrainer(train_dataset=preference_dataset, **arguments)

@@ -45,17 +45,19 @@ class Quantization:
         bits: 4 (NF4 with double quantisation) or 8 (LLM.int8).
         compute_dtype: of the products of 4-bit layers.
         device: where the weights go.
+        settings: a configuration of transformers in place of `bits` and `compute_dtype`.
     """
 
-    bits: int
-    compute_dtype: torch.dtype
+    bits: int = 4
+    compute_dtype: torch.dtype = torch.float32
     device: torch.device | None = None
+    settings: Any = None
 
     def arguments(self) -> dict[str, Any]:
         """For `from_pretrained`."""
         from transformers import BitsAndBytesConfig
 
-        settings = BitsAndBytesConfig(
+        settings = self.settings or BitsAndBytesConfig(
             load_in_4bit=self.bits == 4,
             load_in_8bit=self.bits == 8,
             bnb_4bit_quant_type="nf4",
@@ -99,14 +101,14 @@ def require_packages(method: str, name: str) -> None:
             )
 
 
-def prepare_quantised(model: Any, compute_dtype: torch.dtype) -> None:
+def prepare_quantised(model: Any, compute_dtype: torch.dtype | None = None) -> None:
     """Freeze a quantised model, with norms, embeddings and head in fp32 where they are numbers.
 
     As PEFT's `prepare_model_for_kbit_training` does; checkpointing without re-entry needs no more.
 
     Args:
         model: as it was loaded.
-        compute_dtype: of the arithmetic.
+        compute_dtype: of the arithmetic; None: as it was loaded to compute.
     """
     model.requires_grad_(False)
     if method_of(model) not in OWN_DTYPE:
@@ -116,8 +118,8 @@ def prepare_quantised(model: Any, compute_dtype: torch.dtype) -> None:
     compute_in(model, compute_dtype)
 
 
-def compute_in(model: Any, compute_dtype: torch.dtype) -> None:
-    """Let quantised layers compute in a dtype, and the same in training as out of it.
+def compute_in(model: Any, compute_dtype: torch.dtype | None) -> None:
+    """Let quantised layers compute in a dtype, if one is given, alike in training and out of it.
 
     On a CPU bitsandbytes' own do not: once a layer is in evaluation, it rounds activations to 8
     bits, or packs 4-bit weights for products in bf16.
@@ -128,7 +130,8 @@ def compute_in(model: Any, compute_dtype: torch.dtype) -> None:
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.compute_dtype, module.compute_type_is_set = compute_dtype, True
+            if compute_dtype is not None:
+                module.compute_dtype, module.compute_type_is_set = compute_dtype, True
             module.support_avx512bf16_for_cpu = False
         elif type(module) is Linear8bitLt and model.device.type == "cpu":
             module.__class__ = _steady_layer()  # type: ignore[assignment]

@@ -44,6 +44,7 @@ class TrainingConfig(Arguments):
     seed: int = 42
     report_to: str | list[str] | None = "none"
     trust_remote_code: bool = False
+    model_init_kwargs: dict[str, Any] | None = None
     use_cpu: bool = False
     # Data
     train_sampling_strategy: str = "random"

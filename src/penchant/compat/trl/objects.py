@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, ModelError
@@ -69,10 +70,74 @@ def require_plain(model: Any, argument: str) -> None:
         raise ModelError(f"{argument} must be a transformers model, got {type(model).__name__}")
     if model.config.is_encoder_decoder:
         raise ModelError(f"{argument} is an encoder and decoder; only decoders are trained")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise ModelError(f"{argument} is quantised; load it without quantization_config")
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         raise ModelError(f"{argument} is spread over devices; load it without device_map")
+
+
+INIT_KWARGS = ("dtype", "torch_dtype", "trust_remote_code", "quantization_config")
+
+
+def quantization_settings(
+    model: Any, init_kwargs: dict[str, Any] | None, given: Any, *, adapted: bool
+) -> tuple[dict[str, Any], Any]:
+    """How a model that is named is loaded: arguments of `from_pretrained`, and its quantisation.
+
+    Args:
+        model: as it was passed to the trainer.
+        init_kwargs: the configuration's `model_init_kwargs`.
+        given: the trainer's own `quantization_config`.
+        adapted: whether an adapter is trained.
+
+    Raises:
+        ConfigError: one that cannot have its effect.
+    """
+    kwargs = dict(init_kwargs or {})
+    if not isinstance(model, str) and (kwargs or given is not None):
+        name = "quantization_config" if given is not None else "model_init_kwargs"
+        raise ConfigError(f"{name} is for a model that is named; this one is loaded: drop it")
+    if unknown := [name for name in kwargs if name not in INIT_KWARGS]:
+        raise ConfigError(
+            f"model_init_kwargs: {', '.join(unknown)} cannot be had here; load the model yourself "
+            "and pass the object"
+        )
+    if given is not None and "quantization_config" in kwargs:
+        raise ConfigError("quantization_config is in model_init_kwargs too; drop one of them")
+    settings = kwargs.pop("quantization_config", None) or given
+    if settings is not None and not adapted:
+        raise ConfigError("quantization_config freezes the weights; pass peft_config to train LoRA")
+    return kwargs, settings
+
+
+def load_named(
+    name: str, kwargs: dict[str, Any], settings: Any, config: Any, device: Any, *, scored: bool
+) -> Any:
+    """Load a model that a script names with arguments of its own, in fp32 where they name no dtype.
+
+    Args:
+        name, kwargs, settings: as `quantization_settings` has found them good.
+        config: of the run; device: of it.
+        scored: it is a reward model.
+    """
+    import torch
+
+    from penchant.models.load import load_causal_model, load_score_model
+    from penchant.models.quantised import Quantization, require_packages, saved_method
+
+    if settings is not None:
+        method = saved_method(SimpleNamespace(quantization_config=settings))
+        require_packages(str(method), "quantization_config: the model")
+    dtype = kwargs.get("dtype") or kwargs.get("torch_dtype") or torch.float32
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ConfigError("model_init_kwargs: dtype names no dtype of torch; set float32")
+    load = load_score_model if scored else load_causal_model
+    return load(
+        resolve(name, config.cache_dir),
+        dtype=dtype,
+        trust_remote_code=kwargs.get("trust_remote_code", config.trust_remote_code),
+        quantization=None if settings is None else Quantization(device=device, settings=settings),
+    )
 
 
 def whole_weights(model: Any) -> Any:

@@ -51,7 +51,6 @@ STANDING: Standing = {
         "max_length",
     ),
     # The model and its tokenizer
-    "model_init_kwargs": ((None,), "load the model yourself and pass the object"),
     "ref_model_init_kwargs": ((None,), "load the reference yourself and pass the object"),
     "pad_token": ((None,), "set tokenizer.pad_token"),
     "eos_token": ((None,), "set tokenizer.eos_token"),
@@ -108,7 +107,6 @@ TRAINER_STANDING: Standing = {
     "optimizer_cls_and_kwargs": ((None,), "the optimizer is AdamW; set learning_rate and adam_*"),
     "model_init": ((None,), "pass model"),
     "formatting_func": ((None,), "give train_dataset prompt, chosen and rejected columns"),
-    "quantization_config": ((None,), "the model is trained as it is; drop it"),
     "ref_model": ((None,), "this method has no reference; drop it"),
 }
 

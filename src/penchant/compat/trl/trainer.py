@@ -15,9 +15,11 @@ from penchant.compat.trl.configs import TrainingConfig
 from penchant.compat.trl.keys import counted_keys
 from penchant.compat.trl.objects import (
     disable_dropout,
+    load_named,
     lora_keys,
     name_of,
     padded,
+    quantization_settings,
     require_trainable,
     whole_weights,
 )
@@ -36,7 +38,7 @@ logger = logging.getLogger("penchant")
 
 ARGUMENTS = (
     *("model", "args", "config", "train_dataset", "eval_dataset", "tokenizer"),
-    *("processing_class", "peft_config"),
+    *("processing_class", "peft_config", "quantization_config"),
 )
 
 
@@ -49,6 +51,7 @@ class Trainer:
         train_dataset, eval_dataset: a `datasets.Dataset`, or a list of rows.
         processing_class: the tokenizer; `tokenizer` is its older name.
         peft_config: a `peft.LoraConfig`; without it all weights are trained.
+        quantization_config: quantises a model that is named while it is loaded.
 
     Attributes:
         model: as it was passed; once there is one, the model in training.
@@ -74,6 +77,7 @@ class Trainer:
         processing_class: Any = None,
         tokenizer: Any = None,
         peft_config: Any = None,
+        quantization_config: Any = None,
         **others: Any,
     ) -> None:
         from penchant.core.screen import setup_logging
@@ -106,6 +110,13 @@ class Trainer:
                 "model": name_of(self.model),
                 **lora_keys(peft_config, self.model, scored=scored),
             }
+        with refusals.gathering():
+            self._loading = quantization_settings(
+                self.model,
+                self.args.model_init_kwargs,
+                quantization_config,
+                adapted=peft_config is not None,
+            )
         with refusals.gathering():
             keys |= self._own_keys()
         refusals.raise_all()
@@ -254,6 +265,11 @@ class Trainer:
             return self._setup
         accelerator, inputs = self._begun()
         model = None if isinstance(self.model, str) else self.model
+        if model is None and any(self._loading):
+            scored = self.run_config.spec.model == "score"
+            model = load_named(
+                self.model, *self._loading, self.run_config, accelerator.device, scored=scored
+            )
         if model is not None and not self.run_config.lora_r:
             whole_weights(model)
         reference = self._reference()

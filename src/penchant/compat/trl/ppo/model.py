@@ -16,7 +16,8 @@ from penchant.compat.trl.objects import require_plain
 from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import is_adapter, load_causal_model, resolve
-from penchant.models.lora import fuse_lora
+from penchant.models.lora import fuse_lora, require_numbers
+from penchant.models.memory import is_quantised
 from penchant.models.policy import VALUE_HEAD
 
 if TYPE_CHECKING:
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 # Of a value head's weights among a model's.
 WITHIN = "v_head.summary."
 LOAD_FIRST = "load the model with AutoModelForCausalLM and pass the object in place of its name"
+QUANTISE_FIRST = (
+    "load the model quantised with AutoModelForCausalLM, and pass the object and peft_config"
+)
 MODEL_STANDING: Standing = {
     "summary_dropout_prob": (
         (None, 0, 0.0),
         "the value head has no dropout (TRL's was off in every pass of `step`); drop it",
     ),
-    "load_in_8bit": ((None, False), "weights that are trained on are not quantised; drop it"),
-    "load_in_4bit": ((None, False), "weights that are trained on are not quantised; drop it"),
-    "quantization_config": ((None,), "weights that are trained on are not quantised; drop it"),
+    "load_in_8bit": ((None, False), QUANTISE_FIRST),
+    "load_in_4bit": ((None, False), QUANTISE_FIRST),
+    "quantization_config": ((None,), QUANTISE_FIRST),
     "reward_adapter": ((None,), "score answers with a model of your own; drop it"),
     "device_map": ((None,), "the trainer puts the model on its device; drop it"),
     "low_cpu_mem_usage": ((None, True, False), "drop it"),
@@ -112,10 +116,9 @@ class AutoModelForCausalLMWithValueHead(nn.Module):
         base = pretrained_model.get_base_model() if self.is_peft_model else pretrained_model
         if self.is_peft_model:
             _require_lora(pretrained_model.active_peft_config)
-            if getattr(base, "hf_quantizer", None) is not None:
-                raise ModelError("the model is quantised; load it without quantization_config")
         else:
             require_plain(base, "pretrained_model")
+            require_numbers(base, "there is no adapter")
         if base.get_output_embeddings() is None:
             raise ModelError(f"{type(base).__name__} is no causal language model; load it with "
                              "AutoModelForCausalLM")  # fmt: skip
@@ -264,6 +267,10 @@ def _with_lora(model: Any, peft_config: Any) -> Any:
     if isinstance(model, PeftModel):
         raise ModelError("the model has an adapter already; drop peft_config")
     require_plain(model, "pretrained_model")
+    if is_quantised(model):
+        from penchant.models.quantised import prepare_quantised
+
+        prepare_quantised(model)
     own = copy.deepcopy(peft_config)
     own.task_type = own.task_type or "CAUSAL_LM"
     try:
