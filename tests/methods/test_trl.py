@@ -96,8 +96,8 @@ def trl_trainer(models, tiny_model_dir, tmp_path):
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
 
-    def make(**options):
-        policy, reference = copy.deepcopy(models)
+    def make(both=models, **options):
+        policy, reference = copy.deepcopy(both)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return trl.DPOTrainer(
@@ -169,3 +169,48 @@ def test_loss_and_gradients_equal_trls(
     for name, parameter in policy.named_parameters():
         error = (parameter.grad - theirs[name].grad).norm()
         assert error <= 1e-3 * theirs[name].grad.norm() + 1e-5 * largest, name
+
+
+# A window shorter than every record, in one of two layers.
+MIXED = {
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+}
+WINDOWED = {
+    "gemma3_text": MIXED,
+    "gpt_oss": {**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_losses_of_three_steps_with_windows_and_sinks_equal_trls(
+    family, trl_trainer, make_model, tiny_model_dir
+):
+    size = len(load_tokenizer(str(tiny_model_dir)))
+    both = [make_model(family, seed=s, vocab_size=size, **WINDOWED[family]) for s in (0, 1)]
+    # The routers' own loss is no part of a method's.
+    router = {"router_aux_loss_coef": 0.0} if family == "gpt_oss" else {}
+    trainer = trl_trainer(both, beta=0.1, loss_type="sigmoid", **router)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    policy, reference = copy.deepcopy(both)
+    examples = tokenised(tiny_model_dir, batch)
+    spec = METHODS["dpo"]
+    losses = []
+    for _ in range(3):
+        chosen = spec.options(beta=0.1)
+        inputs = scored((policy, reference), examples, spec.needs(chosen))
+        ours = spec.loss(inputs, chosen).per_example.mean()
+        theirs = trainer.compute_loss(trainer.model, batch)
+        losses.append((ours.item(), theirs.item()))
+        for loss, model in ((ours, policy), (theirs, trainer.model)):
+            model.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 1e-3 * parameter.grad
+    assert losses[0][0] - losses[2][0] > 0.01  # the steps go somewhere
+    for ours, theirs in losses:
+        assert ours == pytest.approx(theirs, abs=1e-4)

@@ -67,6 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
+    table.add_argument(
+        "--model", help="say which layout this model would be scored in, without loading weights"
+    )
+    table.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with the model"
+    )
     _add_data(
         commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
     )

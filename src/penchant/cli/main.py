@@ -221,10 +221,17 @@ def _explain(values: dict[str, Any]) -> None:
     print(explain(values["id"]))
 
 
-def _methods(_: dict[str, Any]) -> None:
-    from penchant.cli.show import print_methods
+def _methods(values: dict[str, Any]) -> None:
+    from penchant.cli.show import print_methods, print_path
 
-    print_methods()
+    if not values.get("model"):
+        print_methods()
+        return
+    from penchant.models.load import resolve
+    from penchant.models.path import describe_path
+
+    trusted = bool(values.get("trust_remote_code"))
+    print_path(describe_path(resolve(values["model"]), trust_remote_code=trusted))
 
 
 # Each returns its exit status; nothing is 0.

@@ -39,6 +39,14 @@ def print_methods() -> None:
     Console().print(table)
 
 
+def print_path(lines: list[tuple[str, str]]) -> None:
+    """How a model would be scored, one line a heading."""
+    table = Table(show_header=False)
+    for heading, words in lines:
+        table.add_row(heading, words)
+    Console().print(table)
+
+
 def print_evaluations(evaluations: dict[str, Evaluation]) -> None:
     """A table: one row a metric, one column a file (or a moment)."""
     table = Table("")

@@ -87,7 +87,10 @@ class Scorer(nn.Module):
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
         self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0
-        self._plain_attention = self.causal_model.config._attn_implementation
+        own = self.causal_model.config._attn_implementation
+        if own == attention.NAME:  # another scorer has the model under its plan
+            own = self.causal_model.get_correct_attn_implementation(None)
+        self._plain_attention = own
 
     @property
     def causal_model(self) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 logger = logging.getLogger("penchant")
 
@@ -158,7 +158,8 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
 
 def _refusal(scorer: Scorer, groups: Sequence[Group], expected: Expected, plan: ScoringPlan) -> str:
     """Why a plan cannot be used, if so."""
-    if plan.packed and (reason := _unservable(scorer)):
+    trained = any(p.requires_grad for p in scorer.parameters())
+    if plan.packed and (reason := unservable(scorer.causal_model, trained=trained)):
         return reason
     scorer.use(plan)
     reason = _disagreement(scorer, groups, expected)
@@ -258,17 +259,17 @@ def tolerance(scorer: Scorer) -> tuple[float, bool]:
     return (MEAN_IN_HALF if half else LARGEST[dtype]), half
 
 
-def _unservable(scorer: Scorer) -> str:
-    """What the attention hook cannot do for this model, if anything."""
-    config = scorer.causal_model.config.get_text_config()
+def unservable(model: PreTrainedModel, *, trained: bool) -> str:
+    """What the attention hook cannot do for this model, if anything; weights are not looked at."""
+    config = model.config.get_text_config()
     kinds = set(layer_kinds(config))
     served = {"full_attention", "sliding_attention", "chunked_attention"} | WITHOUT_STATE
-    if stateful_modules(scorer.causal_model):
+    if stateful_modules(model):
         served |= STATEFUL
     if other := kinds - served:
         return f"layers that the attention hook cannot serve: {', '.join(sorted(other))}"
     # The check itself runs without dropout and would not see it.
-    if any(p.requires_grad for p in scorer.parameters()) and (name := attention_dropout(config)):
+    if trained and (name := attention_dropout(config)):
         return f"attention dropout is on; set {name} to 0 in the model's config"
     return ""
 

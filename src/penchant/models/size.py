@@ -38,8 +38,8 @@ class ModelSize:
     quantization: str = "none"
 
 
-def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
-    """Sizes of a resolved model, built from its configuration without any memory for weights.
+def empty_model(name: str, *, trust_remote_code: bool = False) -> Any:
+    """A resolved model as its configuration says, without any memory for weights.
 
     Raises:
         ModelError: no configuration, or not one of a language model.
@@ -47,21 +47,32 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from penchant.models.architecture import causal_class, read_config, text_backbone
-    from penchant.models.load import is_score_model
+    from penchant.models.architecture import causal_class, read_config
 
-    folder = base_model(name)
-    config = read_config(folder, trust_remote_code)
+    config = read_config(base_model(name), trust_remote_code)
     factory = causal_class(config, name, trust_remote_code)
     try:
         with torch.device("meta"):
-            model: Any = (
+            return (
                 AutoModelForCausalLM.from_config(config, trust_remote_code=True)
                 if factory is AutoModelForCausalLM
                 else factory(config)
             )
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
+
+
+def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
+    """Sizes of a resolved model, built from its configuration alone.
+
+    Raises:
+        ModelError: no configuration, or not one of a language model.
+    """
+    from penchant.models.architecture import text_backbone
+    from penchant.models.load import is_score_model
+
+    model = empty_model(name, trust_remote_code=trust_remote_code)
+    config = model.config
     layers = list(layer_shapes(text_backbone(model)))
     text = config.get_text_config()
     return ModelSize(

@@ -157,3 +157,32 @@ def test_answers_end_where_the_model_has_no_more_positions(make_model, caplog):
     )
     assert [len(answer.ids) for answer in answers] == [6, 6]
     assert "the model has 16 positions" in caplog.text
+
+
+MIXED = {
+    "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "head_dim": 8,
+}
+WINDOWED = {
+    "gemma2": {**MIXED, "attn_logit_softcapping": 2.0},
+    "gemma3_text": MIXED,
+    "gpt_oss": {**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mistral": {"sliding_window": 4},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_models_with_windows_caps_and_sinks_are_sampled_from_as_they_score(family, make_model):
+    """Windows shorter and longer than prompts; rows leave the batch while others go on."""
+    scorer = PolicyScorer(make_model(family, **WINDOWED[family]), 0).eval()
+    scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    ends = list(range(2, 12))
+    sampler = CachedSampler(scorer, ends, batch_size=4)
+    answers = sampler.sample(PROMPTS, n=3, sampling=Sampling(12), seed=1)
+    assert len({len(c.ids) for own in answers for c in own}) > 2
+    groups = [Group(p, tuple(c.ids for c in own)) for p, own in zip(PROMPTS, answers, strict=True)]
+    with torch.no_grad():
+        scored = scorer(scorer.batch(groups))
+    sampled = torch.tensor([p for own in answers for c in own for p in c.logprobs])
+    torch.testing.assert_close(scored, sampled, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,44 @@
+"""What is told of a model by its configuration is what a run then does."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from penchant.models.path import describe_path
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+
+MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+CASES = [
+    ("gemma3_text", {**MIXED, "head_dim": 8}, "1 sliding_attention (window 3), 1 full_attention"),
+    ("gpt_oss", {**MIXED, **EXPERTS, "head_dim": 8}, "sinks"),
+    ("gemma2", {"attn_logit_softcapping": 2.0}, "capped at 2"),
+    ("llama", {"attention_dropout": 0.1}, "set attention_dropout to 0"),
+    ("gpt2", {"attn_pdrop": 0.1}, "set attn_pdrop to 0"),
+    ("lfm2", {}, "1 Lfm2ShortConv: a row for each completion"),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "words"), CASES)
+def test_the_layout_that_is_told_is_the_one_that_is_chosen(
+    family, changes, words, make_model, groups, tmp_path
+):
+    model = make_model(family, **changes)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)  # no weights
+    lines = dict(describe_path(str(tmp_path)))
+    assert any(words in line for line in lines.values()), lines
+    assert lines["model"] == type(model).__name__
+    packed = plan_scoring(Scorer(model, 0), groups, attention="auto", max_length=64).packed
+    assert lines["layout"].startswith("packed") == packed
+
+
+def test_a_model_with_attention_of_its_own_is_told_apart(tmp_path):
+    config = AutoConfig.for_model(
+        "falcon", vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4
+    )
+    config.architectures = [type(AutoModelForCausalLM.from_config(config)).__name__]
+    config.save_pretrained(tmp_path)
+    assert "attention interface" in dict(describe_path(str(tmp_path)))["layout"]
