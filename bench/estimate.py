@@ -56,6 +56,8 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
             "gradient_accumulation_steps": 2,
         },
     )
+    for kind in ("4bit", "8bit"):
+        found[f"lora-128-{kind}"] = "dpo", {"lora_r": 16, "max_length": 128, "quantization": kind}
     found["simpo-128"] = "simpo", {"lora_r": 16, "max_length": 128}
     found["kto-128"] = (
         "kto",
