@@ -119,7 +119,6 @@ def test_strict_can_be_switched_off_by_name(
         (["train", "dop", "--model", "m"], "dop"),
         (["train"], "METHOD"),
         (["tarin", "dpo"], "tarin"),
-        ([], "COMMAND"),
         (["evaluate", "--data", "d"], "--model"),
         (["evaluate", "--model", "m", "--data", "d", "--bta", "1"], "--bta"),
         (["evaluate", "--model", "m", "--data", "d", "--beta", "strong"], "strong"),

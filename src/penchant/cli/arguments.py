@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+import penchant
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
+from penchant.cli.examples import usage
+from penchant.cli.model_arguments import add_completion, add_merge, add_recipes
 from penchant.cli.parser import Parser, add_command, add_shared
 from penchant.config.keys import EVERYDAY
 from penchant.config.sections import SECTIONS
@@ -21,36 +24,37 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Every command with every key, grouped, with defaults."""
     parser = Parser(
         prog="penchant", description="Preference tuning of language models on one machine."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"penchant {penchant.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    parser.set_defaults(command="journeys")
     train = commands.add_parser(
         "train", help="tune a model", description="Tune a model with one of the methods."
     )
-    _add_methods(
-        train, "train", "penchant train {} --model M --data D --output RUN [--any_key value ...]"
-    )
+    _add_methods(train, "train")
     check = commands.add_parser(
         "check",
         help="what a run would meet: findings, one record by token, memory and time",
         description="Look at what train would be given, without training; exit 1 on an error.",
     )
-    _add_methods(
-        check, "check", "penchant check {} --model M --data D [--any_key value ...] [--json]"
-    )
+    _add_methods(check, "check")
     sweep = commands.add_parser(
         "sweep",
         help="one method at several settings",
         description="Train a method at every combination of comma-separated values, and compare.",
     )
-    _add_methods(
-        sweep,
-        "sweep",
-        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
+    _add_methods(sweep, "sweep")
+    config = commands.add_parser(
+        "config",
+        help="every key of a method as a YAML file, with what it means",
+        description="Print a file that train takes, with every key, its meaning and its value.",
     )
+    _add_methods(config, "config")
+    add_recipes(commands)
     evaluate = add_command(
         commands,
         "evaluate",
@@ -79,19 +83,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_label(commands)
     _add_explain(commands)
     _add_report(commands)
+    add_merge(commands)
+    add_completion(commands)
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
     return parser
 
 
-def _add_methods(parser: Parser, command: str, usage: str) -> None:
+def _add_methods(parser: Parser, command: str) -> None:
     """A subcommand a method, with every key of a run: some 150, added where it is the one given."""
     methods = parser.add_subparsers(required=True, metavar="METHOD", dest="method")
     for name, method in METHODS.items():
         one = methods.add_parser(
             name, help=method.title, description=f"{method.title}: {method.facts.when}.",
-            argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=usage.format(name),
+            argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=usage(command, name),
             aliases=[name.replace("_", "-")] if "_" in name else [],
         )  # fmt: skip
         one.set_defaults(command=command)

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from penchant.cli.arguments import build_parser, metavar
+from penchant.cli.examples import journeys
+from penchant.cli.model_arguments import print_completion, run_merge, run_recipes
 from penchant.cli.words import as_parsed
-from penchant.config.keys import RunConfig, load_config, unknown_key
+from penchant.config.keys import RunConfig, load_config, read_yaml, unknown_key
 from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.core.findings import spoken
@@ -221,6 +223,21 @@ def _explain(values: dict[str, Any]) -> None:
     print(explain(values["id"]))
 
 
+def _config(values: dict[str, Any]) -> None:
+    from penchant.config.template import yaml_template
+
+    method, file = _method(values), values.pop("config", None)
+    print(yaml_template(method, {**(read_yaml(file) if file else {}), **values}), end="")
+
+
+def _completion(values: dict[str, Any]) -> None:
+    print_completion(build_parser().filled(), values)
+
+
+def _journeys(_: dict[str, Any]) -> None:
+    print(typeable(journeys()))
+
+
 def _methods(values: dict[str, Any]) -> None:
     from penchant.cli.show import print_methods, print_path
 
@@ -252,4 +269,9 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "report": _report,
     "watch": _watch,
     "demo": _demo,
+    "config": _config,
+    "recipes": run_recipes,
+    "completion": _completion,
+    "merge": run_merge,
+    "journeys": _journeys,
 }

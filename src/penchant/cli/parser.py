@@ -19,10 +19,22 @@ class Parser(argparse.ArgumentParser):
     fill: Callable[[Parser], None] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._fill()
+        return super().parse_known_args(args, namespace)
+
+    def filled(self) -> Parser:
+        """Itself, with every argument of every command under it."""
+        self._fill()
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    parser.filled()
+        return self
+
+    def _fill(self) -> None:
         if self.fill is not None:
             fill, self.fill = self.fill, None
             fill(self)
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")

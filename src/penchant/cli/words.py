@@ -10,7 +10,7 @@ from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 
 # Commands whose next word is a method.
-OF_METHODS = ("train", "check", "sweep")
+OF_METHODS = ("train", "check", "sweep", "config")
 YAML = (".yaml", ".yml")
 
 

@@ -103,7 +103,13 @@ def run(wanted: Given) -> TrainResult:
     recorded = recorded_keys(config, run_data, num_processes)
     require_free(config.output, recorded, resume=config.resume, overwrite=config.overwrite)
     if (summary := completed(config)) is not None:
-        logger.info("%s is complete; nothing to resume", config.output)
+        if config.merge and not (config.output / "merged").exists():
+            from penchant.commands.merge import merge
+
+            logger.info("%s is complete; its adapter is merged", config.output)
+            merge(config.output, trust_remote_code=config.trust_remote_code)
+        else:
+            logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)
     inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
     snapshot = checked(config, inputs, num_processes)

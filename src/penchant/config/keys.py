@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class RunConfig(
     def _keys_agree(self) -> RunConfig:
         for name in self.trackers:
             if name not in TRACKERS:
-                raise ValueError(f"report_to: unknown tracker {name!r}; {_nearest(name, TRACKERS)}")
+                raise ValueError(f"report_to: unknown tracker {name!r}; {nearest(name, TRACKERS)}")
         if self.eval_data and self.train_fraction:
             raise ValueError("eval_data and train_fraction exclude each other; drop one of them")
         if self.max_prompt_length and self.max_prompt_length >= self.max_length:
@@ -235,7 +235,7 @@ def load_config(
     if named != method:
         raise ConfigError(f"the configuration is for method {named}, but {method} was asked for")
     if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}; {_nearest(method, METHODS)}")
+        raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
     option_model = METHODS[method].options
     known = _known_keys(method)
     if unknown := [unknown_key(key, method) for key in merged if key not in known]:
@@ -262,12 +262,14 @@ def unknown_key(name: object, method: str) -> str:
         remedy = f"set {instead} instead" if instead else "drop it"
         return f"{key} is an option of {some}, not of {method}; {remedy}"
     renamed = REMOVED_NAMES.get(key)
-    hint = f"did you mean {renamed}?" if renamed else _nearest(key, _known_keys(method))
+    hint = f"did you mean {renamed}?" if renamed else nearest(key, _known_keys(method))
     return f"unknown key {key!r}; {hint}"
 
 
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question for the nearest of the known words, or else all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 

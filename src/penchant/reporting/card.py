@@ -15,6 +15,7 @@ from penchant.methods import METHODS
 from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
 from penchant.reporting.data import audit
 from penchant.reporting.figures import final_figures
+from penchant.reporting.loading import how_to_load
 from penchant.reporting.reading import Run
 from penchant.reporting.settings import changed, command, versions
 from penchant.reporting.verdict import judge
@@ -22,6 +23,8 @@ from penchant.reporting.words import shown
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
 NUM_ANSWERS = 3
+# What the lines that load a model call it: its place on the hub is not known yet.
+CALLED = "owner/name"
 # Of this machine, not of the model.
 LOCAL = ("output", "cache_dir", "report_to", "data", "eval_data", "model")
 
@@ -37,6 +40,10 @@ def render_card(run: Run) -> str:
         paper=method.facts.paper if method else "",
         data=", ".join(map(_short, listed(run.config.get("data", "")))),
         verdict=str(judge(run)),
+        loading={
+            library: _without_paths(line)
+            for library, line in how_to_load(run.path / "model", name=CALLED).items()
+        },
         figures=[(name, values[0]) for name, values in final_figures([run])],
         audit=audit(run),
         findings=[one for one in run.findings if one.get("severity") in ("error", "warning")],

@@ -1,0 +1,87 @@
+"""Commands as they are typed: what help begins with, and what to type for which aim."""
+
+from __future__ import annotations
+
+# Of each command, in its help; {} stands for a method.
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "penchant train {} --model M --data D --output RUN [--any_key value ...]",
+        "penchant train recipe.yaml [--any_key value ...]",
+    ),
+    "check": (
+        "penchant check {} --model M --data D [--any_key value ...] [--json]",
+        "penchant check recipe.yaml",
+    ),
+    "sweep": (
+        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
+    ),
+    "config": ("penchant config {} --model M --data D > recipe.yaml",),
+    "recipes": ("penchant recipes", "penchant recipes dpo --output my-dpo.yaml"),
+    "completion": ("penchant completion bash > penchant-completion.sh",),
+    "merge": ("penchant merge RUN --output FOLDER",),
+}
+# What a person has or wants, and the commands for it.
+JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("see it work", ("penchant demo",)),
+    (
+        "pairs of answers, one of them preferred",
+        (
+            "penchant data inspect pairs.jsonl --html data.html",
+            "penchant train dpo --model M --data pairs.jsonl --train_fraction 0.9 --output run",
+        ),
+    ),
+    (
+        "answers with thumbs up and down",
+        ("penchant train kto --model M --data thumbs.jsonl --train_fraction 0.9 --output run",),
+    ),
+    (
+        "votes, ratings, rankings or logs of chats",
+        ("penchant data build raw.jsonl --output pairs.jsonl",),
+    ),
+    ("answers to compare by hand", ("penchant label pairs.jsonl",)),
+    (
+        "a reward of your own, a Python function",
+        (
+            "penchant train grpo --model M --data prompts.jsonl --reward rewards.py:score "
+            "--output run",
+        ),
+    ),
+    (
+        "a reward model, and PPO against it",
+        (
+            "penchant train reward --model M --data pairs.jsonl --output judge",
+            "penchant train ppo --model M --data prompts.jsonl --reward judge --output run",
+        ),
+    ),
+    (
+        "to know which method, or which beta",
+        (
+            "penchant advise --data pairs.jsonl --model M",
+            "penchant sweep dpo --model M --data pairs.jsonl --train_fraction 0.9 "
+            "--beta 0.01,0.03,0.1 --output sweep",
+        ),
+    ),
+    ("a run in a file", ("penchant recipes", "penchant train recipe.yaml")),
+    (
+        "after a run",
+        (
+            "penchant report run",
+            "penchant evaluate --model run --data held-out.jsonl",
+            "penchant merge run",
+        ),
+    ),
+)
+
+
+def usage(command: str, method: str = "") -> str:
+    """The examples of a command as argparse shows its usage."""
+    return "\n       ".join(one.replace("{}", method) for one in EXAMPLES[command])
+
+
+def journeys() -> str:
+    """What to type for which aim, for a terminal."""
+    lines = ["Penchant: preference tuning of language models on one machine.", ""]
+    for aim, commands in JOURNEYS:
+        lines += [f"{aim}:", *(f"    {command}" for command in commands)]
+    lines += ["", "penchant --help lists every command, penchant COMMAND --help what it takes."]
+    return "\n".join(lines)

@@ -1,0 +1,57 @@
+"""`penchant merge`: a whole model of an adapter and its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from penchant.core.errors import ConfigError, ModelError
+from penchant.core.screen import setup_logging
+from penchant.models.load import (
+    is_adapter,
+    is_score_model,
+    load_causal_model,
+    load_score_model,
+    load_tokenizer,
+    resolve,
+)
+from penchant.models.save import save_model
+
+# What the merged model must say as the adapter does; any text will do.
+TEXT = "The merged model is held against its adapter on these words: 1, 2, 3."
+
+
+def merge(
+    run: Path | str, output: Path | str | None = None, *, trust_remote_code: bool = False
+) -> Path:
+    """Add an adapter to its base and save the whole model, in fp32.
+
+    Args:
+        run: a run that trained an adapter, or a folder with an adapter.
+        output: a new folder; default: `merged` in the run, or beside the adapter.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: there is no adapter, or the merged model disagrees with it.
+        ConfigError: something is in the output's place.
+    """
+    setup_logging()
+    folder = resolve(str(run))
+    if not is_adapter(Path(folder)):
+        raise ModelError(f"{run} holds no adapter to merge: its model is whole already")
+    target = Path(folder).with_name("merged") if output is None else Path(output)
+    if target.exists():
+        raise ConfigError(f"{target} is there already; set --output to a new folder")
+    if not target.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder {target.absolute().parent}; set another --output")
+    load = load_score_model if is_score_model(folder) else load_causal_model
+    model = load(
+        folder, dtype=torch.float32, trust_remote_code=trust_remote_code, keep_adapter=True
+    )
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    save_model(model, tokenizer, target, merged=True, records=[tokenizer(TEXT).input_ids])
+    return target
