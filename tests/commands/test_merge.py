@@ -14,7 +14,7 @@ import penchant
 from penchant.cli.main import main
 from penchant.commands.merge import merge
 from penchant.core.errors import ConfigError, ModelError
-from penchant.reporting.loading import how_to_load
+from penchant.reporting.settings import how_to_load
 
 IDS = torch.arange(3, 40).unsqueeze(0)
 

@@ -89,7 +89,7 @@ def add_merge(commands: Any) -> None:
 def run_merge(values: dict[str, Any]) -> None:
     """Merge, and say where the model is and what loads it."""
     from penchant.commands.merge import merge
-    from penchant.reporting.loading import how_to_load
+    from penchant.reporting.settings import how_to_load
 
     folder = merge(values.pop("run"), **values)
     print(f"model: {folder}")

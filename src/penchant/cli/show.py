@@ -187,7 +187,7 @@ def print_result(result: TrainResult) -> None:
     )
     print(f"model: {result.model}")
     print(f"run:   {result.output}")
-    from penchant.reporting.loading import how_to_load
+    from penchant.reporting.settings import how_to_load
 
     for library, line in how_to_load(result.model).items():
         print(f"{library + ':':14}{line}")

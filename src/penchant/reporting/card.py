@@ -15,9 +15,8 @@ from penchant.methods import METHODS
 from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
 from penchant.reporting.data import audit
 from penchant.reporting.figures import final_figures
-from penchant.reporting.loading import how_to_load
 from penchant.reporting.reading import Run
-from penchant.reporting.settings import changed, command, versions
+from penchant.reporting.settings import changed, command, how_to_load, versions
 from penchant.reporting.verdict import judge
 from penchant.reporting.words import shown
 
