@@ -118,6 +118,11 @@ class RunConfig(
             )
         if self.eval_steps and not (self.eval_data or self.train_fraction):
             raise ValueError("eval_steps needs held-out pairs; set eval_data or train_fraction")
+        if self.lora_target_parameters and (self.lora_dropout or not self.lora_r):
+            raise ValueError(
+                "lora_target_parameters needs LoRA without dropout: set lora_r above 0 and "
+                "lora_dropout to 0"
+            )
         if self.merge and self.lora_r == 0:
             raise ValueError("merge needs LoRA (lora_r > 0): there is no adapter to merge")
         if self.loss_on_turns == "last" and (self.spec.model == "score" or self.spec.samples):

@@ -173,6 +173,11 @@ class LoraSection(Section):
     lora_target_modules: CommaSeparated = Field(
         "all-linear", description="Layer names, comma-separated, or all-linear (without the head)."
     )
+    lora_target_parameters: CommaSeparated = Field(
+        "",
+        description="Names of weights that no linear layer holds, comma-separated, as those of "
+        "experts: mlp.experts.gate_up_proj,mlp.experts.down_proj.",
+    )
     merge: bool = Field(False, description="Also save the model with the adapter merged in.")
 
 
@@ -201,6 +206,12 @@ class OptimizerSection(Section):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    router_aux_loss_coef: float | None = Field(
+        None,
+        ge=0,
+        description="Coefficient of the loss that balances a model's experts; 0 turns it off; "
+        "default: the model's own.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="The precision of the arithmetic; auto: bf16 on CUDA that has it, else fp32.",

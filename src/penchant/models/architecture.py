@@ -126,6 +126,23 @@ def train_text(model: Any) -> Any:
     return model
 
 
+def router_coefficient(settings: Any, given: float | None, name: str) -> float:
+    """Of the loss that balances a model's experts: what is given, or the model's own; 0 is none.
+
+    Raises:
+        ModelError: one is given for a model without such a loss.
+    """
+    text = settings.get_text_config()
+    if hasattr(text, "output_router_logits"):
+        return float(getattr(text, "router_aux_loss_coef", 0.0) if given is None else given)
+    if given:
+        raise ModelError(
+            f"router_aux_loss_coef is {given}, and {name} ({text.model_type}) has no router whose "
+            "experts are balanced by a loss; leave router_aux_loss_coef out"
+        )
+    return 0.0
+
+
 def require_whole(model: torch.nn.Module, missing: set[str], name: str) -> None:
     """Refuse a model some of whose weights were not in its files and are random.
 

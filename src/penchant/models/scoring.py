@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from penchant.models.router import RouterLoss
+
 
 @dataclass(frozen=True)
 class ScoringPlan:
@@ -86,6 +88,8 @@ class Scorer(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
+        self.router: RouterLoss | None = None
+        """Takes the routers' logits of passes that are trained on, where experts are balanced."""
         self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0
         own = self.causal_model.config._attn_implementation
         if own == attention.NAME:  # another scorer has the model under its plan
@@ -214,6 +218,7 @@ class Scorer(nn.Module):
         """`[rows * T, H]`: the last layer's, at every position."""
         backbone = text_backbone(self.causal_model)
         out: Any = backbone(**self._model_inputs(batch), use_cache=False)
+        self._balance(out, batch)
         return out.last_hidden_state.flatten(0, 1)
 
     def _model_inputs(self, batch: TokenBatch) -> dict[str, Any]:
@@ -224,7 +229,17 @@ class Scorer(nn.Module):
         }
         if batch.segments is not None:
             inputs["segments"] = SegmentTable(batch.segments, self.plan.kernel)
+        if self._balances:
+            inputs["output_router_logits"] = True
         return inputs
+
+    @property
+    def _balances(self) -> bool:
+        return self.router is not None and self.training and torch.is_grad_enabled()
+
+    def _balance(self, out: Any, batch: TokenBatch) -> None:
+        if self.router is not None and self._balances:
+            self.router.add(out.router_logits, batch.attention_mask)
 
     def _from_full_logits(self, batch: TokenBatch, also: Also) -> Tensor:
         every = self._distributions(batch)
@@ -240,8 +255,9 @@ class Scorer(nn.Module):
     def _distributions(self, batch: TokenBatch) -> Tensor:
         """`[N, V]`: log-probs of every token where a scored one is predicted."""
         with unrounded(self.output_head):
-            logits = self.causal_model(**self._model_inputs(batch), use_cache=False).logits
-        rows = logits.flatten(0, 1)[batch.predictors]
+            out: Any = self.causal_model(**self._model_inputs(batch), use_cache=False)
+        self._balance(out, batch)
+        rows = out.logits.flatten(0, 1)[batch.predictors]
         accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
         logits = rows.to(accumulate) / self.temperature
         if self.top_k or self.top_p < 1:

@@ -14,6 +14,7 @@ from penchant.data.opening import Sources
 from penchant.data.records import Data
 from penchant.data.token_report import TokenReport
 from penchant.data.tokenise import Tokeniser
+from penchant.models.architecture import router_coefficient
 from penchant.models.load import (
     adapter_vocabulary,
     end_token_ids,
@@ -112,6 +113,7 @@ def read_inputs(
         require_decoder(settings, base)
     if config.quantization != "none" or getattr(settings, "quantization_config", None) is not None:
         _require_quantisable(config, settings, base, loaded=loaded)
+    router_coefficient(settings, config.router_aux_loss_coef, base)
     if config.reference_model and reference is None:
         _require_reference(config, settings)
     tokenizer = tokenizer or load_tokenizer(

@@ -124,6 +124,7 @@ class Pairs:
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
+            target_parameters=config.lora_target_parameters,
             task_type=self.task_type,
         )
 

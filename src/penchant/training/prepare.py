@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.findings import refuse_errors, spoken
 from penchant.core.machine import map_large_blocks, resolve_precision
+from penchant.models.architecture import router_coefficient
 from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.kind import kind_of
@@ -61,6 +62,11 @@ def prepare(
     pad_token_id = inputs.tokenizer.pad_token_id
     assert pad_token_id is not None  # load_tokenizer falls back to EOS
     setup = Setup(**vars(inputs), scorer=kind.scorer(config, policy, int(pad_token_id), critic))
+    coefficient = router_coefficient(inputs.settings, config.router_aux_loss_coef, inputs.base)
+    if coefficient:
+        from penchant.models.router import RouterLoss
+
+        setup.scorer.router = RouterLoss(setup.scorer.causal_model, coefficient)
     spare = _plan(config, accelerator, setup)
     maker = ReferenceMaker(
         config, setup.scorer, accelerator, precision, setup.base,

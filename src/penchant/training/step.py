@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.data.source import StepBatch
+    from penchant.methods.base import LossOutput
     from penchant.models.scoring import Scorer
     from penchant.objectives.base import Objective
 
@@ -94,11 +95,26 @@ class Step:
             with self._travels(i == last):
                 with self.accelerator.autocast():
                     output, num_tokens = self.objective(self.wrapped, examples, shared)
-                self._require_finite(output.per_example, examples, batch.step)
-                self.accelerator.backward(output.per_example.sum() * (weight * scale))
-            sums.add({"loss": output.per_example, **output.metrics}, weight)
+                losses, metrics = self._with_router(output)
+                self._require_finite(losses, examples, batch.step)
+                self.accelerator.backward(losses.sum() * (weight * scale))
+            sums.add({"loss": losses, **metrics}, weight)
             sums.count("tokens", num_tokens * weight)
         return sums.means(self.accelerator)
+
+    def _with_router(self, output: LossOutput) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Losses and metrics, with the loss of the experts' balance where there is one.
+
+        It is one number a pass, which counts as that of each of its examples: a step's is the mean
+        over its passes, weighted by their examples.
+        """
+        router = self.scorer.router
+        balance = None if router is None else router.take()
+        if router is None or balance is None:
+            return output.per_example, output.metrics
+        each = balance.to(output.per_example.dtype).expand_as(output.per_example)
+        metrics = {**output.metrics, "router_aux_loss": each.detach()}
+        return output.per_example + router.coefficient * each, metrics
 
     def _travels(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between processes once a step, after its last pass."""

@@ -62,6 +62,7 @@ class TrainingConfig(Arguments):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+    router_aux_loss_coef: float | None = None
     bf16: bool | None = None
     fp16: bool = False
     gradient_checkpointing: bool | None = None

@@ -22,6 +22,7 @@ KEYS = {
             *("learning_rate", "num_train_epochs", "lr_scheduler_type", "weight_decay"),
             *("per_device_train_batch_size", "gradient_accumulation_steps"),
             *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+            "router_aux_loss_coef",
             *("per_device_eval_batch_size", "eval_on_start", "logging_steps"),
             "load_best_model_at_end",
         )

@@ -59,7 +59,6 @@ STANDING: Standing = {
     "model_adapter_name": ((None,), "pass peft_config: a fresh adapter is trained"),
     "ref_adapter_name": ((None,), "pass ref_model, or peft_config without it"),
     "force_use_ref_model": ((False,), "a ref_model that is passed is used; drop it"),
-    "router_aux_loss_coef": ((None,), "no load-balancing loss is added; drop it"),
     # The reference
     "reference_free": (
         (False,),
