@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penchant.data.batch import share_prompts
+from penchant.data.batch import Turns, share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel
 from penchant.methods import METHODS
@@ -297,6 +297,23 @@ def test_mismatched_completion_is_the_nearest_before_in_a_circle(examples):
         for example in examples
     ]
     assert taken == [8, 8, 1, 2, 3, 3, 5, 6, 6]
+
+
+def test_mismatched_completion_that_keeps_no_trained_token_is_passed_over(objective, one_step):
+    """A template's generation marks may begin late; only where nothing else is left is it 0."""
+    late = Turns([5, 6, 7, 8, 9], ((3, 5),))
+    examples = [
+        TokenisedLabel([1, 2], [30, 31], True, "f:0"),
+        TokenisedLabel([1], late, False, "f:1"),
+        TokenisedLabel([1] * 5, [40, 41], True, "f:2"),
+    ]
+    kto = objective()
+    kto.parts = replace(kto.parts, max_length=7)
+    found = kto._mismatches(examples)
+    assert found[id(examples[2])] == [30, 31]
+    assert list(found[id(examples[0])]) == [40, 41]
+    alone = kto.prepare(kto.parts.scorer, one_step(examples[1:], micro_batch_size=1))
+    assert torch.isfinite(alone.kl)
 
 
 # Shared prompts

@@ -196,7 +196,7 @@ def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         position_ids=torch.tensor([positions]),
         attention_mask=None,
         segments=tuple(segments),
-        predictors=torch.tensor(predictors),
+        predictors=torch.tensor(predictors, dtype=torch.long),
         ends=torch.tensor([end - 1 for s in segments for _, end in s.completions]),
         num_tokens=len(tokens),
         **_targets(groups, with_prompts),
@@ -269,7 +269,7 @@ def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = Fals
         position_ids=torch.arange(width).expand(len(rows), width),
         attention_mask=attention_mask,
         segments=None,
-        predictors=torch.tensor(predictors),
+        predictors=torch.tensor(predictors, dtype=torch.long),
         ends=torch.tensor([i * width + len(row) - 1 for i, row in enumerate(rows)]),
         num_tokens=sum(map(len, rows)),
         **_targets(groups, with_prompts),
@@ -291,7 +291,7 @@ def _targets(groups: Sequence[Group], with_prompts: bool) -> dict[str, Any]:
         scored += [group.prompt[1:] for group in groups]
     lengths = torch.tensor([len(tokens) for tokens in scored])
     return {
-        "targets": torch.tensor([token for tokens in scored for token in tokens]),
+        "targets": torch.tensor([t for tokens in scored for t in tokens], dtype=torch.long),
         "segment_index": torch.repeat_interleave(torch.arange(len(scored)), lengths),
         "segment_lengths": lengths,
     }

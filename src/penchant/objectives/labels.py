@@ -89,17 +89,19 @@ class LabelObjective:
     def _mismatches(self, examples: Sequence[TokenisedLabel]) -> dict[int, Sequence[int]]:
         """For each example the nearest completion before it, in a circle, of another prompt.
 
-        It is cut to what `max_length` leaves after the example's prompt, as its own was.
+        It is cut to what `max_length` leaves after the example's prompt, as its own was, and one
+        that keeps no trained token that way is passed over while there are others.
         """
         mismatches: dict[int, Sequence[int]] = {}
         for i, example in enumerate(examples):
             before = (examples[(i - back) % len(examples)] for back in range(1, len(examples)))
-            nearest = chain(before, self.spare)
-            other = next((e for e in nearest if e.prompt != example.prompt), None)
-            assert other is not None, "data of one prompt is refused before training"
             limit = self.parts.max_length
             room = None if limit is None else limit - len(example.prompt)
-            mismatches[id(example)] = other.completion[:room]
+            nearest = (e for e in chain(before, self.spare) if e.prompt != example.prompt)
+            cut = (other.completion[:room] for other in nearest)
+            first = next(cut, None)
+            assert first is not None, "data of one prompt is refused before training"
+            mismatches[id(example)] = next(filter(num_trained, chain([first], cut)), first)
         return mismatches
 
     @torch.no_grad()
