@@ -354,6 +354,12 @@ def test_wrong_type_names_the_field_and_the_type(change, got):
         ({"role": "assistant", "content": None}, "missing field", "content"),
         ({"role": "bot", "content": "x"}, "unknown role", "'bot'"),
         ({"role": 3, "content": "x"}, "wrong type", "chosen[0].role"),
+        (
+            {"role": "assistant", "content": "x", "reasoning_content": ["because"]},
+            "wrong type",
+            "chosen[0].reasoning_content",
+        ),
+        ({"role": "assistant", "content": "x", "name": 5}, "wrong type", "chosen[0].name"),
         ({"role": "assistant", "content": [{"text": 1}]}, "wrong type", "content[0].text"),
         (
             {"role": "assistant", "content": [{"type": "image", "text": "x"}]},

@@ -85,6 +85,9 @@ def _message(value: object, field: str) -> Message:
     if role == "function_call" and (call := _called(content)):
         message = Message(role=known, content="", tool_calls=[call])
     beside = {name: value[name] for name in BESIDE_CONTENT if value.get(name)}
+    for name in (*REASONING, "name"):
+        if name in beside:
+            read_text(beside[name], f"{field}.{name}")
     if calls:
         beside["tool_calls"] = calls
     return {**message, **beside}  # type: ignore[typeddict-item]
