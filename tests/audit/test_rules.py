@@ -101,9 +101,9 @@ def test_a_label_given_both_ways_is_a_contradiction() -> None:
     assert rows_of(report, "contradictions") == [0, 2]
 
 
-def test_completions_that_differ_in_white_space_only_are_found() -> None:
+def test_completions_that_differ_in_white_space_or_case_only_are_found() -> None:
     rows = [
-        {"prompt": "p", "chosen": "so it is", "rejected": "so  it is\n"},
+        {"prompt": "p", "chosen": "so it is", "rejected": "So  it is\n"},
         {"prompt": "q", "chosen": "so it is", "rejected": "so it was"},
     ]
     assert rows_of(inspect(rows), "white-space") == [0]

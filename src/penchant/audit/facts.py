@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from penchant.audit import patterns
 from penchant.data.lines import Item
 from penchant.data.near import Signatures
+from penchant.data.quality import nearly_same
 from penchant.data.records import Label, Pair, Refusal, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -41,7 +42,7 @@ COLUMNS = np.dtype(
         ("rejected_opening", np.uint64),
         ("personal", np.uint8),  # bits of PERSONAL
         ("leftovers", np.uint8),  # bits of LEFTOVERS
-        ("blank_difference", np.bool_),  # the completions differ in white space only
+        ("blank_difference", np.bool_),  # they differ in white space or case only
         ("desirable", np.bool_),  # of a label
         ("agreement", np.float32),
         ("margin", np.float32),
@@ -155,7 +156,7 @@ def _describe(row: Any, record: Pair | Label) -> None:
     if isinstance(record, Label):
         row["desirable"] = record.desirable
         return
-    row["blank_difference"] = len({" ".join(text.split()) for text in texts}) == 1
+    row["blank_difference"] = nearly_same(record.chosen, record.rejected)
     if record.agreement is not None:
         row["agreement"] = record.agreement
     if record.margin is not None:

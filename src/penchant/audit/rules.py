@@ -179,9 +179,9 @@ def texts(scanned: Scan) -> Iterator[Finding]:
     blank = rows[table["blank_difference"]]
     if blank.size:
         yield Finding(
-            "white-space", "error",
-            f"{counted(int(blank.size), 'pair')} whose completions differ in white space only",
-            blank, {"count": int(blank.size)}, "drop them: they teach only white space",
+            "white-space", severity_of_contradictions(blank.size / len(rows)),
+            f"{counted(int(blank.size), 'pair')} whose completions differ in white space or case "
+            "only", blank, {"count": int(blank.size)}, "drop them: they teach only that",
         )  # fmt: skip
     yield from _matches(rows, table["personal"], PERSONAL, "personal data", "warning",
                         "drop them, or mask them at the source")  # fmt: skip

@@ -97,7 +97,8 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 BEFORE = (
     "configuration", "data", "model", "reward", "output", "learning-rate", "beta", "beta-noise",
     "reward-epochs", "epochs", "warmup", "fp16-of-bf16", "dropout", "lora-dropout", "ties",
-    "ties-left-out", "ambiguous-pairs", "contradictions", "cycles", "label-noise", "length-bias",
+    "white-space", "low-agreement", "zero-margin", "duplicates", "contradictions", "cycles",
+    "label-noise", "length-bias",
     "shared-prompts", "near-prompts", "no-held-out", "few-records", "one-prompt", "refused-rows",
     "kto-imbalance", "prompts-cut", "answers-cut", "answer-room", "dropped-records", "context",
     "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from penchant.core.findings import Severity
-from penchant.data.records import Pair, Text
+from penchant.data.records import Label, Pair, Record, Text, prompt_key
 from penchant.data.rows.messages import contents
 
 FEW = 100  # records from which on there is something to learn, and to measure on
@@ -174,6 +174,37 @@ def severity_of_contradictions(share: float) -> Severity:
     return "warning" if share > MANY_CONTRADICTED else "note"
 
 
+def nearly_same(first: Text, second: Text) -> bool:
+    """Whether two completions differ in white space or case only."""
+    return _squeezed(first) == _squeezed(second)
+
+
+def _squeezed(text: Text) -> list[str]:
+    return "\n".join(contents(text)).casefold().split()
+
+
+def count_repeated(records: Sequence[Record]) -> int:
+    """Records that say what an earlier one says, in prompt, completions and label."""
+    return len(records) - len({_statement(record) for record in records})
+
+
+def _statement(record: Record) -> tuple[object, ...]:
+    if isinstance(record, Pair):
+        return prompt_key(record), _key(record.chosen), _key(record.rejected)
+    if isinstance(record, Label):
+        return prompt_key(record), _key(record.completion), record.desirable
+    return prompt_key(record), id(record)  # a prompt has columns of its own beside it
+
+
+def count_contradicted_labels(labels: Sequence[Label]) -> int:
+    """Labels of completions that were judged both ways for one prompt."""
+    verdicts: dict[tuple[str, str], list[bool]] = {}
+    for label in labels:
+        key = prompt_key(label), _key(label.completion)
+        verdicts.setdefault(key, []).append(label.desirable)
+    return sum(len(each) for each in verdicts.values() if len(set(each)) > 1)
+
+
 def count_contradicted(pairs: Sequence[Pair]) -> int:
     """Pairs that also occur the other way round."""
     return sum(map(len, _opposed(_edges(pairs)).values()))
@@ -197,14 +228,14 @@ Edge = tuple[str, str]  # the better answer and the worse one
 
 def _edges(pairs: Sequence[Pair]) -> dict[str, list[Edge]]:
     """The preferences of each prompt."""
-
-    def key(text: Text) -> str:
-        return json.dumps(text, sort_keys=True)
-
     edges: dict[str, list[Edge]] = {}
     for pair in pairs:
-        edges.setdefault(key(pair.prompt), []).append((key(pair.chosen), key(pair.rejected)))
+        edges.setdefault(_key(pair.prompt), []).append((_key(pair.chosen), _key(pair.rejected)))
     return edges
+
+
+def _key(text: Text) -> str:
+    return json.dumps(text, sort_keys=True)
 
 
 def _opposed(edges: dict[str, list[Edge]]) -> dict[str, list[Edge]]:

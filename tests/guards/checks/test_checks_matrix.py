@@ -151,9 +151,9 @@ WRONG = [
     # the records
     Wrong("beta-noise", "dpo", {"beta": 0.02}, rows=votes(1.0, 0.6)),
     Wrong("beta-noise", "dpo", {"beta": 0.4}, rows=votes(1.0), severity="note"),
-    Wrong("ties", rows=same),
-    Wrong("ties-left-out", rows=some_ties, severity="note"),
-    Wrong("ambiguous-pairs", rows=votes(1.0, 0.55, 1.0)),
+    Wrong("white-space", rows=same),
+    Wrong("ties", rows=some_ties, severity="note"),
+    Wrong("low-agreement", rows=votes(1.0, 0.55, 1.0)),
     Wrong("contradictions", rows=contradicted),
     Wrong("label-noise", rows=votes(0.6)),
     Wrong("length-bias", rows=longer),

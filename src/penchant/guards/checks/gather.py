@@ -14,12 +14,15 @@ from penchant.core.machine import bf16_slowdown
 from penchant.data.batch import trained_spans
 from penchant.data.quality import (
     count_contradicted,
+    count_contradicted_labels,
     count_in_cycles,
+    count_repeated,
     measure_length_bias,
     measure_noise,
+    nearly_same,
     signal_of,
 )
-from penchant.data.records import Pair, Text, is_chat, prompt_key
+from penchant.data.records import Label, Pair, Text, is_chat, prompt_key
 from penchant.data.rows.messages import contents
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.preferences import DOUBTFUL
@@ -53,6 +56,7 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
     train, evaluation = run_data.train, run_data.evaluation
     pairs = [record for record in train if isinstance(record, Pair)]
     shares = [pair.agreement for pair in pairs if pair.agreement is not None]
+    labels = [record for record in train if isinstance(record, Label)]
     noise, contradicted = measure_noise(shares), count_contradicted(pairs)
     specials = [token for token in tokenizer.all_special_tokens if len(token) > 1]
     sources = run_data.sources
@@ -66,10 +70,12 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
         num_near=_near(train, evaluation),
         num_ties=sum(one.ties for one in sources),
         num_refused=sum(len(one.refused) for one in sources),
-        num_same=sum(_squeezed(pair.chosen) == _squeezed(pair.rejected) for pair in pairs),
+        num_same=sum(nearly_same(pair.chosen, pair.rejected) for pair in pairs),
         num_rated=len(shares),
         num_doubtful=sum(share < DOUBTFUL for share in shares),
-        num_contradicted=contradicted,
+        num_zero_margin=sum(pair.margin == 0 for pair in pairs),
+        num_repeated=count_repeated(train),
+        num_contradicted=contradicted + count_contradicted_labels(labels),
         num_cyclic=count_in_cycles(pairs),
         signal=signal_of(len(train), contradicted, noise),
         noise=noise,
@@ -80,10 +86,6 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
 def _rendered(prompt: Text, specials: Sequence[str]) -> bool:
     """Whether a plain string already has the format of a chat."""
     return isinstance(prompt, str) and any(token in prompt for token in specials)
-
-
-def _squeezed(text: Text) -> str:
-    return " ".join(_plain(text).casefold().split())
 
 
 def _plain(text: Text) -> str:

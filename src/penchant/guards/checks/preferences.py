@@ -20,14 +20,14 @@ def ties(run: Snapshot) -> Iterator[Finding]:
     """Pairs without a preference: left out while reading, or still there."""
     data = run.data
     yield from Share("pair", data.num_same, data.num_train).has(
-        "ties",
+        "white-space",
         "whose answers differ in white space or case only: ties that are still trained on",
-        "drop them: penchant data clean",
+        "drop them: penchant data clean --drop white-space",
         many=FEW_SPOIL,
     )
     if data.num_ties:
         yield note(
-            "ties-left-out",
+            "ties",
             f"{counted(data.num_ties, 'tie')} left out while reading: they hold no preference",
             "nothing to do",
             {"num_ties": data.num_ties},
@@ -37,18 +37,40 @@ def ties(run: Snapshot) -> Iterator[Finding]:
 def ambiguous(run: Snapshot) -> Iterator[Finding]:
     """Pairs that people did not agree on."""
     yield from Share("pair", run.data.num_doubtful, run.data.num_train).has(
-        "ambiguous-pairs",
+        "low-agreement",
         f"with less than {DOUBTFUL:.0%} of the votes for the chosen answer",
         "drop them: penchant data clean --drop low-agreement; or set label_smoothing, or a higher "
         "beta",
+        many=0,
+    )
+    yield from Share("pair", run.data.num_zero_margin, run.data.num_train).has(
+        "zero-margin",
+        "with a margin of 0, which are ties",
+        "drop them: penchant data clean --drop zero-margin",
+        many=0,
+    )
+
+
+def repeats(run: Snapshot) -> Iterator[Finding]:
+    """Records that stand there twice, word for word."""
+    yield from Share("record", run.data.num_repeated, run.data.num_train).has(
+        "duplicates",
+        "repeat an earlier one",
+        "drop them: penchant data clean --drop duplicates",
+        many=0,
     )
 
 
 def contradictions(run: Snapshot) -> Iterator[Finding]:
-    """Pairs that cannot all hold: both ways round, or in a circle."""
-    yield from Share("pair", run.data.num_contradicted, run.data.num_train).has(
+    """Pairs that cannot all hold, both ways round or in a circle; completions judged both ways."""
+    labels = run.config.spec.data == "labels"
+    yield from Share(
+        "label" if labels else "pair", run.data.num_contradicted, run.data.num_train
+    ).has(
         "contradictions",
-        "also occur the other way round",
+        "are of completions that were judged both ways"
+        if labels
+        else "also occur the other way round",
         "drop them: penchant data clean --drop contradictions",
         many=MANY_CONTRADICTED,
     )
@@ -159,6 +181,7 @@ def refused(run: Snapshot) -> Iterator[Finding]:
 RULES = (
     ties,
     ambiguous,
+    repeats,
     contradictions,
     label_noise,
     length_bias,

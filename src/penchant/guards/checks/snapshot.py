@@ -29,8 +29,11 @@ class DataFacts:
         num_refused: rows of both sides that could not be read.
         num_same: pairs whose answers differ in white space or case only.
         num_rated: pairs with votes; num_doubtful: those with few votes for the preference.
-        num_contradicted: pairs that also occur the other way round; num_cyclic: other pairs that
-            lie on a cycle of a prompt's answers.
+        num_zero_margin: pairs whose margin is 0.
+        num_repeated: records that say what an earlier one says.
+        num_contradicted: pairs that also occur the other way round, or labels of completions that
+            were judged both ways; num_cyclic: other pairs that lie on a cycle of a prompt's
+            answers.
         signal: how clear the preferences are.
         noise, length: None where the data cannot tell.
     """
@@ -47,6 +50,8 @@ class DataFacts:
     num_same: int = 0
     num_rated: int = 0
     num_doubtful: int = 0
+    num_zero_margin: int = 0
+    num_repeated: int = 0
     num_contradicted: int = 0
     num_cyclic: int = 0
     signal: Signal = "unknown"
