@@ -117,6 +117,22 @@ def test_values_may_be_of_another_size_than_keys(groups, value_dim, cap):
     assert_as_dense(pack(groups), on_cpu, LayerRule(FULL, 0.7, cap), value_dim=value_dim)
 
 
+def test_gradient_of_sinks_in_bf16_is_summed_over_pieces_without_rounding():
+    """Terms of one sign in many pieces: rounded one by one, small ones would be lost."""
+    batch = pack([Group([1] * 4, ([2] * 8, [3] * 8))] * 60)
+    inputs = [x.detach().bfloat16().abs() for x in made(batch)]
+
+    def gradient(dtype):
+        own = sinks().detach().to(dtype).requires_grad_()
+        table, rule = SegmentTable(batch.segments, "sdpa"), LayerRule(FULL, 0.25, None, own)
+        result = on_cpu(*(x.to(dtype) for x in inputs), table, rule)
+        return torch.autograd.grad(result, own, torch.ones_like(result))[0].double()
+
+    torch.testing.assert_close(
+        gradient(torch.bfloat16), gradient(torch.float64), rtol=5e-3, atol=0.0
+    )
+
+
 LENGTHS = st.lists(
     st.tuples(st.integers(1, 20), st.lists(st.integers(1, 20), min_size=1, max_size=4)),
     min_size=1,

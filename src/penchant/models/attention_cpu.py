@@ -78,7 +78,11 @@ class SegmentAttention(torch.autograd.Function):
         # Every query belongs to one piece, so dq is written; a prompt's keys are seen by several
         # pieces, so dk and dv are added to.
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        d_sinks = None if sinks is None else torch.zeros_like(sinks)
+        # Summed over all pieces, in fp32 or better: in bf16 a long sum stops growing.
+        d_sinks = None
+        if sinks is not None:
+            wide = torch.promote_types(sinks.dtype, torch.float32)
+            d_sinks = torch.zeros_like(sinks, dtype=wide)
         pieces = table.pieces(reach, kernel.block)
         for piece, logsumexp in zip(pieces, logsumexps, strict=True):
             rows = slice(piece.begin, piece.end)
@@ -104,6 +108,8 @@ class SegmentAttention(torch.autograd.Function):
             dq[:, :, rows] = grads[0]  # [1, heads, Q, dim]
             piece.add_to_keys(dk, grads[1])  # [1, kv_heads, K, dim]
             piece.add_to_keys(dv, grads[2])
+        if d_sinks is not None:
+            d_sinks = d_sinks.to(sinks.dtype)
         return dq, dk, dv, d_sinks, None, None, None
 
 
