@@ -20,6 +20,7 @@ class Settings:
     lengths: str | None
     attention: str
     one_label: bool = False  # one completion of each pair, where a method learns from labels
+    lora_targets: str = "q_proj,k_proj,v_proj,o_proj"
 
     @property
     def learning_rate(self) -> float:
@@ -27,7 +28,7 @@ class Settings:
 
     @property
     def target_modules(self) -> list[str]:
-        return ["q_proj", "k_proj", "v_proj", "o_proj"]
+        return self.lora_targets.split(",")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
