@@ -125,7 +125,7 @@ def parse() -> argparse.Namespace:
         "--seconds",
         type=float,
         default=340,
-        help="start no family's next round that would end later",
+        help="leave out rounds that would end later",
     )
     add("--batch_size", type=int, default=4)
     add("--max_length", type=int, default=1024)
