@@ -39,6 +39,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python tools/document_methods.py
+	$(BIN)/python tools/document_models.py
 
 bench: $(MODEL_STAMP)
 	$(BIN)/python bench/compare.py

@@ -17,15 +17,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_tables_of_facts_are_those_of_the_code() -> None:
-    file = ROOT / "tools" / "document_methods.py"
-    spec = importlib.util.spec_from_file_location("document_methods", file)
+def load_tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_tables_of_facts_are_those_of_the_code() -> None:
+    tool = load_tool("document_methods")
     stale = [str(page.relative_to(ROOT)) for page in tool.stale()]
     assert stale == [], "run make docs"
     assert all(f"docs/methods/{name}.md" in tool.overview() for name in METHODS)
+
+
+@pytest.mark.slow
+def test_the_table_of_models_is_that_of_the_tests() -> None:
+    assert load_tool("document_models").stale() == "", "run make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

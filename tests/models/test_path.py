@@ -18,6 +18,7 @@ CASES = [
     ("llama", {"attention_dropout": 0.1}, "set attention_dropout to 0"),
     ("gpt2", {"attn_pdrop": 0.1}, "set attn_pdrop to 0"),
     ("lfm2", {}, "1 Lfm2ShortConv: a row for each completion"),
+    ("mamba", {}, "does not tell its mixers where the segments"),
 ]
 
 

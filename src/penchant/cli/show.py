@@ -39,7 +39,7 @@ def print_methods() -> None:
     Console().print(table)
 
 
-def print_path(lines: list[tuple[str, str]]) -> None:
+def print_path(lines: Sequence[tuple[str, str]]) -> None:
     """How a model would be scored, one line a heading."""
     table = Table(show_header=False)
     for heading, words in lines:
@@ -93,6 +93,9 @@ def print_check(result: CheckResult) -> None:
     for trial in result.trials:
         console.print()
         console.print(_trial(trial))
+    if result.path:
+        console.print()
+        print_path(result.path)
     if result.estimate is not None:
         console.print()
         console.print(_estimate(result.estimate))

@@ -19,6 +19,7 @@ from penchant.core.screen import setup_logging
 from penchant.guards.checks.gather import find_faults, take_snapshot
 from penchant.guards.checks.preview import preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
+from penchant.models.path import describe_path
 from penchant.models.size import measure_model
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import recorded_keys, require_free
@@ -68,12 +69,18 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
     findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
     estimate: RunEstimate | None = None
     trials: Sequence[Trial] = ()
+    path: list[tuple[str, str]] = []
     if not any(finding.severity == "error" for finding in findings):
+        path = describe_path(
+            inputs.base,
+            trust_remote_code=config.trust_remote_code,
+            attention=config.attention,
+        )
         estimate, trials = _estimate(config, inputs, probe)
         refusal = estimate.finding()
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
     shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
-    return CheckResult(config.method, findings, shown, estimate, trials)
+    return CheckResult(config.method, findings, shown, estimate, trials, path)
 
 
 def _estimate(

@@ -35,6 +35,8 @@ class CheckResult:
         preview: the first record by token; None where data or tokenizer could not be read.
         estimate: memory and time; None where an error came first.
         trials: what the rewards pay for a few answers, for methods that sample.
+        path: which way the model would be scored and why, by heading; empty where an error came
+            first.
     """
 
     method: str
@@ -42,6 +44,7 @@ class CheckResult:
     preview: Preview | None = None
     estimate: RunEstimate | None = None
     trials: Sequence[Trial] = ()
+    path: Sequence[tuple[str, str]] = ()
 
     @property
     def errors(self) -> list[Finding]:
@@ -61,6 +64,7 @@ class CheckResult:
             "findings": [{**asdict(finding), "docs": finding.docs} for finding in self.findings],
             "preview": None if self.preview is None else self.preview.as_dict(),
             "trials": [asdict(trial) for trial in self.trials],
+            "path": dict(self.path),
             "estimate": None if self.estimate is None else _described(self.estimate),
         }
 

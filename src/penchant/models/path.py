@@ -10,13 +10,21 @@ from penchant.models.scoring import stateful_modules
 from penchant.models.selfcheck import unservable
 from penchant.models.size import empty_model
 
+PADDED = "padded rows, a row for each completion, as attention plain asks"
 
-def describe_path(name: str, *, trust_remote_code: bool = False) -> list[tuple[str, str]]:
+# Types whose layers take the table of segments and do not pass it on to their mixers.
+SILENT = ("mamba", "falcon_mamba")
+
+
+def describe_path(
+    name: str, *, trust_remote_code: bool = False, attention: str = "auto"
+) -> list[tuple[str, str]]:
     """What a model's layers do, and which layout follows from that.
 
     Args:
         name: of a resolved model or adapter.
         trust_remote_code: run code that comes with the model.
+        attention: as the run's key of that name says.
 
     Returns:
         Headings, each with one line.
@@ -28,11 +36,12 @@ def describe_path(name: str, *, trust_remote_code: bool = False) -> list[tuple[s
     config = model.config.get_text_config()
     lines = [("model", type(model).__name__), ("layers", _layers(config))]
     lines += [("scores", words) for words in [_scores(model, config)] if words]
-    if modules := stateful_modules(model):
+    told = PADDED if attention == "plain" else layout(model)
+    if told.startswith("packed") and (modules := stateful_modules(model)):
         kinds = Counter(type(module).__name__ for module in modules)
         counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         lines.append(("with a state", f"{counted}: a row for each completion around these alone"))
-    return [*lines, ("layout", _layout(model))]
+    return [*lines, ("layout", told)]
 
 
 def _layers(config: Any) -> str:
@@ -58,12 +67,18 @@ def _scores(model: Any, config: Any) -> str:
     return ", ".join(parts)
 
 
-def _layout(model: Any) -> str:
+def layout(model: Any) -> str:
+    """Which layout a run would score a model in, and why; weights are not looked at."""
     if reason := unservable(model, trained=True):
         return f"prompts repeated in one row, or else padded rows: {reason}"
     if not model._can_set_attn_implementation():
         return (
             "prompts repeated in one row, or else padded rows: the model's code does not use "
             "transformers' attention interface"
+        )
+    if model.config.model_type in SILENT:
+        return (
+            "prompts repeated in one row, or else padded rows: the model's code does not tell its "
+            "mixers where the segments of a packed row are"
         )
     return "packed, prompts shared; the first records of a run are compared with a plain forward"

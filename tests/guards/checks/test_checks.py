@@ -200,6 +200,7 @@ def test_command_prints_findings_preview_and_estimate(
     assert "penchant explain learning-rate" in out
     assert "⟨<|im_end|>⟩" in out
     assert "memory at the peak" in out
+    assert "packed, prompts shared" in out
     assert not (tmp_path / "r").exists()
 
 
@@ -214,6 +215,8 @@ def test_command_exits_1_on_an_error_and_json_has_everything(
     assert main(["check", "dpo", *words, "--json", "--no_probe"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"]["error"] == 0
+    assert told["path"]["layers"] == "2 full_attention"
+    assert told["path"]["layout"].startswith("packed, prompts shared")
     assert told["estimate"]["peak_bytes"] > 0
     prompt, chosen, rejected = told["preview"]["parts"]
     assert not any(token["loss"] for token in prompt["tokens"])
@@ -221,6 +224,8 @@ def test_command_exits_1_on_an_error_and_json_has_everything(
         assert part["ends"]
         assert part["tokens"][-1]["special"]
         assert all(token["loss"] for token in part["tokens"])
+    assert main(["check", "dpo", *words, "--json", "--no_probe", "--attention", "plain"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"]["layout"].startswith("padded rows")
 
 
 def test_run_that_cannot_fit_is_refused_with_what_would(

@@ -1,0 +1,126 @@
+"""Write the table of docs/models.md: every family that the tests hold, and how it is scored.
+
+With --check it only says whether the page is stale, and exits 1 if it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "models.md"
+START, END = "<!-- families: written by tools/document_models.py -->", "<!-- end families -->"
+HEAD = ("Family", "Text model", "Path", "LoRA", "Sampler")
+# Families that the tests hold, and that cannot be packed and shared.
+APART = {"mamba": {}, "falcon": {"num_hidden_layers": 1}}
+
+
+def stale() -> str:
+    """The page as it ought to be; empty where it is so.
+
+    Raises:
+        ValueError: the page has no markers to write between.
+    """
+    text = PAGE.read_text(encoding="utf-8")
+    new, count = re.subn(
+        f"{START}\n.*?{END}", lambda _: f"{START}\n{table()}{END}", text, flags=re.S
+    )
+    if count != 1:
+        raise ValueError(f"{PAGE} has no table of families; put the lines '{START}', '{END}' there")
+    return "" if new == text else new
+
+
+def table() -> str:
+    """A row for every family in the tables of the tests."""
+    sampled = _test("rl/sampling/test_sampler")
+    compared = {"llama", *sampled.STATES, *sampled.WINDOWED}  # llama: the fixture `policy`
+    rows: list[tuple[str, ...]] = [HEAD, ("---",) * len(HEAD)]
+    for name, kind, settings, factory in _families():
+        row = (name, *_described(kind, settings, factory))
+        rows.append((*row, "compared" if kind in compared else "-"))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- ", "|---")
+
+
+def _families() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+    """What to call a family, its type in transformers, a tiny configuration and what makes it."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    base = _test("conftest")
+    served, mixers = _test("models/test_scoring").SERVED, _test("models/test_mixers").STATEFUL
+    families = _test("models/test_families").FAMILIES
+    own = {kind: {} for kind in [*served, *mixers]} | families | APART
+    for kind in [*sorted(own.keys() - APART.keys()), *APART]:
+        settings = {**base.TINY, **base.FAMILIES.get(kind, {}), **own[kind]}
+        yield f"`{kind}`", kind, settings, AutoModelForCausalLM
+    for name, (kind, settings) in _test("models/test_architecture").FAMILIES.items():
+        called = f"{name}, of images and text (`{kind}`)"
+        yield called, kind, settings, AutoModelForImageTextToText
+
+
+def _described(kind: str, settings: dict[str, Any], factory: Any) -> tuple[str, str, str]:
+    """The class of the text model, the path, and what LoRA can adapt."""
+    import torch
+    from transformers import AutoConfig
+
+    from penchant.models.architecture import text_backbone
+    from penchant.models.path import layout
+    from penchant.models.scoring import stateful_modules
+
+    config = AutoConfig.for_model(kind, **settings)
+    with torch.device("meta"):
+        model = factory.from_config(config)
+    if not layout(model).startswith("packed"):
+        path = _checked(factory.from_config(config))
+    elif mixers := Counter(type(module).__name__ for module in stateful_modules(model)):
+        path = f"packed and shared, {', '.join(mixers)} apart"
+    else:
+        path = "packed and shared"
+    experts = any("experts" in n and p.dim() == 3 for n, p in model.named_parameters())
+    lora = "linear layers; experts" if experts else "linear layers"
+    return type(text_backbone(model)).__name__, path, lora
+
+
+def _checked(model: Any) -> str:
+    """What the self-check of a run chooses."""
+    from penchant.data.batch import Group
+    from penchant.models.scoring import Scorer
+    from penchant.models.selfcheck import plan_scoring
+
+    scorer = Scorer(model.eval(), 0)
+    groups = [Group([1, 5, 6], ([7, 8, 2], [9, 2])), Group([1, 10], ([11, 12, 2], [13, 14, 15]))]
+    plan = plan_scoring(scorer, groups, attention="auto", max_length=64)
+    if plan.packed:
+        raise ValueError(f"{model.config.model_type} is packed after all; take it out of APART")
+    return "packed with repeated prompts" if plan.repeated else "padded"
+
+
+def _test(name: str) -> Any:
+    """A module of the tests."""
+    file = ROOT / "tests" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"documented_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> int:
+    """Rewrite or check; the exit status."""
+    new = stale()
+    if new and "--check" in sys.argv[1:]:
+        print(f"{PAGE.relative_to(ROOT)} is stale; run make docs")
+        return 1
+    if new:
+        PAGE.write_text(new, encoding="utf-8")
+        print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
