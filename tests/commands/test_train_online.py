@@ -120,6 +120,22 @@ def test_a_run_that_is_interrupted_while_it_samples_goes_on(tiny_model_dir, tmp_
     assert_same_run(tmp_path / "whole", tmp_path / "halved")
 
 
+def test_passes_over_answers_filled_by_tokens_change_nothing_and_resume(
+    tiny_model_dir, tmp_path, as_killed
+):
+    keys = {"max_steps": 2, "max_tokens_per_batch": 64}
+    whole = tmp_path / "whole"
+    train("grpo", tiny_model_dir, tmp_path / "fixed", max_steps=2)
+    train("grpo", tiny_model_dir, whole, **keys)
+    fixed, filled = (read(tmp_path / name, "metrics.jsonl")[0] for name in ("fixed", "whole"))
+    assert filled["grad_norm"] == pytest.approx(fixed["grad_norm"], rel=1e-4)
+    assert filled["loss"] == pytest.approx(fixed["loss"], abs=1e-6)
+    assert filled["tokens"] < fixed["tokens"]  # all answers of a prompt share it
+    halved = as_killed(whole, tmp_path / "halved", after=1)
+    train("grpo", tiny_model_dir, halved, resume=True, **keys)
+    assert_same_run(whole, halved)
+
+
 def test_a_run_reports_what_it_sampled(tiny_model_dir, tmp_path):
     run = tmp_path / "run"
     result = train("ppo", tiny_model_dir, run, eval_data=None, train_fraction=0.7,

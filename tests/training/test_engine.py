@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from penchant.config.keys import load_config
+from penchant.core.errors import TrainingError
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair
 from penchant.methods import METHODS, Method
@@ -23,7 +24,7 @@ from penchant.models.selfcheck import plan_scoring
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.engine import Engine
-from penchant.training.folder import RunDirectory
+from penchant.training.folder import RunDirectory, read_lines
 from penchant.training.kind import kind_of
 from penchant.training.step import make_step
 
@@ -50,8 +51,13 @@ def gradients(
     micro_batch_size: int,
     accumulation: int,
     options: Mapping[str, Any] = MappingProxyType({}),
+    attention: str = "auto",
+    fail: Callable[[Engine], object] = lambda engine: None,
 ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
-    """What reaches the optimizer in every step, in fp64, and the metrics."""
+    """What reaches the optimizer in every step, in fp64, and the metrics.
+
+    `fail` may make passes of the engine fail.
+    """
     config = load_config(
         method,
         {
@@ -73,11 +79,11 @@ def gradients(
     model: Any = load(str(tiny_model_dir), dtype=torch.float64)
     scorer = (RewardScorer if scored else Scorer)(model.requires_grad_(True), 0)
     groups = [example.group() for example in examples[:2]]
-    assert plan_scoring(scorer, groups, attention="auto", max_length=64).packed
+    plan = plan_scoring(scorer, groups, attention=attention, max_length=64)
+    assert plan.packed == (attention == "auto")
     reference = frozen_copy(scorer) if config.spec.needs_reference else None
-    objective = kind_of(config.spec).objective(
-        Parts(scorer, reference, config.spec, config.options)
-    )
+    kind = kind_of(config.spec)
+    objective = kind.objective(Parts(scorer, reference, config.spec, config.options))
     source: DatasetSource[Any] = DatasetSource(
         examples,
         micro_batch_size=micro_batch_size,
@@ -86,6 +92,7 @@ def gradients(
         max_steps=None,
         shuffle=True,
         seed=0,
+        budget=kind.budget(config, scorer.plan.layout),
     )
     run = RunDirectory(folder, {}, resume=False)
     step = make_step(
@@ -104,8 +111,21 @@ def gradients(
         steps.append({n: p.grad.clone() for n, p in step.parameters.items() if p.grad is not None})
 
     step.optimizer.optimizer.register_step_pre_hook(note)
+    fail(engine)
     engine.fit()
     return steps, engine.run.read("metrics.jsonl")
+
+
+def assert_same_steps(
+    expected: list[dict[str, torch.Tensor]],
+    found: list[dict[str, torch.Tensor]],
+) -> None:
+    assert len(expected) == len(found) == 4
+    for one, other in zip(expected, found, strict=True):
+        assert max(gradient.abs().max() for gradient in one.values()) > 1e-4
+        for name in one:
+            assert one[name].dtype == torch.float64
+            torch.testing.assert_close(other[name], one[name], atol=1e-10, rtol=1e-9)
 
 
 # What methods ask of a whole step, beside what they ask by default.
@@ -148,14 +168,87 @@ def test_step_is_the_same_however_it_is_divided(
         )
         for size, times in (whole, (micro_batch_size, accumulation))
     )
-    assert len(expected) == len(found) == 4
-    for one, other in zip(expected, found, strict=True):
-        assert max(gradient.abs().max() for gradient in one.values()) > 1e-4
-        for name in one:
-            assert one[name].dtype == torch.float64
-            torch.testing.assert_close(other[name], one[name], atol=1e-10, rtol=1e-9)
+    assert_same_steps(expected, found)
     for one, other in zip(told, said, strict=True):
         # Labels of one prompt share its tokens only where they are in one pass.
         apart = {"tokens"} if METHODS[method].data == "labels" else set()
         for name in one.keys() - {"tokens_per_second", "memory_peak_bytes"} - apart:
             assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize(
+    ("method", "attention"),
+    [("dpo", "plain"), ("kto", "auto"), ("reward", "auto"), ("aot", "auto")],
+)
+def test_step_is_the_same_filled_by_tokens(
+    tmp_path: Path, tiny_model_dir: Path, method: str, attention: str
+) -> None:
+    def steps(name: str, size: int, times: int, **options: Any) -> list[dict[str, torch.Tensor]]:
+        keys = {"micro_batch_size": size, "accumulation": times, "options": options}
+        return gradients(
+            tiny_model_dir, tmp_path / name, method=method, attention=attention, **keys
+        )[0]
+
+    expected = steps("fixed", 32, 1)
+    assert_same_steps(expected, steps("budget", 4, 8, max_tokens_per_batch=300))
+
+
+class Exhausted:
+    """Runs out of memory as a device does: in passes of more tokens than it holds.
+
+    In a forward hook of a layer, or in a backward hook: then other layers' gradients are there.
+    """
+
+    def __init__(self, holds: int, *, backward: bool) -> None:
+        self.holds, self.backward, self.failures = holds, backward, 0
+
+    def __call__(self, engine: Engine) -> None:
+        layer = engine.step.scorer.causal_model.model.layers[0].mlp
+        if self.backward:
+            layer.register_full_backward_hook(lambda module, grads, _: self.check(grads[0]))
+        else:
+            layer.register_forward_hook(lambda module, args, output: self.check(output))
+
+    def check(self, states: torch.Tensor) -> None:
+        if states.shape[:-1].numel() > self.holds:
+            self.failures += 1
+            raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+
+@pytest.mark.parametrize(("method", "backward"), [("dpo", True), ("kto", False)])
+def test_running_out_of_memory_halves_the_budget_and_loses_nothing_of_the_step(
+    tmp_path: Path, tiny_model_dir: Path, method: str, backward: bool
+) -> None:
+    exhausted = Exhausted(150, backward=backward)
+    keys: dict[str, Any] = {"method": method, "micro_batch_size": 32, "accumulation": 1}
+    expected, _ = gradients(tiny_model_dir, tmp_path / "whole", **keys)
+    found, metrics = gradients(
+        tiny_model_dir,
+        tmp_path / "budget",
+        options={"max_tokens_per_batch": 400},
+        fail=exhausted,
+        **keys,
+    )
+    assert_same_steps(expected, found)
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4]
+    said = read_lines(tmp_path / "budget" / "findings.jsonl")
+    assert [finding["id"] for finding in said] == ["out-of-memory"] * exhausted.failures
+    limits = [finding["evidence"]["max_tokens_per_batch"] for finding in said]
+    assert exhausted.failures == 2 and limits[0] <= 200 and limits[1] <= 100
+
+
+@pytest.mark.parametrize("budget", [None, 400])
+def test_memory_that_holds_no_single_pair_ends_with_what_to_set(
+    tmp_path: Path, tiny_model_dir: Path, budget: int | None
+) -> None:
+    message = "gradient_checkpointing on" if budget else r"set max_tokens_per_batch \d+ \(half"
+    with pytest.raises(TrainingError, match=message):
+        gradients(
+            tiny_model_dir,
+            tmp_path / "run",
+            method="dpo",
+            micro_batch_size=32,
+            accumulation=1,
+            options={"max_tokens_per_batch": budget},
+            fail=Exhausted(2, backward=False),
+        )

@@ -14,7 +14,7 @@ from peft import PeftModel
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
 from penchant.core.evaluation import Evaluation
-from penchant.core.machine import resolve_precision
+from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging, track
 from penchant.data.batch import Group
 from penchant.methods import METHODS
@@ -127,10 +127,11 @@ def evaluate_each(
         # Not a mean of means: rankings within a prompt, calibration and KL per token are none.
         if len(examples) > 1:
             examples[ALL] = together
-        return {
-            name: objective.evaluate(some, batch_size=batch_size, progress=track)
-            for name, some in examples.items()
-        }
+        with out_of_memory_explained("records were evaluated", "set a lower batch_size"):
+            return {
+                name: objective.evaluate(some, batch_size=batch_size, progress=track)
+                for name, some in examples.items()
+            }
 
 
 def _load(

@@ -14,7 +14,7 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.findings import SEVERITIES
-from penchant.core.machine import memory_peak_bytes, versions
+from penchant.core.machine import memory_peak_bytes, out_of_memory_explained, versions
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import find_faults
@@ -60,7 +60,9 @@ def run_on(
     """
     start_trackers(accelerator, config)
     try:
-        return _Run(config, accelerator, directory, setup, snapshot).carry_out()
+        remedy = "set lower per_device_eval_batch_size and max_new_tokens, or a smaller model"
+        with out_of_memory_explained("the run sampled, monitored or saved", remedy):
+            return _Run(config, accelerator, directory, setup, snapshot).carry_out()
     except Exception as error:
         if not is_disk_full(error) or isinstance(error, TrainingError):
             raise
@@ -186,7 +188,9 @@ class _Run:
 
     def evaluate(self) -> Evaluation:
         """The policy on the held-out records."""
-        with self.accelerator.autocast():
+        remedy = "set a lower per_device_eval_batch_size"
+        explained = out_of_memory_explained("held-out records were evaluated", remedy)
+        with explained, self.accelerator.autocast():
             return self.objective.evaluate(
                 self.setup.eval_set,
                 batch_size=self.config.per_device_eval_batch_size,

@@ -115,8 +115,9 @@ DETECTED = (
 )  # fmt: skip
 DURING = (
     *DETECTED, "no-held-out-prompts", "monitor-too-slow", "monitor-failed",
-    "detector-failed", "not-finite", "reward-constant", "nothing-left-to-learn", "reward-dropped",
-    "reward-scale", "never-ends", "kl-negative", "sampling-mismatch",
+    "detector-failed", "not-finite", "out-of-memory", "reward-constant",
+    "nothing-left-to-learn", "reward-dropped", "reward-scale", "never-ends",
+    "kl-negative", "sampling-mismatch",
 )  # fmt: skip
 IDS = (*BEFORE, *DURING)
 

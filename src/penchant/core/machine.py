@@ -9,7 +9,8 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, TrainingError
 
 # Large enough that mapping costs little beside what is computed on it, small enough for a layer's
 # activations of a few hundred tokens.
@@ -125,6 +126,24 @@ def map_large_blocks() -> None:
 def release_memory() -> None:
     """Hand freed memory back to the system, between phases of a run."""
     _c_library("malloc_trim", 0)
+
+
+@contextmanager
+def out_of_memory_explained(doing: str, remedy: str | Callable[[], str]) -> Iterator[None]:
+    """End with what to set where a device's memory runs out.
+
+    Args:
+        doing: what happens inside, in the past tense: "the models were loaded".
+        remedy: what to set, or what tells it.
+
+    Raises:
+        TrainingError: memory ran out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        told = remedy if isinstance(remedy, str) else remedy()
+        raise TrainingError(f"out of memory while {doing}: {error}; {told}") from error
 
 
 def _c_library(function: str, *arguments: int) -> None:

@@ -276,6 +276,14 @@ def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = Fals
     )
 
 
+def laid_out(groups: Sequence[Group], *, layout: Layout) -> int:
+    """Tokens of one pass: each prompt once, or in each row; padded rows as long as the longest."""
+    if layout == "shared":
+        return sum(group.num_tokens for group in groups)
+    rows = [len(group.prompt) + len(c) for group in groups for c in group.completions]
+    return sum(rows) if layout == "repeated" else len(rows) * max(rows)
+
+
 def _require_tokens(group: Group) -> None:
     assert group.prompt, "a prompt without tokens reached the batch"
     assert group.completions and all(group.completions), "an empty completion reached the batch"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from penchant.data.budget import TokenBudget
 
 Example = TypeVar("Example")
 
@@ -25,6 +27,7 @@ class StepBatch(Generic[Example]):
             a stand-in where a process has nothing left but must take part.
         examples: of all processes together, in order; losses are divided by their number.
         metrics: what the source knows of them, logged with the step.
+        budget: what divided it, where micro-batches are filled by tokens.
     """
 
     step: int
@@ -32,11 +35,18 @@ class StepBatch(Generic[Example]):
     micro_batches: list[tuple[list[Example], float]]
     examples: list[Example]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    budget: TokenBudget | None = field(default=None, compare=False)
 
     @property
     def num_examples(self) -> int:
         """Of all processes together."""
         return len(self.examples)
+
+    def divided_again(self) -> StepBatch[Example]:
+        """As its budget divides it now; of one process."""
+        assert self.budget is not None
+        divided = [(some, 1.0) for some in self.budget.divide(self.examples)]
+        return replace(self, micro_batches=divided)
 
 
 class Source(Protocol):
@@ -73,6 +83,8 @@ class DatasetSource(Generic[Example]):
     Args:
         examples: at least one.
         blocks: indices that stay together when shuffling, all of them in all; default: each alone.
+        budget: fills micro-batches by tokens in place of `micro_batch_size`; a step has as many
+            examples with it as without.
     """
 
     def __init__(
@@ -88,8 +100,10 @@ class DatasetSource(Generic[Example]):
         rank: int = 0,
         world_size: int = 1,
         blocks: Sequence[Sequence[int]] | None = None,
+        budget: TokenBudget | None = None,
     ) -> None:
         assert examples
+        self.budget = budget
         self.examples = examples
         self.blocks = blocks or [[i] for i in range(len(examples))]
         self.micro_batch_size = micro_batch_size
@@ -113,6 +127,7 @@ class DatasetSource(Generic[Example]):
                 epoch=epoch + done_examples / len(order),
                 micro_batches=self._share(chosen),
                 examples=[self.examples[i] for i in chosen],
+                budget=self.budget,
             )
 
     def visited(self) -> list[Example]:
@@ -132,25 +147,27 @@ class DatasetSource(Generic[Example]):
         return {}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Empty: the step number is all."""
-        return {}, {}
+        """Of the budget: beside it the step number is all."""
+        return {}, {} if self.budget is None else self.budget.state()
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """There is none."""
+        """The inverse of `state`."""
+        if self.budget is not None:
+            self.budget.load_state(state)
 
     def _share(self, chosen: Sequence[int]) -> list[tuple[list[Example], float]]:
         """This process's micro-batches; every process runs the same number, as collectives need."""
-        own = chosen[self.rank :: self.world_size]
-        weight = 1.0 if own else 0.0
-        own = own or chosen[:1]
+        shares = [self._divided(chosen[rank :: self.world_size]) for rank in range(self.world_size)]
+        own, stand_in = shares[self.rank], [self.examples[chosen[0]]]
+        missing = max(map(len, shares)) - len(own)
+        return [(some, 1.0) for some in own] + [(stand_in, 0.0)] * missing
+
+    def _divided(self, share: Sequence[int]) -> list[list[Example]]:
+        examples = [self.examples[i] for i in share]
+        if self.budget is not None:
+            return self.budget.divide(examples)
         size = self.micro_batch_size
-        micro_batches = [
-            ([self.examples[i] for i in own[start : start + size]], weight)
-            for start in range(0, len(own), size)
-        ]
-        passes = math.ceil(math.ceil(len(chosen) / self.world_size) / size)
-        stand_ins = passes - len(micro_batches)
-        return micro_batches + [([self.examples[chosen[0]]], 0.0)] * stand_ins
+        return [examples[start : start + size] for start in range(0, len(examples), size)]
 
     def _order(self, epoch: int) -> list[int]:
         return visiting_order(self.blocks, epoch, self.shuffle, self.seed)

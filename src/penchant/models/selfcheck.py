@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from penchant.core.errors import TrainingError
-from penchant.core.machine import USABLE, memory_available_bytes
+from penchant.core.machine import USABLE, memory_available_bytes, out_of_memory_explained
 from penchant.data.batch import Group
 from penchant.models.attention import layer_kinds, reaches
 from penchant.models.linear import MULTIPLIED, plain_layers
@@ -40,6 +39,12 @@ STATEFUL = {"linear_attention", "conv", "hybrid"}
 # The mean's bound: from fp32, so many times what the plain forward in half precision differs by,
 # and a little; or where fp32 cannot be had, from that plain forward itself.
 TIMES_PLAIN, NEGLIGIBLE, MEAN_IN_HALF = 2.0, 1e-3, 0.05
+
+# Where memory runs out: the layouts that would be tried next need more of it, not less.
+TWO_PASSES = (
+    "two records were scored",
+    "set a lower max_length, lora_r above 0, or a smaller model",
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def plan_scoring(
     if attention == "auto":
         attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
     # Dropout would make any two passes differ.
-    with scorer.evaluating(), torch.no_grad(), _out_of_memory_explained():
+    with scorer.evaluating(), torch.no_grad(), out_of_memory_explained(*TWO_PASSES):
         groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
         expected = Expected(_plain_forward(scorer, groups), _exactly(scorer, groups, PLAIN))
         check = partial(_refusal, scorer, groups, expected)
@@ -135,18 +140,6 @@ def _beyond_windows(scorer: Scorer, groups: Sequence[Group], max_length: int) ->
     tokens = list(islice(cycle(own), length + BEYOND))
     begin = max(1, length - 3 * BEYOND)
     return [Group(tokens[:begin], (tokens[begin:length], tokens[begin + 1 : begin + 1 + BEYOND]))]
-
-
-@contextmanager
-def _out_of_memory_explained() -> Iterator[None]:
-    """End with what to set: the layouts that would be tried next need more memory, not less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"out of memory while two records were scored: {error}; set a lower max_length, "
-            "lora_r above 0, or a smaller model"
-        ) from error
 
 
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:

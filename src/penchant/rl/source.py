@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import TrainingError
+from penchant.core.machine import out_of_memory_explained
 from penchant.data.source import StepBatch, visiting_order
 from penchant.rl.findings import look_at, nothing_left
 from penchant.rl.rollout import Rollout, make_rollouts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.core.findings import Finding
+    from penchant.data.budget import TokenBudget
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.methods.experience import Advantages, Experience
     from penchant.methods.kl import KLController
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 # Batches without anything to learn from, one behind the other, after which a run gives up.
 FRUITLESS = 10
+SAMPLE_LESS = (
+    "set a lower generation_batch_size, per_device_eval_batch_size or max_completion_length"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class RolloutSource:
     """Mini-batches of the present rollouts that are done."""
     rebind: Callable[[Any], Callable[[Experience, float], Advantages]] | None = None
     """Options of the method to `estimate`."""
+    budget: TokenBudget | None = None
+    """Fills training passes by tokens in place of the schedule's `micro_batch_size`."""
     _order: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -104,14 +111,20 @@ class RolloutSource:
                     return
             chosen = self._mini_batch(self.position)
             self.position += 1
-            size = self.schedule.micro_batch_size
             yield StepBatch(
                 step=step,
                 epoch=self._num_sampled / len(self.prompts),
-                micro_batches=[(chosen[i : i + size], 1.0) for i in range(0, len(chosen), size)],
+                micro_batches=[(some, 1.0) for some in self._divided(chosen)],
                 examples=chosen,
                 metrics=self.metrics,
+                budget=self.budget,
             )
+
+    def _divided(self, chosen: list[Rollout]) -> list[list[Rollout]]:
+        if self.budget is not None:
+            return self.budget.divide(chosen)
+        size = self.schedule.micro_batch_size
+        return [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """What the last step found: too far from the sampling policy, and it samples again."""
@@ -155,7 +168,8 @@ class RolloutSource:
 
     def _collect(self, step: int) -> None:
         prompts = self._next_prompts()
-        judged = self.collector.collect(prompts, seed=self.schedule.seed + self.iteration)
+        with out_of_memory_explained("prompts were answered", SAMPLE_LESS):
+            judged = self.collector.collect(prompts, seed=self.schedule.seed + self.iteration)
         self.iteration += 1
         self.position, self.rollouts = 0, []
         self.totals["episodes"] += len(prompts) * self.schedule.num_generations
@@ -225,6 +239,7 @@ class RolloutSource:
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
+            **({} if self.budget is None else {"budget": self.budget.state()}),
         }
 
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -234,3 +249,5 @@ class RolloutSource:
         self.iteration, self.position = state["iteration"], state["position"]
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])
+        if self.budget is not None:
+            self.budget.load_state(state.get("budget", {}))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from penchant.config.keys import RunConfig
 from penchant.core.errors import RunInterrupted, TrainingError
 from penchant.core.evaluation import Evaluation
-from penchant.core.machine import memory_peak_bytes
-from penchant.data.source import Source
+from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
+from penchant.data.source import Source, StepBatch
 from penchant.models.reference import KeptSums
 from penchant.training.checkpoint import Checkpoints, remove_checkpoint
 from penchant.training.folder import RunDirectory
@@ -106,7 +107,9 @@ class Engine:
         ):
             started = self._saved_at = time.perf_counter()
             for batch in () if self._stopped else self.source.steps(progress.step):
-                metrics = self.step.take(batch)
+                remedy = partial(_shorter, batch)
+                with out_of_memory_explained(f"step {batch.step} was taken", remedy):
+                    metrics = self.step.take(batch)
                 self.source.observe(metrics)
                 if self.after_step is not None:
                     self.after_step(batch.step)
@@ -223,3 +226,12 @@ class Engine:
         step = self.progress.step
         if self.accelerator.is_main_process and step % self.config.save_steps:
             remove_checkpoint(self.run.checkpoints, step)
+
+
+def _shorter(batch: StepBatch[Any]) -> str:
+    """What to set so that a step takes less memory."""
+    longest = max(sum(e.group().num_tokens for e in some) for some, _ in batch.micro_batches)
+    return (
+        f"set max_tokens_per_batch {max(1, longest // 2)} (half of its longest pass), "
+        "gradient_checkpointing on, or a lower max_length"
+    )

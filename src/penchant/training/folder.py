@@ -22,11 +22,12 @@ from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
 
-# Keys that may differ between a run and its resumption without changing its weights.
+# Keys that may differ between a run and its resumption without changing its weights
+# (but for rounding and the draws of dropout, where passes are divided by other budgets).
 FREE_KEYS = {
     "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
     "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
-    "max_new_tokens", "merge", "strict", "silence",
+    "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch",
 }  # fmt: skip
 
 # Files of one JSON object a line, each with its step.

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.data.batch import Group
+    from penchant.data.batch import Group, Layout
+    from penchant.data.budget import TokenBudget
     from penchant.data.source import Source
     from penchant.data.token_report import TokenReport
     from penchant.data.tokenise import Tokeniser
@@ -141,8 +142,22 @@ class Pairs:
     def complete(self, config: RunConfig, accelerator: Accelerator, setup: Setup) -> None:
         """Make what else a run needs once policy and reference are there."""
 
+    def budget(self, config: RunConfig, layout: Layout) -> TokenBudget | None:
+        """What fills micro-batches by tokens, where that is asked for; batches have this layout."""
+        if config.max_tokens_per_batch is None:
+            return None
+        from penchant.data.budget import TokenBudget
+
+        return TokenBudget(config.max_tokens_per_batch, self.laid_out, layout)
+
     def dataset(
-        self, config: RunConfig, examples: Sequence[Any], *, rank: int = 0, num_processes: int = 1
+        self,
+        config: RunConfig,
+        examples: Sequence[Any],
+        *,
+        layout: Layout = "shared",
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> DatasetSource[Any]:
         """The batches of tokenised examples, for one of the processes."""
         return DatasetSource(
@@ -156,14 +171,20 @@ class Pairs:
             rank=rank,
             world_size=num_processes,
             blocks=self.blocks(config, examples),
+            budget=self.budget(config, layout),
         )
 
     def share(
-        self, config: RunConfig, accelerator: Accelerator, examples: Sequence[Any]
+        self, config: RunConfig, accelerator: Accelerator, setup: Setup
     ) -> DatasetSource[Any]:
-        """The batches of tokenised examples, for this process."""
-        rank, num_processes = accelerator.process_index, accelerator.num_processes
-        return self.dataset(config, examples, rank=rank, num_processes=num_processes)
+        """The batches of a planned run's training data, for this process."""
+        return self.dataset(
+            config,
+            setup.train_set,
+            layout=setup.scorer.plan.layout,
+            rank=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
 
     def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:
         """Indices of examples that stay together when they are shuffled; None: each alone."""
@@ -173,7 +194,7 @@ class Pairs:
         self, config: RunConfig, accelerator: Accelerator, setup: Setup, run: RunDirectory
     ) -> Source:
         """The batches of a run."""
-        return self.share(config, accelerator, setup.train_set)
+        return self.share(config, accelerator, setup)
 
     def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
         """From examples to losses; without a setup to evaluate with."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.findings import refuse_errors, spoken
-from penchant.core.machine import map_large_blocks, resolve_precision
+from penchant.core.machine import map_large_blocks, out_of_memory_explained, resolve_precision
 from penchant.models.architecture import router_coefficient
 from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
@@ -50,6 +50,19 @@ def prepare(
         UserError: a model cannot be loaded, or cannot serve, or the reference made from the
             policy disagrees with it.
     """
+    remedy = "set quantization 4bit, lora_r above 0, reference cache, or a smaller model"
+    with out_of_memory_explained("the models were loaded and planned", remedy):
+        return _prepare(config, accelerator, inputs, model, reference, keep_reference)
+
+
+def _prepare(
+    config: RunConfig,
+    accelerator: Accelerator,
+    inputs: Inputs,
+    model: Any,
+    reference: Any,
+    keep_reference: bool,
+) -> Setup:
     kind = kind_of(config.spec)
     if config.spec.samples:
         map_large_blocks()
@@ -122,7 +135,7 @@ def _make_reference(
     examples = setup.train_set
     if kind == "cache":
         examples = [
-            *kind_of(config.spec).share(config, accelerator, setup.train_set).visited(),
+            *kind_of(config.spec).share(config, accelerator, setup).visited(),
             *setup.eval_set,
         ]
     groups = kind_of(config.spec).groups(config, examples)

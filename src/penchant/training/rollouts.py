@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
+    from penchant.data.budget import TokenBudget
     from penchant.data.source import Source
     from penchant.data.token_report import TokenReport
     from penchant.data.tokenise import TokenisedPrompt, Tokeniser
@@ -109,7 +110,7 @@ class Prompts(Pairs):
     def source(
         self, config: RunConfig, accelerator: Accelerator, setup: Setup, run: RunDirectory
     ) -> Source:
-        return make_source(config, setup, run)
+        return make_source(config, setup, run, self.budget(config, setup.scorer.plan.layout))
 
     def save_beside(
         self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
@@ -218,13 +219,16 @@ def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewar
     return made
 
 
-def make_source(config: RunConfig, setup: Setup, run: RunDirectory) -> RolloutSource:
+def make_source(
+    config: RunConfig, setup: Setup, run: RunDirectory, budget: TokenBudget | None = None
+) -> RolloutSource:
     """The rollouts of a run.
 
     Args:
         config: of the run.
         setup: with a collector.
         run: where answers and findings are written.
+        budget: fills the training passes by tokens.
     """
     options: Any = config.options
     assert setup.collector is not None and config.spec.advantages is not None
@@ -254,6 +258,7 @@ def make_source(config: RunConfig, setup: Setup, run: RunDirectory) -> RolloutSo
         ),
         append=run.append,
         say=partial(run.say, once=True),
+        budget=budget,
     )
 
 

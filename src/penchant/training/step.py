@@ -83,7 +83,52 @@ class Step:
         return {**batch.metrics, **means, "learning_rate": rate}
 
     def _accumulate(self, batch: StepBatch[Any]) -> dict[str, float]:
-        """All passes of a step; the gradient of the mean loss over its examples stays behind."""
+        """All passes of a step; they leave the gradient of the mean loss over its examples.
+
+        Where memory runs out and a token budget divides the step, all its passes are made once
+        more, shorter: a backward pass that failed has added to some gradients and not to others.
+        """
+        while True:
+            try:
+                return self._passes(batch)
+            except torch.OutOfMemoryError as error:
+                if batch.budget is None:
+                    raise
+                batch = self._shorter(batch, error)
+            # Only here has the traceback let go of what the failed pass holds. (Accelerate's
+            # optimizer clears no gradients between the passes of a step.)
+            self.scorer.zero_grad()
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _shorter(self, batch: StepBatch[Any], error: Exception) -> StepBatch[Any]:
+        """The step divided by half the budget.
+
+        Raises:
+            TrainingError: an example alone is too long, or other processes wait in this pass.
+        """
+        from penchant.data.budget import KEY
+
+        assert batch.budget is not None
+        largest = batch.budget.lower([some for some, _ in batch.micro_batches])
+        limit, what = batch.budget.limit, f"memory ran out in passes of up to {largest} tokens"
+        if self.accelerator.num_processes > 1:
+            raise TrainingError(
+                f"{what} at step {batch.step}, and a pass cannot be repeated where several "
+                f"processes wait for each other; set {KEY} {limit}"
+            ) from error
+        if len(batch.micro_batches) == batch.num_examples:
+            raise TrainingError(
+                f"{what} at step {batch.step}, each of one example: {error}; lower max_length, "
+                "set gradient_checkpointing on, or quantization 4bit"
+            ) from error
+        done = f"{KEY} is {limit} from here on, and the step is made again"
+        evidence = {"tokens": largest, KEY: limit}
+        remedy = f"set {KEY} {limit} from the start, or gradient_checkpointing on"
+        self.say(batch.step, Finding("out-of-memory", "warning", what, remedy, evidence, done))
+        return batch.divided_again()
+
+    def _passes(self, batch: StepBatch[Any]) -> dict[str, float]:
         self.wrapped.train()
         sums = StepMetrics()
         # DDP averages over processes, so that the mean over all examples needs their number.

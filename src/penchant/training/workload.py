@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.machine import Room, find_room
 from penchant.core.screen import gibibytes
+from penchant.data.batch import laid_out
 from penchant.models.footprint import Load, Sizes, footprint
 from penchant.models.memory import measure_sizes
 from penchant.training.kind import kind_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.data.batch import Group, Layout
+    from penchant.data.batch import Layout
     from penchant.training.setup import Setup
 
 logger = logging.getLogger("penchant")
@@ -71,7 +72,7 @@ class Workload:
             tokens=self.longest,
             predicted=self.predicted,
             checkpointing=checkpointing,
-            accumulates=config.gradient_accumulation_steps > 1,
+            accumulates=len(self.passes) > self.num_counted,
             moments=self.num_steps > 1,
             side_by_side=side_by_side,
             cached=cached,
@@ -98,7 +99,7 @@ def count_work(
     if config.spec.samples:
         return _sampled(config, examples, layout, answer_length)
     kind = kind_of(config.spec)
-    source = kind.dataset(config, examples, num_processes=num_processes)
+    source = kind.dataset(config, examples, layout=layout, num_processes=num_processes)
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [
         kind.laid_out(some)
@@ -116,20 +117,15 @@ def count_work(
     )
 
 
-def laid_out(groups: Sequence[Group], *, layout: Layout) -> int:
-    """Tokens of one pass: each prompt once, or in each row; padded rows as long as the longest."""
-    if layout == "shared":
-        return sum(group.num_tokens for group in groups)
-    rows = [len(group.prompt) + len(c) for group in groups for c in group.completions]
-    return sum(rows) if layout == "repeated" else len(rows) * max(rows)
-
-
 def _sampled(
     config: RunConfig, prompts: Sequence[Any], layout: Layout, answer_length: float | None
 ) -> Workload:
     options: Any = config.options
     longest = int(options.max_completion_length)
-    micro_batch = config.per_device_train_batch_size
+    micro_batch, num_passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    budget = config.max_tokens_per_batch
+    if budget is not None:  # of a whole step first
+        micro_batch, num_passes = micro_batch * num_passes, 1
     kind = kind_of(config.spec)
     groups = sorted(kind.groups(config, prompts), key=lambda group: -group.num_tokens)
     mean_prompt = sum(len(group.prompt) for group in groups) / len(groups)
@@ -141,9 +137,13 @@ def _sampled(
     peak = sum(len(g.prompt) for g in groups[:num_groups]) + micro_batch * longest
     if layout != "shared":
         peak = micro_batch * groups[0].num_tokens
-    passes = [round(mean)] * config.gradient_accumulation_steps
-    num_steps = kind.num_steps(config, prompts)
-    return Workload(num_steps, passes, 1, peak, micro_batch * longest)
+    predicted = micro_batch * longest
+    if budget is not None:
+        peak = min(peak, max(budget, groups[0].num_tokens))
+        predicted = min(predicted, peak)
+        num_passes = math.ceil(mean / budget)
+    passes = [round(mean / num_passes if budget else mean)] * num_passes
+    return Workload(kind.num_steps(config, prompts), passes, 1, peak, predicted)
 
 
 def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tuple[Sizes, Room]:

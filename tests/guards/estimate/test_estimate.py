@@ -27,7 +27,7 @@ from penchant.training.folder import open_directory
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.setup import Setup
-from penchant.training.workload import count_work, spare_bytes
+from penchant.training.workload import Workload, count_work, spare_bytes
 
 PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
 SAMPLING = {
@@ -121,6 +121,39 @@ def test_micro_batches_of_the_data_are_counted_as_they_are_laid_out(full: Prepar
     small = full.estimate(per_device_train_batch_size=1).phases["training"]
     large = full.estimate(per_device_train_batch_size=8).phases["training"]
     assert large > small
+
+
+def test_a_token_budget_bounds_the_longest_pass_that_is_counted(full: Prepared) -> None:
+    def counted(**changes: Any) -> Workload:
+        config = full.config.model_copy(update=changes)
+        return count_work(config, full.setup.train_set, layout=full.setup.scorer.plan.layout)
+
+    fixed = counted(per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    limit = fixed.longest // 2
+    keys = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    filled = counted(max_tokens_per_batch=limit, **keys)
+    assert filled.longest <= limit < fixed.longest
+    assert filled.num_steps == fixed.num_steps and filled.num_tokens == fixed.num_tokens
+    loads = [work.load(full.config, checkpointing=False) for work in (fixed, filled)]
+    assert [load.accumulates for load in loads] == [False, True]
+    alone = counted(max_tokens_per_batch=1, **keys)
+    assert alone.longest == max(e.group().num_tokens for e in full.setup.train_set)
+
+
+def test_a_token_budget_bounds_the_passes_over_sampled_answers(tiny_model_dir: Path) -> None:
+    run = Prepared("grpo", tiny_model_dir, PROMPTS, lora_r=4, **SAMPLING, num_generations=4)
+
+    def counted(limit: int | None) -> Workload:
+        config = run.config.model_copy(update={"max_tokens_per_batch": limit})
+        return count_work(config, run.setup.train_set)
+
+    fixed, longest = counted(None), run.config.prompt_budget + 1
+    filled = counted(max(longest, fixed.longest // 2))
+    assert filled.longest <= max(longest, fixed.longest // 2)
+    assert filled.num_tokens <= fixed.num_tokens + filled.num_passes
+    assert counted(1).longest == max(
+        len(p.prompt) + run.config.options.max_completion_length for p in run.setup.train_set
+    )
 
 
 def test_what_cannot_fit_is_refused_by_name_with_keys_that_would() -> None:

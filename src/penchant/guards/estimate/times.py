@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.machine import seconds_of
+from penchant.data.batch import laid_out
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
 from penchant.training.kind import kind_of, make_objective
 from penchant.training.optimizer import random_state, set_random_state
-from penchant.training.workload import Workload, count_work, laid_out
+from penchant.training.workload import Workload, count_work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -172,7 +173,7 @@ def _timed_passes(
     points = []
     for examples in (chosen[0], *chosen):
         # With accumulation gradients are added to those that are there.
-        if config.gradient_accumulation_steps == 1:
+        if config.gradient_accumulation_steps == 1 and config.max_tokens_per_batch is None:
             _clear(trained)
         seconds, _ = seconds_of(partial(take, examples), accelerator.device)
         points.append((size(examples), seconds))
@@ -191,8 +192,11 @@ def _micro_batches(
     size = config.per_device_train_batch_size
     if sampling is not None:
         rollouts = sampling.rollouts
+        budget = kind_of(config.spec).budget(config, setup.scorer.plan.layout)
+        if budget is not None:
+            return budget.divide(rollouts)
         return [list(rollouts[i : i + size]) for i in range(0, len(rollouts), size)]
-    source = kind_of(config.spec).share(config, accelerator, setup.train_set)
+    source = kind_of(config.spec).share(config, accelerator, setup)
     micro_batches: list[list[Any]] = []
     for step in source.steps():
         micro_batches += [examples for examples, weight in step.micro_batches if weight]

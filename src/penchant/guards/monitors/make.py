@@ -9,6 +9,7 @@ import torch
 from penchant.config.actions import parse_actions
 from penchant.core.findings import Finding
 from penchant.core.machine import seconds_of
+from penchant.data.batch import laid_out
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import length_lever, rate_lever, strength_lever
 from penchant.guards.monitors.pace import Pace
@@ -86,8 +87,17 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
     """
     scorer, size = setup.scorer, config.per_device_train_batch_size
     groups = kind_of(config.spec).groups(config, setup.train_set[:size])
+    every = sum(group.num_tokens for group in groups)
+    limit = config.max_tokens_per_batch
+    while (
+        limit is not None
+        and len(groups) > 1
+        and laid_out(groups, layout=scorer.plan.layout) > limit
+    ):
+        groups.pop()
     with scorer.evaluating():
         batch = scorer.batch(groups)
         scorer(batch)
         seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
+    seconds *= every / sum(group.num_tokens for group in groups)
     return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps
