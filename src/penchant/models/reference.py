@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Part of every cache key: raise it when the layout or the arithmetic changes what is stored.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 class Progress(Protocol):
