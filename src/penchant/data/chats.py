@@ -71,14 +71,13 @@ def _with_arguments(messages: Messages, written: Any) -> str:
     shapes = {repr(one) for one in _arguments(objects) if isinstance(one, Mapping) and one}
     try:
         text: str = written(objects)
-    except TEMPLATE_ERRORS:
+    except TEMPLATE_ERRORS as refusal:
         if not shapes:
             raise
         try:
             return str(written([_with_calls(message, _as_text) for message in messages]))
         except TEMPLATE_ERRORS:
-            pass
-        raise  # what the template says of the usual form
+            raise refusal from None  # what the template says of the usual form
     if any(shape in text for shape in shapes):
         other = str(written([_with_calls(message, _as_text) for message in messages]))
         return text if any(shape in other for shape in shapes) else other
