@@ -174,6 +174,7 @@ def test_wrong_arguments_are_named() -> None:
         (GRPOConfig, {"num_generations": 3}, r"multiple of num_generations \(3\)"),
         (GRPOConfig, {"generation_batch_size": 8, "steps_per_generation": 1}, "say the same"),
         (GRPOConfig, {"loss_type": "vespo"}, "loss_type should be"),
+        (GRPOConfig, {"loss_type": "cispo"}, "set epsilon_high=5.0"),
         (GRPOConfig, {"beta": 0.1, "num_generations": 1}, "num_generations"),
         (RLOOConfig, {"reward_clip_range": (-1.0, 2.0)}, r"reward_clip_range=\(-1.0, 2.0\)"),
     ):  # fmt: skip

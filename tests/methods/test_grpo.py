@@ -109,6 +109,40 @@ def test_means_by_hand():
     near(loss(replace(INPUTS, mean_len=4.0)).per_example, [-0.85, 2.2])
 
 
+def test_cispo_bounds_the_weight_and_drops_no_token_by_hand():
+    """Weights min(1.5, 1.2), 0.5 and 1.1; the gradient is minus weight times advantage."""
+    found = loss(loss_type="cispo")
+    near(gradient(loss_type="cispo"), [-1.2 / 1.5, -0.5 / 1.5, 2.2 / 1.5])
+    near(found.metrics["policy/clipfrac"], [1 / 1.5, 0.0])
+
+
+def test_rewards_that_are_normalised_first_by_hand():
+    """Deviations of 1.4142136 in each group of two; the second reward says nothing of group 1.
+
+    Group 0: 2 * -1 / 1.4143136 + 10 / 14.1422356 and its negative; group 1: 0, less penalties.
+    """
+    two = replace(
+        EXPERIENCE,
+        by_reward=torch.tensor([[1.0, 30.0], [3.0, 10.0], [2.0, 5.0], [2.0, 5.0]]),
+        penalties=torch.tensor([0.0, 0.0, -0.5, 0.0]),
+    )
+    keys = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": (2.0, 1.0)}
+    found = grpo_advantages(two, 0.0, GRPOOptions(reward=("r", "s"), beta=0.0, **keys))
+    total = torch.tensor([-0.7070118, 0.7070118, -0.5, 0.0])
+    expected = (total - total.mean()) / (total.std() + 1e-4)
+    torch.testing.assert_close(found.advantages, expected[two.index], rtol=0, atol=2e-6)
+    with pytest.raises(ValidationError, match="score_clip changes nothing"):
+        GRPOOptions(reward=("r", "s"), score_clip=1.0, **keys)
+
+
+def test_truncated_answers_are_compared_but_not_trained_on():
+    cut = replace(EXPERIENCE, ended=torch.tensor([True, False, True, True]))
+    found = estimate(cut, mask_truncated_completions=True, skip_zero_variance=False)
+    assert found.kept.tolist() == [True, False, True, True]
+    assert found.advantages.tolist() == estimate(EXPERIENCE).advantages.tolist()
+    assert estimate(cut, mask_truncated_completions=True).kept.tolist() == [True] + [False] * 3
+
+
 def test_clip_ranges_by_hand():
     """Up to 1.6 the first token counts whole: -1.5 - 0.5. Below, only bad answers are clipped."""
     near(loss(epsilon_high=0.6).per_example, [-1.0, 2.2])

@@ -28,10 +28,16 @@ ANSWERS = [
     [": hi!", ": no", " hi hi hi hi hi hi", "?"],
     [": a long answer that goes on for a while", ": b", ": c", "."],
 ]
-SCORES = [1.0, 0.75, -0.5, 0.0, 2.0, -1.0, 0.25, 0.25, 3.0, 3.0, 3.0, 3.0]
+GIVEN = [
+    [1.0, 0.25, -0.5, 0.0, 2.0, -1.0, 0.0, 0.25, 1.0, 3.0, 3.0, 3.0],
+    [0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.25, 0.0, 2.0, 0.0, 0.0, 0.0],
+]
+SCORES = [sum(values) for values in zip(*GIVEN, strict=True)]
+CUT = 3  # the answer of each prompt that max_completion_length cut
 GROUP = 4
 MAX_LENGTH = 48
 TOKEN = {"loss_type": "grpo", "importance_sampling_level": "token", "beta": 0.04}
+BOUND = {"epsilon_high": 0.02}
 CASES = [
     *(
         ("grpo", {"loss_type": loss_type, "importance_sampling_level": level, "beta": beta})
@@ -47,6 +53,12 @@ CASES = [
     ("grpo", {**TOKEN, "entropy_coef": 0.1}),
     ("grpo", {**TOKEN, "entropy_coef": 0.1, "loss_type": "dapo"}),
     ("grpo", {**TOKEN, "temperature": 0.7}),
+    *(
+        ("grpo", {**TOKEN, "loss_type": "cispo", "importance_sampling_level": level, **BOUND})
+        for level in ("token", "sequence")
+    ),
+    ("grpo", {**TOKEN, "multi_objective_aggregation": "normalize_then_sum"}),
+    ("grpo", {**TOKEN, "epsilon": 0.1, "loss_type": "dapo", "mask_truncated_completions": True}),
     *(
         ("rloo", {"beta": beta, "normalize_advantages": normalised})
         for beta in (0.0, 0.05)
@@ -64,16 +76,23 @@ class Replay:
 
     def __init__(self, tokenizer):
         end = tokenizer.eos_token_id
-        self.ids = [[[*tokenizer.encode(a), end] for a in answers] for answers in ANSWERS]
+        ids = [[tokenizer.encode(a) for a in answers] for answers in ANSWERS]
+        self.drawn = [
+            [Completion(a if i == CUT else [*a, end], [], i != CUT) for i, a in enumerate(answers)]
+            for answers in ids
+        ]
 
     def sync(self):
         pass
 
     def sample(self, prompts, *, n, sampling, seed):
-        return [[Completion(ids, [], ended=True) for ids in answers] for answers in self.ids]
+        return self.drawn
 
     def score(self, samples):
-        return Scores(rewards=SCORES, raw=SCORES, by_name={}, dropped=0, disagreement=None)
+        return Scores(
+            rewards=SCORES, raw=SCORES, given=GIVEN, penalties=[0.0] * len(SCORES), by_name={},
+            dropped=0, disagreement=None,
+        )  # fmt: skip
 
     def state_dict(self):
         return {}
@@ -105,6 +124,9 @@ def theirs(reference, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
 
     def compute(method, options):
+        options = dict(options)
+        if options.get("loss_type") == "cispo":
+            options["epsilon_high"] += 1  # there the bound itself
         trainer_class, config_class = {
             "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
             "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
@@ -114,7 +136,7 @@ def theirs(reference, tokenizer, tmp_path):
             warnings.simplefilter("ignore")
             trainer = trainer_class(
                 model=moved(copy.deepcopy(reference), 0.05, seed=0),
-                reward_funcs=lambda completions, **_: SCORES,
+                reward_funcs=[lambda completions, g=g, **_: g for g in GIVEN],
                 args=config_class(
                     output_dir=str(tmp_path),
                     per_device_train_batch_size=len(rows),
@@ -133,7 +155,7 @@ def theirs(reference, tokenizer, tmp_path):
         if trainer.ref_model is not None:
             trainer.ref_model.load_state_dict(reference.state_dict())
         replay = Replay(tokenizer)
-        flat = [ids for answers in replay.ids for ids in answers]
+        flat = [answer.ids for answers in replay.drawn for answer in answers]
         prompts = [tokenizer.encode(row["prompt"]) for row in rows]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         trainer._generate = lambda _: (
@@ -156,7 +178,7 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
     """Our advantages, loss, model with its gradients, and share of clipped tokens."""
     spec = METHODS[method]
     chosen = spec.options(
-        reward="r", num_generations=GROUP, max_completion_length=MAX_LENGTH,
+        reward=("r", "s"), num_generations=GROUP, max_completion_length=MAX_LENGTH,
         skip_zero_variance=False, **options,
     )  # fmt: skip
     model = moved(copy.deepcopy(reference), 0.05, seed=0)
@@ -176,7 +198,8 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
     judged = collector.collect(tokeniser.prompts(records)[0], seed=0)
     estimate = spec.advantages(judged.experience, 0.0, chosen)
     rollouts = make_rollouts(judged, estimate)
-    advantages = torch.stack([rollout.advantages[0] for rollout in rollouts])
+    lengths = judged.experience.lengths
+    advantages = estimate.advantages[lengths.cumsum(0) - 1]
 
     moved(model, 0.03, seed=1)
     objective = RolloutObjective(Parts(scorer, collector.reference, spec, chosen), collector)

@@ -45,7 +45,10 @@ class Replay:
         scores = self.trace["scores"]
         if self.clip is not None:
             scores = [min(max(s, -self.clip), self.clip) for s in scores]
-        return Scores(rewards=scores, raw=scores, by_name={}, dropped=0, disagreement=None)
+        return Scores(
+            rewards=scores, raw=scores, given=[scores], penalties=[0.0] * len(scores), by_name={},
+            dropped=0, disagreement=None,
+        )  # fmt: skip
 
     def state_dict(self):
         return {}
@@ -168,7 +171,8 @@ def test_the_classic_step_is_the_golden_one(shared, number, plan):
                 _answer(q, r, i)
                 for i, (q, r) in enumerate(zip(trace["queries"], trace["responses"], strict=True))
             ],
-            [0.0] * 8,
+            source.collector.rewards.score([]),
+            range(8),
         )
     expected = torch.tensor([row["logprob_sum"] for row in case["after"]])
     torch.testing.assert_close(after.sums(after.logprobs), expected, rtol=1e-3, atol=1e-3)

@@ -50,12 +50,18 @@ class Experience(Answers):
         scores: `[B]`, what the rewards came to.
         full_kl: `[N]`, KL(policy || reference) over the vocabulary, where it was asked for.
         entropy: `[N]`, of the policy at that position.
+        ended: `[B]` bool, whether the answer ended before max_completion_length.
+        by_reward: `[B, R]`, what each of the R rewards gave, before weights and normalisation.
+        penalties: `[B]`, what the penalties added to each answer's score (at most 0).
     """
 
     group: Tensor
     scores: Tensor
     full_kl: Tensor | None = None
     entropy: Tensor | None = None
+    ended: Tensor | None = None
+    by_reward: Tensor | None = None
+    penalties: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ class GroupOptions(OnlineOptions):
         True,
         description="Leave out groups whose answers all got the same reward; they are counted.",
     )
+    mask_truncated_completions: bool = Field(
+        False, description="Do not train on answers that max_completion_length cut off; they still "
+        "count in the comparison of their group."
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -56,14 +60,30 @@ class GroupOptions(OnlineOptions):
         return 1 - self.epsilon, 1 + high
 
 
-def kept_groups(experience: Experience, skip: bool) -> tuple[Tensor | None, dict[str, float]]:
-    """Answers whose group has more than one reward, `[B]`, and the share of groups without."""
+def kept_answers(
+    experience: Experience, scores: Tensor, options: GroupOptions
+) -> tuple[Tensor | None, dict[str, float]]:
+    """Answers that are worth a training pass, `[B]` bool, and what was left out.
+
+    Args:
+        experience: of whole groups.
+        scores: `[B]`, what the answers of a group are compared by.
+        options: `skip_zero_variance`, `mask_truncated_completions` (DAPO's overlong filtering,
+            Yu et al. 2025, https://arxiv.org/abs/2503.14476, 3.4).
+
+    Returns:
+        None in place of the first where all are kept; the share of groups without variance.
+    """
     from penchant.methods.advantages import group_stds
 
-    varied = group_stds(experience.scores, experience.group) > 1e-8
+    varied = group_stds(scores, experience.group) > 1e-8
     flat = {int(g) for g in experience.group[~varied]}
     metrics = {"reward/zero_variance": len(flat) / len(set(experience.group.tolist()))}
-    return (varied if skip else None), metrics
+    kept = varied if options.skip_zero_variance else None
+    if options.mask_truncated_completions:
+        assert experience.ended is not None
+        kept = experience.ended if kept is None else kept & experience.ended
+    return kept, metrics
 
 
 def group_method(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from penchant.methods.base import LossOutput, RolloutInputs
-from penchant.methods.grouped import GroupOptions, group_method, kept_groups
+from penchant.methods.grouped import GroupOptions, group_method, kept_answers
 from penchant.methods.online import clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def rloo_advantages(experience: Experience, kl_coef: float, options: RLOOOptions
     Args:
         experience: of whole groups.
         kl_coef: not read: RLOO's weight is `beta`.
-        options: `beta`, `normalize_advantages`, `skip_zero_variance`.
+        options: `beta`, `normalize_advantages`, and what leaves answers out.
     """
     from penchant.methods.advantages import leave_one_out
     from penchant.methods.experience import Advantages
 
-    kept, metrics = kept_groups(experience, options.skip_zero_variance)
+    kept, metrics = kept_answers(experience, experience.scores, options)
     scores = experience.scores
     if options.beta:
         assert experience.ref_logprobs is not None

@@ -134,7 +134,7 @@ class Collector:
         clock.lap("reward")
         kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
         answers = [answers[i] for i in kept]
-        experience = self._experience(answers, [scores.rewards[i] for i in kept])
+        experience = self._experience(answers, scores, kept)
         release_memory()
         clock.lap("scoring")
         metrics = {**_described(answers, scores), **clock.seconds}
@@ -163,8 +163,10 @@ class Collector:
         ]
 
     @torch.no_grad()
-    def _experience(self, answers: Sequence[Answer], scores: Sequence[float]) -> Experience:
-        """Everything the models say of the answers, on the CPU, in their order."""
+    def _experience(
+        self, answers: Sequence[Answer], scores: Scores, kept: Sequence[int]
+    ) -> Experience:
+        """Everything that is said of the answers, on the CPU, in their order; `kept` of scores."""
         with self.policy.evaluating():
             columns: dict[int, dict[str, Tensor]] = {}
             ordered = _side_by_side(answers)
@@ -181,7 +183,10 @@ class Collector:
         return Experience(
             lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
             group=torch.tensor([a.number for a in answers], dtype=torch.long),
-            scores=torch.tensor(scores, dtype=torch.float32),
+            scores=_column(scores.rewards, kept),
+            ended=torch.tensor([a.completion.ended for a in answers], dtype=torch.bool),
+            by_reward=torch.stack([_column(given, kept) for given in scores.given], 1),
+            penalties=_column(scores.penalties, kept),
             logprobs=laid.get("logprobs", empty),
             ref_logprobs=laid.get("ref_logprobs"),
             full_kl=laid.get("full_kl"),
@@ -244,6 +249,10 @@ def make_rollouts(judged: Judged, estimate: Advantages) -> list[Rollout]:
         for i, answer in enumerate(judged.answers)
         if kept[i]
     ]
+
+
+def _column(values: Sequence[float], kept: Sequence[int]) -> Tensor:
+    return torch.tensor([values[i] for i in kept], dtype=torch.float32)
 
 
 class _Clock:

@@ -34,6 +34,7 @@ class OnlineConfig(SyncingConfig):
     options: ClassVar[tuple[str, ...]] = (
         *("beta", "num_generations", "num_iterations", "epsilon", "epsilon_high"),
         *("temperature", "top_p", "max_completion_length", "reward_weights"),
+        "mask_truncated_completions",
     )
 
     disable_dropout: bool = False
@@ -57,6 +58,7 @@ class OnlineConfig(SyncingConfig):
     epsilon: float = 0.2
     epsilon_high: float | None = None
     reward_weights: list[float] | None = None
+    mask_truncated_completions: bool = False
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -117,7 +119,7 @@ class GRPOConfig(OnlineConfig):
 
     options: ClassVar[tuple[str, ...]] = (
         *(*OnlineConfig.options, "loss_type", "importance_sampling_level", "entropy_coef"),
-        "use_bias_correction_kl",
+        *("use_bias_correction_kl", "multi_objective_aggregation"),
     )
 
     scale_rewards: bool | str = "group"
@@ -125,13 +127,28 @@ class GRPOConfig(OnlineConfig):
     importance_sampling_level: str = "token"
     entropy_coef: float = 0.0
     use_bias_correction_kl: bool = True
+    multi_objective_aggregation: str = "sum_then_normalize"
 
     def chosen(self) -> Chosen:
-        """The method, and its options."""
+        """The method, and its options.
+
+        Raises:
+            ConfigError: CISPO with a bound below 1, which TRL's default is.
+        """
         scale = self.scale_rewards
         if isinstance(scale, bool):
             scale = "group" if scale else "none"
-        return self._sampling("grpo", scale_rewards=scale)
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            scale = "group"  # TRL does not read it then
+        if self.loss_type != "cispo":
+            return self._sampling("grpo", scale_rewards=scale)
+        bound = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        if bound <= 1:
+            raise ConfigError(
+                f"loss_type='cispo' takes epsilon_high for the largest ratio, and {bound} would "
+                "shrink the gradient of every token; set epsilon_high=5.0, as ScaleRL does"
+            )
+        return self._sampling("grpo", scale_rewards=scale, epsilon_high=bound - 1)
 
 
 class RLOOConfig(OnlineConfig):

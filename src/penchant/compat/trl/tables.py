@@ -130,7 +130,6 @@ ONLINE_STANDING: Standing = {
     "transformers_continuous_batching_config": ((None, {}), "drop it"),
     "vllm_mode": (("colocate",), "vLLM runs in the process of training; drop it"),
     "vllm_structured_outputs_regex": ((None,), "answers are free; reward their form"),
-    "mask_truncated_completions": ((False,), "answers that were cut are learned from; drop it"),
     "delta": ((None,), "the ratio is clipped by epsilon and epsilon_high"),
     "sapo_temperature_neg": ((1.05,), _OTHER_LOSS),
     "sapo_temperature_pos": ((1.0,), _OTHER_LOSS),
@@ -138,10 +137,6 @@ ONLINE_STANDING: Standing = {
     "vespo_lambda_pos": ((3.0,), _OTHER_LOSS),
     "vespo_k_neg": ((3.0,), _OTHER_LOSS),
     "vespo_lambda_neg": ((2.0,), _OTHER_LOSS),
-    "multi_objective_aggregation": (
-        ("sum_then_normalize",),
-        "weighted rewards are summed before they are compared; drop it",
-    ),
     "top_entropy_quantile": ((1, 1.0), "every token is learned from; drop it"),
     "use_adaptive_entropy": ((False,), _NO_SCHEDULE),
     "entropy_coef_min": ((0, 0.0), _NO_SCHEDULE),

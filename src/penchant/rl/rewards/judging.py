@@ -24,6 +24,7 @@ class Scores:
         rewards: what training uses: weighted, normalised, clipped, less the penalties; NaN where
             a sample was dropped.
         raw: the weighted sum as the rewards gave it; NaN where a sample was dropped.
+        given: what each reward gave, in their order; penalties: what all penalties added.
         by_name: what each reward gave, and what each penalty in use added (at most 0).
         dropped: how many samples were dropped.
         disagreement: the deviation over an ensemble's members, in units of their own; the mean of
@@ -32,6 +33,8 @@ class Scores:
 
     rewards: list[float]
     raw: list[float]
+    given: list[list[float]]
+    penalties: list[float]
     by_name: dict[str, list[float]]
     dropped: int
     disagreement: list[float] | None
@@ -82,7 +85,7 @@ class Rewards:
                 fails on all.
         """
         if not samples:
-            return Scores([], [], {}, 0, None)
+            return Scores([], [], [[] for _ in self.rewards], [], {}, 0, None)
         given, disagreements = [], []
         for reward in self.rewards:
             values, deviations = self._call(reward, samples)
@@ -91,17 +94,20 @@ class Rewards:
         raw = [self._weighted(values) for values in zip(*given, strict=True)]
         self._running.update([value for value in raw if not math.isnan(value)])
         taken = [penalties(sample, self.options) for sample in samples]
+        less = [math.fsum(each.values()) for each in taken]
         self._note_cuts()
         limit = self.options.score_clip
         return Scores(
             rewards=[
-                clip(self._normalised(values, total), limit) + math.fsum(less.values())
-                for values, total, less in zip(zip(*given, strict=True), raw, taken, strict=True)
+                clip(self._normalised(values, total), limit) + off
+                for values, total, off in zip(zip(*given, strict=True), raw, less, strict=True)
             ],
             raw=raw,
+            given=given,
+            penalties=less,
             by_name={
                 **{one.name: values for one, values in zip(self.rewards, given, strict=True)},
-                **{name: [less[name] for less in taken] for name in taken[0]},
+                **{name: [each[name] for each in taken] for name in taken[0]},
             },
             dropped=sum(map(math.isnan, raw)),
             disagreement=[mean(each) for each in zip(*disagreements, strict=True)] or None,
