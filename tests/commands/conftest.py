@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +24,13 @@ def classifier(tiny_model_dir: Path, tmp_path: Path) -> Callable[[int], str]:
         return str(folder)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def adapter_run(tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, Any]) -> Path:
+    """Return a run of six steps on an adapter, whose answers differ from its start's."""
+    import penchant
+
+    output = tmp_path_factory.mktemp("adapter") / "run"
+    penchant.train("dpo", **tiny_keys, max_steps=6, output=output)
+    return output

@@ -13,7 +13,14 @@ import penchant
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
 from penchant.cli.examples import usage
-from penchant.cli.model_arguments import add_completion, add_merge, add_recipes
+from penchant.cli.model_arguments import (
+    add_chat,
+    add_completion,
+    add_export,
+    add_merge,
+    add_push,
+    add_recipes,
+)
 from penchant.cli.parser import Parser, add_command, add_shared
 from penchant.config.keys import EVERYDAY
 from penchant.config.sections import SECTIONS
@@ -83,7 +90,8 @@ def build_parser() -> Parser:
     _add_label(commands)
     _add_explain(commands)
     _add_report(commands)
-    add_merge(commands)
+    for add in (add_chat, add_merge, add_export, add_push):
+        add(commands)
     add_completion(commands)
     demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
     demo.set_defaults(command="demo")

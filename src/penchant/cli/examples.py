@@ -19,6 +19,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "recipes": ("penchant recipes", "penchant recipes dpo --output my-dpo.yaml"),
     "completion": ("penchant completion bash > penchant-completion.sh",),
     "merge": ("penchant merge RUN --output FOLDER",),
+    "chat": ("penchant chat RUN", "penchant chat RUN --prompts prompts.jsonl --json"),
+    "export": ("penchant export RUN --gguf --outtype q8_0",),
+    "push": ("penchant push RUN owner/name --dry_run", "penchant push RUN owner/name"),
 }
 # What a person has or wants, and the commands for it.
 JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -67,7 +70,10 @@ JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "penchant report run",
             "penchant evaluate --model run --data held-out.jsonl",
+            "penchant chat run",
             "penchant merge run",
+            "penchant export run --gguf",
+            "penchant push run owner/name",
         ),
     ),
 )

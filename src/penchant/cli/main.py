@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.cli.arguments import build_parser, metavar
 from penchant.cli.examples import journeys
-from penchant.cli.model_arguments import print_completion, run_merge, run_recipes
+from penchant.cli.model_arguments import (
+    print_completion,
+    run_export,
+    run_merge,
+    run_push,
+    run_recipes,
+)
 from penchant.cli.words import as_parsed
 from penchant.config.keys import RunConfig, load_config, read_yaml, unknown_key
 from penchant.core.commands import typeable
@@ -238,6 +244,12 @@ def _journeys(_: dict[str, Any]) -> None:
     print(typeable(journeys()))
 
 
+def _chat(values: dict[str, Any]) -> None:
+    from penchant.cli.chat import run_chat
+
+    run_chat(values)
+
+
 def _methods(values: dict[str, Any]) -> None:
     from penchant.cli.show import print_methods, print_path
 
@@ -273,5 +285,8 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "recipes": run_recipes,
     "completion": _completion,
     "merge": run_merge,
+    "chat": _chat,
+    "export": run_export,
+    "push": run_push,
     "journeys": _journeys,
 }

@@ -10,7 +10,12 @@ from penchant.cli.examples import usage
 from penchant.cli.parser import Parser, add_command, add_shared
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError
+from penchant.core.screen import gibibytes
 
+CHAT_HELP = (
+    "/new begins a new conversation; /system TEXT begins one under a system message, /system alone "
+    "without; /quit or Ctrl-D ends"
+)
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -95,3 +100,92 @@ def run_merge(values: dict[str, Any]) -> None:
     print(f"model: {folder}")
     for library, line in how_to_load(folder).items():
         print(f"{library + ':':14}{line}")
+
+
+def add_export(commands: Any) -> None:
+    """`penchant export`."""
+    export = add_command(
+        commands,
+        "export",
+        help="a model as a GGUF file, for llama.cpp and Ollama",
+        description="Write a model in another format, with the converter that belongs to it.",
+    )
+    export.usage = usage("export")
+    export.add_argument("run", metavar="RUN", help="a run, or a folder with a model or an adapter")
+    export.add_argument("--gguf", action="store_true", required=True,
+        help="the format; llama.cpp's convert_hf_to_gguf.py writes it: on the PATH, or in the "
+        "folder that the variable LLAMA_CPP names")  # fmt: skip
+    export.add_argument("--output", type=Path, metavar="FILE",
+        help="default: model-OUTTYPE.gguf in the run")  # fmt: skip
+    export.add_argument("--outtype", metavar="TYPE",
+        help="of the weights: auto (default: 16 bits), f32, f16, bf16 or q8_0")  # fmt: skip
+    add_shared(export, "trust_remote_code")
+
+
+def run_export(values: dict[str, Any]) -> None:
+    """Export, and say what runs it."""
+    from penchant.commands.export import export_gguf
+
+    del values["gguf"]
+    file = export_gguf(values.pop("run"), **values)
+    print(f"model: {file} ({gibibytes(file.stat().st_size)})")
+    print(f"llama.cpp:    llama-cli -m {file}")
+    print(f"Ollama:       a Modelfile with FROM {file.absolute()}, then ollama create NAME")
+
+
+def add_push(commands: Any) -> None:
+    """`penchant push`."""
+    push = add_command(
+        commands,
+        "push",
+        help="a run's model and its card to the hub",
+        description="Upload a model with its card, which shows figures, findings and answers to "
+        "held-out prompts; --dry_run shows what would go. A new place is private.",
+    )
+    push.usage = usage("push")
+    push.add_argument("run", metavar="RUN", help="what train wrote to (output)")
+    push.add_argument("name", metavar="OWNER/NAME", help="the model's place on the hub")
+    push.add_argument("--public", action="store_true", help="anybody may see it")
+    push.add_argument("--merged", action="store_true", help="the model that penchant merge made")
+    push.add_argument("--base", metavar="OWNER/NAME",
+        help="what an adapter stands on, where the run had it in a folder")  # fmt: skip
+    push.add_argument("--dry_run", action="store_true", help="list the files and show the card")
+
+
+def run_push(values: dict[str, Any]) -> None:
+    """Upload, and say what and where."""
+    from penchant.commands.push import push
+
+    pushed = push(values.pop("run"), values.pop("name"), **values)
+    for file, size in pushed.files.items():
+        print(f"{size:>14,} bytes  {file}")
+    if pushed.url is None:
+        print(f"\nthe card:\n\n{pushed.card}")
+        print(f"nothing was uploaded; without --dry_run this goes to {pushed.name}")
+    else:
+        print(f"model: {pushed.url}")
+
+
+def add_chat(commands: Any) -> None:
+    """`penchant chat`."""
+    chat = add_command(
+        commands,
+        "chat",
+        help="talk with a tuned model, what it was tuned from beside it",
+        description=f"Answer what is typed, piped or given. In a conversation: {CHAT_HELP}.",
+    )
+    chat.usage = usage("chat")
+    add = chat.add_argument
+    add("model", metavar="RUN", help="a run, a model folder, a hub id, a .gguf, an adapter")
+    add("--prompt", action="append", metavar="TEXT",
+        help="answer this, and end; repeated, each in a conversation of its own")  # fmt: skip
+    add("--prompts", metavar="FILE", help="answer each prompt of a file that training could read")
+    add("--system", metavar="TEXT", help="a system message")
+    add("--start", metavar="MODEL",
+        help="the model beside it (default: what the run began with); none: no other")  # fmt: skip
+    add("--max_new_tokens", type=int, metavar="N", help="of an answer (default: 256)")
+    add("--temperature", type=float, metavar="X",
+        help="of the draws (default: 0: no draws, so that only the weights differ)")  # fmt: skip
+    add("--top_p", type=float, metavar="X", help="draw from the likeliest tokens only (default: 1)")
+    add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
+    add_shared(chat, "chat_template", "chat_template_kwargs", "trust_remote_code", "json", seed="0")

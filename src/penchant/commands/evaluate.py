@@ -102,13 +102,13 @@ def evaluate_each(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
     folder = resolve(str(model))
-    config = _config(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
+    config = config_of(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
     accelerator = make_accelerator(config.precision)
     records = {name: read_records(config, data) for name, data in sources.items()}
     tokenizer = load_tokenizer(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
-    policy = _load(folder, config, accelerator, keep_adapter=True)
+    policy = load_model(folder, config, accelerator, keep_adapter=True)
     kind = kind_of(config.spec)
     tokeniser = make_tokeniser(config, tokenizer, end_token_ids(policy))
     examples = {n: tokenise(kind, some, tokeniser, "held-out")[0] for n, some in records.items()}
@@ -134,9 +134,10 @@ def evaluate_each(
             }
 
 
-def _load(
+def load_model(
     folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
 ) -> Any:
+    """The model of a resolved name, on the device; an adapter can be switched off if it is kept."""
     precision = resolve_precision(config.precision, accelerator.device)
     model: Any = type(kind_of(config.spec)).load_model(
         folder,
@@ -168,28 +169,29 @@ def _compared_with(
     accelerator: Accelerator,
 ) -> Reference:
     """The model that was named, or what the run or the adapter started from."""
-    settings = _run_settings(model)
+    settings = run_settings(model)
     named = named or settings.get("reference_model")
     if isinstance(scorer.model, PeftModel) and named is None:
         return AdapterReference(scorer)
     start = named or settings.get("model")
     if start is None:
         raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
-    other = _load(resolve(str(start), config.cache_dir), config, accelerator)
+    other = load_model(resolve(str(start), config.cache_dir), config, accelerator)
     require_same_vocabulary(scorer.causal_model.config, other.config)
     twin = Scorer(other, scorer.pad_token_id)
     _plan(twin, groups, config)
     return CopyReference(twin)
 
 
-def _run_settings(model: Path) -> dict[str, Any]:
+def run_settings(model: Path) -> dict[str, Any]:
+    """The keys of a run directory; none of any other folder."""
     file = model / "config.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _config(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
+def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
     """The run's own settings where there is a run, under what the caller set."""
-    settings = _run_settings(model)
+    settings = run_settings(model)
     given = {k: v for k, v in keys.items() if v is not None}
     guess = "reward" if is_score_model(folder) else "dpo"
     method = given.pop("method", None) or settings.get("method", guess)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,11 +29,21 @@ CALLED = "owner/name"
 LOCAL = ("output", "cache_dir", "report_to", "data", "eval_data", "model")
 
 
-def render_card(run: Run) -> str:
-    """The card; folders of this machine are named without the path to them."""
+def render_card(
+    run: Run, *, folder: Path | None = None, name: str = CALLED, base: str | None = None
+) -> str:
+    """The card; folders of this machine are named without the path to them.
+
+    Args:
+        run: whose model it is.
+        folder: with the model; default: the run's `model`.
+        name: of the model on the hub.
+        base: the hub's name of what an adapter stands on, where the run does not know it.
+    """
     method = METHODS.get(run.method)
+    folder = folder or run.path / "model"
     text = template("card.md.jinja", escaped=False).render(
-        front=yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True),
+        front=yaml.safe_dump(front_matter(run, folder, base), sort_keys=False, allow_unicode=True),
         name=_short(run.config.get("model", "")) or "model",
         method=run.method or "unknown",
         title=method.title if method else run.method,
@@ -41,7 +52,7 @@ def render_card(run: Run) -> str:
         verdict=str(judge(run)),
         loading={
             library: _without_paths(line)
-            for library, line in how_to_load(run.path / "model", name=CALLED).items()
+            for library, line in how_to_load(folder, name=name, base=base).items()
         },
         figures=[(name, values[0]) for name, values in final_figures([run])],
         audit=audit(run),
@@ -66,13 +77,13 @@ def template(name: str, *, escaped: bool) -> Template:
     return environment.from_string(files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
-def front_matter(run: Run) -> dict[str, Any]:
+def front_matter(run: Run, folder: Path, base: str | None = None) -> dict[str, Any]:
     """What the hub reads; a base or data that only this machine has is left out."""
-    adapter = (run.path / "model" / "adapter_config.json").exists()
+    adapter = (folder / "adapter_config.json").exists()
     method = METHODS.get(run.method)
     scores = method is not None and method.model == "score"
     values: dict[str, Any] = {}
-    if is_hub_id(model := str(run.config.get("model", ""))):
+    if is_hub_id(model := base or str(run.config.get("model", ""))):
         values["base_model"] = model
     if datasets := [
         name for name in map(str, listed(run.config.get("data", ""))) if is_hub_id(name)

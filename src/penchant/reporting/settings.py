@@ -93,12 +93,15 @@ def versions(run: Run) -> Mapping[str, Any]:
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def how_to_load(folder: Path, *, name: str | None = None) -> dict[str, str]:
+def how_to_load(
+    folder: Path, *, name: str | None = None, base: str | None = None
+) -> dict[str, str]:
     """The line that loads a saved model, by the library.
 
     Args:
         folder: with a model, or with an adapter.
         name: what the lines call it; default: the folder.
+        base: of an adapter; default: the one that it names.
     """
     called = str(folder) if name is None else name
     adapter = _read_settings(folder / "adapter_config.json")
@@ -110,7 +113,7 @@ def how_to_load(folder: Path, *, name: str | None = None) -> dict[str, str]:
         "PEFT": f'AutoPeftModelFor{head}.from_pretrained("{called}")',
     }
     if head == "CausalLM":
-        base = shlex.quote(str(adapter.get("base_model_name_or_path")))
+        base = shlex.quote(base or str(adapter.get("base_model_name_or_path")))
         rank = int(adapter.get("r") or VLLM_RANKS[0])
         room = next((one for one in VLLM_RANKS if one >= rank), rank)
         lines["vLLM"] = (
