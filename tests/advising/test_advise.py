@@ -364,7 +364,8 @@ def test_reward_model_can_only_go_on_scoring(
 ) -> None:
     import torch
 
-    from penchant.models.load import load_score_model, load_tokenizer
+    from penchant.models.load import load_tokenizer
+    from penchant.models.score_model import load_score_model
 
     load_score_model(str(tiny_model_dir), dtype=torch.float32).save_pretrained(tmp_path)
     load_tokenizer(str(tiny_model_dir)).save_pretrained(tmp_path)

@@ -15,8 +15,7 @@ import penchant
 from penchant.core.errors import ConfigError, ModelError, UserError
 from penchant.data.records import DataError
 from penchant.models.scoring import Scorer
-from penchant.training import kinds
-from penchant.training import references as references_module
+from penchant.training import kind_scores, kinds, reference_models
 from penchant.training.result import TrainResult
 from penchant.training.step import Step
 
@@ -272,10 +271,10 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
     monkeypatch.setattr(Scorer, "__call__", counted)
     monkeypatch.setattr(Step, "take", counting)
     monkeypatch.setattr(kinds.Pairs, "source", noted)
-    for kind in (kinds.Pairs, kinds.Scores):
+    for kind in (kinds.Pairs, kind_scores.Scores):
         monkeypatch.setattr(kind, "load_model", staticmethod(noting(kind.load_model)))
     for name in ("load_causal_model", "frozen_copy", "CachedReference"):
-        monkeypatch.setattr(references_module, name, None)  # to call it would be an error
+        monkeypatch.setattr(reference_models, name, None)  # to call it would be an error
     keys = {**tiny_keys, "gradient_accumulation_steps": 3, "lora_r": 0}
     result = penchant.train(method, output=tmp_path / "run", **keys)
     assert passes == [3, 3]  # 24 pairs, 4 a pass

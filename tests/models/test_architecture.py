@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from penchant.core.errors import ModelError
 from penchant.models.architecture import outside_text, text_backbone, train_text
-from penchant.models.load import load_causal_model, load_score_model
+from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.save import save_model
+from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.models.size import measure_model

@@ -17,15 +17,14 @@ from penchant.data.tokenise import Tokeniser
 from penchant.models.load import (
     adapter_vocabulary,
     end_token_ids,
-    is_score_model,
     load_causal_model,
-    load_score_model,
     load_tokenizer,
     require_mergeable,
     resolve,
-    weights_fingerprint,
 )
 from penchant.models.lora import add_lora
+from penchant.models.reference_cache import weights_fingerprint
+from penchant.models.score_model import is_score_model, load_score_model
 
 IDS = torch.tensor([[1, 5, 6, 7]])
 FP32 = torch.float32

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penchant.models import logprobs
-from penchant.models.logprobs import compare_heads, completion_logprobs
+from penchant.models import vocabulary as walk
+from penchant.models.comparison import compare_heads
+from penchant.models.logprobs import completion_logprobs
 from penchant.models.vocabulary import LogitTransform
 
 WIDTH = 1024  # the narrowest chunk
@@ -184,7 +185,7 @@ def test_exponentials_kept_for_backward_give_the_gradients_of_recomputed_ones(
         leaves = [hidden.requires_grad_(), weight.requires_grad_()]
         leaves += [bias.requires_grad_()] if with_bias else []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(logprobs, "KEPT_ELEMENTS", kept_elements)
+            patch.setattr(walk, "KEPT_ELEMENTS", kept_elements)
             values = completion_logprobs(
                 hidden,
                 weight,
@@ -202,7 +203,7 @@ def test_exponentials_kept_for_backward_give_the_gradients_of_recomputed_ones(
 
 @pytest.mark.parametrize("elements", [7 * 2500 - 1, 7 * 2500])
 def test_no_more_is_kept_for_backward_than_the_buffer_holds(elements, monkeypatch):
-    monkeypatch.setattr(logprobs, "KEPT_ELEMENTS", elements)
+    monkeypatch.setattr(walk, "KEPT_ELEMENTS", elements)
     hidden, weight, _, targets = made(7, 5, 2500)
     found = completion_logprobs(hidden, weight.requires_grad_(), targets)
     kept = found.grad_fn.kept

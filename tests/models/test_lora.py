@@ -9,9 +9,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from penchant.core.errors import ModelError
-from penchant.models import lora
+from penchant.models import lora, merging
 from penchant.models.linear import plain_layers
-from penchant.models.lora import FusedLoraLinear, add_lora, merge_adapter, require_numbers
+from penchant.models.lora import FusedLoraLinear, add_lora, require_numbers
+from penchant.models.merging import merge_adapter
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
 
@@ -198,7 +199,7 @@ def test_merging_a_change_of_one_tied_layer_leaves_the_other(target, make_model,
 
 
 def test_a_merge_that_says_something_else_is_refused(make_model, monkeypatch):
-    monkeypatch.setattr(lora, "untie", lambda model: None)
+    monkeypatch.setattr(merging, "untie", lambda model: None)
     model = ours(make_model("llama", tie_word_embeddings=True), target_modules="lm_head")
     with pytest.raises(ModelError, match="differ from the adapter's"):
         merge_adapter(model)
@@ -215,7 +216,7 @@ def test_a_merge_is_compared_on_the_records_of_the_run(make_model, monkeypatch):
         return merged
 
     token = IDS[0, 0].item()
-    spread = {number * 97 // lora.NUM_COMPARED for number in range(lora.NUM_COMPARED)}
+    spread = {number * 97 // merging.NUM_COMPARED for number in range(merging.NUM_COMPARED)}
     assert token not in spread
     monkeypatch.setattr(type(model.base_model), "merge_and_unload", wrong_for_one_token)
     with pytest.raises(ModelError, match="differ from the adapter's"):

@@ -16,9 +16,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from penchant.core.errors import ModelError
-from penchant.models.load import load_causal_model, load_score_model
-from penchant.models.lora import add_lora, merge_adapter
+from penchant.models.load import load_causal_model
+from penchant.models.lora import add_lora
 from penchant.models.memory import weight_bytes
+from penchant.models.merging import merge_adapter
 from penchant.models.quantised import (
     PACKAGES,
     Quantization,
@@ -26,6 +27,7 @@ from penchant.models.quantised import (
     require_packages,
     saved_method,
 )
+from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.models.size import layer_shapes, measure_model

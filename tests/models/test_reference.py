@@ -13,14 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from penchant.data.batch import Group
 from penchant.models.lora import add_lora
-from penchant.models.reference import (
-    AdapterReference,
-    CachedReference,
-    CopyReference,
-    KeptSums,
-    effective_weights,
-    frozen_copy,
-)
+from penchant.models.merging import effective_weights
+from penchant.models.reference import AdapterReference, CopyReference, KeptSums, frozen_copy
+from penchant.models.reference_cache import CachedReference
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 from penchant.objectives.pairs import tail_weights
 

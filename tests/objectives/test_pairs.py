@@ -14,12 +14,8 @@ from penchant.data.batch import Group, pack
 from penchant.data.source import DatasetSource
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
-from penchant.models.reference import (
-    AdapterReference,
-    CachedReference,
-    CopyReference,
-    KeptSums,
-)
+from penchant.models.reference import AdapterReference, CopyReference, KeptSums
+from penchant.models.reference_cache import CachedReference
 from penchant.objectives.base import Parts
 from penchant.objectives.pairs import PairObjective, pair_inputs, tail_weights
 

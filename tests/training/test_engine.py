@@ -16,9 +16,10 @@ from penchant.core.errors import TrainingError
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair
 from penchant.methods import METHODS, Method
-from penchant.models.load import load_causal_model, load_score_model
+from penchant.models.load import load_causal_model
 from penchant.models.reference import frozen_copy
 from penchant.models.reward_scorer import RewardScorer
+from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.objectives.base import Parts

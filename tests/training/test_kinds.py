@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from penchant.methods import METHODS
 from penchant.training.kind import kind_of
-from penchant.training.kinds import Labels, Pairs, Scores
+from penchant.training.kind_labels import Labels
+from penchant.training.kind_scores import Scores
+from penchant.training.kinds import Pairs
 from penchant.training.rollouts import Prompts
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import penchant
-from penchant.models.load import load_score_model, load_tokenizer
+from penchant.models.load import load_tokenizer
 from penchant.models.reward_scorer import RewardScorer
+from penchant.models.score_model import load_score_model
 
 
 def test_run_says_which_pad_token_gives_its_scores_elsewhere(

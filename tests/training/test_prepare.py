@@ -15,7 +15,7 @@ from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
 from penchant.models.lora import add_lora
 from penchant.models.reference import CopyReference, frozen_copy
-from penchant.training import kinds, references
+from penchant.training import kinds, reference_models
 from penchant.training.kind import kind_of
 
 
@@ -98,7 +98,7 @@ def test_run_whose_policy_is_not_its_reference_is_stopped_before_the_first_step(
     (file,) = (tmp_path / "kept" / "reference").glob("*.sqlite")
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE logprobs SET sum = sum - 1")
-    monkeypatch.setattr(references, "frozen_copy", moved_copy)
+    monkeypatch.setattr(reference_models, "frozen_copy", moved_copy)
     refusals = {"cache": cached, "copy": {"reference": "copy", "lora_r": 0}}
     for name, keys in refusals.items():
         with pytest.raises(ConfigError, match=rf"reference-differs-at-start: .*\({name}\)"):

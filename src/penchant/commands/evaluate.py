@@ -18,15 +18,10 @@ from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging, track
 from penchant.data.batch import Group
 from penchant.methods import METHODS
-from penchant.models.load import (
-    DTYPES,
-    end_token_ids,
-    is_score_model,
-    load_tokenizer,
-    resolve,
-)
+from penchant.models.load import DTYPES, end_token_ids, load_tokenizer, resolve
 from penchant.models.memory import is_quantised
 from penchant.models.reference import AdapterReference, CopyReference, Reference
+from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.objectives.base import Parts
@@ -38,7 +33,7 @@ from penchant.training.inputs import (
 )
 from penchant.training.kind import kind_of
 from penchant.training.kinds import quantization_of
-from penchant.training.references import require_same_vocabulary
+from penchant.training.reference_models import require_same_vocabulary
 
 logger = logging.getLogger("penchant")
 

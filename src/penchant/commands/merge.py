@@ -8,15 +8,9 @@ import torch
 
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
-from penchant.models.load import (
-    is_adapter,
-    is_score_model,
-    load_causal_model,
-    load_score_model,
-    load_tokenizer,
-    resolve,
-)
+from penchant.models.load import is_adapter, load_causal_model, load_tokenizer, resolve
 from penchant.models.save import save_model
+from penchant.models.score_model import is_score_model, load_score_model
 
 # What the merged model must say as the adapter does; any text will do.
 TEXT = "The merged model is held against its adapter on these words: 1, 2, 3."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from penchant.core.screen import track, track_bytes
-from penchant.data.cells import typed, unfilled
+from penchant.data.cells import typed
 from penchant.data.columns import renamed, written
 from penchant.data.files import data_suffix, open_file
 from penchant.data.lines import Item, Watch, numbered
@@ -33,12 +33,8 @@ if TYPE_CHECKING:
 
 # A dataset on the hub, where it has several configurations with the one that is meant.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(?::[\w.-]+)?")
-# How the library says that one of several configurations has to be named, or that there is no such.
-CONFIGURATIONS = re.compile(r"(?s)(?:available configs?|Available):\s*(\[[^\]]+\])")
-SPLITS = re.compile(r"Available splits:\s*(\[[^\]]+\])")
 NUM_NAMED = 3
 R = TypeVar("R")
-BATCH_ROWS = 1024
 
 
 class MissingDataError(DataError, FileNotFoundError):
@@ -188,7 +184,9 @@ class Sources:
         # A source can only be a dataset if its maker has imported the library, which is slow.
         if library := sys.modules.get("datasets"):
             if isinstance(source, library.DatasetDict):
-                source = _take_split(source, self.split, "the dataset")
+                from penchant.data.hub import take_split
+
+                source = take_split(source, self.split, "the dataset")
             if isinstance(source, library.Dataset):
                 yield _dataset_part("dataset", source)
                 return
@@ -201,7 +199,9 @@ class Sources:
         path = Path(source).expanduser()
         if path.is_dir():
             if _is_saved(path):
-                yield _dataset_part(path.name, _load_saved(path, self.split))
+                from penchant.data.hub import load_saved
+
+                yield _dataset_part(path.name, load_saved(path, self.split))
                 return
             from penchant.data.folders import folder_files
 
@@ -217,7 +217,10 @@ class Sources:
                 yield from self._path_parts(match)
         # Path("a/b") is a path by its type: only a string can be meant as a hub id.
         elif isinstance(source, str) and HUB_ID.fullmatch(source) and not data_suffix(path):
-            yield _dataset_part(source, _load_hub(source, path, self.split))
+            from penchant.data.hub import load_hub
+
+            dataset = load_hub(source, self.split, _no_such_file(path))
+            yield _dataset_part(source, dataset)
         else:
             raise MissingDataError(_no_such_file(path))
 
@@ -256,64 +259,12 @@ def _no_such_file(path: Path) -> str:
     return message
 
 
-# Datasets
-
-
 def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:
-    # As Arrow holds them: images and audio would be decoded for nothing.
-    table = dataset.with_format("arrow")
+    from penchant.data.hub import dataset_rows
 
-    def rows(_: Watch | None) -> Iterator[Item]:
-        parts = (part.to_pylist() for part in table.iter(BATCH_ROWS))
-        return numbered(name, (unfilled(row) for part in parts for row in part))
-
-    return Part(name, rows, total=len(dataset))
-
-
-def _no_split(name: str, split: str, splits: Iterable[object]) -> SplitError:
-    return SplitError(f"{name} has no split '{split}'", splits)
-
-
-def _take_split(dataset: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
-    if split not in dataset:
-        raise _no_split(name, split, dataset)
-    return dataset[split]
+    return Part(name, dataset_rows(name, dataset), total=len(dataset))
 
 
 def _is_saved(folder: Path) -> bool:
     """Whether `Dataset.save_to_disk` wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _load_saved(path: Path, split: str) -> datasets.Dataset:
-    import datasets
-
-    loaded = datasets.load_from_disk(str(path))
-    if isinstance(loaded, datasets.DatasetDict):
-        return _take_split(loaded, split, str(path))
-    return loaded
-
-
-def _load_hub(name: str, path: Path, split: str) -> datasets.Dataset:
-    import datasets
-
-    repository, _, configuration = name.partition(":")
-    chosen = (configuration,) if configuration else ()
-    try:
-        loaded: datasets.Dataset = datasets.load_dataset(repository, *chosen, split=split)
-    except Exception as error:
-        if has := CONFIGURATIONS.search(str(error)):
-            names = re.findall(r"'([^']+)'", has[1])
-            raise DataError(
-                f"{repository} has several configurations: {', '.join(names)}; name one of them "
-                f"after the id: {repository}:{names[0]}"
-            ) from error
-        if has := SPLITS.search(str(error)):
-            names = re.findall(r"'([^']+)'", has[1])
-            raise _no_split(repository, split, names) from error
-        # The library raises anything here: its own errors, those of HTTP clients, OSError.
-        raise DataError(
-            f"{_no_such_file(path)}\nand the hub could not serve '{name}' (split '{split}') "
-            f"either: {type(error).__name__}: {error}"
-        ) from error
-    return loaded

@@ -16,12 +16,8 @@ from penchant.data.read import read_rows
 from penchant.data.records import Data, Text, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import (
-    check_prompt,
-    read_messages,
-    read_text,
-    with_template_columns,
-)
+from penchant.data.rows.chats import read_messages
+from penchant.data.rows.messages import check_prompt, read_text, with_template_columns
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 if TYPE_CHECKING:

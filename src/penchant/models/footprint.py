@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from penchant.models.logprobs import KEPT_ELEMENTS
 from penchant.models.size import ModelSize
-from penchant.models.vocabulary import CHUNK_ELEMENTS
+from penchant.models.vocabulary import CHUNK_ELEMENTS, KEPT_ELEMENTS
 
 NUM_MOMENTS = 2  # of AdamW, each as large as what is trained
 OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries

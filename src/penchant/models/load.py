@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import re
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
@@ -19,10 +17,8 @@ from penchant.models.architecture import (
     causal_class,
     read_config,
     require_whole,
-    score_class,
     scoring_architecture,
 )
-from penchant.models.lora import merge_adapter, not_mergeable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,15 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-# Of a model's configuration: what does not change its log-probs.
-INCIDENTAL = {
-    "_name_or_path",
-    "architectures",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-}
 # The input embedding among an adapter's weights, by the names that families give it.
 OWN_EMBEDDING = re.compile(
     r"\.(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)"
@@ -136,15 +123,15 @@ def load_causal_model(
             quantised, or a package that is not installed.
     """
     if is_adapter(Path(name)):
-        if _adapter_settings(name).get("task_type") == "SEQ_CLS":
+        if adapter_settings(name).get("task_type") == "SEQ_CLS":
             raise ModelError(f"{name} is a reward model; give a causal language model")
         base = load_causal_model(
             adapter_base(name),
             dtype=dtype,
             trust_remote_code=trust_remote_code,
-            quantization=_require_kept(name, keep_adapter, quantization),
+            quantization=require_kept(name, keep_adapter, quantization),
         )
-        return _with_adapter(base, name, keep=keep_adapter)
+        return with_adapter(base, name, keep=keep_adapter)
     config = read_config(name, trust_remote_code)
     if architecture := scoring_architecture(config):
         raise ModelError(
@@ -152,60 +139,12 @@ def load_causal_model(
         )
     factory = causal_class(config, name, trust_remote_code)
     options = {} if quantization is None else quantization.arguments()
-    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
+    model, missing = from_pretrained(factory, name, dtype, trust_remote_code, **options)
     require_whole(model, missing, name)
     return model
 
 
-def load_score_model(
-    name: str,
-    *,
-    dtype: torch.dtype,
-    trust_remote_code: bool = False,
-    keep_adapter: bool = False,
-    quantization: Quantization | None = None,
-) -> PreTrainedModel | PeftModel:
-    """A model with a scalar head on the CPU: a reward model, or a language model with a new head.
-
-    A new head is random: seed torch before.
-
-    Args:
-        name, dtype, trust_remote_code, keep_adapter, quantization: as for `load_causal_model`.
-
-    Raises:
-        ModelError: nothing there, or a head with several labels.
-    """
-    if is_adapter(Path(name)):
-        if _adapter_settings(name).get("task_type") != "SEQ_CLS":
-            _require_kept(name, False, quantization)
-            return _with_new_head(
-                load_causal_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
-            )
-        base = load_score_model(
-            adapter_base(name),
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            quantization=_require_kept(name, keep_adapter, quantization),
-        )
-        return _with_adapter(base, name, keep=keep_adapter)
-    config = read_config(name, trust_remote_code)
-    factory = score_class(config, name, trust_remote_code)
-    options = {} if quantization is None else quantization.arguments()
-    if not scoring_architecture(config):
-        options["num_labels"] = 1
-        model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
-        require_whole(model, {key for key in missing if not key.startswith("score.")}, name)
-        return model
-    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
-        )
-    require_whole(model, missing, name)
-    return model
-
-
-def _require_kept(name: str, keep: bool, quantization: Any) -> Any:
+def require_kept(name: str, keep: bool, quantization: Any) -> Any:
     """The quantization of an adapter's base: it stands on codes, but is not merged into any."""
     if quantization is not None and not keep:
         raise ModelError(
@@ -214,7 +153,7 @@ def _require_kept(name: str, keep: bool, quantization: Any) -> Any:
     return quantization
 
 
-def _from_pretrained(
+def from_pretrained(
     factory: Any, name: str, dtype: torch.dtype, trust_remote_code: bool, **options: Any
 ) -> tuple[Any, set[str]]:
     """The model, and the names of its weights that the files lack."""
@@ -236,17 +175,11 @@ def _from_pretrained(
     return model.eval(), set(report["missing_keys"])
 
 
-def _with_new_head(model: Any) -> PreTrainedModel:
-    config = copy.deepcopy(model.config)
-    config.num_labels = 1
-    factory = score_class(config, config.name_or_path, trust_remote_code=False)
-    scored: Any = factory(config).to(model.dtype)
-    scored.base_model.load_state_dict(model.base_model.state_dict())
-    return scored.eval()
-
-
-def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
+def with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
+    """A base under the adapter of a folder, or with it merged into its weights."""
     from peft import PeftModel
+
+    from penchant.models.merging import merge_adapter
 
     rows = adapter_vocabulary(name)
     if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
@@ -259,7 +192,8 @@ def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | Peft
     return model if keep else merge_adapter(model)
 
 
-def _adapter_settings(name: str) -> dict[str, Any]:
+def adapter_settings(name: str) -> dict[str, Any]:
+    """What PEFT wrote beside the weights of an adapter."""
     return json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
 
 
@@ -269,7 +203,7 @@ def adapter_base(name: str) -> str:
     Raises:
         ModelError: the adapter names none, or none that is here.
     """
-    base = _adapter_settings(name).get("base_model_name_or_path")
+    base = adapter_settings(name).get("base_model_name_or_path")
     if not base:
         raise ModelError(
             f"the adapter in {name} does not say which model it stands on; name it as "
@@ -310,7 +244,9 @@ def require_mergeable(name: str) -> None:
     """
     from peft import PEFT_TYPE_TO_TUNER_MAPPING
 
-    kind = str(_adapter_settings(name).get("peft_type"))
+    from penchant.models.merging import not_mergeable
+
+    kind = str(adapter_settings(name).get("peft_type"))
     if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):  # type: ignore[call-overload]
         raise not_mergeable(kind)
 
@@ -323,34 +259,6 @@ def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:
     if ids is None:
         return []
     return [ids] if isinstance(ids, int) else list(ids)
-
-
-def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Hex digest of the architecture and of every parameter's name, dtype and values.
-
-    A fresh adapter changes nothing.
-    """
-    settings = {k: v for k, v in model.config.to_dict().items() if k not in INCIDENTAL}
-    digest = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
-    base = {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in model.state_dict().items()
-        if ".lora_" not in name
-    }
-    for name, parameter in sorted(base.items()):
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        flat = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
-    return digest.hexdigest()
-
-
-def is_score_model(name: str) -> bool:
-    """Whether a resolved name is a folder with a reward model or its adapter."""
-    if is_adapter(Path(name)):
-        return _adapter_settings(name).get("task_type") == "SEQ_CLS"
-    if not (Path(name) / "config.json").exists():
-        return False
-    return scoring_architecture(read_config(name, trust_remote_code=False)) is not None
 
 
 def is_adapter(folder: Path) -> bool:

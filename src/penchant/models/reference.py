@@ -1,27 +1,21 @@
-"""Log-probabilities under the reference: a switched-off adapter, a frozen copy, or a disk cache."""
+"""Log-probabilities under the reference: a switched-off adapter or a frozen copy."""
 
 from __future__ import annotations
 
 import copy
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import xxhash
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
-from penchant.core.errors import ModelError
 from penchant.data.batch import Group, TokenBatch, Turns
-from penchant.models.load import weights_fingerprint
 from penchant.models.scoring import Scorer, segment_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 # Part of every cache key: raise it when the layout or the arithmetic changes what is stored.
 LAYOUT_VERSION = 2
@@ -100,6 +94,8 @@ class CopyReference:
         The soft update of TR-DPO (Gorbatovski et al. 2024, https://arxiv.org/abs/2404.09656);
         an adapter's part is added to the weights it stands on.
         """
+        from penchant.models.merging import effective_weights
+
         own = dict(self._scorer.causal_model.named_parameters())
         for name, weight in effective_weights(policy):
             own[name].lerp_(weight.to(own[name]), alpha)
@@ -107,65 +103,6 @@ class CopyReference:
     def weights(self) -> dict[str, Tensor]:
         """By parameter name, for a checkpoint."""
         return dict(self._scorer.causal_model.named_parameters())
-
-
-class CachedReference:
-    """Log-probs computed once and kept on disk: no reference model in memory while training.
-
-    One SQLite file a reference: its transactions survive a kill, and several runs can share it.
-    The file is named by the reference's weights and precision; a row's key covers the layout's
-    version, the token ids and the loss mask: where the completion begins, and which of its tokens
-    count where it has several turns.
-
-    Args:
-        folder: of the cache.
-        model: the reference.
-        precision: what else the log-probs depend on.
-        live: the same reference in memory, where it costs nothing to keep: exact comparisons
-            need it.
-    """
-
-    kind = "cache"
-
-    def __init__(
-        self, folder: Path, model: PreTrainedModel, precision: str, live: Reference | None = None
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._live = live
-        self.path = folder / f"{weights_fingerprint(model)}-{precision}.sqlite"
-        self._values: dict[bytes, float] = {}
-
-    def fill(
-        self, groups: Sequence[Group], scorer: Scorer, *, batch_size: int, progress: Progress
-    ) -> int:
-        """Look up every completion and score the missing ones; returns how many were missing."""
-        with closing(sqlite3.connect(self.path, timeout=60)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, sum REAL)")
-            self._values.update(database.execute("SELECT key, sum FROM logprobs"))
-            missing = [g for g in groups if any(k not in self._values for k in _keys(g))]
-            starts = range(0, len(missing), batch_size)
-            for start in progress(starts, "reference log-probs"):
-                part = missing[start : start + batch_size]
-                with torch.no_grad():
-                    batch = scorer.batch(part)
-                    sums = segment_sums(batch, scorer(batch)).tolist()
-                keys = [key for group in part for key in _keys(group)]
-                rows = list(zip(keys, sums, strict=True))
-                with database:  # one transaction
-                    database.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
-                self._values.update(rows)
-        return sum(len(group.completions) for group in missing)
-
-    def active(self) -> AbstractContextManager[Scorer | None]:
-        return nullcontext() if self._live is None else self._live.active()
-
-    def sums(
-        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
-    ) -> Tensor:
-        assert weights is None, "the configuration refuses a cache of weighted sums"
-        values = [self._values[key] for group in groups for key in _keys(group)]
-        return torch.tensor(values, device=batch.input_ids.device)
 
 
 class KeptSums:
@@ -193,7 +130,9 @@ class KeptSums:
         self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
     ) -> Tensor:
         # Weights depend on the other completion of a pair: then the pair is looked up.
-        keys = [key for group in groups for key in _keys(group, together=weights is not None)]
+        keys = [
+            key for group in groups for key in completion_keys(group, together=weights is not None)
+        ]
         missing = [key not in self._rows for key in keys]
         if weights is not None and any(missing):
             missing = [True] * len(keys)
@@ -239,7 +178,7 @@ class KeptSums:
         return self._sums[0]
 
 
-def _keys(group: Group, *, together: bool = False) -> list[bytes]:
+def completion_keys(group: Group, *, together: bool = False) -> list[bytes]:
     """Of each completion after its prompt, or where they are scored together after all others."""
     prompt = xxhash.xxh3_128(f"layout {LAYOUT_VERSION} prompt {list(group.prompt)}".encode())
     if together:
@@ -268,25 +207,3 @@ def frozen_copy(policy: Scorer) -> CopyReference:
     twin = Scorer(model, policy.pad_token_id)
     twin.use(policy.plan)
     return CopyReference(twin)
-
-
-def effective_weights(policy: Scorer) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the model that the policy is, adapters added in, by its own name."""
-    model = policy.causal_model
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if model.config.get_text_config().tie_word_embeddings and (
-        isinstance(head, LoraLayer) or isinstance(embedding, LoraLayer)
-    ):
-        raise ModelError(
-            "the head and the embedding share their weights, and the adapter changes one of the "
-            "two: leave lm_head and embed_tokens out of lora_target_modules"
-        )
-    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        owner = layers.get(name.removesuffix(".base_layer.weight"))
-        weight = parameter.detach()
-        if owner is not None and name.endswith(".base_layer.weight"):
-            weight = weight + sum(owner.get_delta_weight(one) for one in owner.active_adapters)
-        yield name.replace(".base_layer.", "."), weight

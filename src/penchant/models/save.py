@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from penchant.models.lora import merge_adapter
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +45,8 @@ def save_model(
 
 
 def _merged(model: Any, records: Sequence[Sequence[int]]) -> Any:
+    from penchant.models.merging import merge_adapter
+
     if getattr(model.get_base_model(), "quantization_method", None) is not None:
         # Their errors are far above what bf16 rounds away.
         return merge_adapter(model, records, torch.bfloat16)

@@ -69,7 +69,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         ModelError: no configuration, or not one of a language model.
     """
     from penchant.models.architecture import text_backbone
-    from penchant.models.load import is_score_model
+    from penchant.models.score_model import is_score_model
 
     model = empty_model(name, trust_remote_code=trust_remote_code)
     config = model.config

@@ -25,6 +25,8 @@ or its entropy."""
 # Elements of one chunk of logits. On a CPU 4 MiB in fp32: smaller is no faster, larger only larger.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 ROWS_AT_ONCE = 1024
+# What a trainable head may keep of its exponentials for backward, however long the batch is.
+KEPT_ELEMENTS = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,19 +277,3 @@ class _HeadProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             d_weight = product(grad.t(), hidden.to(dtype), accumulate).to(weight.dtype)  # [V, H]
         return d_hidden, d_weight
-
-
-def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total = a @ b`, without a temporary where the dtypes allow it."""
-    if total.dtype == a.dtype:
-        torch.mm(a, b, out=total)
-    else:
-        total.copy_(product(a, b, total.dtype))
-
-
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, without a temporary where the dtypes allow it."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += product(a, b, total.dtype)

@@ -10,7 +10,6 @@ import torch
 
 from penchant.core.evaluation import Evaluation
 from penchant.methods import LossOutput, Method
-from penchant.models.logprobs import compare_heads
 from penchant.models.reference import Progress, Reference, weighted_sums
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ def score_both(
             their_head, their_transform = other.head_inputs(batch), other.transform
     if not exact:
         return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
+    from penchant.models.comparison import compare_heads
+
     both = compare_heads(
         scorer.head_inputs(batch),
         their_head,

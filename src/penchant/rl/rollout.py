@@ -13,7 +13,7 @@ from penchant.core.machine import release_memory
 from penchant.core.screen import track
 from penchant.data.batch import Group, share_prompts
 from penchant.methods.experience import Advantages, Experience
-from penchant.models.logprobs import compare_heads
+from penchant.models.comparison import compare_heads
 from penchant.rl.rewards.samples import Sample, make_sample
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from penchant.models.load import (
 )
 from penchant.models.size import require_decoder, saved_generation, saved_settings
 from penchant.training.kind import kind_of
-from penchant.training.references import require_same_vocabulary
 from penchant.training.setup import Inputs, Record, RunData
 
 if TYPE_CHECKING:
@@ -190,6 +189,8 @@ def _require_embedded(
 
 
 def _require_reference(config: RunConfig, settings: Any) -> None:
+    from penchant.training.reference_models import require_same_vocabulary
+
     name = resolve(str(config.reference_model), config.cache_dir)
     other = saved_settings(name, trust_remote_code=config.trust_remote_code)
     require_same_vocabulary(settings, other)

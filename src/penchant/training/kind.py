@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from penchant.objectives.base import Objective, Parts
-from penchant.training.kinds import Labels, Pairs, Scores
+from penchant.training.kinds import Pairs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,8 +23,14 @@ def kind_of(method: Method) -> Pairs:
 
         return Prompts()
     if method.model == "score":
+        from penchant.training.kind_scores import Scores
+
         return Scores()
-    return Labels() if method.data == "labels" else Pairs()
+    if method.data == "labels":
+        from penchant.training.kind_labels import Labels
+
+        return Labels()
+    return Pairs()
 
 
 def make_objective(

@@ -1,7 +1,7 @@
-"""What a run does by the kind of data that its method learns from: pairs, labels or scores.
+"""What a run does by the kind of data that its method learns from: here pairs, which others vary.
 
-Prompts, whose answers are sampled, are the fourth kind: `rollouts.Prompts`, imported by
-methods that sample alone.
+Labels (`kind_labels.py`), scores (`kind_scores.py`) and prompts, whose answers are sampled
+(`rollouts.py`), are imported where a method learns from them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
-from penchant.core.strict_json import to_json
-from penchant.data.batch import share_prompts
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
 from penchant.data.source import DatasetSource
-from penchant.models.architecture import causal_class, score_class, train_text
-from penchant.models.load import DTYPES, is_adapter, load_causal_model, load_score_model
+from penchant.models.architecture import causal_class, train_text
+from penchant.models.load import DTYPES, is_adapter, load_causal_model
 from penchant.models.lora import add_lora, require_numbers
 from penchant.models.memory import is_quantised
 from penchant.models.scoring import Scorer
@@ -206,91 +203,6 @@ class Pairs:
         self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
     ) -> None:
         """Save in the model's folder what else its later use needs."""
-
-
-class Labels(Pairs):
-    """Single completions, each found good or bad."""
-
-    def read(self, config: RunConfig, data: Any) -> Any:
-        return read_labels(data, strict=config.strict, unpair=config.unpair)
-
-    def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
-        return tokeniser.labels(records)
-
-    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
-        """Refuse what no mismatched completion can be found for.
-
-        Raises:
-            ConfigError: steps of one record, or one prompt in all records.
-        """
-        if not config.spec.needs(config.options).mismatches:
-            return
-        if config.per_device_train_batch_size * config.gradient_accumulation_steps == 1:
-            raise ConfigError(
-                f"{config.method} estimates its KL term from the other completions of a step, and "
-                "a step of one has none: the term would equal the reward it is compared with; "
-                "raise per_device_train_batch_size or gradient_accumulation_steps"
-            )
-        if all(example.prompt == examples[0].prompt for example in examples):
-            raise ConfigError(
-                f"{config.method} estimates its KL term from completions of other prompts, but "
-                "all records have the same prompt; add records with other prompts"
-            )
-
-    def laid_out(self, examples: Sequence[Any]) -> list[Group]:
-        return share_prompts([(e.prompt, e.completion) for e in examples])[0]
-
-    def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:
-        from penchant.objectives.labels import blocks_of
-
-        return blocks_of(examples) if config.shuffle else None
-
-    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
-        from penchant.objectives.labels import LabelObjective
-
-        return LabelObjective(parts, () if setup is None else setup.train_set)
-
-
-class Scores(Pairs):
-    """Two completions of one prompt, under a reward model."""
-
-    load_model = staticmethod(load_score_model)
-    find_class = staticmethod(score_class)
-    task_type = "SEQ_CLS"
-    generates = False
-
-    def scorer(
-        self, config: RunConfig, model: Any, pad_token_id: int, critic: Any = None
-    ) -> Scorer:
-        from penchant.models.reward_scorer import RewardScorer
-
-        model.config.pad_token_id = pad_token_id  # transformers finds the last token by it
-        return RewardScorer(model, pad_token_id)
-
-    def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
-        from penchant.objectives.scores import ScoreObjective
-
-        return ScoreObjective(parts)
-
-    def save_beside(
-        self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
-    ) -> None:
-        """Save the statistics of its scores, by which a reward model is normalised."""
-        from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
-
-        assert isinstance(objective, ScoreObjective)
-        statistics = score_statistics(objective, setup.train_set, config)
-        write_atomically(folder / STATISTICS, to_json(statistics, indent=2))
-        pad = setup.scorer.pad_token_id
-        saved = getattr(setup.settings.get_text_config(), "pad_token_id", None)
-        if pad != saved and config.lora_r and not is_adapter(Path(setup.base)):
-            logger.warning(
-                "the base has pad_token_id %s, and an adapter carries no other: set "
-                "model.config.pad_token_id = %d once the adapter is loaded elsewhere, or its "
-                "scores are read at another token; merge: true also saves a model that has it",
-                saved,
-                pad,
-            )
 
 
 def quantization_of(config: RunConfig, precision: str, device: torch.device | None) -> Any:

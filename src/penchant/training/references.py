@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.errors import ModelError
 from penchant.core.findings import Finding
-from penchant.core.machine import default_cache_dir
-from penchant.core.screen import gibibytes, track
-from penchant.models.load import DTYPES, load_causal_model, resolve
-from penchant.models.memory import is_quantised, weight_bytes
+from penchant.core.screen import gibibytes
+from penchant.models.memory import weight_bytes
 from penchant.models.reference import (
     AdapterReference,
-    CachedReference,
-    CopyReference,
     KeptSums,
     Reference,
-    frozen_copy,
 )
 from penchant.models.scoring import Scorer, segment_sums
-from penchant.models.selfcheck import plan_scoring, tolerance
+from penchant.models.selfcheck import tolerance
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -98,86 +91,18 @@ class ReferenceMaker:
             return None
         if kind == "adapter":
             return AdapterReference(self.policy)
-        if kind.startswith("copy-"):
-            name = self.config.reference_model or self.base
-            return self._loaded(name, groups, bits=int(kind[5]), kind=kind)
-        other = self.config.reference_model
-        if kind == "copy":
-            return self._loaded(other, groups) if other else self._copied()
-        return self._cached(groups)
+        from penchant.training.reference_models import ReferenceModels
 
-    def _copied(self) -> CopyReference:
-        reference = frozen_copy(self.policy)
-        with reference.active() as scorer:
-            self._hold(scorer.causal_model)
-        return reference
-
-    def _hold(self, model: Any) -> None:
-        # What follows the policy moves by less than half precision tells apart.
-        if not self.config.sync_ref_model:
-            from penchant.models.frozen import hold_frozen
-
-            hold_frozen(model, self.config.frozen_dtype, self.precision)
-
-    def _cached(self, groups: Sequence[Group]) -> CachedReference:
-        held: Reference | None = None
-        if self.config.reference_model:
-            held = self._loaded(self.config.reference_model, groups)
-        elif self.config.lora_r:
-            held = AdapterReference(self.policy)
-        folder = (self.config.cache_dir or default_cache_dir()) / "reference"
-        with nullcontext(self.policy) if held is None else held.active() as scorer:
-            assert scorer is not None
-            label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
-            live = held if self.keep or isinstance(held, AdapterReference) else None
-            if self.keep and held is None:  # the policy itself is the reference as yet
-                live = self._copied()
-            reference = CachedReference(folder, scorer.causal_model, label, live)
-            first = self.accelerator.main_process_first
-            with scorer.evaluating(), first(), self.accelerator.autocast():
-                missing = reference.fill(
-                    groups,
-                    scorer,
-                    batch_size=self.config.per_device_eval_batch_size,
-                    progress=track,
-                )
-        logger.info("reference cache %s: %d completions scored now", reference.path, missing)
-        return reference
-
-    def _loaded(
-        self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
-    ) -> CopyReference:
-        model: Any = self.loaded or load_causal_model(
-            resolve(name, self.config.cache_dir),
-            dtype=self.policy.causal_model.dtype,
-            trust_remote_code=self.config.trust_remote_code,
-            quantization=self._quantization(bits),
+        config, other = self.config, self.config.reference_model
+        models = ReferenceModels(
+            config, self.policy, self.accelerator, self.precision, loaded=self.loaded
         )
-        require_same_vocabulary(self.policy.causal_model.config, model.config)
-        if is_quantised(model):  # its weights are where they belong and stay there
-            from penchant.models.quantised import compute_in
-
-            compute_in(model, DTYPES[self.precision])
-        else:
-            if self.loaded is None:  # a caller's own model is left as it was given
-                self._hold(model)
-            model.to(self.accelerator.device)
-        scorer = Scorer(model, self.policy.pad_token_id)
-        with self.accelerator.autocast():
-            plan_scoring(
-                scorer,
-                groups[:2],
-                attention=self.config.attention,
-                max_length=self.config.max_length,
-            )
-        return CopyReference(scorer, kind)
-
-    def _quantization(self, bits: int | None) -> Any:
-        if bits is None:
-            return None
-        from penchant.models.quantised import Quantization
-
-        return Quantization(bits, DTYPES[self.precision], self.accelerator.device)
+        if kind == "cache":
+            return models.cached(groups, keep=self.keep)
+        if kind == "copy" and not other:
+            return models.copied()
+        bits = None if kind == "copy" else int(kind.removeprefix("copy-")[0])
+        return models.load(other or self.base, groups, bits=bits, kind=kind)
 
 
 def keep_sums(
@@ -267,21 +192,3 @@ def find_difference(
         "empty folder, or reference to copy",
         {"difference": difference, "limit": limit, "reference": reference.kind},
     )
-
-
-def require_same_vocabulary(policy: Any, reference: Any) -> None:
-    """Refuse a reference whose tokens are not the policy's.
-
-    Args:
-        policy, reference: the configurations of the two models.
-
-    Raises:
-        ModelError: the vocabularies have different sizes.
-    """
-    ours = policy.get_text_config().vocab_size
-    theirs = reference.get_text_config().vocab_size
-    if ours != theirs:
-        raise ModelError(
-            f"the reference has a vocabulary of {theirs} tokens, the model {ours}; they must share "
-            "a tokenizer"
-        )

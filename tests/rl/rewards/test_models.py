@@ -43,7 +43,7 @@ def samples(tokenizer):
 @pytest.fixture(scope="module")
 def make_reward_dir(tiny_model_dir, tokenizer, tmp_path_factory):
     """Return a function that saves a random reward model, whole or as an adapter."""
-    from penchant.models.load import load_score_model
+    from penchant.models.score_model import load_score_model
 
     def make(seed, *, adapter=False, statistics=None, **lora):
         folder = tmp_path_factory.mktemp("reward") / f"judge-{seed}"

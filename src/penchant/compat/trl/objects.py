@@ -120,8 +120,9 @@ def load_named(
     """
     import torch
 
-    from penchant.models.load import load_causal_model, load_score_model
+    from penchant.models.load import load_causal_model
     from penchant.models.quantised import Quantization, require_packages, saved_method
+    from penchant.models.score_model import load_score_model
 
     if settings is not None:
         method = saved_method(SimpleNamespace(quantization_config=settings))

@@ -9,7 +9,8 @@ from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answ
 from penchant.data.converting.project_rows import label_texts
 from penchant.data.records import Message
 from penchant.data.rows import labels
-from penchant.data.rows.messages import plain, read_messages
+from penchant.data.rows.chats import read_messages
+from penchant.data.rows.messages import plain
 from penchant.data.rows.row import Row, RowError, is_given, kind
 
 # Where a message lists the answers that it replaced.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penchant.data.rows.messages import read_messages
+from penchant.data.rows.chats import read_messages
 from penchant.data.rows.row import Row, RowError, first_role, is_given, shown
 
 NewRow = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from penchant.data import names
 from penchant.data.converting.exchange import Exchange, NewRow, has, pick, unpacked, user
-from penchant.data.rows.messages import read_messages, read_transcript
-from penchant.data.rows.pairs import lists_texts, split_prompt
+from penchant.data.rows.chats import read_messages, read_transcript, split_prompt
+from penchant.data.rows.pairs import lists_texts
 from penchant.data.rows.row import Row, RowError, is_given, shown
 
 Read = Callable[[Row], NewRow]

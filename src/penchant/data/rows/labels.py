@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 from penchant.data.records import Label, Messages, Pair, Text
 from penchant.data.rows import pairs as formats
+from penchant.data.rows.chats import read_messages, read_parts
 from penchant.data.rows.messages import (
     check_completion,
     check_prompt,
-    read_messages,
-    read_parts,
+    read_text,
     with_template_columns,
 )
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
@@ -120,6 +120,8 @@ def _texts(row: Row, layout: Layout, field: str) -> tuple[Text, ...]:
     """Read prompt and completion; `field` holds the completion."""
     if layout is WHOLE_CHAT:
         return split_last_turn(read_messages(row[field], field))
+    if layout is TEXT:
+        return tuple(read_text(row[name], name) for name in ("prompt", field))
     return read_parts(row["prompt"], {field: row[field]}, split_last_turn)
 
 

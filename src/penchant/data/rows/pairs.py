@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penchant.data.records import Messages, Pair, Text
+from penchant.data.records import Pair, Text
 from penchant.data.rows.margins import read_agreement, read_margin, read_side
 from penchant.data.rows.messages import (
     ANSWERING,
@@ -16,9 +16,7 @@ from penchant.data.rows.messages import (
     check_completion,
     check_prompt,
     plain,
-    read_messages,
-    read_parts,
-    read_transcript,
+    read_text,
     with_template_columns,
 )
 from penchant.data.rows.row import Layout, Row, RowError, first_role, fit, is_given, kind, shown
@@ -100,37 +98,6 @@ def prompt_of(row: Row, layout: Layout) -> Text:
     )
 
 
-def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
-    """Split two whole chats into their shared prompt and what follows it.
-
-    Args:
-        chosen: the preferred chat.
-        rejected: the other chat.
-
-    Returns:
-        The longest shared prefix that leaves each chat its last message, and both remainders.
-
-    Raises:
-        RowError: when the chats are equal or share nothing, or one has nothing after the prompt.
-    """
-    if chosen == rejected:
-        raise RowError("chosen equals rejected", f"both are {shown(list(chosen))}")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    if not shared and chosen[0] == rejected[0]:
-        raise RowError(
-            "empty completion", f"a chat ends with its first message, {shown(chosen[0])}"
-        )
-    if not shared:
-        raise RowError(
-            "no shared prompt",
-            f"chosen starts with {shown(chosen[0]['content'])}, rejected with "
-            f"{shown(rejected[0]['content'])}; both must start with the messages of one prompt",
-        )
-    return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
 def _text_or_chat(
     row: Row, completions: tuple[str, str], text: Layout, chat: Layout
 ) -> Layout | None:
@@ -192,6 +159,10 @@ def _label(row: Row) -> str:
 
 def _texts(row: Row, layout: Layout, fields: tuple[str, str]) -> tuple[Text, ...]:
     """Read prompt, chosen and rejected; `fields` names the completions, chosen first."""
+    if layout in (TEXT, LABELLED_TEXT):
+        return tuple(read_text(row[field], field) for field in ("prompt", *fields))
+    from penchant.data.rows.chats import read_messages, read_parts, read_transcript, split_prompt
+
     if layout in (WHOLE_CHAT, TRANSCRIPT):
         read = read_messages if layout is WHOLE_CHAT else read_transcript
         chosen, rejected = (read(row[field], field) for field in fields)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
-from penchant.models.reference import effective_weights
+from penchant.models.merging import effective_weights
 from penchant.rl.sampling.sampler import Completion, Sampling
 
 if TYPE_CHECKING:

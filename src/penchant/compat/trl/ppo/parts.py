@@ -18,7 +18,7 @@ from penchant.models.policy import PolicyScorer
 from penchant.models.reference import AdapterReference, CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.training.references import require_same_vocabulary
+from penchant.training.reference_models import require_same_vocabulary
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

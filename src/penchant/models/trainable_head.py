@@ -1,0 +1,122 @@
+"""Log-probabilities under a head that is trained too: the vocabulary is walked again in backward.
+
+Backward computes the logits again, except for those that a buffer of fixed size could keep. Shapes
+are named as in `vocabulary.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.models import vocabulary
+from penchant.models.vocabulary import Also, Head, product, row_blocks, walk_vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TrainableHead(torch.autograd.Function):
+    """Keep the log-sum-exp in forward, and walk the vocabulary again in backward.
+
+    The weights and the bias stand beside the head that holds them, because autograd gives
+    gradients to arguments only.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        targets: Tensor,
+        also: Also,
+    ) -> tuple[Tensor, Tensor]:
+        # The derivative of a soft cap needs the logits, which the exponentials have overwritten.
+        keeps = (
+            head.transform.softcap is None and len(hidden) * len(weight) <= vocabulary.KEPT_ELEMENTS
+        )
+        ctx.kept = [] if keeps else None
+        walked = walk_vocabulary(head, hidden, targets, also=also, kept=ctx.kept)
+        ctx.head = head
+        ctx.save_for_backward(hidden, targets, walked.logsumexp)
+        ctx.mark_non_differentiable(walked.second)
+        return walked.logprobs, walked.second
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, targets, logsumexp = ctx.saved_tensors  # [N, H], [N], [N]
+        head, kept = ctx.head, None if ctx.kept is None else iter(ctx.kept)
+        grad = grad.to(head.accumulate)  # [N]
+        d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)  # [N, H]
+        d_weight = torch.empty_like(head.weight, dtype=head.accumulate)  # [V, H]
+        d_bias = None if head.bias is None else d_weight.new_zeros(len(head.weight))  # [V]
+        for rows in row_blocks(len(hidden)):
+            inputs = hidden[rows].to(head.dtype)  # [R, H]
+            for first, chunk in head.chunks():  # chunk: [C, H]
+                saved = None if kept is None else next(kept)
+                d_logits = _d_logits(
+                    head, inputs, targets[rows], logsumexp[rows], grad[rows], first, chunk, saved
+                )  # [R, C]
+                tokens = slice(first, first + len(chunk))
+                if d_bias is not None:
+                    d_bias[tokens] += d_logits.sum(0)  # [C]
+                d_logits = d_logits.to(head.dtype)
+                d_hidden[rows] += product(d_logits, chunk, head.accumulate)  # [R, H]
+                # The first rows write, so that nothing has to be zeroed before.
+                combine = set_product if rows.start == 0 else add_product
+                combine(d_weight[tokens], d_logits.t(), inputs)  # [C, H]
+        d_bias = None if d_bias is None else d_bias.to(head.weight.dtype)
+        return d_hidden.to(hidden.dtype), d_weight.to(head.weight.dtype), d_bias, None, None, None
+
+
+def _d_logits(
+    head: Head,
+    inputs: Tensor,
+    targets: Tensor,
+    logsumexp: Tensor,
+    grad: Tensor,
+    first: int,
+    chunk: Tensor,
+    saved: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """`[R, C]`: the gradient of one chunk's logits, grad * slope * (onehot(target) - softmax).
+
+    `saved` are the exponentials `[R, C]` and their maximum `[R]`, where forward kept them.
+    """
+    if saved is None:
+        logits = head.logits(inputs, first, chunk)  # [R, C]
+        slope = head.transform.derivative(logits)
+        probabilities = logits.sub_(logsumexp.unsqueeze(1)).exp_()  # [R, C]
+        d_logits = probabilities.mul_(-grad.unsqueeze(1))
+    else:
+        exponentials, maximum = saved
+        slope = head.transform.scale / head.transform.temperature
+        # One factor per row turns exponentials into probabilities and brings in the gradient;
+        # out of place, so that backward can run twice over what was kept.
+        factor = (maximum - logsumexp).exp() * -grad  # [R]
+        d_logits = exponentials * factor.unsqueeze(1)  # [R, C]
+    local = targets - first  # [R]
+    here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)  # rows of these targets
+    d_logits[here, local[here]] += grad[here]
+    if isinstance(slope, torch.Tensor) or slope != 1.0:
+        d_logits *= slope
+    return d_logits
+
+
+def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total = a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        torch.mm(a, b, out=total)
+    else:
+        total.copy_(product(a, b, total.dtype))
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """`total += a @ b`, without a temporary where the dtypes allow it."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += product(a, b, total.dtype)

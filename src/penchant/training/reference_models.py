@@ -1,0 +1,155 @@
+"""References that are models of their own: a copy of the policy, another one, or a cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penchant.core.errors import ModelError
+from penchant.core.machine import default_cache_dir
+from penchant.core.screen import track
+from penchant.models.load import DTYPES, load_causal_model, resolve
+from penchant.models.memory import is_quantised
+from penchant.models.reference import AdapterReference, CopyReference, Reference, frozen_copy
+from penchant.models.reference_cache import CachedReference
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.data.batch import Group
+
+logger = logging.getLogger("penchant")
+
+
+@dataclass(frozen=True)
+class ReferenceModels:
+    """Makes the references that need a model, or have needed one.
+
+    Attributes:
+        config: the run's.
+        policy: planned, on its device, as it was loaded.
+        accelerator: for its autocast and its processes.
+        precision: of the arithmetic.
+        loaded: a model in memory, in place of what is named.
+    """
+
+    config: RunConfig
+    policy: Scorer
+    accelerator: Accelerator
+    precision: str
+    loaded: Any = None
+
+    def copied(self) -> CopyReference:
+        """The policy as it is now, frozen."""
+        reference = frozen_copy(self.policy)
+        with reference.active() as scorer:
+            self._hold(scorer.causal_model)
+        return reference
+
+    def _hold(self, model: Any) -> None:
+        # What follows the policy moves by less than half precision tells apart.
+        if not self.config.sync_ref_model:
+            from penchant.models.frozen import hold_frozen
+
+            hold_frozen(model, self.config.frozen_dtype, self.precision)
+
+    def cached(self, groups: Sequence[Group], *, keep: bool) -> CachedReference:
+        """Log-probs of all groups on disk, those that are missing scored now.
+
+        Args:
+            groups: everything that will be scored.
+            keep: whether the reference stays in memory.
+        """
+        held: Reference | None = None
+        if self.config.reference_model:
+            held = self.load(self.config.reference_model, groups)
+        elif self.config.lora_r:
+            held = AdapterReference(self.policy)
+        folder = (self.config.cache_dir or default_cache_dir()) / "reference"
+        with nullcontext(self.policy) if held is None else held.active() as scorer:
+            assert scorer is not None
+            label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
+            live = held if keep or isinstance(held, AdapterReference) else None
+            if keep and held is None:  # the policy itself is the reference as yet
+                live = self.copied()
+            reference = CachedReference(folder, scorer.causal_model, label, live)
+            first = self.accelerator.main_process_first
+            with scorer.evaluating(), first(), self.accelerator.autocast():
+                missing = reference.fill(
+                    groups,
+                    scorer,
+                    batch_size=self.config.per_device_eval_batch_size,
+                    progress=track,
+                )
+        logger.info("reference cache %s: %d completions scored now", reference.path, missing)
+        return reference
+
+    def load(
+        self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
+    ) -> CopyReference:
+        """A model in memory beside the policy, frozen.
+
+        Args:
+            name: what is loaded, unless a model is given.
+            groups: whose first records plan its passes.
+            bits: of its quantised weights; None: as they are.
+            kind: what the reference is called.
+
+        Raises:
+            ModelError: nothing there, or another vocabulary.
+        """
+        model: Any = self.loaded or load_causal_model(
+            resolve(name, self.config.cache_dir),
+            dtype=self.policy.causal_model.dtype,
+            trust_remote_code=self.config.trust_remote_code,
+            quantization=self._quantization(bits),
+        )
+        require_same_vocabulary(self.policy.causal_model.config, model.config)
+        if is_quantised(model):  # its weights are where they belong and stay there
+            from penchant.models.quantised import compute_in
+
+            compute_in(model, DTYPES[self.precision])
+        else:
+            if self.loaded is None:  # a caller's own model is left as it was given
+                self._hold(model)
+            model.to(self.accelerator.device)
+        scorer = Scorer(model, self.policy.pad_token_id)
+        with self.accelerator.autocast():
+            plan_scoring(
+                scorer,
+                groups[:2],
+                attention=self.config.attention,
+                max_length=self.config.max_length,
+            )
+        return CopyReference(scorer, kind)
+
+    def _quantization(self, bits: int | None) -> Any:
+        if bits is None:
+            return None
+        from penchant.models.quantised import Quantization
+
+        return Quantization(bits, DTYPES[self.precision], self.accelerator.device)
+
+
+def require_same_vocabulary(policy: Any, reference: Any) -> None:
+    """Refuse a reference whose tokens are not the policy's.
+
+    Args:
+        policy, reference: the configurations of the two models.
+
+    Raises:
+        ModelError: the vocabularies have different sizes.
+    """
+    ours = policy.get_text_config().vocab_size
+    theirs = reference.get_text_config().vocab_size
+    if ours != theirs:
+        raise ModelError(
+            f"the reference has a vocabulary of {theirs} tokens, the model {ours}; they must share "
+            "a tokenizer"
+        )
