@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from penchant.core.team import Team
 from penchant.models.reference import CopyReference
 from penchant.objectives.base import Scored, TokenMeans, batches, mean, score_both
 
@@ -17,13 +18,26 @@ def test_batches_hold_every_example_once_and_like_lengths_together(pairs, batch_
         described.append(description)
         return items
 
-    found = list(batches(pairs, batch_size, progress))
+    found = [batch for batch, counts in batches(pairs, batch_size, progress) if counts]
     assert described == ["evaluating"]
     assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
     flat = [pair for batch in found for pair in batch]
     assert sorted(pair.where for pair in flat) == [pair.where for pair in pairs]
     lengths = [pair.group().num_tokens for pair in flat]
     assert lengths == sorted(lengths)
+
+
+def test_processes_evaluate_equal_numbers_of_batches_which_are_those_of_one(pairs):
+    def quiet(items, description):
+        return items
+
+    whole = list(batches(pairs, 2, quiet))
+    shares = [list(batches(pairs, 2, quiet, Team(rank, 3))) for rank in range(3)]
+    rounds = -(-len(whole) // 3)
+    assert [len(share) for share in shares] == [rounds] * 3
+    in_turn = [one for row in zip(*shares, strict=True) for one in row]
+    assert in_turn[: len(whole)] == whole
+    assert all(not counts for _, counts in in_turn[len(whole) :])
 
 
 def test_means_leave_out_what_says_nothing():

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penchant.core.team import Team
 from penchant.data.batch import Turns, share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel
@@ -45,11 +46,11 @@ def examples():
 def objective(make_model, scorer_for):
     """KTO on a policy that is not its reference, in fp64 throughout."""
 
-    def make(layout="packed", examples=(), gather=None, **options):
+    def make(layout="packed", examples=(), team=None, **options):
         policy = scorer_for(make_model("gpt2", dtype="float64"), layout)
         other = CopyReference(scorer_for(make_model("gpt2", dtype="float64", seed=1), layout))
         parts = Parts(policy, other, KTO, KTO.options(**options))
-        return LabelObjective(parts if gather is None else replace(parts, gather=gather), examples)
+        return LabelObjective(parts if team is None else replace(parts, team=team), examples)
 
     return make
 
@@ -212,11 +213,12 @@ def test_processes_share_one_estimate(objective, examples, one_step):
     def kl_of(rank, others):
         own = []
 
-        def gather(values):
-            own.extend(values)
-            return [*values, *others]
+        class Two(Team):
+            def gather(self, values):
+                own.extend(values)
+                return [values, others]
 
-        one = objective(gather=gather)
+        one = objective(team=Two(rank, 2))
         step = one_step(examples, micro_batch_size=2, rank=rank, world_size=2)
         found[rank] = own
         return one.prepare(one.parts.scorer, step).kl

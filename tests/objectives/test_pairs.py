@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
+from penchant.core.team import Team
 from penchant.data.batch import Group, pack
 from penchant.data.source import DatasetSource
 from penchant.methods import METHODS
@@ -210,14 +211,14 @@ def test_pairs_without_a_reference_have_log_probs_alone(make_model, scorer_for, 
 def objective_for(make_model, scorer_for):
     """A method on a policy that is not its reference, in fp64 throughout."""
 
-    def make(method, layout="packed", gather=None, **options):
+    def make(method, layout="packed", team=None, **options):
         policy = scorer_for(make_model("gpt2", dtype="float64"), layout)
         other = None
         if METHODS[method].needs_reference:
             other = CopyReference(scorer_for(make_model("gpt2", dtype="float64", seed=1), layout))
         spec = METHODS[method]
         parts = Parts(policy, other, spec, spec.options(**options))
-        return PairObjective(parts if gather is None else replace(parts, gather=gather))
+        return PairObjective(parts if team is None else replace(parts, team=team))
 
     return make
 
@@ -344,11 +345,12 @@ def test_processes_share_one_whole_batch(objective_for, pairs, one_step):
     found = {}
 
     def batch_of(rank, others):
-        def gather(own):
-            found[rank] = own
-            return [*own, *others]
+        class Two(Team):
+            def gather(self, own):
+                found[rank] = own
+                return [own, others]
 
-        one = objective_for("aot", gather=gather)
+        one = objective_for("aot", team=Two(rank, 2))
         step = one_step(pairs, micro_batch_size=2, rank=rank, world_size=2)
         return one.prepare(one.parts.scorer, step).batch
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 
 from penchant.config.keys import RunConfig
-from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.findings import SEVERITIES
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained, versions
 from penchant.core.screen import track
-from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor, predicted_seconds
@@ -84,7 +83,7 @@ class _Run:
         setup: Setup,
         snapshot: Snapshot,
     ) -> None:
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.team = config, accelerator, directory.team
         self.directory, self.setup = directory, setup
         kept = keep_sums(config, accelerator, setup.reference)
         self.objective = make_objective(config, accelerator, setup, reference=kept)
@@ -111,17 +110,17 @@ class _Run:
             kept=kept,
         )
         self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
-        if accelerator.is_main_process:  # others follow it: with several, findings only warn
-            self.engine.guard = self.guard
+        self.engine.guard = self.guard
 
     def carry_out(self) -> TrainResult:
         """Train, evaluate, save, summarise."""
         engine, setup = self.engine, self.setup
+        if self.team.rank:  # masks of dropout differ by process
+            set_seed(self.config.seed + self.team.rank)
         if self.directory.resumed:
-            if self.accelerator.is_main_process:
-                self.directory.reopen()
+            self.directory.reopen()
             engine.restore()
-        elif self.accelerator.is_main_process:
+        else:
             self._save_audit()
             for finding in [*find_faults(self.snapshot, setup.train_set), *setup.notes]:
                 self.directory.say(0, finding)
@@ -154,30 +153,31 @@ class _Run:
             after=self._evaluation_after(step, progress.step),
             best_step=progress.best_step,
         )
-        if self.accelerator.is_main_process:
-            self.directory.write_summary({**result.summary(), **self._record()})
+        self.directory.write_summary({**result.summary(), **self._record()})
+        if self.team.leads:
             write_end_of_run(self.directory.path)
-        self.accelerator.wait_for_everyone()  # what follows may read the files
+        self.team.wait()  # what follows may read the files
         engine.drop_last_checkpoint()
         return result
 
     def _save_audit(self) -> None:
         """What the checks have counted in the data, for the report."""
         counted = {"data": asdict(self.snapshot.data), "tokens": asdict(self.snapshot.tokens)}
-        write_atomically(self.directory.path / "data.json", to_json(counted, indent=2) + "\n")
+        self.directory.write("data.json", counted)
 
     def _guard_from_start(self) -> None:
         """What a guard needs of the model before its first step."""
-        if not self.accelerator.is_main_process:
-            return
         for finding in self.said:
             self.directory.say(0, finding)
         if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
             steps = self.engine.source.num_steps
-            self.guard.begin(lambda: predicted_seconds(self.config, self.setup, steps))
+            self.guard.begin(lambda: self._predicted_seconds(steps))
         if self.guard.actions.wants("rollback"):
             self.guard.best_step = 0
             self.engine.save()
+
+    def _predicted_seconds(self, steps: int) -> float:
+        return self.team.agree(predicted_seconds(self.config, self.setup, steps))
 
     def _look(self, step: int) -> None:
         """Evaluate and sample before training, unless an interrupted run has done so."""
@@ -220,7 +220,7 @@ class _Run:
             or "kl/sequence" in self._logged(step)
         ):
             return  # methods that sample have answered held-out prompts in their evaluation
-        if self.setup.eval_set and self.accelerator.is_main_process:
+        if self.setup.eval_set:
             from penchant.guards.monitors.answering import measure_divergence
 
             found = measure_divergence(self.config, self.accelerator, self.setup)
@@ -245,7 +245,7 @@ class _Run:
         """Let the model answer the first held-out prompts, each once."""
         setup = self.setup
         done = any(record["step"] == step for record in self.directory.read("samples.jsonl"))
-        if done or not self.kind.generates or not self.accelerator.is_main_process:
+        if done or not self.kind.generates:
             return
         records = {record.where: record for record in setup.eval_records}
         prompts: dict[tuple[int, ...], Any] = {}
@@ -256,40 +256,40 @@ class _Run:
             return
         from penchant.rl.sampling.answers import answer_prompts
 
-        answers = answer_prompts(
+        own = answer_prompts(
             setup.scorer,
             setup.tokenizer,
-            [list(ids) for ids, _ in chosen],
+            [list(ids) for ids, _ in self.team.share(chosen)],
             end_token_ids=setup.end_ids,
             max_new_tokens=self.config.max_new_tokens,
         )
+        answers = self.team.together(own)
         for (_, record), answer in zip(chosen, answers, strict=True):
             sample = {"step": step, "prompt": record.prompt, "answer": answer.text}
             length = {"num_tokens": answer.num_tokens, "ended": answer.ended}
             self.directory.append("samples.jsonl", {**sample, **length})
 
     def _save_model(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
         setup = self.setup
         groups = self.kind.groups(self.config, setup.train_set[:RECORDS_COMPARED])
         records = [[*g.prompt, *completion] for g in groups for completion in g.completions]
-        with setup.scorer.plain_attention():
-            save_model(
-                setup.scorer.model,
-                setup.tokenizer,
-                self.directory.model,
-                merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
-                records=records,
-            )
-            if self.config.merge:
+        if self.team.leads:
+            with setup.scorer.plain_attention():
                 save_model(
                     setup.scorer.model,
                     setup.tokenizer,
-                    self.directory.path / "merged",
-                    merged=True,
+                    self.directory.model,
+                    merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
                     records=records,
                 )
+                if self.config.merge:
+                    save_model(
+                        setup.scorer.model,
+                        setup.tokenizer,
+                        self.directory.path / "merged",
+                        merged=True,
+                        records=records,
+                    )
         with self.accelerator.autocast():
             self.kind.save_beside(self.config, setup, self.objective, self.directory.model)
 

@@ -107,7 +107,8 @@ def run(wanted: Given) -> TrainResult:
             from penchant.commands.merge import merge
 
             logger.info("%s is complete; its adapter is merged", config.output)
-            merge(config.output, trust_remote_code=config.trust_remote_code)
+            if accelerator.is_main_process:
+                merge(config.output, trust_remote_code=config.trust_remote_code)
         else:
             logger.info("%s is complete; nothing to resume", config.output)
         return TrainResult.from_summary(summary)

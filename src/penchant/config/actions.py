@@ -36,11 +36,6 @@ class Actions:
         """Whether any finding may lead to this action."""
         return any(self.of(name) == action for name in DETECTED)
 
-    @property
-    def acts(self) -> bool:
-        """Whether any finding changes the run."""
-        return any(self.wants(action) for action in ACTIONS if action != "warn")
-
 
 def parse_actions(text: str) -> Actions:
     """Read `on_finding`: an action for all, or `id=action`, comma-separated.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import xxhash
 
+from penchant.core.team import ALONE, Team
 from penchant.models.reference import Progress, Reference, completion_keys
 from penchant.models.scoring import segment_sums
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from penchant.data.batch import Group, TokenBatch
     from penchant.models.scoring import Scorer
+
+SELECT = "SELECT key, sum FROM logprobs"
 
 
 class CachedReference:
@@ -50,26 +53,43 @@ class CachedReference:
         self._values: dict[bytes, float] = {}
 
     def fill(
-        self, groups: Sequence[Group], scorer: Scorer, *, batch_size: int, progress: Progress
+        self,
+        groups: Sequence[Group],
+        scorer: Scorer,
+        *,
+        batch_size: int,
+        progress: Progress,
+        team: Team = ALONE,
     ) -> int:
-        """Look up every completion and score the missing ones; returns how many were missing."""
-        with closing(sqlite3.connect(self.path, timeout=60)) as database:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, sum REAL)")
-            self._values.update(database.execute("SELECT key, sum FROM logprobs"))
+        """Look up every completion and score the missing ones; returns how many were missing.
+
+        Each process scores its share, and the leader writes what all of them know then.
+        """
+        with closing(self._open()) if team.leads else nullcontext() as database:
+            saved = {} if database is None else dict(database.execute(SELECT))
+            self._values.update(team.agree(saved))
             missing = [g for g in groups if any(k not in self._values for k in completion_keys(g))]
-            starts = range(0, len(missing), batch_size)
-            for start in progress(starts, "reference log-probs"):
+            rounds = team.rounds(range(0, len(missing), batch_size))
+            for i in progress(range(len(rounds)), "reference log-probs"):
+                start, counts = rounds[i]
                 part = missing[start : start + batch_size]
                 with torch.no_grad():
                     batch = scorer.batch(part)
                     sums = segment_sums(batch, scorer(batch)).tolist()
                 keys = [key for group in part for key in completion_keys(group)]
-                rows = list(zip(keys, sums, strict=True))
-                with database:  # one transaction
-                    database.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
+                own = list(zip(keys, sums, strict=True)) if counts else []
+                rows = [row for some in team.gather(own) for row in some]
+                if database is not None:
+                    with database:  # one transaction
+                        database.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
                 self._values.update(rows)
         return sum(len(group.completions) for group in missing)
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=60)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, sum REAL)")
+        return database
 
     def active(self) -> AbstractContextManager[Scorer | None]:
         return nullcontext() if self._live is None else self._live.active()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from penchant.core.evaluation import Evaluation
+from penchant.core.team import ALONE, Team
 from penchant.methods import LossOutput, Method
 from penchant.models.reference import Progress, Reference, weighted_sums
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from penchant.data.batch import Group, TokenBatch
     from penchant.data.source import StepBatch
     from penchant.models.scoring import Scorer, ScoringPlan
-
-Gather = Callable[[list[Any]], list[Any]]
-"""Lists of this process to those of all processes, in order."""
 
 
 class Objective(Protocol):
@@ -48,7 +46,7 @@ class Parts:
         scorer: the policy.
         reference: None for methods without one.
         method, options: whose loss and rewards are computed.
-        gather: across processes.
+        team: the processes that share the examples.
         max_length: tokens of a prompt with a completion of another one, where they are paired.
     """
 
@@ -56,7 +54,7 @@ class Parts:
     reference: Reference | None
     method: Method
     options: Any
-    gather: Gather = lambda own: own
+    team: Team = ALONE
     max_length: int | None = None
 
 
@@ -120,16 +118,28 @@ class TokenMeans:
             if value is not None:
                 self._sums[name] = self._sums.get(name, 0.0) + value.cpu().double().sum().item()
 
-    def means(self) -> dict[str, float]:
-        """What was compared, a token."""
-        return {name: total / self._tokens for name, total in self._sums.items()}
+    def means(self, team: Team = ALONE) -> dict[str, float]:
+        """What was compared, a token of all processes."""
+        known = [one for one in team.gather((self._sums, self._tokens)) if one[1]]
+        tokens = sum(num for _, num in known)
+        names = known[0][0] if known else {}
+        return {name: sum(sums[name] for sums, _ in known) / tokens for name in names}
 
 
-def batches(examples: Sequence[Any], batch_size: int, progress: Progress) -> Iterable[list[Any]]:
-    """Examples of like length together: nothing changes but the time."""
-    ordered = sorted(examples, key=lambda e: e.group().num_tokens)
-    for start in progress(range(0, len(ordered), batch_size), "evaluating"):
-        yield list(ordered[start : start + batch_size])
+def by_length(examples: Sequence[Any]) -> list[Any]:
+    """Examples in the order of `batches`: nothing depends on it but the time."""
+    return sorted(examples, key=lambda e: e.group().num_tokens)
+
+
+def batches(
+    examples: Sequence[Any], batch_size: int, progress: Progress, team: Team = ALONE
+) -> Iterator[tuple[list[Any], bool]]:
+    """This process's batches of like length, and whether each counts or is a stand-in."""
+    ordered = by_length(examples)
+    rounds = team.rounds(range(0, len(ordered), batch_size))
+    for i in progress(range(len(rounds)), "evaluating"):
+        start, counts = rounds[i]
+        yield ordered[start : start + batch_size], counts
 
 
 def mean(value: Tensor) -> float:

@@ -15,7 +15,15 @@ from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import Parts, Scored, TokenMeans, batches, mean, score_both
+from penchant.objectives.base import (
+    Parts,
+    Scored,
+    TokenMeans,
+    batches,
+    by_length,
+    mean,
+    score_both,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +68,7 @@ class LabelObjective:
             matched, differences = self._divergence(model, examples, others)
             ref_sums.update(zip(map(id, examples), matched, strict=True))
             own += differences.tolist() if weight else []
-        everywhere = self.parts.gather(own)
+        everywhere = [*chain(*self.parts.team.gather(own))]
         estimate = torch.tensor(everywhere, dtype=torch.float64).mean().clamp(min=0)
         return Shared(estimate.to(device, matched.dtype), ref_sums)
 
@@ -133,30 +141,29 @@ class LabelObjective:
     def evaluate(
         self, examples: Sequence[TokenisedLabel], *, batch_size: int, progress: Progress
     ) -> Evaluation:
-        scorer = self.parts.scorer
+        scorer, team = self.parts.scorer, self.parts.team
         with scorer.evaluating():
             tokens = TokenMeans()
             mismatches = self._mismatches(examples) if self.needs.mismatches else {}
-            ordered: list[TokenisedLabel] = []
-            sums, ref_sums, estimates = [], [], []
-            for some in batches(examples, batch_size, progress):
-                scored, own, theirs = self._score(some)
-                tokens.add(scored)
-                ordered += some
-                sums.append(own)
-                ref_sums.append(theirs)
+            parts = []
+            for some, counts in batches(examples, batch_size, progress, team):
+                scored, *columns = self._score(some)
                 if mismatches:
                     others = [mismatches[id(e)] for e in some]
-                    estimates.append(self._divergence(scorer, some, others)[1])
-        completion = torch.cat(sums)
+                    columns.append(self._divergence(scorer, some, others)[1])
+                if counts:
+                    tokens.add(scored)
+                    parts.append([column.cpu() for column in columns])
+        ordered = by_length(examples)
+        completion, reference, *estimates = map(torch.cat, zip(*team.together(parts), strict=True))
         inputs = LabelInputs(
             completion=completion,
-            ref_completion=torch.cat(ref_sums),
+            ref_completion=reference,
             completion_len=torch.tensor([num_trained(e.completion) for e in ordered]).to(
                 completion.device
             ),
             desirable=_desirable(ordered, completion.device),
-            kl=torch.cat(estimates).mean().clamp(min=0) if estimates else completion.new_zeros(()),
+            kl=estimates[0].mean().clamp(min=0) if estimates else completion.new_zeros(()),
         )
         output = self.parts.method.loss(inputs, self.parts.options)
         chosen, rejected = (mean(output.metrics[f"reward/{s}"]) for s in ("chosen", "rejected"))
@@ -172,7 +179,7 @@ class LabelObjective:
             logprob_accuracy=ranked_right(ordered, inputs.completion),
             logprob_chosen=mean(output.metrics["logprob/chosen"]),
             logprob_rejected=mean(output.metrics["logprob/rejected"]),
-            **tokens.means(),
+            **tokens.means(team),
         )
 
     def _score(self, examples: Sequence[TokenisedLabel]) -> tuple[Scored, Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,7 @@ class PairObjective:
         device = self.parts.scorer.causal_model.device
         return replace(
             shared,
-            batch=_moved(joined(self.parts.gather(on_cpu)), device),
+            batch=_moved(joined([*chain(*self.parts.team.gather(on_cpu))]), device),
             references={
                 id(examples): (inputs.ref_chosen, inputs.ref_rejected)
                 for inputs, (examples, _) in weighted
@@ -104,21 +105,22 @@ class PairObjective:
     def evaluate(
         self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
     ) -> Evaluation:
-        scorer = self.parts.scorer
+        scorer, team = self.parts.scorer, self.parts.team
         with scorer.evaluating():
             parts: list[PairInputs] = []
             tokens = TokenMeans()
-            for some in batches(examples, batch_size, progress):
+            for some, counts in batches(examples, batch_size, progress, team):
                 groups = [example.group() for example in some]
                 batch = scorer.batch(groups)
                 weights = tail_weights(batch, self.needs.tail_weight)
                 scored = score_both(scorer, self.parts.reference, groups, batch, weights)
-                tokens.add(scored)
                 inputs = pair_inputs(scored.logprobs, batch, scored.ref_sums, weights)
                 if self.needs.prompt or self.needs.weights:
                     inputs = self._with_extras(inputs, some)
-                parts.append(inputs)
-        inputs = joined(parts)
+                if counts:
+                    tokens.add(scored)
+                    parts.append(_moved(inputs, "cpu"))
+        inputs = joined(team.together(parts))
         output = self.parts.method.loss(inputs, self.parts.options)
         metrics = output.metrics
         return Evaluation(
@@ -131,7 +133,7 @@ class PairObjective:
             logprob_accuracy=mean(accuracy(inputs.chosen - inputs.rejected)),
             logprob_chosen=mean(metrics["logprob/chosen"]),
             logprob_rejected=mean(metrics["logprob/rejected"]),
-            **tokens.means(),
+            **tokens.means(team),
         )
 
     def _with_extras(self, inputs: PairInputs, examples: Sequence[TokenisedPair]) -> PairInputs:

@@ -46,13 +46,15 @@ class ScoreObjective:
     def scores(
         self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
     ) -> ScoreInputs:
-        """Of examples in some order, each once."""
-        scorer = self.parts.scorer
+        """Of examples in some order, each once, on the CPU."""
+        scorer, team = self.parts.scorer, self.parts.team
         with scorer.evaluating():
             parts = []
-            for some in batches(examples, batch_size, progress):
-                batch = scorer.batch([example.group() for example in some])
-                parts.append(_inputs(scorer(batch), some))
+            for some, counts in batches(examples, batch_size, progress, team):
+                scores = scorer(scorer.batch([example.group() for example in some]))
+                if counts:
+                    parts.append(_inputs(scores.cpu(), some))
+        parts = team.together(parts)
         margins = [part.margin for part in parts if part.margin is not None]
         return ScoreInputs(
             torch.cat([part.chosen for part in parts]),

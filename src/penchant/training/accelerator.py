@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.machine import resolve_precision
+from penchant.core.team import Team
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -49,6 +50,11 @@ def make_accelerator(
         log_with=list(trackers) or None,
         project_dir=None if folder is None else str(folder),
     )
+
+
+def team_of(accelerator: Accelerator) -> Team:
+    """The processes that Accelerate sees."""
+    return Team(accelerator.process_index, accelerator.num_processes)
 
 
 def _refuse_other_launches() -> None:

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from penchant.core.atomic import flush_to_disk
 from penchant.core.errors import TrainingError
+from penchant.core.team import Team
 from penchant.training.optimizer import (
     load_optimizer,
     optimizer_tensors,
-    random_state,
-    set_random_state,
+    random_states,
+    set_random_states,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Checkpoints:
 
     Args:
         folder: that holds them.
+        team: the processes of the run; its leader writes.
         step: whose weights, optimizer and schedule are saved and restored.
         source: of the batches.
         extra_weights: what else training changes, by name.
@@ -67,6 +69,7 @@ class Checkpoints:
     """
 
     folder: Path
+    team: Team
     step: Step
     source: Source
     extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -87,7 +90,7 @@ class Checkpoints:
             step=number,
             weights={n: p.detach().cpu().contiguous() for n, p in self._weights().items()},
             optimizer=optimizer_tensors(self.step.optimizer.optimizer, self.step.parameters),
-            random=random_state(),
+            random=random_states(self.team),
             source=source,
             reference={} if self.kept is None else self.kept.state(),
             extra={
@@ -97,14 +100,18 @@ class Checkpoints:
                 **extra,
             },
         )
-        save_checkpoint(self.folder, state)
-        prune_checkpoints(self.folder, step=number, keep_newest=self.keep_newest, keep=keep)
+        if self.team.leads:
+            save_checkpoint(self.folder, state)
+            prune_checkpoints(self.folder, step=number, keep_newest=self.keep_newest, keep=keep)
+        self.team.wait()  # none goes on with steps that a failed write would lose
 
     def restore(self) -> dict[str, Any] | None:
         """Put the newest sound checkpoint back; returns its `extra`, or None without one."""
-        state = load_newest(self.folder)
-        if state is None:
+        state = load_newest(self.folder) if self.team.leads else None
+        newest = self.team.agree(None if state is None else state.step)
+        if newest is None:
             return None
+        state = state or load_checkpoint(self.folder, newest)
         self._load_weights(state)
         self._load_moments(state)
         scheduler, scaler = self.step.scheduler, self.step.accelerator.scaler
@@ -115,7 +122,7 @@ class Checkpoints:
             group["lr"] = rate
         if scaler is not None and state.extra["scaler"]:
             scaler.load_state_dict(state.extra["scaler"])
-        set_random_state(state.random)
+        set_random_states(state.random, self.team, newest)
         self.source.load_state(state.source, state.extra.get("source", {}))
         if self.kept is not None:
             self.kept.load_state(state.reference)

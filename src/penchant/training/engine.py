@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -19,10 +19,12 @@ from penchant.data.source import Source, StepBatch
 from penchant.models.reference import KeptSums
 from penchant.training.checkpoint import Checkpoints, remove_checkpoint
 from penchant.training.folder import RunDirectory
-from penchant.training.guard import Guard
 from penchant.training.interruption import watch_signals
 from penchant.training.progress import TrainingProgress
 from penchant.training.step import Step
+
+if TYPE_CHECKING:
+    from penchant.training.guard import Guard
 
 logger = logging.getLogger("penchant")
 
@@ -68,9 +70,10 @@ class Engine:
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
-        self.accelerator = self.step.accelerator
+        self.accelerator, self.team = self.step.accelerator, self.run.team
         self.checkpoints = Checkpoints(
             folder=self.run.checkpoints,
+            team=self.team,
             step=self.step,
             source=self.source,
             extra_weights=self.extra_weights,
@@ -82,28 +85,23 @@ class Engine:
         """Go on from the newest sound checkpoint, if there is one."""
         extra = self.checkpoints.restore()
         if extra is None:
-            self._rewind(-1)
+            self.run.rewind(-1)
             logger.info("no checkpoint in %s: starting from the first step", self.run.path)
             return
         saved = dict(extra["progress"])
         saved["best"] = tuple(saved["best"]) if saved["best"] else None
         self.progress = Progress(**saved)
-        self._rewind(self.progress.step)
+        self.run.rewind(self.progress.step)
         if self.guard is not None and "guard" in extra:
             self.guard.load_state(extra["guard"])
         logger.info("resumed from step %d of %s", self.progress.step, self.run.path)
 
-    def _rewind(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            self.run.rewind(step)
-
     def fit(self) -> None:
         """Train to the end, logging, evaluating and saving as configured."""
-        total, main = self.source.num_steps, self.accelerator.is_main_process
-        progress = self.progress
+        total, progress = self.source.num_steps, self.progress
         with (
             watch_signals() as interruption,
-            TrainingProgress(total, progress.step, shown=main) as bar,
+            TrainingProgress(total, progress.step, shown=self.team.leads) as bar,
         ):
             started = self._saved_at = time.perf_counter()
             for batch in () if self._stopped else self.source.steps(progress.step):
@@ -113,13 +111,15 @@ class Engine:
                 self.source.observe(metrics)
                 if self.after_step is not None:
                     self.after_step(batch.step)
-                seconds = time.perf_counter() - started
+                # One clock for all: what is due by time is due for every process, or for none.
+                seconds = self.team.agree(time.perf_counter() - started)
                 progress.step = batch.step
                 progress.seconds += seconds
                 progress.examples += batch.num_examples
                 progress.tokens += int(metrics["tokens"])
                 metrics["tokens_per_second"] = metrics["tokens"] / seconds
-                metrics["memory_peak_bytes"] = memory_peak_bytes(self.accelerator.device)
+                peak = memory_peak_bytes(self.accelerator.device)
+                metrics["memory_peak_bytes"] = max(self.team.gather(peak))
                 if batch.step % self.config.logging_steps == 0 or batch.step == total:
                     self.log({"step": batch.step, "epoch": round(batch.epoch, 6), **metrics})
                 remaining = progress.seconds / batch.step * (total - batch.step)
@@ -127,7 +127,7 @@ class Engine:
                 self._between_steps(last=batch.step == total)
                 if self._stopped:
                     break
-                if batch.step < total and self._anywhere(interruption.wanted):
+                if batch.step < total and any(self.team.gather(interruption.wanted)):
                     self._end_early()
                 started = time.perf_counter()
             if progress.step < total and not self._stopped:
@@ -137,8 +137,7 @@ class Engine:
         """Write one record of metrics to the run and its trackers."""
         if self.guard is not None:
             self.guard.note(metrics)
-        if self.accelerator.is_main_process:
-            self.run.append("metrics.jsonl", metrics)
+        self.run.append("metrics.jsonl", metrics)
         values = {k: v for k, v in metrics.items() if k != "step"}
         self.accelerator.log(values, step=metrics["step"])
 
@@ -149,18 +148,11 @@ class Engine:
             better = self.evaluate_now()
         if self.guard is not None:
             better |= self.guard.after(step, self.progress.seconds)
-        minutes = (time.perf_counter() - self._saved_at) / 60
+        minutes = self.team.agree((time.perf_counter() - self._saved_at) / 60)
         due = step % config.save_steps == 0 or 0 < config.save_minutes <= minutes
         # What follows the last step may fail: evaluation, sampling, saving the model.
         if last or self._stopped or better or due:
             self.save()
-
-    def _anywhere(self, wanted: bool) -> bool:
-        """Whether any process was asked to end: all must end after the same step."""
-        if self.accelerator.num_processes == 1:
-            return wanted
-        flag = torch.tensor(float(wanted), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _end_early(self) -> NoReturn:
         """Save a checkpoint and end.
@@ -197,8 +189,6 @@ class Engine:
 
     def save(self) -> None:
         """Save a checkpoint and drop those that are no longer wanted."""
-        if not self.accelerator.is_main_process:
-            return
         extra: dict[str, Any] = {"progress": vars(self.progress)}
         best = {self.progress.best_step}
         if self.guard is not None:
@@ -224,7 +214,7 @@ class Engine:
     def drop_last_checkpoint(self) -> None:
         """Once the run is complete, only the checkpoints that were asked for stay."""
         step = self.progress.step
-        if self.accelerator.is_main_process and step % self.config.save_steps:
+        if self.team.leads and step % self.config.save_steps:
             remove_checkpoint(self.run.checkpoints, step)
 
 

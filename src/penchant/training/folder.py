@@ -18,6 +18,8 @@ from penchant.core.errors import TrainingError
 from penchant.core.findings import LEVELS, Finding, silenced
 from penchant.core.machine import versions
 from penchant.core.strict_json import to_json
+from penchant.core.team import ALONE, Team
+from penchant.training.accelerator import team_of
 from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
@@ -59,7 +61,7 @@ class RunDirectory:
         resume: the folder may hold the same run, unfinished or finished.
         silence: ids of findings that are not said.
         overwrite: an earlier run in the folder is removed.
-        leads: whether this is the process of the run that writes its files.
+        team: the processes of the run; the leader alone reads and writes, for all of them.
 
     Raises:
         TrainingError: the folder holds another run, or a run with other settings.
@@ -73,15 +75,17 @@ class RunDirectory:
         resume: bool,
         silence: Collection[str] = (),
         overwrite: bool = False,
-        leads: bool = True,
+        team: Team = ALONE,
     ) -> None:
         self.path = path
         self.silence = silence
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         earlier = path / "config.yaml"
-        self.resumed = require_free(path, config, resume=resume, overwrite=overwrite)
-        if not leads:
+        self.team = team
+        resumed = team.leads and require_free(path, config, resume=resume, overwrite=overwrite)
+        self.resumed = team.agree(resumed)
+        if not team.leads:
             return
         if earlier.exists() and not self.resumed:
             _remove_run(path)
@@ -95,6 +99,8 @@ class RunDirectory:
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
         """Add one JSON line to `file`."""
+        if not self.team.leads:
+            return
         with (self.path / file).open("a", encoding="utf-8") as stream:
             stream.write(to_json(record) + "\n")
 
@@ -108,6 +114,8 @@ class RunDirectory:
         """
         if finding.id in self.silence or (once and self.has_said(finding.id)):
             return
+        if not self.team.leads and finding.severity != "error":
+            return
         logger.log(LEVELS[finding.severity], "%s", finding)
         self.append("findings.jsonl", finding.record(step))
 
@@ -117,27 +125,33 @@ class RunDirectory:
 
     def read(self, file: str) -> list[dict[str, Any]]:
         """The JSON lines of `file`; a last line that a kill cut short is left out."""
-        return read_lines(self.path / file)
+        return self.team.agree(read_lines(self.path / file) if self.team.leads else [])
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, which will be done again."""
         for file in LINES:
             kept = [record for record in self.read(file) if record.get("step", 0) <= step]
-            if (self.path / file).exists():
+            if self.team.leads and (self.path / file).exists():
                 lines = (to_json(record) + "\n" for record in kept)
                 write_atomically(self.path / file, "".join(lines))
 
     def reopen(self) -> None:
         """The run goes on: until it has ended again it is not complete."""
-        (self.path / "summary.json").unlink(missing_ok=True)
+        if self.team.leads:
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as complete."""
-        write_atomically(self.path / "summary.json", to_json(summary, indent=2) + "\n")
+        self.write("summary.json", summary)
+
+    def write(self, file: str, record: Mapping[str, Any]) -> None:
+        """Write a file that is one JSON object."""
+        if self.team.leads:
+            write_atomically(self.path / file, to_json(record, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run."""
-        return read_summary(self.path)
+        return self.team.agree(read_summary(self.path) if self.team.leads else None)
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -232,15 +246,14 @@ def _is_foreign(path: Path) -> bool:
 
 def open_directory(config: RunConfig, accelerator: Accelerator, run_data: RunData) -> RunDirectory:
     """The run's folder, new or to go on with."""
-    with accelerator.main_process_first():
-        return RunDirectory(
-            config.output,
-            recorded_keys(config, run_data, accelerator.num_processes),
-            resume=config.resume or not accelerator.is_main_process,
-            silence=silenced(config.silence),
-            overwrite=config.overwrite,
-            leads=accelerator.is_main_process,
-        )
+    return RunDirectory(
+        config.output,
+        recorded_keys(config, run_data, accelerator.num_processes),
+        resume=config.resume,
+        silence=silenced(config.silence),
+        overwrite=config.overwrite,
+        team=team_of(accelerator),
+    )
 
 
 def _absolute(name: str) -> str:

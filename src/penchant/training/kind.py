@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from penchant.objectives.base import Objective, Parts
+from penchant.training.accelerator import team_of
 from penchant.training.kinds import Pairs
 
 if TYPE_CHECKING:
@@ -46,15 +47,12 @@ def make_objective(
         config, accelerator, setup: of the run.
         reference: in place of the setup's.
     """
-
-    def gather(own: list[Any]) -> list[Any]:
-        """Lists of this process to those of all of them, in order."""
-        if accelerator.num_processes == 1:
-            return own
-        from accelerate.utils import gather_object
-
-        return list(gather_object(own))
-
-    reference = reference or setup.reference
-    parts = Parts(setup.scorer, reference, config.spec, config.options, gather, config.max_length)
+    parts = Parts(
+        setup.scorer,
+        reference or setup.reference,
+        config.spec,
+        config.options,
+        team_of(accelerator),
+        config.max_length,
+    )
     return kind_of(config.spec).objective(parts, setup)

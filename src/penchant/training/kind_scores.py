@@ -47,6 +47,8 @@ class Scores(Pairs):
         """Save the statistics of its scores, by which a reward model is normalised."""
         assert isinstance(objective, ScoreObjective)
         statistics = score_statistics(objective, setup.train_set, config)
+        if not objective.parts.team.leads:
+            return
         write_atomically(folder / STATISTICS, to_json(statistics, indent=2))
         pad = setup.scorer.pad_token_id
         saved = getattr(setup.settings.get_text_config(), "pad_token_id", None)

@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
+    from penchant.core.team import Team
 
 
 def make_optimizer(
@@ -65,6 +66,25 @@ def load_optimizer(
         name, _, key = path.rpartition("/")
         # AdamW keeps its step counter where the fused kernel wants it: with the parameter.
         optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+
+
+def random_states(team: Team) -> dict[str, torch.Tensor]:
+    """Of every process: that of the first under its plain names, of others after their rank."""
+    return {
+        f"{rank}/{name}" if rank else name: state
+        for rank, states in enumerate(team.gather(random_state()))
+        for name, state in states.items()
+    }
+
+
+def set_random_states(states: dict[str, torch.Tensor], team: Team, step: int) -> None:
+    """The inverse of `random_states`; a process that the saved run lacked is seeded by its rank."""
+    prefix = f"{team.rank}/" if team.rank else ""
+    own = {name: s for name in ("cpu", "cuda") if (s := states.get(prefix + name)) is not None}
+    if own:
+        set_random_state(own)
+    else:
+        torch.manual_seed(1_000_003 * step + team.rank)
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from penchant.models.reference import AdapterReference, CopyReference, Reference
 from penchant.models.reference_cache import CachedReference
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
+from penchant.training.accelerator import team_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -79,13 +80,13 @@ class ReferenceModels:
             if keep and held is None:  # the policy itself is the reference as yet
                 live = self.copied()
             reference = CachedReference(folder, scorer.causal_model, label, live)
-            first = self.accelerator.main_process_first
-            with scorer.evaluating(), first(), self.accelerator.autocast():
+            with scorer.evaluating(), self.accelerator.autocast():
                 missing = reference.fill(
                     groups,
                     scorer,
                     batch_size=self.config.per_device_eval_batch_size,
                     progress=track,
+                    team=team_of(self.accelerator),
                 )
         logger.info("reference cache %s: %d completions scored now", reference.path, missing)
         return reference

@@ -116,8 +116,9 @@ class Prompts(Pairs):
         self, config: RunConfig, setup: Setup, objective: Objective, folder: Path
     ) -> None:
         """Save the value head, where there is one."""
+        assert isinstance(objective, RolloutObjective)
         head = setup.scorer.value_head if isinstance(setup.scorer, PolicyScorer) else None
-        if head is not None:
+        if head is not None and objective.parts.team.leads:
             weights = {name: p.detach().cpu() for name, p in head.named_parameters()}
             save_file(weights, folder / VALUE_HEAD)
 

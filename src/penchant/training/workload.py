@@ -17,6 +17,7 @@ from penchant.core.screen import gibibytes
 from penchant.data.batch import laid_out
 from penchant.models.footprint import Load, Sizes, footprint
 from penchant.models.memory import measure_sizes
+from penchant.training.accelerator import team_of
 from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
@@ -185,9 +186,4 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
         "%d tokens in a pass), of %s that can be had",
         gibibytes(needed), sizes.by_token / 2**20, work.longest, gibibytes(room.limit),
     )  # fmt: skip
-    spare = room.limit - needed
-    if accelerator.num_processes == 1:
-        return spare
-    from accelerate.utils import gather_object
-
-    return float(min(gather_object([spare])))
+    return min(team_of(accelerator).gather(room.limit - needed))

@@ -12,7 +12,7 @@ from penchant.data.batch import Group
 from penchant.models.distribution import filtered
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
-from penchant.rl.sampling.sampler import CachedSampler, Sampling, draw
+from penchant.rl.sampling.sampler import CachedSampler, Sampling, draw, row_uniforms
 
 PROMPTS = [[40, 41, 42, 43, 44], [50, 51], [60], [70, 71, 72, 73, 74, 75, 76, 77]]
 
@@ -59,6 +59,18 @@ def test_sampled_log_probs_are_those_that_scoring_finds(policy, filters):
     assert all(not {2, 5, 9} & set(c.ids[:-1]) for cs in found for c in cs)
 
 
+def test_a_share_of_the_prompts_is_answered_as_it_is_among_all(policy):
+    alike = [*PROMPTS, PROMPTS[0]]
+    every = CachedSampler(policy, [2], 32).sample(alike, n=3, sampling=Sampling(12), seed=1)
+    assert every[0] != every[-1]  # equal prompts, each with random numbers of its own
+    for batch_size, numbers in ((2, [1, len(PROMPTS)]), (5, [2, 0])):
+        some = CachedSampler(policy, [2], batch_size).sample(
+            [alike[i] for i in numbers], n=3, sampling=Sampling(12), seed=1, numbers=numbers
+        )
+        expected = [every[i] for i in numbers]
+        assert [[c.ids for c in cs] for cs in some] == [[c.ids for c in cs] for cs in expected]
+
+
 def test_the_seed_decides_alone(policy):
     sampler = CachedSampler(policy, [2], batch_size=4)
     draws = [sampler.sample(PROMPTS, n=2, sampling=Sampling(8), seed=seed) for seed in (3, 3, 4)]
@@ -72,7 +84,9 @@ def test_the_seed_decides_alone(policy):
 
 def test_tokens_come_as_often_as_they_are_probable():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(40_000, 1)
-    tokens, logprobs = draw(logits, Sampling(1, temperature=0.5), torch.Generator().manual_seed(0))
+    tokens, logprobs = draw(
+        logits, Sampling(1, temperature=0.5), row_uniforms([(0, 0)], len(logits), 0)[0]
+    )
     share = torch.bincount(tokens, minlength=4) / len(tokens)
     expected = (logits[0] / 0.5).softmax(-1)
     torch.testing.assert_close(share, expected, atol=0.01, rtol=0)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.config.actions import parse_actions
-from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.core.machine import bf16_slowdown
 from penchant.data.batch import trained_spans
@@ -253,12 +251,8 @@ def checked(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> Snapsh
     """A run as rules see it, before a weight is loaded for it.
 
     Raises:
-        ConfigError: the run would be wrong, or is asked to act in several processes.
+        ConfigError: the run would be wrong.
     """
-    if num_processes > 1 and parse_actions(config.on_finding).acts:
-        raise ConfigError(
-            "on_finding: with several processes findings can only warn; set on_finding to warn"
-        )
     snapshot = take_snapshot(config, inputs, num_processes)
     refuse_errors(find_faults(snapshot, inputs.train_set))
     return snapshot

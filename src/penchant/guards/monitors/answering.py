@@ -11,6 +11,7 @@ from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.models.reference import AdapterReference, Reference
 from penchant.rl.rewards.make import RewardOptions, make_rewards
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.training.accelerator import team_of
 from penchant.training.rollouts import reward_context
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         held_out=_held_out(config, accelerator, setup),
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
+        team=team_of(accelerator),
     )
 
 
@@ -74,6 +76,7 @@ def measure_divergence(
         held_out=None,
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
+        team=team_of(accelerator),
     )
     found = monitor.check().metrics
     names = {"kl/sequence": "monitor/kl_sequence", "kl/sequence_error": "monitor/kl_error"}

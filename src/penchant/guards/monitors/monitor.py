@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.errors import TrainingError
+from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from penchant.models.reference import Reference
     from penchant.models.scoring import Scorer
     from penchant.rl.rewards.make import Rewards
+    from penchant.rl.rewards.samples import Sample
     from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
 
 # The same random numbers at every check: answers differ by the weights alone.
@@ -69,6 +73,7 @@ class Monitor:
         rewards: what the run is trained on; held_out: what it is not trained on.
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
+        team: the processes that share the prompts.
     """
 
     prompts: Sequence[MonitoredPrompt]
@@ -81,6 +86,7 @@ class Monitor:
     held_out: Rewards | None
     batch_size: int
     autocast: Callable[[], Any]
+    team: Team = ALONE
 
     def check(self, start: Sequence[float] = ()) -> Check:
         """Answer every prompt once.
@@ -89,18 +95,23 @@ class Monitor:
             start: rewards of the starting model's answers, which these are held against.
         """
         began = time.perf_counter()
-        with _undisturbed(), self.autocast():
-            self.sampler.sync()
-            ids = [prompt.ids for prompt in self.prompts]
-            drawn = self.sampler.sample(ids, n=1, sampling=self.sampling, seed=SEED)
-            completions = [completion for (completion,) in drawn]
-            scored = self._scored(completions)
-            texts = [answer_text(c.ids, self.tokenizer, ended=c.ended) for c in completions]
-            judged = self._judged(completions)
+        own: list[_Measured] = []
+        error: Exception | None = None
+        try:
+            own = self._share()
+        except Exception as raised:
+            error = raised  # the others would wait for this process
+        self._raise_anywhere(error)
+        measured = self.team.together(own)
+        completions = [one.completion for one in measured]
+        texts = [answer_text(c.ids, self.tokenizer, ended=c.ended) for c in completions]
+        names = measured[0].sums
+        scored = _summed({n: torch.stack([one.sums[n] for one in measured]) for n in names})
+        judged = self._judged(measured)
         metrics = {**scored.metrics, **_described(completions, texts), **judged.metrics}
         if start and len(judged.each) == len(start):
             metrics["win_rate"] = _win_rate(judged.each, start)
-        metrics["seconds"] = time.perf_counter() - began
+        metrics["seconds"] = self.team.agree(time.perf_counter() - began)
         answers = []
         for i, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
             record = {"prompt": prompt.prompt, "answer": text.strip()}
@@ -109,16 +120,57 @@ class Monitor:
             answers.append(record | ({"kl": scored.kl[i]} if scored.kl else {}))
         return Check({f"monitor/{name}": value for name, value in metrics.items()}, answers)
 
+    def _raise_anywhere(self, error: Exception | None) -> None:
+        """Every process ends its check where one failed."""
+        told = self.team.gather(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, text in enumerate(told):
+            if text is not None:
+                raise TrainingError(f"process {rank}: {text}")
+
+    def _share(self) -> list[_Measured]:
+        """This process's answers, with all that is known of each of them alone."""
+        rounds = self.team.rounds(range(len(self.prompts)))
+        numbers = [number for number, _ in rounds]
+        prompts = [self.prompts[number] for number in numbers]
+        apart = {"numbers": numbers} if self.team.size > 1 else {}
+        with _undisturbed(), self.autocast():
+            self.sampler.sync()
+            drawn = self.sampler.sample(
+                [p.ids for p in prompts], n=1, sampling=self.sampling, seed=SEED, **apart
+            )
+            completions = [completion for (completion,) in drawn]
+            groups = [Group(p.ids, (c.ids,)) for p, c in zip(prompts, completions, strict=True)]
+            sums = self._scored(groups)
+            samples = [
+                make_sample(prompt, prompt.ids, completion, self.tokenizer)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+            judged = {name: _raw(rewards, samples) for name, rewards in self._rewards()}
+        return [
+            _Measured(
+                completions[i],
+                {name: column[i] for name, column in sums.items()},
+                {name: (raw[i], apart[i]) for name, (raw, apart) in judged.items()},
+            )
+            for i, (_, counts) in enumerate(rounds)
+            if counts
+        ]
+
+    def _rewards(self) -> list[tuple[str, Rewards]]:
+        both = (("held_out_reward", self.held_out), ("reward", self.rewards))
+        return [(name, rewards) for name, rewards in both if rewards is not None]
+
     @torch.no_grad()
-    def _scored(self, completions: Sequence[Completion]) -> _Scores:
+    def _scored(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """`[answers]` in fp64, by name."""
         with self.scorer.evaluating():
             sums: dict[str, list[Tensor]] = {}
-            for first in range(0, len(completions), self.batch_size):
-                some = range(first, min(first + self.batch_size, len(completions)))
-                groups = [Group(self.prompts[i].ids, (completions[i].ids,)) for i in some]
-                for name, values in self._sums(groups).items():
+            for first in range(0, len(groups), self.batch_size):
+                for name, values in self._sums(groups[first : first + self.batch_size]).items():
                     sums.setdefault(name, []).append(values.cpu().double())
-        return _summed({name: torch.cat(parts) for name, parts in sums.items()})
+        return {name: torch.cat(parts) for name, parts in sums.items()}
 
     def _sums(self, groups: Sequence[Group]) -> dict[str, Tensor]:
         """Sums over each answer, `[answers]` each, and how many tokens each has."""
@@ -140,29 +192,37 @@ class Monitor:
             sums["kl"] = segment_sums(batch, both.kl)
         return sums
 
-    def _judged(self, completions: Sequence[Completion]) -> _Judged:
-        if self.rewards is None and self.held_out is None:
-            return _Judged({}, [])
-        samples = [
-            make_sample(prompt, prompt.ids, completion, self.tokenizer)
-            for prompt, completion in zip(self.prompts, completions, strict=True)
-        ]
+    def _judged(self, measured: Sequence[_Measured]) -> _Judged:
         metrics: dict[str, float] = {}
         each: list[float] = []
-        for rewards, name in ((self.held_out, "held_out_reward"), (self.rewards, "reward")):
-            if rewards is None:
-                continue
-            before = rewards.state_dict()
-            scores = rewards.score(samples)
-            rewards.load_state_dict(before)
-            each = scores.raw
+        for name, _ in self._rewards():
+            each = [one.rewards[name][0] for one in measured]
             metrics |= _moments(name, each)
-            if scores.disagreement and rewards is self.rewards:
-                disagreement = torch.tensor(scores.disagreement, dtype=torch.float64)
+            apart = [one.rewards[name][1] for one in measured]
+            disagreement = torch.tensor(apart, dtype=torch.float64)
+            if name == "reward" and not disagreement.isnan().all():
                 metrics["reward_disagreement"] = float(disagreement.nanmean())
-        if self.rewards is None:
+        if each and self.rewards is None:
             metrics |= _moments("reward", each)
         return _Judged(metrics, each)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One answer, its sums by name, and by the name of its rewards what they gave: the reward and
+    the disagreement of an ensemble, NaN without one."""
+
+    completion: Completion
+    sums: dict[str, Tensor]
+    rewards: dict[str, tuple[float, float]]
+
+
+def _raw(rewards: Rewards, samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
+    """Rewards and disagreements of samples; running statistics stay as they are."""
+    before = rewards.state_dict()
+    scores = rewards.score(samples)
+    rewards.load_state_dict(before)
+    return scores.raw, scores.disagreement or [math.nan] * len(samples)
 
 
 @dataclass(frozen=True)

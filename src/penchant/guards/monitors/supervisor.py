@@ -144,7 +144,7 @@ class Supervisor:
         short = replace(self.monitor.sampling, max_completion_length=few)
         began = time.perf_counter()
         replace(self.monitor, sampling=short).check()
-        seconds = time.perf_counter() - began
+        seconds = self.run.team.agree(time.perf_counter() - began)
         return seconds * self.monitor.sampling.max_completion_length / few / 2
 
     def _handle(self, step: int, finding: Finding) -> None:

@@ -69,7 +69,13 @@ class ContinuousSampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         repeated = [list(prompt) for prompt in prompts for _ in range(n)]
         if not repeated:
@@ -78,7 +84,8 @@ class ContinuousSampler:
         devices = [model.device] if model.device.type == "cuda" else []
         with self.scorer.generating(), torch.random.fork_rng(devices):
             self._prepare(max(map(len, repeated)), sampling)
-            torch.manual_seed(seed)
+            # The engine draws for all requests in turn: shares of the prompts must differ by seed.
+            torch.manual_seed(seed * 1_000_003 + (numbers[0] if numbers else 0))
             rows, errors = self._answer(dict(enumerate(repeated)))
             if errors:  # once more: memory may have been short for a moment
                 again, errors = self._answer({i: repeated[i] for i in errors})

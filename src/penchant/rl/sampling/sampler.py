@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,9 +58,25 @@ class Sampler(Protocol):
     """Draws answers from the policy as it is now."""
 
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """`n` answers to each prompt, in the order of `prompts`; the seed decides alone."""
+        """`n` answers to each prompt, in the order of `prompts`.
+
+        The seed and a prompt's number decide alone: a share of the prompts is answered as all are.
+
+        Args:
+            prompts: token ids.
+            n: answers to each.
+            sampling: how they are drawn.
+            seed: of the random numbers.
+            numbers: of the prompts, among all that are answered now; default: in order from 0.
+        """
 
     def sync(self) -> None:
         """The policy's weights have changed."""
@@ -86,15 +103,27 @@ class CachedSampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         answers: list[list[Completion]] = [[] for _ in prompts]
+        numbers = range(len(prompts)) if numbers is None else numbers
         device = self.scorer.causal_model.device
         batches = list(self._batches(prompts, n))
         with self.scorer.generating():
-            for number, batch in enumerate(track(batches, "sampling")):
-                generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
-                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, generator)
+            for batch in track(batches, "sampling"):
+                keys = [
+                    (numbers[i], k)
+                    for i, count in batch
+                    for k in range(len(answers[i]), len(answers[i]) + count)
+                ]
+                drawn = row_uniforms(keys, sampling.max_completion_length, seed).to(device)
+                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, drawn)
                 for (i, _), completions in zip(batch, rows, strict=True):
                     answers[i].extend(completions)
         return answers
@@ -137,27 +166,28 @@ class CachedSampler:
         prompts: Sequence[list[int]],
         batch: Sequence[tuple[int, int]],
         sampling: Sampling,
-        generator: torch.Generator,
+        uniforms: Tensor,
     ) -> list[list[Completion]]:
-        """The answers of one batch, by prompt."""
+        """The answers of one batch, by prompt; uniforms `[rows, T]` decide what is drawn."""
         ends = set(self.end_token_ids)
         sampling = self._within_positions(sampling, max(map(len, prompts)))
         if self._selects:
             counts = torch.tensor([count for _, count in batch])
             rows = _Rows(self.scorer, prompts, counts, ends, sampling)
-            for _ in range(sampling.max_completion_length):
-                if not rows.step(generator):
+            for column in uniforms.unbind(1)[: sampling.max_completion_length]:
+                if not rows.step(column):
                     break
             done = iter(rows.completions)
         else:
             repeated = zip(prompts, batch, strict=True)
             every = [prompt for prompt, (_, count) in repeated for _ in range(count)]
+            columns = iter(uniforms.unbind(1))
             drawn = generate(
                 self.scorer,
                 every,
                 ends,
                 sampling.max_completion_length,
-                lambda logits: draw(logits, sampling, generator),
+                lambda logits: draw(logits, sampling, next(columns)),
             )
             done = iter([Completion(*row) for row in drawn])
         return [[next(done) for _ in range(count)] for _, count in batch]
@@ -200,9 +230,15 @@ class _Rows:
     def completions(self) -> list[Completion]:
         return [Completion(row.ids, row.logprobs, row.ended) for row in self.rows]
 
-    def step(self, generator: torch.Generator) -> bool:
-        """Draw the next token of every row that has not ended; tells whether any goes on."""
-        tokens, logprobs = draw(self.logits, self.sampling, generator)
+    def step(self, uniforms: Tensor) -> bool:
+        """Draw the next token of every row that has not ended; tells whether any goes on.
+
+        Args:
+            uniforms: `[rows]`, of all rows, ended ones too.
+        """
+        if len(self.alive) < len(self.rows):
+            uniforms = uniforms[torch.tensor(self.alive, device=uniforms.device)]
+        tokens, logprobs = draw(self.logits, self.sampling, uniforms)
         drawn = zip(self.alive, tokens.tolist(), logprobs.tolist(), strict=True)
         for i, token, logprob in drawn:
             row = self.rows[i]
@@ -237,15 +273,26 @@ class _Rows:
         self.logits = out.logits[:, -1]
 
 
-def draw(
-    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def row_uniforms(rows: Sequence[tuple[int, int]], length: int, seed: int) -> Tensor:
+    """`[rows, length]`, random in [0, 1): each row by the seed, its prompt and its answer alone.
+
+    They are made on the CPU, so that no device draws others.
+    """
+    generator = torch.Generator()
+    drawn = torch.empty(len(rows), length, dtype=torch.float64)
+    for row, (prompt, answer) in zip(drawn, rows, strict=True):
+        generator.manual_seed(random.Random(f"{seed} {prompt} {answer}").getrandbits(63))
+        row.uniform_(generator=generator)
+    return drawn
+
+
+def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row and its log-prob, `[rows]` each.
 
     Args:
         logits: `[rows, V]`, as the model gives them.
         sampling: with temperature 0, the likeliest token, and its log-prob at temperature 1.
-        generator: of random numbers.
+        uniforms: `[rows]`, random in [0, 1).
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -254,18 +301,18 @@ def draw(
     else:
         kept = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
         every = kept.log_softmax(-1)
-        tokens = _drawn(every.exp(), generator)
+        tokens = _drawn(every.exp(), uniforms)
     return tokens, every.gather(1, tokens.unsqueeze(1)).squeeze(1)
 
 
-def _drawn(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One index a row, `[rows]`: where the running sum `[rows, V]` passes a random number.
+def _drawn(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One index a row, `[rows]`: where the running sum `[rows, V]` passes its random number.
 
     `torch.multinomial` draws a number for every token of the vocabulary instead of one a row.
     """
     # In fp32 the rounding of a sum over a large vocabulary would move what is rare.
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
     mass = probabilities.cumsum(-1, dtype=dtype)
-    where = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
-    tokens = torch.searchsorted(mass, where * mass[:, -1:], right=True).squeeze(1)
+    where = uniforms.to(mass.device, dtype).unsqueeze(1) * mass[:, -1:]
+    tokens = torch.searchsorted(mass, where, right=True).squeeze(1)
     return tokens.clamp(max=probabilities.shape[-1] - 1)  # a product that was rounded up

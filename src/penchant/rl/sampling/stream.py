@@ -12,7 +12,7 @@ from penchant.core.errors import ModelError
 from penchant.models.size import learned_positions
 from penchant.rl.sampling.answers import Answer
 from penchant.rl.sampling.generated import generate
-from penchant.rl.sampling.sampler import Sampling, draw
+from penchant.rl.sampling.sampler import Sampling, draw, row_uniforms
 from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
@@ -51,16 +51,16 @@ def stream_answer(
         ModelError: the model has no position left after the prompt.
     """
     ends = {*end_token_ids, int(tokenizer.eos_token_id)}
-    generator = torch.Generator(scorer.causal_model.device).manual_seed(seed)
+    sampling = _within_positions(scorer, sampling, len(prompt))
+    length = sampling.max_completion_length
+    uniforms = iter(row_uniforms([(0, 0)], length, seed).unbind(1))
     told = _Told(tokenizer, ends, on_text)
 
     def next_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, logprobs = draw(logits, sampling, generator)  # [1] each
+        tokens, logprobs = draw(logits, sampling, next(uniforms))  # [1] each
         told.add(int(tokens[0]))
         return tokens, logprobs
 
-    sampling = _within_positions(scorer, sampling, len(prompt))
-    length = sampling.max_completion_length
     with scorer.generating():
         ((ids, _, ended),) = generate(scorer, [prompt], ends, length, next_tokens)
     text = answer_text(ids, tokenizer, ended=ended)

@@ -80,7 +80,13 @@ class VllmSampler:
         return Path(self._folder.name) / str(self.version)
 
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         parameters = self.make_parameters(
             n=n,
@@ -90,7 +96,7 @@ class VllmSampler:
             max_tokens=sampling.max_completion_length,
             stop_token_ids=list(self.end_token_ids),
             logprobs=0,
-            seed=seed,
+            seed=seed + 1_000_003 * (numbers[0] if numbers else 0),
             skip_special_tokens=False,
         )
         adapter = None

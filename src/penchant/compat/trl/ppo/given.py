@@ -35,7 +35,13 @@ class Given:
     name: str = "scores"
 
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """The answers, each the only one to its prompt."""
         return [[Completion(list(ids), [], ended=True)] for ids in self.answers]
