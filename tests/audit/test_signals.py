@@ -149,7 +149,7 @@ def test_what_a_model_would_cut_is_counted(make_pairs: Make, tiny_model_dir: Pat
     rows[4]["prompt"] = "long " * 100
     rows[9]["chosen"] = "long " * 300
     report = inspect(rows, model=tiny_model_dir, max_length=1000, max_prompt_length=200)
-    prompts, completions = (report.finding(f"cut-{one}") for one in ("prompts", "completions"))
+    prompts, completions = map(report.finding, ("prompts-cut", "answers-cut"))
     assert prompts is not None and prompts.rows.tolist() == [4]
     assert completions is not None and completions.rows.tolist() == [9]
     assert report.tokens is not None and report.tokens.prompt.longest == 500  # a byte a token

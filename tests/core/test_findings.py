@@ -14,6 +14,7 @@ from penchant.commands.check_result import STOPPED
 from penchant.core import commands
 from penchant.core.errors import ConfigError
 from penchant.core.findings import IDS
+from penchant.data.faults import FAULTS
 from penchant.guards.monitors.detectors import DETECTORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def test_ids_are_those_that_the_docs_explain() -> None:
 def test_explain_prints_what_is_known_of_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "length-bias"]) == 0
     out = capsys.readouterr().out
-    assert "The longer (or shorter) answer" in out and "shared-prompts" not in out
+    assert "The longer (or shorter) answer" in out and "leaks" not in out
     assert main(["explain", "lenght-bias"]) == 1
     assert "did you mean length-bias" in capsys.readouterr().err
 
@@ -48,7 +49,7 @@ def test_commands_in_messages_run_where_the_program_is_not_on_the_path(
 def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:
     rooms = [ROOT / "src" / "penchant" / name for name in ("guards", "rl", "training", "methods")]
     source = "".join(file.read_text("utf-8") for room in rooms for file in room.rglob("*.py"))
-    made = {*MADE.findall(source), *DETECTORS, *(name for _, name in STOPPED)}
+    made = {*MADE.findall(source), *DETECTORS, *FAULTS, *(name for _, name in STOPPED)}
     assert made == set(IDS)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from penchant.data.faults import count_leaks
 from penchant.data.read import read_pairs
 from penchant.data.records import Label, Pair
-from penchant.data.split import shared_prompts, split_by_prompt
+from penchant.data.split import split_by_prompt
 
 
 def pairs_of(*sizes):
@@ -30,7 +31,7 @@ def pairs_of(*sizes):
 def test_no_prompt_is_on_both_sides_and_no_pair_is_lost(seed):
     pairs = pairs_of(5, 1, 3, 2, 7, 1, 1, 4)
     train, evaluation = split_by_prompt(pairs, 0.7, seed)
-    assert shared_prompts(train, evaluation) == 0
+    assert count_leaks(train, evaluation).num == 0
     assert sorted(p.where for p in train + evaluation) == sorted(p.where for p in pairs)
 
 
@@ -98,20 +99,20 @@ def test_fewer_than_two_prompts_cannot_be_split(pairs):
         split_by_prompt(pairs, 0.5, seed=0)
 
 
-def test_shared_prompts_counts_evaluation_pairs_not_prompts():
-    assert shared_prompts(pairs_of(1, 1), pairs_of(3, 2, 4)) == 5
+def test_leaks_are_counted_in_records_not_in_prompts():
+    assert count_leaks(pairs_of(3, 2, 4), pairs_of(1, 1)).num == 5
 
 
 def test_labels_are_split_by_prompt_like_pairs():
     labels = [Label(f"prompt {n // 4}", f"answer {n}", n % 2 == 0, f"f:{n}") for n in range(40)]
     train, evaluation = split_by_prompt(labels, 0.5, seed=0)
     assert len(train) == len(evaluation) == 20
-    assert shared_prompts(train, evaluation) == 0
-    assert shared_prompts(train, labels) == 20
+    assert count_leaks(train, evaluation).num == 0
+    assert count_leaks(labels, train).num == 20
 
 
 def test_pandalm_repeats_prompts_yet_splits_without_leaking(shared):
     pairs = read_pairs(shared / "data" / "pandalm.jsonl").records
     train, evaluation = split_by_prompt(pairs, 0.9, seed=0)
-    assert shared_prompts(train, evaluation) == 0
+    assert count_leaks(train, evaluation).num == 0
     assert abs(len(train) - 0.9 * len(pairs)) <= 1

@@ -14,7 +14,7 @@ from penchant.reporting.data import audit
 WriteRun = Callable[..., Path]
 COUNTED = {
     "num_train": 1200, "num_held_out": 80, "num_chat": 1200, "num_prompts": 900, "num_ties": 7,
-    "num_shared": 0, "num_near": None,
+    "faults": {"leaks": {"num": 0, "total": 1200}, "cycles": {"num": 3, "total": 1200}},
     "length": {"longer_chosen": 30, "shorter_chosen": 10, "equal": 60},
     "noise": {"num_rated": 50, "num_split": 10, "flip_probability": 0.081},
 }  # fmt: skip
@@ -27,6 +27,7 @@ def test_counts_stand_in_the_page_and_faults_only_where_there_are_any(write_run:
         ("Records", "1,200 for training, as messages; 80 held out"),
         ("Distinct prompts", "900"),
         ("Ties, left out", "7"),
+        ("In cycles of preferences", "3"),
         ("Longer answer chosen", "in 75% of pairs of unequal length"),
         ("Votes", "50 pairs have them, 20% not unanimous; about 8% of the labels are wrong, "
          "as they tell"),

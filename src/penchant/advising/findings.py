@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from penchant.data.faults import count_contradicted
 from penchant.data.quality import (
     FEW,
-    NUM_RATED,
     LengthBias,
     Noise,
     Signal,
-    count_contradicted,
     measure_length_bias,
     measure_noise,
     signal_of,
@@ -36,7 +35,8 @@ class Findings:
         num_ties, num_refused: rows left out.
         num_desirable: of labels; of pairs read as labels, one per pair.
         num_possible_pairs: desirable with undesirable completions of a prompt, for labels.
-        num_contradicted: pairs that also occur the other way round.
+        num_contradicted: pairs that also occur the other way round, or labels of completions that
+            were judged both ways.
         num_margins: pairs that state by how much the chosen completion is better.
         noise, length: None where the data cannot tell.
         tokens: by the model's tokenizer.
@@ -70,7 +70,7 @@ class Findings:
     @property
     def deterministic(self) -> bool:
         """Whether nearly every preference is unanimous."""
-        rated = self.noise is not None and self.noise.num_rated >= NUM_RATED
+        rated = self.noise is not None and self.noise.told
         return bool(
             rated
             and self.noise
@@ -94,7 +94,7 @@ def find(source: Data[Any], tokens: TokenLengths) -> Findings:
         num_refused=len(source.refused),
         num_desirable=sum(label.desirable for label in labels) or len(pairs),
         num_possible_pairs=_possible_pairs(labels),
-        num_contradicted=count_contradicted(pairs),
+        num_contradicted=count_contradicted(records),
         num_margins=sum(pair.margin is not None for pair in pairs),
         noise=measure_noise([p.agreement for p in pairs if p.agreement is not None]),
         length=measure_length_bias(pairs) if pairs else None,

@@ -14,6 +14,7 @@ from penchant.advising.findings import Findings
 from penchant.advising.plan import Plan
 from penchant.core.machine import Machine
 from penchant.core.screen import gibibytes
+from penchant.data.faults import Count, fault_of
 from penchant.data.records import counted
 from penchant.methods import METHODS, Method
 
@@ -151,10 +152,9 @@ def noise_text(findings: Findings) -> str:
             "unanimous"
         )
     if findings.num_contradicted:
-        share = findings.num_contradicted / findings.num_records
-        parts.append(
-            f"{findings.num_contradicted} pairs ({share:.0%}) also occur the other way round"
-        )
+        noun = findings.kind.removesuffix("s")
+        count = Count(findings.num_contradicted, findings.num_records, noun)
+        parts.append(fault_of("contradictions", noun).title(count))
     return ", ".join(parts) or "no votes beside the preferences"
 
 

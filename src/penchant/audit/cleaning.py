@@ -14,6 +14,7 @@ from penchant.audit.patterns import CUES
 from penchant.audit.report import Report
 from penchant.core.errors import ConfigError
 from penchant.core.screen import track
+from penchant.data.faults import FAULTS
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, counted
 from penchant.data.writing import SUFFIXES, RowWriter, new_file, require_new
@@ -124,10 +125,8 @@ def _rows(finding: Finding) -> Any:
 # Known to every file, also to one where they find nothing: a script need not look first.
 REMEDIES = frozenset(
     (
-        "ties", "low-agreement", "split-votes", "zero-margin", "duplicates", "near-duplicates",
-        "contradictions", "cycles", "white-space", "personal-data", "template-leftovers", "leaks",
-        "near-leaks", "length-bias", "label-noise", "mixed-languages", "cut-prompts",
-        "cut-completions", *(f"cue-{name}" for name in CUES),
+        "ties", *FAULTS, "length-bias", "label-noise", "mixed-languages", "prompts-cut",
+        "answers-cut", *(f"cue-{name}" for name in CUES),
         # Reasons of refusals.
         "chosen-equals-rejected", "empty-completion", "empty-prompt", "unknown-label",
         "missing-field", "wrong-type", "malformed-json", "invalid-utf-8", "invalid-text",

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import rensa
 import xxhash
 from numpy.typing import NDArray
 
-from penchant.audit import patterns
+from penchant.audit.patterns import CUES, opening
+from penchant.data.faults import answers, joined, nearly_same, whole_text
 from penchant.data.lines import Item
-from penchant.data.near import Signatures
-from penchant.data.quality import nearly_same
-from penchant.data.records import Label, Pair, Refusal, Text, prompt_key
+from penchant.data.near import ABSENT, NUM_HASHES, Signatures, sign_records
+from penchant.data.patterns import LEFTOVERS, PERSONAL, SEARCHED_CHARACTERS, bits
+from penchant.data.records import Label, Pair, Refusal, Text, canonical, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.messages import contents, said
+from penchant.data.rows.messages import said
 from penchant.data.rows.row import Layout, RowError
 
 # What an item of the source turned out to be.
@@ -48,13 +48,7 @@ COLUMNS = np.dtype(
         ("margin", np.float32),
     ]
 )
-NUM_HASHES = 64
-SEED = 1
-PROMPT, CHOSEN, REJECTED = range(3)  # in signatures
-ABSENT = np.uint32(0xFFFFFFFF)
-# Longer texts are searched up to here: a line of 100 MB costs no more than others.
-SEARCHED_CHARACTERS = 100_000
-SIGNED_CHARACTERS = 20_000
+PROMPT = 0  # in signatures, before the completions
 KEPT_CHARACTERS = 40_000
 
 
@@ -114,7 +108,9 @@ def look(job: Job) -> Block:
             priority = xxhash.xxh3_64_intdigest((job.start + at).to_bytes(8, "little"))
             if priority < job.below:
                 block.kept.append((priority, at, _shortened(record)))
-    _sign(block, records)
+    if records:
+        places = np.array([position for position, _ in records])
+        block.signatures[places] = sign_records([record for _, record in records])
     return block
 
 
@@ -128,31 +124,21 @@ def _record(job: Job, item: Item) -> Pair | Label | Refusal | None:
         return Refusal(where, error.reason, error.detail)
 
 
-def joined(text: Text) -> str:
-    """What a text says, whoever says it, as one string."""
-    return "\n".join(contents(text))
-
-
-def answers(record: Pair | Label) -> tuple[Text, ...]:
-    """Those of a pair, chosen first, or the one of a label."""
-    return (record.completion,) if isinstance(record, Label) else (record.chosen, record.rejected)
-
-
 def _describe(row: Any, record: Pair | Label) -> None:
     """Fill a row of the table, which is changed in place."""
     prompt = joined(record.prompt)
-    texts = [joined(completion) for completion in answers(record)]
     row["prompt"] = _hash(prompt_key(record))
     row["prompt_characters"] = len(prompt)
-    for side, text in zip(("chosen", "rejected"), texts, strict=False):
+    for side, completion in zip(("chosen", "rejected"), answers(record), strict=False):
+        text = joined(completion)
         searched = text[:SEARCHED_CHARACTERS]
-        row[side] = _hash(text)
+        row[side] = _hash(canonical(completion))
         row[f"{side}_characters"] = len(text)
-        row[f"{side}_cues"] = patterns.bits(patterns.CUES, searched)
-        row[f"{side}_opening"] = _hash(patterns.opening(text))
-    everything = "\n".join(text[:SEARCHED_CHARACTERS] for text in (prompt, *texts))
-    row["personal"] = patterns.bits(patterns.PERSONAL, everything)
-    row["leftovers"] = patterns.bits(patterns.LEFTOVERS, everything)
+        row[f"{side}_cues"] = bits(CUES, searched)
+        row[f"{side}_opening"] = _hash(opening(text))
+    everything = whole_text(record)
+    row["personal"] = bits(PERSONAL, everything)
+    row["leftovers"] = bits(LEFTOVERS, everything)
     if isinstance(record, Label):
         row["desirable"] = record.desirable
         return
@@ -161,22 +147,6 @@ def _describe(row: Any, record: Pair | Label) -> None:
         row["agreement"] = record.agreement
     if record.margin is not None:
         row["margin"] = record.margin
-
-
-def _sign(block: Block, records: Sequence[tuple[int, Pair | Label]]) -> None:
-    """Fill the signatures, those of one side all at once."""
-    if not records:
-        return
-    at = np.array([position for position, _ in records])
-    texts = ((record.prompt, *answers(record)) for _, record in records)
-    for side, column in enumerate(zip(*texts, strict=True)):
-        block.signatures[at, side] = _signatures(column)
-
-
-def _signatures(texts: Sequence[Text]) -> Signatures:
-    sets = [patterns.shingles(joined(text)[:SIGNED_CHARACTERS]) for text in texts]
-    matrix = rensa.RMinHash.digest_matrix_from_token_sets(sets, NUM_HASHES, SEED)
-    return np.array(matrix.to_rows(), np.uint32)
 
 
 def _shortened(record: Pair | Label) -> Pair | Label:

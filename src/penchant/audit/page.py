@@ -14,7 +14,6 @@ from markupsafe import Markup
 from penchant.audit.finding import Finding
 from penchant.audit.plots import as_svg
 from penchant.audit.report import Report
-from penchant.audit.rules import slug
 from penchant.core.atomic import write_atomically
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, counted
@@ -66,7 +65,7 @@ def _examples(report: Report, sources: Sources) -> Mapping[str, list[tuple[str, 
     """The first rows of each finding, as JSON, cut; nothing is read beyond the last of them."""
     wanted: dict[int, list[str]] = {}
     for finding in report.findings:
-        if finding.id == slug("personal data"):
+        if finding.id == "personal-data":
             continue  # a report is passed on
         for row in finding.rows[:NUM_SHOWN]:
             wanted.setdefault(int(row), []).append(finding.id)

@@ -22,8 +22,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from penchant.audit.facts import joined
 from penchant.core.screen import track
+from penchant.data.faults import joined
 from penchant.data.records import Pair
 
 NUM_FOLDS = 5

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penchant.audit.facts import CHOSEN, PROMPT, REFUSED, REJECTED
-from penchant.audit.finding import Finding, Severity
+from penchant.audit.facts import PROMPT, REFUSED
+from penchant.audit.finding import Finding
 from penchant.audit.graphs import in_cycles, opposed
-from penchant.audit.patterns import LEFTOVERS, PERSONAL
 from penchant.audit.scan import Scan
-from penchant.data.near import Indices, combined, near_duplicates
-from penchant.data.quality import severity_of_contradictions
+from penchant.data.faults import ALIKE, MIN_AGREEMENT, Count, Fault, fault_of
+from penchant.data.near import ALIKE_PROMPTS, combined, near_repeats, near_to_others
+from penchant.data.patterns import LEFTOVERS, PERSONAL
 from penchant.data.records import counted
-
-# Least Jaccard similarity of words and their pairs, estimated from 64 hashes (error 0.05). A text
-# with 5% of its words changed has about 0.85; a short prompt with one changed word has half.
-ALIKE_COMPLETIONS, ALIKE_PROMPTS = 0.65, 0.5
-MIN_AGREEMENT = 0.6
 
 
 def row_faults(scanned: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Finding]:
@@ -69,31 +64,15 @@ def slug(text: str) -> str:
 
 def strengths(scanned: Scan, min_agreement: float) -> Iterator[Finding]:
     """Preferences that hardly are any, by votes or margins."""
-    rows = scanned.records
-    agreement, margin = scanned.table["agreement"][rows], scanned.table["margin"][rows]
+    table = scanned.table[scanned.records]
+    agreement = table["agreement"]
     rated = np.isfinite(agreement)
     evidence = {"rated": int(rated.sum()), "mean agreement": _mean(agreement[rated])}
-    low = rated & (agreement < min_agreement)
-    if low.any():
-        yield Finding(
-            "low-agreement", "warning",
-            f"{counted(int(low.sum()), 'pair')} with fewer than {min_agreement:.0%} of the votes",
-            rows[low], {**evidence, "count": int(low.sum()), "below": min_agreement},
-            "drop them, or set --min_agreement",
-        )  # fmt: skip
-    split = rated & (agreement < 1)
-    if split.any():
-        yield Finding(
-            "split-votes", "note", f"{counted(int(split.sum()), 'pair')} without unanimity",
-            rows[split], {**evidence, "count": int(split.sum())},
-            "keep them with a method that allows for noise (robust, IPO), or drop them",
-        )  # fmt: skip
-    nothing = margin == 0
-    if nothing.any():
-        yield Finding(
-            "zero-margin", "warning", f"{counted(int(nothing.sum()), 'pair')} with a margin of 0",
-            rows[nothing], {"count": int(nothing.sum())}, "they are ties: drop them",
-        )  # fmt: skip
+    low = fault_of("low-agreement", scanned.noun, min_agreement)
+    yield from _found(scanned, low, rated & (agreement < min_agreement),
+                      {**evidence, "below": min_agreement})  # fmt: skip
+    yield from _fault(scanned, "split-votes", rated & (agreement < 1), evidence)
+    yield from _fault(scanned, "zero-margin", table["margin"] == 0)
 
 
 def repeats(scanned: Scan) -> Iterator[Finding]:
@@ -103,103 +82,41 @@ def repeats(scanned: Scan) -> Iterator[Finding]:
     keys = combined(table["prompt"], table["chosen"], table["rejected"], table["desirable"])
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     again = first[group] != np.arange(len(rows))
-    if again.any():
-        sizes = np.bincount(group)
-        yield Finding(
-            "duplicates", "warning",
-            f"{counted(int(again.sum()), 'row')} that repeat an earlier one", rows[again],
-            {"count": int(again.sum()), "groups": int((sizes > 1).sum()),
-             "largest": int(sizes.max())},
-            "drop them: the first of each stays",
-        )  # fmt: skip
-    rows = rows[~again]
-    least = {PROMPT: ALIKE_PROMPTS, CHOSEN: ALIKE_COMPLETIONS, REJECTED: ALIKE_COMPLETIONS}
-    parts = [(scanned.signatures[:, side], bound) for side, bound in least.items()]
-    near = rows[near_duplicates(parts, rows) != rows]
-    if near.size:
-        yield Finding(
-            "near-duplicates", "warning",
-            f"{counted(int(near.size), 'row')} nearly equal to an earlier one", near,
-            {"count": int(near.size), "least similarity of completions": ALIKE_COMPLETIONS,
-             "least similarity of prompts": ALIKE_PROMPTS},
-            "drop them: the first of each group stays",
-        )  # fmt: skip
+    sizes = np.bincount(group)
+    evidence = {"groups": int((sizes > 1).sum()), "largest": int(sizes.max())}
+    yield from _fault(scanned, "duplicates", again, evidence)
+    near = np.isin(rows, near_repeats(scanned.signatures, rows[~again]))
+    bounds = {"least similarity of completions": ALIKE, "of prompts": ALIKE_PROMPTS}
+    yield from _fault(scanned, "near-duplicates", near, bounds)
 
 
 def contradictions(scanned: Scan) -> Iterator[Finding]:
     """Preferences that cannot all hold."""
-    rows = scanned.records
-    table = scanned.table[rows]
+    table = scanned.table[scanned.records]
     if scanned.kind == "labels":
-        yield from _contradicted_labels(rows, table)
+        keys = combined(table["prompt"], table["chosen"])
+        both = np.intersect1d(keys[table["desirable"]], keys[~table["desirable"]])
+        yield from _fault(
+            scanned, "contradictions", np.isin(keys, both), {"completions": len(both)}
+        )
         return
     against = opposed(table)
-    if against.any():
-        yield Finding(
-            "contradictions", _gravity(against, scanned),
-            f"{counted(int(against.sum()), 'pair')} that others state the other way round",
-            rows[against],
-            {"count": int(against.sum()), "prompts": len(np.unique(table["prompt"][against]))},
-            "drop them, or build from the votes behind them",
-        )  # fmt: skip
-    rows, table = rows[~against], table[~against]
-    round_about = in_cycles(table)
-    if round_about.any():
-        yield Finding(
-            "cycles", _gravity(round_about, scanned),
-            f"{counted(int(round_about.sum()), 'pair')} in cycles: A over B, B over C, C over A",
-            rows[round_about],
-            {"count": int(round_about.sum()),
-             "prompts": len(np.unique(table["prompt"][round_about]))},
-            "drop them, or rank the completions of their prompts again",
-        )  # fmt: skip
-
-
-def _gravity(mask: NDArray[np.bool_], scanned: Scan) -> Severity:
-    return severity_of_contradictions(float(mask.sum()) / len(scanned.records))
-
-
-def _contradicted_labels(rows: Indices, table: NDArray[Any]) -> Iterator[Finding]:
-    keys = combined(table["prompt"], table["chosen"])
-    both = np.intersect1d(keys[table["desirable"]], keys[~table["desirable"]])
-    against = np.isin(keys, both)
-    if against.any():
-        yield Finding(
-            "contradictions", severity_of_contradictions(float(against.mean())),
-            f"{counted(int(against.sum()), 'label')} of completions that were judged both ways",
-            rows[against], {"count": int(against.sum()), "completions": len(both)},
-            "drop them, or judge them again",
-        )  # fmt: skip
+    round_about = np.zeros(len(table), np.bool_)
+    round_about[~against] = in_cycles(table[~against])
+    for name, mask in (("contradictions", against), ("cycles", round_about)):
+        yield from _fault(scanned, name, mask, {"prompts": len(np.unique(table["prompt"][mask]))})
 
 
 def texts(scanned: Scan) -> Iterator[Finding]:
     """What is in the texts and should not be."""
-    rows = scanned.records
-    table = scanned.table[rows]
-    blank = rows[table["blank_difference"]]
-    if blank.size:
-        yield Finding(
-            "white-space", severity_of_contradictions(blank.size / len(rows)),
-            f"{counted(int(blank.size), 'pair')} whose completions differ in white space or case "
-            "only", blank, {"count": int(blank.size)}, "drop them: they teach only that",
-        )  # fmt: skip
-    yield from _matches(rows, table["personal"], PERSONAL, "personal data", "warning",
-                        "drop them, or mask them at the source")  # fmt: skip
-    yield from _matches(rows, table["leftovers"], LEFTOVERS, "template leftovers", "warning",
-                        "split such texts into chat messages, or drop them")  # fmt: skip
-
-
-def _matches(
-    rows: Indices, bits: NDArray[Any], names: Iterable[str], what: str, severity: Severity, fix: str
-) -> Iterator[Finding]:
-    hit = rows[bits > 0]
-    if hit.size:
-        counts = {name: int((bits >> bit & 1).sum()) for bit, name in enumerate(names)}
-        shown = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
-        yield Finding(
-            slug(what), severity, f"{what} in {counted(int(hit.size), 'row')}: {shown}", hit,
-            {"count": int(hit.size), **counts}, fix,
-        )  # fmt: skip
+    table = scanned.table[scanned.records]
+    yield from _fault(scanned, "white-space", table["blank_difference"])
+    for name, column, kinds in (
+        ("personal-data", "personal", PERSONAL),
+        ("template-leftovers", "leftovers", LEFTOVERS),
+    ):
+        found = {kind: int((table[column] >> bit & 1).sum()) for bit, kind in enumerate(kinds)}
+        yield from _fault(scanned, name, table[column] > 0, kinds=found)
 
 
 def leaks(scanned: Scan, held_out: Scan) -> Iterator[Finding]:
@@ -207,27 +124,44 @@ def leaks(scanned: Scan, held_out: Scan) -> Iterator[Finding]:
     rows, others = scanned.records, held_out.records
     prompts, seen = scanned.table["prompt"][rows], held_out.table["prompt"][others]
     same = np.isin(prompts, seen)
-    shared = int(np.isin(seen, prompts).sum())
-    if same.any():
-        yield Finding(
-            "leaks", "error", f"{counted(int(same.sum()), 'row')} with a prompt of the evaluation",
-            rows[same], {"count": int(same.sum()), "evaluation rows": shared},
-            "drop them: held-out numbers are worth nothing with them",
-        )  # fmt: skip
-    rows = rows[~same]
+    evidence = {"evaluation rows": int(np.isin(seen, prompts).sum())}
+    yield from _fault(scanned, "leaks", same, evidence)
     _, theirs = np.unique(seen, return_index=True)
     _, own, number = np.unique(prompts[~same], return_index=True, return_inverse=True)
-    both = np.concatenate(
-        [held_out.signatures[others[theirs], PROMPT], scanned.signatures[rows[own], PROMPT]]
-    )
-    group = near_duplicates([(both, ALIKE_COMPLETIONS)], np.arange(len(both)))
-    near = rows[(group[len(theirs) :] < len(theirs))[number]]
-    if near.size:
+    if not own.size:
+        return
+    near = np.zeros(len(rows), np.bool_)
+    near[~same] = near_to_others(
+        scanned.signatures[rows[~same][own], PROMPT], held_out.signatures[others[theirs], PROMPT]
+    )[number]
+    yield from _fault(scanned, "near-leaks", near, {"least similarity": ALIKE})
+
+
+def _fault(
+    scanned: Scan,
+    name: str,
+    mask: NDArray[np.bool_],
+    evidence: Mapping[str, Any] | None = None,
+    *,
+    kinds: Mapping[str, int] | None = None,
+) -> Iterator[Finding]:
+    """The finding of a fault that the checks of a run know by the same id."""
+    return _found(scanned, fault_of(name, scanned.noun), mask, evidence or {}, kinds or {})
+
+
+def _found(
+    scanned: Scan,
+    fault: Fault,
+    mask: NDArray[np.bool_],
+    evidence: Mapping[str, Any],
+    kinds: Mapping[str, int] | None = None,
+) -> Iterator[Finding]:
+    num = int(mask.sum())
+    if num:
+        count = Count(num, len(mask), scanned.noun, kinds or {})
         yield Finding(
-            "near-leaks", "warning",
-            f"{counted(int(near.size), 'row')} with a prompt nearly equal to one of the evaluation",
-            near, {"count": int(near.size), "least similarity": ALIKE_COMPLETIONS},
-            "drop them, or split by prompt with near duplicates together",
+            fault.id, fault.severity(count), fault.title(count), scanned.records[mask],
+            {"count": num, **count.kinds, **evidence}, fault.remedy,
         )  # fmt: skip
 
 

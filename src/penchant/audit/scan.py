@@ -17,20 +17,18 @@ from numpy.typing import NDArray
 
 from penchant.audit.facts import (
     COLUMNS,
-    NUM_HASHES,
     RECORD,
     REFUSED,
     TIE,
     Block,
     Job,
-    answers,
-    joined,
     look,
 )
 from penchant.audit.finding import Places
+from penchant.data.faults import answers, joined
 from penchant.data.hints import hint
 from penchant.data.lines import Item
-from penchant.data.near import Indices, Signatures
+from penchant.data.near import NUM_HASHES, Indices, Signatures
 from penchant.data.opening import Part, Sources
 from penchant.data.records import NUM_EXAMPLES, DataError, Label, Pair, Refusal, counted
 from penchant.data.rows import labels
@@ -71,6 +69,11 @@ class Scan:
     refusals: dict[str, list[Refusal]]
     sample: list[tuple[int, Pair | Label]]
     signatures: Signatures
+
+    @property
+    def noun(self) -> str:
+        """What a record is called."""
+        return self.kind.removesuffix("s")
 
     @property
     def records(self) -> Indices:

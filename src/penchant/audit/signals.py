@@ -11,18 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penchant.audit.cues import LENGTH, Cue, leanings
-from penchant.audit.facts import answers, joined
 from penchant.audit.finding import NO_ROWS, Finding, Severity
 from penchant.audit.probe import Probe, probe_labels
 from penchant.audit.rules import slug
 from penchant.audit.scan import Scan
 from penchant.core.screen import track
+from penchant.data.faults import answers, joined
 from penchant.data.near import Indices, combined
-from penchant.data.quality import BIASED, LengthBias, Noise
+from penchant.data.quality import (
+    BIASED,
+    NOISY_LABELS,
+    LengthBias,
+    Noise,
+    severity_of_noise,
+)
 from penchant.data.records import Pair, counted
 
 CUE_Z, CUE_WHEN_DIFFERS = 4.0, 0.6
-NOISY, VERY_NOISY = 0.05, 0.2
 MIN_LANGUAGE_SHARE = 0.01
 # Below these, a detector guesses.
 LANGUAGE_CHARACTERS, LANGUAGE_PROBABILITY = 60, 0.95
@@ -40,8 +45,11 @@ def cue_findings(scanned: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
     rows = scanned.records
     table = scanned.table[rows]
     leaning = leanings(table)
+    bias = length_bias(table)
     for cue in cues:
-        if cue.z < CUE_Z or cue.when_differs < CUE_WHEN_DIFFERS:
+        # Length is judged as the checks of a run judge it, by all pairs.
+        telling = cue.z >= CUE_Z and cue.when_differs >= CUE_WHEN_DIFFERS
+        if not (bias.biased if cue.name == LENGTH else telling):
             continue
         surplus = NO_ROWS
         if cue.name in leaning:
@@ -54,7 +62,7 @@ def cue_findings(scanned: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
         }
         severity: Severity = "warning" if cue.accuracy >= BIASED else "note"
         if cue.name == LENGTH:
-            yield _length_finding(cue, length_bias(table), severity, surplus, evidence)
+            yield _length_finding(bias, surplus, evidence)
             continue
         with_it = "with" if cue.favours > 0 else "without"
         trait = f"completions {with_it} {cue.name}" if surplus.size else cue.name
@@ -66,19 +74,14 @@ def cue_findings(scanned: Scan, cues: Sequence[Cue]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _length_finding(
-    cue: Cue, bias: LengthBias, severity: Severity, surplus: Indices, evidence: dict[str, Any]
-) -> Finding:
-    which, share = "longer", bias.longer_share
-    if cue.favours < 0:
-        which, share = "shorter", 1 - share
+def _length_finding(bias: LengthBias, surplus: Indices, evidence: dict[str, Any]) -> Finding:
     return Finding(
-        "length-bias", severity,
-        f"the {which} completion is chosen in {share:.1%} of pairs of unequal length; length alone "
-        f"is right in {cue.accuracy:.1%} of held-out pairs",
-        surplus, {**evidence, "longer chosen": bias.longer_chosen,
-                  "shorter chosen": bias.shorter_chosen, "equal": bias.equal},
-        "train with a length-normalised method (SimPO), or drop the surplus",
+        "length-bias", bias.severity, bias.title, surplus,
+        {**evidence, "longer chosen": bias.longer_chosen,
+         "shorter chosen": bias.shorter_chosen, "equal": bias.equal,
+         "longer share": bias.longer_share},
+        "train with a length-normalised method (simpo, sigmoid_norm), or drop the surplus: "
+        "penchant data clean --drop length-bias",
     )  # fmt: skip
 
 
@@ -99,13 +102,10 @@ def noise_from_votes(noise: Noise) -> Finding:
     """The share of labels that the votes suggest to be wrong."""
     rate = noise.flip_probability
     return Finding(
-        "label-noise", _noise_severity(rate),
-        f"{rate:.1%} of the labels wrong by the votes' estimate; mean agreement "
-        f"{noise.mean_agreement:.1%}",
-        NO_ROWS,
+        "label-noise", severity_of_noise(rate), noise.title, NO_ROWS,
         {"estimate": rate, "from": "votes", "votes": noise.votes, "rated": noise.num_rated,
          "error of one vote": noise.vote_error, "mean agreement": noise.mean_agreement},
-        "drop split-votes or low-agreement; or train with robust or IPO",
+        "drop split-votes or low-agreement; or train with robust or ipo",
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def noise_from_probe(
     if probe is None:
         return None, []
     interval = f"{probe.low:.1%} to {probe.high:.1%}"
-    known = probe.high - probe.low <= 2 * NOISY
+    known = probe.high - probe.low <= 2 * NOISY_LABELS
     title = f"{probe.flip_rate:.1%} of the labels flipped by a probe's estimate ({interval})"
     remedy = "drop those that are likelier wrong than right; or train with robust or IPO"
     if not known:
@@ -137,7 +137,7 @@ def noise_from_probe(
         named = counted(int((probe.right < 0.5).sum()), "label")
         title = f"{named} likelier flipped than not, where {rate:.1%} of all are said to be"
     finding = Finding(
-        "label-noise", _noise_severity(probe.flip_rate if known else 0.0), title,
+        "label-noise", severity_of_noise(probe.flip_rate if known else 0.0), title,
         rows[probe.right < 0.5] if known else NO_ROWS,
         {"estimate": probe.flip_rate, "low": probe.low, "high": probe.high,
          "from": "probe" if rate is None else "noise_rate",
@@ -145,10 +145,6 @@ def noise_from_probe(
         remedy, sampled=not scanned.sampled_all,
     )  # fmt: skip
     return probe, [finding]
-
-
-def _noise_severity(rate: float) -> Severity:
-    return "error" if rate >= VERY_NOISY else "warning" if rate >= NOISY else "note"
 
 
 @cache

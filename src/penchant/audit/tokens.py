@@ -10,6 +10,7 @@ import numpy as np
 
 from penchant.audit.finding import Finding
 from penchant.audit.scan import Scan
+from penchant.data.faults import MANY
 from penchant.data.lengths import Sample, TokenLengths, measure_lengths
 from penchant.data.records import counted
 
@@ -46,16 +47,16 @@ def _cuts(scanned: Scan, sample: Sample, lengths: TokenLengths) -> Iterator[Find
     cut = lengths.cut
     prompts, completions = sample.cut_rows(cut.max_length, cut.max_prompt_length)
     total = len(sample.rows)
-    for name, flags, key, limit in (
-        ("prompts", prompts, "max_prompt_length", cut.max_prompt_length),
-        ("completions", completions, "max_length", cut.max_length),
+    for name, flags, key, limit, longest in (
+        ("prompts-cut", prompts, "max_prompt_length", cut.max_prompt_length, lengths.prompt),
+        ("answers-cut", completions, "max_length", cut.max_length, lengths.total),
     ):
         num = sum(flags)
         if num:
-            longest = lengths.prompt if name == "prompts" else lengths.total
+            noun = "prompts" if name == "prompts-cut" else "completions"
             yield Finding(
-                f"cut-{name}", "warning" if num / total > 0.01 else "note",
-                f"{counted(num, 'record')} ({num / total:.1%}) whose {name} {key} {limit} cuts",
+                name, "warning" if num / total > MANY else "note",
+                f"{counted(num, 'record')} ({num / total:.1%}) whose {noun} {key} {limit} cuts",
                 np.array([row for row, flag in zip(rows, flags, strict=True) if flag], np.int64),
                 {"count": num, "tokenised": total, key: limit, "99%": longest.p99,
                  "longest": longest.longest},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,63 +12,23 @@ from scipy.sparse.csgraph import connected_components
 
 from penchant.core.commands import install
 from penchant.core.screen import track
-from penchant.data.grouping import digest
-from penchant.data.records import DataError
+from penchant.data.faults import ALIKE, Count, answers, joined, statement
+from penchant.data.patterns import shingles
+from penchant.data.records import DataError, Record, prompt_key
 
 Indices: TypeAlias = NDArray[np.int64]
 Signatures: TypeAlias = NDArray[np.uint32]
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-NUM_HASHES = 128
-BATCH = 2048
+NUM_HASHES = 64  # they estimate a similarity to within 0.05
 # Words beyond tell no two texts apart that those before do not.
 MAX_CHARACTERS = 20_000
 SEED = 1
-WORD = re.compile(r"\w+|[^\w\s]")
-
-
-class NearGroups:
-    """Puts texts together that are equal or nearly so, with those near to them, and so on.
-
-    Args:
-        similarity: the least share of words and neighbouring words that two near texts have in
-            common (Jaccard), as estimated by `NUM_HASHES` hashes; 1 takes only equal texts.
-    """
-
-    def __init__(self, similarity: float = 0.7) -> None:
-        self.similarity = similarity
-        self._numbers: dict[bytes, int] = {}
-        self._taken = 0
-        self._waiting: list[str] = []
-        self._signed: list[Signatures] = []
-
-    def add(self, text: str) -> int:
-        """Take a text; equal texts have one number, counted from 0."""
-        key = digest(text)
-        number = self._numbers.setdefault(key, len(self._numbers))
-        if self.similarity < 1 and number == self._taken:
-            self._taken += 1
-            self._waiting.append(text[:MAX_CHARACTERS])
-            if len(self._waiting) >= BATCH:
-                self._sign()
-        return number
-
-    def groups(self) -> list[int]:
-        """For each number that `add` gave, the least number in its group."""
-        count = len(self._numbers)
-        if self.similarity == 1 or not count:
-            return list(range(count))
-
-        self._sign()
-        self._signed = [np.concatenate(self._signed)]
-        parts = [(self._signed[0], self.similarity)]
-        return near_duplicates(parts, np.arange(count)).tolist()
-
-    def _sign(self) -> None:
-        if self._waiting:
-            self._signed.append(signatures(self._waiting))
-            self._waiting = []
+ABSENT = np.uint32(0xFFFFFFFF)  # in the signature of a text that a record does not have
+# Of prompts and completions. A text with 5% of its words changed has about 0.85 of them in common;
+# a short prompt with one changed word has half.
+ALIKE_PROMPTS = 0.5
 
 
 def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
@@ -86,14 +44,67 @@ def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
             "near-duplicates are found with rensa, which is not installed; "
             f"{install('data')}, or set similarity to 1"
         ) from error
-    sets = [_tokens(text) for text in texts]
+    sets = [shingles(text) or [text] for text in texts]
     matrix = rensa.RMinHash.digest_matrix_from_token_sets(sets, NUM_HASHES, seed)
     return np.array(matrix.to_rows(), np.uint32)
 
 
-def _tokens(text: str) -> list[str]:
-    words = WORD.findall(text.lower())
-    return [*words, *(f"{one} {other}" for one, other in pairwise(words))] or [text]
+def sign_records(records: Sequence[Record]) -> Signatures:
+    """MinHash of prompts and completions, `[records, 3, NUM_HASHES]`.
+
+    Of a label the second completion is lacking: it has the largest numbers.
+    """
+    signed = np.full((len(records), 3, NUM_HASHES), ABSENT)
+    texts = ((record.prompt, *answers(record)) for record in records)
+    for side, column in enumerate(zip(*texts, strict=True)):
+        signed[:, side] = signatures([joined(text)[:MAX_CHARACTERS] for text in column])
+    return signed
+
+
+def near_repeats(signed: Signatures, rows: Indices) -> Indices:
+    """Those of some rows that are nearly equal to an earlier one of them.
+
+    Args:
+        signed: as of `sign_records`.
+        rows: indices, ascending; without those that are equal.
+    """
+    parts = [(signed[:, side], least) for side, least in enumerate((ALIKE_PROMPTS, ALIKE, ALIKE))]
+    return rows[near_duplicates(parts, rows) != rows]
+
+
+def near_to_others(own: Signatures, others: Signatures) -> NDArray[np.bool_]:
+    """Which of some texts are near to one of the others, or to a text that is.
+
+    Args:
+        own, others: of distinct texts, `[texts, NUM_HASHES]`.
+    """
+    every = np.concatenate([others, own])
+    group = near_duplicates([(every, ALIKE)], np.arange(len(every)))
+    return np.asarray(group[len(others) :] < len(others))
+
+
+def count_near_repeats(records: Sequence[Record]) -> Count:
+    """Records nearly equal to an earlier one."""
+    distinct = list({statement(record): record for record in records}.values())
+    signed = sign_records(distinct)
+    num = len(near_repeats(signed, np.arange(len(distinct))))
+    return Count(num, len(records), records[0].noun)
+
+
+def count_near_leaks(records: Sequence[Record], held_out: Sequence[Record]) -> Count:
+    """Records with nearly a prompt that is held out, without those that have one exactly."""
+    others = {prompt_key(record): joined(record.prompt) for record in held_out}
+    keys = [prompt_key(record) for record in records]
+    own = {k: joined(r.prompt) for k, r in zip(keys, records, strict=True) if k not in others}
+    near: set[str] = set()
+    if own:
+        signed = (_sign_prompts(own.values()), _sign_prompts(others.values()))
+        near = {key for key, hit in zip(own, near_to_others(*signed), strict=True) if hit}
+    return Count(sum(key in near for key in keys), len(records), records[0].noun)
+
+
+def _sign_prompts(prompts: Iterable[str]) -> Signatures:
+    return signatures([prompt[:MAX_CHARACTERS] for prompt in prompts])
 
 
 def combined(*columns: NDArray[Any]) -> NDArray[np.uint64]:

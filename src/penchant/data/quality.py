@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from fractions import Fraction
 from typing import Literal
 
 from penchant.core.findings import Severity
-from penchant.data.records import Label, Pair, Record, Text, prompt_key
+from penchant.data.records import Pair, Text
 from penchant.data.rows.messages import contents
 
 FEW = 100  # records from which on there is something to learn, and to measure on
 BIASED, STRONGLY_BIASED = 0.6, 0.75  # accuracy of the length alone
 BIASED_Z = 3.0
+NUM_RATED = 30  # pairs with votes: fewer say too little
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,19 @@ class Noise:
     votes: int
     vote_error: float
     flip_probability: float
+
+    @property
+    def told(self) -> bool:
+        """Whether enough pairs have votes for the estimate to say something."""
+        return self.num_rated >= NUM_RATED
+
+    @property
+    def title(self) -> str:
+        """What the votes say of the labels, in one sentence."""
+        return (
+            f"{self.flip_probability:.1%} of the labels are wrong by the votes' estimate: "
+            f"{self.split_share:.0%} of the rated pairs are not unanimous"
+        )
 
     @property
     def split_share(self) -> float:
@@ -71,6 +84,21 @@ class LengthBias:
         unequal = self.longer_chosen + self.shorter_chosen
         gap = abs(self.longer_chosen - self.shorter_chosen)
         return self.accuracy >= BIASED and gap >= BIASED_Z * math.sqrt(max(unequal, 1))
+
+    @property
+    def severity(self) -> Severity:
+        """How grave the bias is, where there is one."""
+        return "warning" if self.biased else "note"
+
+    @property
+    def title(self) -> str:
+        """What the bias does, in one sentence."""
+        longer = "longer" if self.longer_share >= 0.5 else "shorter"
+        return (
+            f"the {longer} answer is the chosen one in "
+            f"{max(self.longer_share, 1 - self.longer_share):.0%} of the pairs of unequal length: "
+            f"length alone is right in {self.accuracy:.0%} of all, and is what will be learned"
+        )
 
     @property
     def strongly_biased(self) -> bool:
@@ -126,9 +154,6 @@ def _majority(error: float, votes: int) -> tuple[float, float]:
 STRONG, NOISY, COIN_TOSS = 0.05, 0.25, 0.5
 
 
-NUM_RATED = 30  # fewer say too little
-
-
 Signal = Literal["unknown", "strong", "standard", "noisy", "coin toss"]
 
 
@@ -137,10 +162,11 @@ def signal_of(num_records: int, num_contradicted: int, noise: Noise | None) -> S
 
     Args:
         num_records: at least 1.
-        num_contradicted: pairs that also occur the other way round.
+        num_contradicted: pairs that also occur the other way round, or labels of completions that
+            were judged both ways.
         noise: of their votes, where there are any.
     """
-    rated = noise is not None and noise.num_rated >= NUM_RATED
+    rated = noise is not None and noise.told
     share = max(noise.split_share if noise and rated else 0.0, num_contradicted / num_records)
     if share >= COIN_TOSS:
         return "coin toss"
@@ -165,97 +191,9 @@ def _characters(text: Text) -> int:
     return sum(map(len, contents(text)))
 
 
-# The share of pairs that contradict each other from which they cost more than a note.
-MANY_CONTRADICTED = 0.01
+NOISY_LABELS = 0.05  # estimated share of wrong labels from which a loss should know of them
 
 
-def severity_of_contradictions(share: float) -> Severity:
-    """How grave it is that this share of the pairs cannot all hold, opposed or in cycles."""
-    return "warning" if share > MANY_CONTRADICTED else "note"
-
-
-def nearly_same(first: Text, second: Text) -> bool:
-    """Whether two completions differ in white space or case only."""
-    return _squeezed(first) == _squeezed(second)
-
-
-def _squeezed(text: Text) -> list[str]:
-    return "\n".join(contents(text)).casefold().split()
-
-
-def count_repeated(records: Sequence[Record]) -> int:
-    """Records that say what an earlier one says, in prompt, completions and label."""
-    return len(records) - len({_statement(record) for record in records})
-
-
-def _statement(record: Record) -> tuple[object, ...]:
-    if isinstance(record, Pair):
-        return prompt_key(record), _key(record.chosen), _key(record.rejected)
-    if isinstance(record, Label):
-        return prompt_key(record), _key(record.completion), record.desirable
-    return prompt_key(record), id(record)  # a prompt has columns of its own beside it
-
-
-def count_contradicted_labels(labels: Sequence[Label]) -> int:
-    """Labels of completions that were judged both ways for one prompt."""
-    verdicts: dict[tuple[str, str], list[bool]] = {}
-    for label in labels:
-        key = prompt_key(label), _key(label.completion)
-        verdicts.setdefault(key, []).append(label.desirable)
-    return sum(len(each) for each in verdicts.values() if len(set(each)) > 1)
-
-
-def count_contradicted(pairs: Sequence[Pair]) -> int:
-    """Pairs that also occur the other way round."""
-    return sum(map(len, _opposed(_edges(pairs)).values()))
-
-
-def count_in_cycles(pairs: Sequence[Pair]) -> int:
-    """Pairs on a cycle of a prompt's answers (A over B, B over C, C over A).
-
-    Those that also occur the other way round are left out.
-    """
-    edges = _edges(pairs)
-    opposed = _opposed(edges)
-    return sum(
-        _on_cycles([edge for edge in own if edge not in opposed[prompt]])
-        for prompt, own in edges.items()
-    )
-
-
-Edge = tuple[str, str]  # the better answer and the worse one
-
-
-def _edges(pairs: Sequence[Pair]) -> dict[str, list[Edge]]:
-    """The preferences of each prompt."""
-    edges: dict[str, list[Edge]] = {}
-    for pair in pairs:
-        edges.setdefault(_key(pair.prompt), []).append((_key(pair.chosen), _key(pair.rejected)))
-    return edges
-
-
-def _key(text: Text) -> str:
-    return json.dumps(text, sort_keys=True)
-
-
-def _opposed(edges: dict[str, list[Edge]]) -> dict[str, list[Edge]]:
-    """Those of each prompt that also occur the other way round."""
-    stated = {prompt: set(own) for prompt, own in edges.items()}
-    return {p: [e for e in own if (e[1], e[0]) in stated[p]] for p, own in edges.items()}
-
-
-def _on_cycles(edges: Sequence[Edge]) -> int:
-    """How many edges lie on a cycle: those whose worse answer leads back to the better one."""
-    worse_than: dict[str, set[str]] = {}
-    for better, worse in edges:
-        worse_than.setdefault(better, set()).add(worse)
-
-    def leads(start: str, end: str) -> bool:
-        seen, waiting = {start}, [start]
-        while waiting:
-            for answer in worse_than.get(waiting.pop(), set()) - seen:
-                seen.add(answer)
-                waiting.append(answer)
-        return end in seen
-
-    return sum(better in worse_than and leads(worse, better) for better, worse in edges)
+def severity_of_noise(rate: float) -> Severity:
+    """How grave it is that this share of the labels is estimated to be wrong."""
+    return "warning" if rate >= NOISY_LABELS else "note"

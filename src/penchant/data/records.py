@@ -295,7 +295,7 @@ class Tally:
 
 def prompt_key(record: Record) -> str:
     """Return the prompt as canonical JSON: equal prompts, and only those, have equal keys."""
-    return _canonical(record.prompt)
+    return canonical(record.prompt)
 
 
 def fingerprint(records: Iterable[Record]) -> str:
@@ -310,10 +310,11 @@ def fingerprint(records: Iterable[Record]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for record in records:
-        digest.update(_canonical(record.content()).encode())
+        digest.update(canonical(record.content()).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
 
-def _canonical(value: object) -> str:
+def canonical(value: object) -> str:
+    """A text as JSON: equal texts, and only those, have equal ones."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -55,12 +55,6 @@ def split_by_prompt(
     )
 
 
-def shared_prompts(train: Sequence[Record], evaluation: Sequence[Record]) -> int:
-    """Count the evaluation records whose prompt also occurs among the training records."""
-    seen = {prompt_key(record) for record in train}
-    return sum(prompt_key(record) in seen for record in evaluation)
-
-
 def _choose(order: list[str], sizes: dict[str, int], target: float) -> set[str]:
     """Pick prompts whose records add up to nearly `target`; neither side stays empty."""
     train: dict[str, None] = {}

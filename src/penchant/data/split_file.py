@@ -236,7 +236,7 @@ def _with_prompt(where: str, row: object) -> tuple[str, Mapping[str, Any]]:
 
 def _look(items: Iterable[Item], by: str, similarity: float) -> tuple[_Seen, list[int]]:
     """Read all rows once; also the group of each distinct prompt."""
-    from penchant.data.near import NearGroups
+    from penchant.data.near_groups import NearGroups
 
     seen, near = _Seen(), NearGroups(similarity)
     for prompt, row in usable(items, seen.refused, _with_prompt):

@@ -13,7 +13,6 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from penchant.methods import METHODS
-from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
 from penchant.reporting.data import audit
 from penchant.reporting.figures import final_figures
 from penchant.reporting.reading import Run
@@ -134,7 +133,11 @@ def _without_paths(text: str) -> str:
 
 
 def _answers(run: Run) -> list[tuple[str, str]]:
-    last = max((one["step"] for one in run.samples), default=0)
+    if not run.samples:
+        return []
+    from penchant.reporting.answers import SHOWN_CHARACTERS, prompt_text
+
+    last = max(one["step"] for one in run.samples)
     answers: list[Mapping[str, Any]] = [one for one in run.samples if one["step"] == last]
     return [
         (prompt_text(one.get("prompt")), str(one.get("answer", ""))[:SHOWN_CHARACTERS])

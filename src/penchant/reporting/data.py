@@ -9,18 +9,20 @@ from penchant.reporting.reading import Run, number
 from penchant.reporting.words import shown
 
 # Told where there are any.
+LEFT_OUT = {"num_ties": "Ties, left out", "num_refused": "Rows refused"}
 FAULTS = {
-    "num_ties": "Ties, left out",
-    "num_refused": "Rows refused",
-    "num_same": "Pairs whose answers differ in white space or case only",
-    "num_zero_margin": "Pairs with a margin of 0",
-    "num_repeated": "Records that repeat an earlier one",
-    "num_contradicted": "Pairs that also occur the other way round, or labels that contradict",
-    "num_cyclic": "Pairs in cycles of preferences",
-    "num_doubtful": "Pairs with few votes for the preference",
-    "num_shared": "Held-out records whose prompt is trained on",
-    "num_near": "Held-out records whose prompt is nearly one that is trained on",
-    "num_rendered": "Strings that hold special tokens as text",
+    "white-space": "Answers that differ in white space or case only",
+    "zero-margin": "Margins of 0",
+    "duplicates": "Repeat an earlier record",
+    "near-duplicates": "Nearly repeat an earlier record",
+    "contradictions": "Contradict another record",
+    "cycles": "In cycles of preferences",
+    "low-agreement": "Few votes for the preference",
+    "split-votes": "Votes that are not unanimous",
+    "personal-data": "Personal data",
+    "template-leftovers": "Leftovers of a chat template",
+    "leaks": "A prompt that is held out too",
+    "near-leaks": "Nearly a prompt that is held out",
 }
 
 
@@ -29,10 +31,14 @@ def audit(run: Run) -> list[tuple[str, str]]:
     data = run.data.get("data")
     if not isinstance(data, dict):
         return []
-    counted = {"num_prompts": "Distinct prompts", **FAULTS}
-    counts = ((name, _count(data, key)) for key, name in counted.items())
-    rows = [(name, f"{count:,.0f}") for name, count in counts if count]
-    return [("Records", _records(data)), *rows, *_preferences(data)]
+    counts = {"num_prompts": "Distinct prompts", **LEFT_OUT}
+    rows = [(name, _count(data, key)) for key, name in counts.items()]
+    faults = data.get("faults")
+    if isinstance(faults, dict):
+        shown = ((name, faults.get(key)) for key, name in FAULTS.items())
+        rows += [(name, _count(one, "num")) for name, one in shown if isinstance(one, dict)]
+    numbers = [(name, f"{count:,.0f}") for name, count in rows if count]
+    return [("Records", _records(data)), *numbers, *_preferences(data)]
 
 
 def _records(data: Mapping[str, Any]) -> str:

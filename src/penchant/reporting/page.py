@@ -11,7 +11,6 @@ from typing import Any
 from markupsafe import Markup
 
 from penchant.methods import METHODS
-from penchant.reporting.answers import pairs
 from penchant.reporting.card import listed, template
 from penchant.reporting.charts import as_svg
 from penchant.reporting.curves import panels
@@ -69,7 +68,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "findings": during[:NUM_FINDINGS],
         "more_findings": max(0, len(during) - NUM_FINDINGS),
         "before": sorted((one for one in run.findings if one["step"] <= 0), key=_order),
-        "pairs": pairs(run),
+        "pairs": _pairs(run),
         "audit": audit(run),
         "tokenising": tokenising(run),
         "changed": differing,
@@ -78,6 +77,15 @@ def _facts(run: Run) -> dict[str, Any]:
         "command": command(run),
         "caveats": caveats(run),
     }
+
+
+def _pairs(run: Run) -> list[Any]:
+    """Answers before and after, where the run has any."""
+    if not (run.samples or run.monitored):
+        return []
+    from penchant.reporting.answers import pairs
+
+    return list(pairs(run))
 
 
 def _order(finding: Mapping[str, Any]) -> tuple[int, int]:

@@ -40,16 +40,15 @@ def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
     source, records = _read(config, data)
     if eval_data is None and config.train_fraction is None:
-        return RunData(records, [], [source], 0)
-    from penchant.data.split import shared_prompts, split_by_prompt
-
+        return RunData(records, [], [source])
     if eval_data is not None:
         held_out, evaluation = _read(config, eval_data, "eval_split")
-        shared = shared_prompts(records, evaluation)
-        return RunData(records, evaluation, [source, held_out], shared)
+        return RunData(records, evaluation, [source, held_out])
     assert config.train_fraction is not None
+    from penchant.data.split import split_by_prompt
+
     train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
-    return RunData(train, evaluation, [source], 0)
+    return RunData(train, evaluation, [source])
 
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:

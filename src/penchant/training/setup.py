@@ -31,7 +31,6 @@ class RunData:
     train: Sequence[Record]
     evaluation: Sequence[Record]
     sources: list[Data[Any]]
-    shared_prompts: int
 
 
 @dataclass

@@ -127,9 +127,9 @@ def test_near_prompts_are_counted_beside_equal_ones(tiny_model_dir: Path, tmp_pa
         "dpo", model=str(tiny_model_dir), data=rows[:1], eval_data=rows[1:], probe=False,
         output=tmp_path / "run",
     )  # fmt: skip
-    (finding,) = [one for one in result.findings if one.id == "near-prompts"]
+    (finding,) = [one for one in result.findings if one.id == "near-leaks"]
     assert finding.evidence["num"] == 1
-    assert "shared-prompts" not in {one.id for one in result.findings}
+    assert "leaks" not in {one.id for one in result.findings}
 
 
 def test_training_writes_what_the_checks_find_and_goes_on(

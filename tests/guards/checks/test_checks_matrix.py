@@ -160,7 +160,7 @@ WRONG = [
     Wrong("one-prompt", rows=one_prompt),
     Wrong("refused-rows", rows=bad_rows),
     Wrong("kto-imbalance", "kto", rows=lopsided),
-    Wrong("shared-prompts", "dpo", {"eval_data": "pairs"}),
+    Wrong("leaks", "dpo", {"eval_data": "pairs"}),
     Wrong("no-held-out", "dpo", {"eval_data": None}, severity="note"),
     Wrong("data", rows=no_pairs, severity="error"),
     # the tokens

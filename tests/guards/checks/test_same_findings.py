@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import penchant
+from penchant.core.findings import IDS
 from penchant.data import inspect
+from penchant.data.faults import FAULTS
 
 
 def pair(prompt: str, chosen: str, rejected: str, **more: Any) -> dict[str, Any]:
@@ -33,24 +35,52 @@ PAIRS = [
 TIE = {"prompt": "seven", "completion_a": "x", "completion_b": "y", "label": "tie"}
 LABELS = [judged("x", True), judged("y", False), judged("x", False), judged("z", True)]
 LABELS += [LABELS[1], {**LABELS[1], "prompt": "q"}]
-CASES = {
-    "white-space": ("dpo", PAIRS, 1), "duplicates": ("dpo", PAIRS, 1),
-    "contradictions": ("dpo", PAIRS, 2), "cycles": ("dpo", PAIRS, 3),
-    "low-agreement": ("dpo", PAIRS, 1), "zero-margin": ("dpo", PAIRS, 1),
-    "ties": ("dpo", [TIE, {**TIE, "label": "a"}], 1),
-    "contradictions of labels": ("kto", LABELS, 2), "duplicates of labels": ("kto", LABELS, 1),
+SAID = "a small boat with one red sail goes over the wide and quiet lake at dawn every day"
+
+
+def varied(number: int, *changed: str) -> str:
+    """A text of its own, or one that shares all but a word with another."""
+    return " ".join([*changed, *(f"{word}{number}" for word in SAID.split())])
+
+
+PAIRS += [
+    pair(varied(1), varied(2), varied(3)),
+    pair(varied(1), varied(2, "then"), varied(3)),
+    pair("mail", "Write to ann.lee@mail.example.org.", "I can not."),
+    pair("marks", "yes<|im_end|>", "no [/INST]"),
+]
+VOTED = [pair(f"p{n}", "yes", "no", agreement=0.55 if n % 4 == 0 else 1.0) for n in range(40)]
+LONG = [pair(f"p{n}", f"yes {n} and so on", "no") for n in range(30)]
+HELD_OUT = [pair("two", "yes", "no"), pair(varied(1, "then"), "a", "b")]
+FILES = {
+    "pairs": ("dpo", PAIRS, None, {
+        "white-space": 1, "duplicates": 1, "contradictions": 2, "cycles": 3, "low-agreement": 1,
+        "split-votes": 1, "zero-margin": 1, "near-duplicates": 1, "personal-data": 1,
+        "template-leftovers": 1,
+    }),
+    "pairs beside held-out ones": ("dpo", PAIRS, HELD_OUT, {"leaks": 2, "near-leaks": 2}),
+    "votes": ("dpo", VOTED, None, {"label-noise": 0, "split-votes": 10, "low-agreement": 10}),
+    "one longer": ("dpo", LONG, None, {"length-bias": 30}),
+    "ties": ("dpo", [TIE, {**TIE, "label": "a"}], None, {"ties": 1}),
+    "labels": ("kto", LABELS, None, {"contradictions": 2, "duplicates": 1}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_check_and_inspect_find_the_same(case: str, tmp_path: Path, tiny_model_dir: Path) -> None:
-    method, rows, num = CASES[case]
-    name, file = case.partition(" ")[0], tmp_path / "rows.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    inspected = {one.id: one for one in inspect(file).findings}[name]
-    checked = penchant.check(method, model=str(tiny_model_dir), data=str(file), probe=False)
+@pytest.mark.parametrize("file", FILES)
+def test_check_and_inspect_find_the_same(file: str, tmp_path: Path, tiny_model_dir: Path) -> None:
+    method, rows, held_out, wanted = FILES[file]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    report = inspect(data, eval_data=held_out)
+    checked = penchant.check(
+        method, model=str(tiny_model_dir), data=str(data), eval_data=held_out, probe=False
+    )
+    inspected = {one.id: one for one in report.findings}
     found = {one.id: one for one in checked.findings}
-    assert name in found, checked.findings
-    assert len(inspected.rows) == num
-    assert num in found[name].evidence.values()
-    assert found[name].severity == inspected.severity
+    assert wanted.items() <= {name: len(one.rows) for name, one in inspected.items()}.items()
+    assert wanted.keys() <= found.keys(), checked.findings
+    for name in {*inspected} & set(IDS) | wanted.keys():
+        assert found[name].severity == inspected[name].severity, name
+        if name != "ties":  # a run counts those of the held-out data too
+            assert found[name].what == inspected[name].title
+    assert {*found} & {*FAULTS, "length-bias"} <= {*inspected}

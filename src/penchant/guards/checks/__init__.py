@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from penchant.core.findings import Finding, by_severity
-from penchant.guards.checks import optimization, preferences, references, tokens
+from penchant.guards.checks import optimization, preferences, tokens
 from penchant.guards.checks.snapshot import Snapshot
 
 Rule = Callable[[Snapshot], Iterator[Finding]]
@@ -14,7 +14,6 @@ RULES: tuple[Rule, ...] = (
     *optimization.RULES,
     *preferences.RULES,
     *tokens.RULES,
-    *references.RULES,
 )
 
 

@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.core.machine import bf16_slowdown
 from penchant.data.batch import trained_spans
-from penchant.data.quality import (
-    count_contradicted,
-    count_contradicted_labels,
-    count_in_cycles,
-    count_repeated,
-    measure_length_bias,
-    measure_noise,
-    nearly_same,
-    signal_of,
-)
-from penchant.data.records import Label, Pair, Text, is_chat, prompt_key
-from penchant.data.rows.messages import contents
+from penchant.data.faults import Count, answers, count_faults, count_leaks, count_patterns
+from penchant.data.quality import measure_length_bias, measure_noise, signal_of
+from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
-from penchant.guards.checks.preferences import DOUBTFUL
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 from penchant.models.size import learned_positions
 from penchant.training.kind import kind_of
@@ -35,8 +25,8 @@ if TYPE_CHECKING:
     from penchant.data.token_report import TokenReport
     from penchant.training.setup import Inputs, Record, RunData
 
-# Near-duplicates of prompts are looked for among at most so many: they cost a second or two.
-MANY_PROMPTS = 20_000
+# Near-duplicates are looked for among at most so many records: they cost a few seconds.
+MANY_RECORDS = 20_000
 DROPOUTS = (
     *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "resid_dropout"),
@@ -54,8 +44,9 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
     train, evaluation = run_data.train, run_data.evaluation
     pairs = [record for record in train if isinstance(record, Pair)]
     shares = [pair.agreement for pair in pairs if pair.agreement is not None]
-    labels = [record for record in train if isinstance(record, Label)]
-    noise, contradicted = measure_noise(shares), count_contradicted(pairs)
+    noise = measure_noise(shares)
+    faults = _faults(train, evaluation)
+    contradicted = faults["contradictions"].num if "contradictions" in faults else 0
     specials = [token for token in tokenizer.all_special_tokens if len(token) > 1]
     sources = run_data.sources
     return DataFacts(
@@ -64,17 +55,9 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
         num_prompts=len({prompt_key(record) for record in train}),
         num_chat=sum(is_chat(record.prompt) for record in train),
         num_rendered=sum(_rendered(record.prompt, specials) for record in train),
-        num_shared=run_data.shared_prompts,
-        num_near=_near(train, evaluation),
         num_ties=sum(one.ties for one in sources),
         num_refused=sum(len(one.refused) for one in sources),
-        num_same=sum(nearly_same(pair.chosen, pair.rejected) for pair in pairs),
-        num_rated=len(shares),
-        num_doubtful=sum(share < DOUBTFUL for share in shares),
-        num_zero_margin=sum(pair.margin == 0 for pair in pairs),
-        num_repeated=count_repeated(train),
-        num_contradicted=contradicted + count_contradicted_labels(labels),
-        num_cyclic=count_in_cycles(pairs),
+        faults=faults,
         signal=signal_of(len(train), contradicted, noise),
         noise=noise,
         length=measure_length_bias(pairs) if pairs else None,
@@ -86,24 +69,21 @@ def _rendered(prompt: Text, specials: Sequence[str]) -> bool:
     return isinstance(prompt, str) and any(token in prompt for token in specials)
 
 
-def _plain(text: Text) -> str:
-    return "\n".join(contents(text))
+def _faults(train: Sequence[Record], evaluation: Sequence[Record]) -> dict[str, Count]:
+    """What `penchant data inspect` finds in the same records, counted under the same ids."""
+    faults = {**count_faults(train), **count_patterns(train)}
+    if evaluation:
+        faults["leaks"] = count_leaks(train, evaluation)
+    many = len(train) + len(evaluation) > MANY_RECORDS
+    if many or any(importlib.util.find_spec(name) is None for name in ("rensa", "scipy")):
+        return faults
+    from penchant.data.near import count_near_leaks, count_near_repeats
 
-
-def _near(train: Sequence[Record], evaluation: Sequence[Record]) -> int | None:
-    """Held-out records near to a trained prompt but without an equal one; None if not measured."""
-    if not evaluation or len(train) + len(evaluation) > MANY_PROMPTS:
-        return None
-    if any(importlib.util.find_spec(name) is None for name in ("rensa", "scipy")):
-        return None
-    from penchant.data.near import NearGroups
-
-    groups = NearGroups()
-    trained = {groups.add(_plain(record.prompt)) for record in train}
-    numbers = [groups.add(_plain(record.prompt)) for record in evaluation]
-    group = groups.groups()
-    known = {group[number] for number in trained}
-    return sum(number not in trained and group[number] in known for number in numbers)
+    if answers(train[0]):  # prompts without answers may well be alike
+        faults["near-duplicates"] = count_near_repeats(train)
+    if evaluation:
+        faults["near-leaks"] = count_near_leaks(train, evaluation)
+    return faults
 
 
 def gather_tokens(

@@ -1,4 +1,4 @@
-"""Rules over the method's numbers: learning rate, beta, epochs, warm-up, precision, dropout."""
+"""Rules over the method's numbers: rate, beta, epochs, warm-up, precision, dropout, reference."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def beta_noise(run: Snapshot) -> Iterator[Finding]:
 def _signal(run: Snapshot) -> str:
     noise = run.data.noise
     votes = f"{noise.split_share:.0%} of the rated pairs not unanimous" if noise else "no votes"
-    return f"{run.data.signal}: {votes}, {run.data.num_contradicted} contradicted"
+    return f"{run.data.signal}: {votes}, {run.data.num('contradictions')} contradicted"
 
 
 def epochs(run: Snapshot) -> Iterator[Finding]:
@@ -198,4 +198,47 @@ def dropout(run: Snapshot) -> Iterator[Finding]:
         )
 
 
-RULES = (learning_rate, beta, beta_noise, epochs, warmup, half_precision, emulated, dropout)
+def second_reference(run: Snapshot) -> Iterator[Finding]:
+    """A copy beside an adapter that could be switched off."""
+    config = run.config
+    kept = config.reference.startswith("copy") or (
+        bool(config.reference_model) and config.reference != "cache"
+    )
+    if not (config.spec.needs_reference and config.lora_r and kept) or config.sync_ref_model:
+        return
+    if config.reference_model and run.model.other_reference:
+        return
+    yield warning(
+        "second-reference",
+        "an adapter is trained and a copy of the same model is held beside it as the reference: "
+        "the model with its adapter switched off is that reference, for no memory",
+        "set reference to auto and leave reference_model out",
+        {"reference": config.reference, "reference_model": config.reference_model},
+    )
+
+
+def other_reference(run: Snapshot) -> Iterator[Finding]:
+    """A reference that the policy does not start from."""
+    config = run.config
+    if config.reference_model and run.model.other_reference:
+        yield warning(
+            "reference-differs",
+            f"reference_model {config.reference_model} is not what the policy starts from: log-"
+            "ratios are not 0 at the first step, and the divergence counts from another model",
+            "leave reference_model out, unless a further round against the first model is meant",
+            {"reference_model": config.reference_model, "model": config.model},
+        )
+
+
+RULES = (
+    learning_rate,
+    beta,
+    beta_noise,
+    epochs,
+    warmup,
+    half_precision,
+    emulated,
+    dropout,
+    second_reference,
+    other_reference,
+)

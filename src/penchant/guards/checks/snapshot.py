@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from penchant.data.faults import Count
 from penchant.data.quality import LengthBias, Noise, Signal
 
 if TYPE_CHECKING:
@@ -22,18 +23,10 @@ class DataFacts:
         num_prompts: distinct ones.
         num_chat: records that are messages, not plain strings.
         num_rendered: plain strings that hold the tokenizer's special tokens as text.
-        num_shared: held-out records whose prompt is trained on.
-        num_near: held-out records whose prompt is nearly one that is trained on, those of
-            `num_shared` left out; None where that was not measured.
         num_ties: records of both sides without a preference, which reading has left out.
         num_refused: rows of both sides that could not be read.
-        num_same: pairs whose answers differ in white space or case only.
-        num_rated: pairs with votes; num_doubtful: those with few votes for the preference.
-        num_zero_margin: pairs whose margin is 0.
-        num_repeated: records that say what an earlier one says.
-        num_contradicted: pairs that also occur the other way round, or labels of completions that
-            were judged both ways; num_cyclic: other pairs that lie on a cycle of a prompt's
-            answers.
+        faults: by the id of `penchant.data.faults`, how many records have it; near duplicates only
+            where they were looked for.
         signal: how clear the preferences are.
         noise, length: None where the data cannot tell.
     """
@@ -43,20 +36,16 @@ class DataFacts:
     num_prompts: int = 0
     num_chat: int = 0
     num_rendered: int = 0
-    num_shared: int = 0
-    num_near: int | None = None
     num_ties: int = 0
     num_refused: int = 0
-    num_same: int = 0
-    num_rated: int = 0
-    num_doubtful: int = 0
-    num_zero_margin: int = 0
-    num_repeated: int = 0
-    num_contradicted: int = 0
-    num_cyclic: int = 0
+    faults: Mapping[str, Count] = field(default_factory=dict)
     signal: Signal = "unknown"
     noise: Noise | None = None
     length: LengthBias | None = None
+
+    def num(self, fault: str) -> int:
+        """How many records have a fault."""
+        return self.faults[fault].num if fault in self.faults else 0
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penchant.core.findings import Finding, warning
+from penchant.data.faults import Share
 from penchant.data.records import counted
-from penchant.guards.checks.shares import Share
 from penchant.guards.checks.snapshot import Snapshot
 
 LITTLE_ROOM = 1 / 8  # of max_length

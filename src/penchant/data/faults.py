@@ -1,0 +1,300 @@
+"""Faults of records: one id, one wording and one severity, whoever looks for them.
+
+`penchant data inspect` finds the rows of each, `penchant check` and `penchant train` count them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from penchant.core.findings import Finding, Severity
+from penchant.data.records import Label, Pair, Record, Text, canonical, counted, prompt_key
+from penchant.data.rows.messages import contents
+
+MANY = 0.05  # share of records from which a fault costs more than a note
+FEW_SPOIL = 0.01  # likewise of a fault that teaches the wrong thing
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many records have a fault.
+
+    Attributes:
+        num: those with the fault; total: all of them.
+        noun: what is counted, in the singular.
+        kinds: where the fault has several, the records with each.
+    """
+
+    num: int
+    total: int
+    noun: str
+    kinds: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake that records can have.
+
+    Attributes:
+        id: of the finding; `penchant data clean --drop ID` removes its rows.
+        says: what follows "3 pairs (1.5%)".
+        remedy: what to do.
+        many: share of the records above which it is a warning, else a note; None is always a note.
+    """
+
+    id: str
+    says: str
+    remedy: str
+    many: float | None = 0.0
+
+    def severity(self, count: Count) -> Severity:
+        """A warning where more than `many` of the records have the fault, else a note."""
+        many = self.many is not None and count.num > self.many * count.total
+        return "warning" if many else "note"
+
+    def title(self, count: Count) -> str:
+        """One sentence with the numbers."""
+        kinds = ", ".join(f"{name} in {num}" for name, num in count.kinds.items() if num)
+        said = f"{counted(count.num, count.noun)} ({count.num / count.total:.1%}) {self.says}"
+        return f"{said}: {kinds}" if kinds else said
+
+    def found(self, count: Count) -> Iterator[Finding]:
+        """The finding where some of the records have the fault; nothing where none has."""
+        if count.num:
+            numbers = {"num": count.num, "share": count.num / count.total, **count.kinds}
+            yield Finding(self.id, self.severity(count), self.title(count), self.remedy, numbers)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many records of one sort have a fault that only one rule knows."""
+
+    noun: str
+    num: int
+    total: int
+
+    def has(self, name: str, fault: str, remedy: str, *, many: float = MANY) -> Iterator[Finding]:
+        """A finding where some of the records have the fault; nothing where none has.
+
+        Args:
+            name: the finding's id.
+            fault: what follows "3 pairs (1.5%)".
+            remedy: what to do.
+            many: share above which it is a warning.
+        """
+        yield from Fault(name, fault, remedy, many).found(Count(self.num, self.total, self.noun))
+
+
+def _drop(name: str) -> str:
+    return f"drop them: penchant data clean --drop {name}"
+
+
+MIN_AGREEMENT = 0.6  # share of the votes for a preference, below which it is ambiguous
+ALIKE = 0.65  # least similarity of near completions and of near prompts across files
+_FAULTS = (
+    Fault(
+        "white-space", "whose answers differ in white space or case only: ties that are still "
+        "trained on", _drop("white-space"), FEW_SPOIL,
+    ),
+    Fault(
+        "low-agreement", "with less than {:.0%} of the votes for the chosen answer",
+        _drop("low-agreement") + "; or set label_smoothing, or a higher beta",
+    ),
+    Fault(
+        "split-votes", "on which the votes are not unanimous",
+        "keep them with a method that allows for noise (robust, ipo), or "
+        + _drop("split-votes"), None,
+    ),
+    Fault("zero-margin", "with a margin of 0, which are ties", _drop("zero-margin")),
+    Fault("duplicates", "that repeat an earlier one", _drop("duplicates")),
+    Fault("near-duplicates", "nearly equal to an earlier one", _drop("near-duplicates")),
+    Fault(
+        "contradictions", "that others state the other way round", _drop("contradictions"),
+        FEW_SPOIL,
+    ),
+    Fault("cycles", "in cycles: A over B, B over C, C over A", _drop("cycles"), FEW_SPOIL),
+    Fault(
+        "personal-data", "with personal data",
+        _drop("personal-data") + "; or mask them where they come from",
+    ),
+    Fault(
+        "template-leftovers", "with what is left of a chat template",
+        "make chats of such texts: penchant data convert FILE --text chat; or "
+        + _drop("template-leftovers"),
+    ),
+    Fault(
+        "leaks", "with a prompt that is held out too: held-out accuracy will flatter",
+        _drop("leaks") + " --eval_data HELD_OUT; or divide again with penchant data split",
+    ),
+    Fault(
+        "near-leaks", "with nearly a prompt that is held out",
+        _drop("near-leaks") + f" --eval_data HELD_OUT; or penchant data split --similarity {ALIKE}",
+    ),
+)  # fmt: skip
+FAULTS = {fault.id: fault for fault in _FAULTS}
+LABELS_CONTRADICT = replace(
+    FAULTS["contradictions"], says="of completions that were judged both ways"
+)
+
+
+def fault_of(name: str, noun: str, min_agreement: float = MIN_AGREEMENT) -> Fault:
+    """The fault of an id, as it is said of pairs or labels.
+
+    Args:
+        name: of `FAULTS`.
+        noun: what its records are called.
+        min_agreement: the share of votes below which a preference is ambiguous.
+    """
+    if name == "contradictions" and noun == "label":
+        return LABELS_CONTRADICT
+    fault = FAULTS[name]
+    return replace(fault, says=fault.says.format(min_agreement))
+
+
+def count_faults(records: Sequence[Record]) -> dict[str, Count]:
+    """The faults that records show by themselves, by id; near duplicates are left out.
+
+    Args:
+        records: at least one, all of one kind.
+    """
+    pairs = [record for record in records if isinstance(record, Pair)]
+    rated = [pair.agreement for pair in pairs if pair.agreement is not None]
+    nums = {
+        "white-space": sum(nearly_same(pair.chosen, pair.rejected) for pair in pairs),
+        "low-agreement": sum(share < MIN_AGREEMENT for share in rated),
+        "split-votes": sum(share < 1 for share in rated),
+        "zero-margin": sum(pair.margin == 0 for pair in pairs),
+        "duplicates": count_repeated(records),
+        "contradictions": count_contradicted(records),
+        "cycles": count_in_cycles(pairs),
+    }
+    noun, total = records[0].noun, len(records)
+    return {name: Count(num, total, noun) for name, num in nums.items() if num}
+
+
+def count_patterns(records: Sequence[Record]) -> dict[str, Count]:
+    """Personal data and leftovers of templates in prompts and completions, by id."""
+    from penchant.data.patterns import LEFTOVERS, PERSONAL, matching
+
+    counts: dict[str, Count] = {}
+    for name, tests in (("personal-data", PERSONAL), ("template-leftovers", LEFTOVERS)):
+        kinds = dict.fromkeys(tests, 0)
+        num = 0
+        for record in records:
+            matched = matching(tests, whole_text(record))
+            num += bool(matched)
+            for kind in matched:
+                kinds[kind] += 1
+        if num:
+            counts[name] = Count(num, len(records), records[0].noun, kinds)
+    return counts
+
+
+def count_leaks(records: Sequence[Record], held_out: Sequence[Record]) -> Count:
+    """Records whose prompt is held out too, word for word."""
+    known = {prompt_key(record) for record in held_out}
+    num = sum(prompt_key(record) in known for record in records)
+    return Count(num, len(records), records[0].noun)
+
+
+def joined(text: Text) -> str:
+    """What a text says, whoever says it, as one string."""
+    return "\n".join(contents(text))
+
+
+def answers(record: Record) -> tuple[Text, ...]:
+    """Those of a pair, chosen first; the one of a label; none of a prompt."""
+    if isinstance(record, Pair):
+        return record.chosen, record.rejected
+    return (record.completion,) if isinstance(record, Label) else ()
+
+
+def whole_text(record: Record) -> str:
+    """Prompt and completions as one string, each as far as texts are searched."""
+    from penchant.data.patterns import SEARCHED_CHARACTERS
+
+    texts = (record.prompt, *answers(record))
+    return "\n".join(joined(text)[:SEARCHED_CHARACTERS] for text in texts)
+
+
+def nearly_same(first: Text, second: Text) -> bool:
+    """Whether two completions differ in white space or case only."""
+    return _squeezed(first) == _squeezed(second)
+
+
+def _squeezed(text: Text) -> list[str]:
+    return "\n".join(contents(text)).casefold().split()
+
+
+def count_repeated(records: Sequence[Record]) -> int:
+    """Records that say what an earlier one says, in prompt, completions and label."""
+    return len(records) - len({statement(record) for record in records})
+
+
+def statement(record: Record) -> tuple[object, ...]:
+    """What a record says: equal ones repeat each other."""
+    if isinstance(record, Pair):
+        return prompt_key(record), canonical(record.chosen), canonical(record.rejected)
+    if isinstance(record, Label):
+        return prompt_key(record), canonical(record.completion), record.desirable
+    return prompt_key(record), id(record)  # a prompt has columns of its own beside it
+
+
+def count_contradicted(records: Sequence[Record]) -> int:
+    """Pairs that also occur the other way round; labels of completions judged both ways."""
+    verdicts: dict[tuple[str, str], list[bool]] = {}
+    for label in (record for record in records if isinstance(record, Label)):
+        key = prompt_key(label), canonical(label.completion)
+        verdicts.setdefault(key, []).append(label.desirable)
+    labels = sum(len(each) for each in verdicts.values() if len(set(each)) > 1)
+    pairs = [record for record in records if isinstance(record, Pair)]
+    return labels + sum(map(len, _opposed(_edges(pairs)).values()))
+
+
+def count_in_cycles(pairs: Sequence[Pair]) -> int:
+    """Pairs on a cycle of a prompt's answers (A over B, B over C, C over A).
+
+    Those that also occur the other way round are left out.
+    """
+    edges = _edges(pairs)
+    opposed = _opposed(edges)
+    return sum(
+        _on_cycles([edge for edge in own if edge not in opposed[prompt]])
+        for prompt, own in edges.items()
+    )
+
+
+Edge = tuple[str, str]  # the better answer and the worse one
+
+
+def _edges(pairs: Sequence[Pair]) -> dict[str, list[Edge]]:
+    """The preferences of each prompt."""
+    edges: dict[str, list[Edge]] = {}
+    for pair in pairs:
+        sides = canonical(pair.chosen), canonical(pair.rejected)
+        edges.setdefault(prompt_key(pair), []).append(sides)
+    return edges
+
+
+def _opposed(edges: dict[str, list[Edge]]) -> dict[str, list[Edge]]:
+    """Those of each prompt that also occur the other way round."""
+    stated = {prompt: set(own) for prompt, own in edges.items()}
+    return {p: [e for e in own if (e[1], e[0]) in stated[p]] for p, own in edges.items()}
+
+
+def _on_cycles(edges: Sequence[Edge]) -> int:
+    """How many edges lie on a cycle: those whose worse answer leads back to the better one."""
+    worse_than: dict[str, set[str]] = {}
+    for better, worse in edges:
+        worse_than.setdefault(better, set()).add(worse)
+
+    def leads(start: str, end: str) -> bool:
+        seen, waiting = {start}, [start]
+        while waiting:
+            for answer in worse_than.get(waiting.pop(), set()) - seen:
+                seen.add(answer)
+                waiting.append(answer)
+        return end in seen
+
+    return sum(better in worse_than and leads(worse, better) for better, worse in edges)
