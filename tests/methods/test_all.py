@@ -322,7 +322,10 @@ def test_permuting_an_experience_permutes_its_advantages(order, seed):
     rows = [(experience.index == i).nonzero().flatten() for i in order]
     tokens = torch.cat(rows)
     moved = Experience(
-        **{name: getattr(experience, name)[order] for name in ("lengths", "group", "scores")},
+        **{
+            name: getattr(experience, name)[order]
+            for name in ("lengths", "group", "scores", "ended", "by_reward", "penalties")
+        },
         **{
             name: getattr(experience, name)[tokens]
             for name in ("logprobs", "ref_logprobs", "full_kl", "values", "entropy")
@@ -356,6 +359,9 @@ def make_experience(seed):
         full_kl=tokens[2].abs(),
         values=tokens[3],
         entropy=tokens[4].abs(),
+        ended=torch.rand(6, generator=generator) > 0.3,
+        by_reward=torch.randn(6, 1, generator=generator, dtype=torch.float64),
+        penalties=-torch.rand(6, generator=generator, dtype=torch.float64),
     )
 
 
@@ -379,6 +385,9 @@ def test_advantages_fit_their_experience_and_are_finite_for_one_answer_alone():
                 full_kl=one,
                 values=one,
                 entropy=one,
+                ended=one > 0,
+                by_reward=one[:, None] * score,
+                penalties=-one,
             )
             assert method.advantages(alone, 0.1, options).advantages.isfinite().all()
 

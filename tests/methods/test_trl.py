@@ -73,9 +73,19 @@ CASES = [
         {"beta": 0.3, "rpo_alpha": 0.5},
         {"loss_type": ["aot", "sft"], "loss_weights": [1, 0.5]},
     ),
+    (
+        "mpo",
+        {"beta": 0.3, "losses": {"dpo": 0.8, "bco": 0.2, "sft": 1.0}},
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+    ),
+    (
+        "mpo",
+        {"beta": 0.3, "losses": "aot=0.5,ipo=2"},
+        {"loss_type": ["aot", "ipo"], "loss_weights": [0.5, 2]},
+    ),
 ]
 # Ours alone, or spelled in `loss_type` there
-OWN = {"loss_type", "paired", "rpo_alpha"}
+OWN = {"loss_type", "paired", "rpo_alpha", "losses"}
 
 
 @pytest.fixture(scope="module")

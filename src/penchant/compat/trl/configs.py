@@ -217,43 +217,52 @@ class DPOConfig(ReferenceConfig):
         Raises:
             ConfigError: losses that cannot be added, or an argument without effect.
         """
-        loss_type, sft_weight = self._losses()
-        if loss_type not in DPO_LOSSES:
-            raise ConfigError(f"unknown loss_type {loss_type!r}; {nearest(loss_type, DPO_LOSSES)}")
         if self.f_alpha_divergence_coef != 0.5 and self.f_divergence_type != "alpha_divergence":
             raise ConfigError(
                 "f_alpha_divergence_coef is of alpha_divergence; set f_divergence_type"
             )
+        weights = self._weights()
+        sft = weights.pop("sft", None)
+        if sft is not None and self.rpo_alpha is not None:
+            raise ConfigError("rpo_alpha and a loss_type 'sft' are the same term; drop one of them")
+        losses = [(self._loss(name), weight) for name, weight in weights.items()]
+        if len(losses) == 1 and losses[0][1] == 1.0:
+            chosen = losses[0][0]
+            if sft is not None:
+                chosen.options["rpo_alpha"] = sft
+            return chosen
+        if len({chosen.method for chosen, _ in losses}) < len(losses):
+            raise ConfigError(
+                f"loss_type {list(weights)} names one method of ours twice; keep one of them"
+            )
+        added = {"sft": sft} if sft else {}
+        return Chosen(
+            "mpo",
+            {
+                "losses": {**{chosen.method: weight for chosen, weight in losses}, **added},
+                "loss_options": {chosen.method: chosen.options for chosen, _ in losses},
+            },
+        )
+
+    def _loss(self, loss_type: str) -> Chosen:
+        """The method of one loss type, and its options."""
+        if loss_type not in DPO_LOSSES:
+            raise ConfigError(f"unknown loss_type {loss_type!r}; {nearest(loss_type, DPO_LOSSES)}")
         method, keys = DPO_LOSSES[loss_type]
         chosen = self._options_of(method, **keys)
-        if sft_weight is not None:
-            chosen.options["rpo_alpha"] = sft_weight
         if method == "exo" and "label_smoothing" not in self.model_fields_set:
             del chosen.options["label_smoothing"]  # 0 has no logarithm: the method's default
         return chosen
 
-    def _losses(self) -> tuple[str, float | None]:
-        """The loss, and the weight of an SFT term beside it."""
+    def _weights(self) -> dict[str, float]:
+        """The weight of each loss type, in their order."""
         types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
         weights = self.loss_weights or [1.0] * len(types)
         if len(weights) != len(types):
             raise ConfigError(
                 f"loss_weights has {len(weights)} values for {len(types)} loss types; set one each"
             )
-        main = [(t, w) for t, w in zip(types, weights, strict=True) if t != "sft"]
-        sft = [w for t, w in zip(types, weights, strict=True) if t == "sft"]
-        if len(main) != 1 or len(sft) > 1:
-            raise ConfigError(
-                f"loss_type {types} cannot be had here: one loss, alone or beside 'sft'; choose one"
-            )
-        if main[0][1] != 1.0:
-            raise ConfigError(
-                f"loss_weights gives {main[0][0]} {main[0][1]}, but only 'sft' is weighted; set "
-                "its weight to 1.0 and scale that of 'sft'"
-            )
-        if sft and self.rpo_alpha is not None:
-            raise ConfigError("rpo_alpha and a loss_type 'sft' are the same term; drop one of them")
-        return main[0][0], sft[0] if sft else None
+        return dict(zip(types, weights, strict=True))
 
 
 class KTOConfig(ReferenceConfig):
