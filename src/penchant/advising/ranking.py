@@ -85,6 +85,7 @@ RULES: dict[str, dict[str, Reason]] = {
     "prompts": {
         "grpo": Reason(3, "steady: answers to one prompt are compared, without a value head"),
         "rloo": Reason(2.5, "PPO's objective without its value head, with few answers per prompt"),
+        "online_dpo": Reason(2, "only the order of the rewards counts, not their scale"),
         "ppo": Reason(2, "a value head credits single tokens of an answer, but is fragile"),
     },
     "few": {

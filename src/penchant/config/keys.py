@@ -157,6 +157,17 @@ class RunConfig(
                 f"mini-batch ({mini_batch}: per_device_train_batch_size x "
                 "gradient_accumulation_steps); change one of them"
             )
+        if self.spec.needs(options).partners:
+            if self.per_device_train_batch_size % 2:
+                raise ValueError(
+                    f"{self.method} trains on pairs of answers, and per_device_train_batch_size "
+                    f"({self.per_device_train_batch_size}) would divide one; set an even number"
+                )
+            if self.max_tokens_per_batch is not None:
+                raise ValueError(
+                    f"{self.method} trains on pairs of answers, which max_tokens_per_batch could "
+                    "divide; set per_device_train_batch_size instead"
+                )
         if options.max_completion_length + (self.max_prompt_length or 1) > self.max_length:
             raise ValueError(
                 f"max_completion_length ({options.max_completion_length}) and max_prompt_length "

@@ -121,7 +121,8 @@ class RolloutInputs(Answers):
         old_logprobs: `[N]`, under the policy that sampled them.
         advantages: `[N]`.
         mean_len: mean length over the whole global batch, so that averages over its tokens do not
-            depend on how it is divided; default: over this batch.
+            depend on how it is divided; default: over this batch. mean_good_len: of those whose
+            advantage is above 0.
         entropy: `[N]`; differentiable only where an entropy bonus is trained.
         old_values, returns: `[N]`, of the value head as it was when the answers were sampled, and
             what it should have said; None for methods without one.
@@ -131,6 +132,7 @@ class RolloutInputs(Answers):
     advantages: Tensor
     entropy: Tensor
     mean_len: float | None = None
+    mean_good_len: float | None = None
     old_values: Tensor | None = None
     returns: Tensor | None = None
 
@@ -164,6 +166,7 @@ class Needs:
         values: a value head.
         full_kl: the exact divergence from the reference at every sampled token.
         entropy_gradient: entropies that can be trained.
+        partners: the two answers of a pair in one micro-batch, after each other.
         reference: a reference at all; without it, one that is at hand still tells the divergence.
     """
 
@@ -176,6 +179,7 @@ class Needs:
     values: bool = False
     full_kl: bool = False
     entropy_gradient: bool = False
+    partners: bool = False
     reference: bool = True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 EVALUATION_SEED = 20_000_003
 
 
+class MeanLengths(NamedTuple):
+    """In tokens: of all answers of a mini-batch, and of those whose advantage is above 0."""
+
+    everyone: float
+    good: float | None
+
+
 class RolloutObjective:
     """The objective of methods that sample their own answers.
 
@@ -36,12 +43,13 @@ class RolloutObjective:
     def __init__(self, parts: Parts, collector: Collector) -> None:
         self.parts, self.collector = parts, collector
 
-    def prepare(self, model: torch.nn.Module, step: StepBatch[Rollout]) -> float:
-        """Mean length over the whole mini-batch."""
-        return sum(len(e.completion) for e in step.examples) / len(step.examples)
+    def prepare(self, model: torch.nn.Module, step: StepBatch[Rollout]) -> MeanLengths:
+        """Mean lengths over the whole mini-batch."""
+        good = [e for e in step.examples if e.advantages[0] > 0]
+        return MeanLengths(_mean_length(step.examples), _mean_length(good) if good else None)
 
     def __call__(
-        self, model: torch.nn.Module, examples: Sequence[Rollout], shared: float
+        self, model: torch.nn.Module, examples: Sequence[Rollout], shared: MeanLengths
     ) -> tuple[LossOutput, int]:
         groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
         laid_out = [examples[i] for i in sorted(range(len(examples)), key=order.__getitem__)]
@@ -60,7 +68,8 @@ class RolloutObjective:
             advantages=column("advantages"),
             lengths=batch.completion_lengths,
             entropy=out.entropy,
-            mean_len=shared,
+            mean_len=shared.everyone,
+            mean_good_len=shared.good,
             ref_logprobs=column("ref_logprobs"),
             values=out.values,
             old_values=column("values"),
@@ -86,6 +95,10 @@ class RolloutObjective:
             completion_length=metrics.get("completion/length"),
             completion_ended=metrics.get("completion/ended"),
         )
+
+
+def _mean_length(examples: Sequence[Rollout]) -> float:
+    return sum(len(e.completion) for e in examples) / len(examples)
 
 
 def _reordered(output: LossOutput, order: Tensor) -> LossOutput:

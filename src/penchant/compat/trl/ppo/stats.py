@@ -74,7 +74,7 @@ def _with_advantages(inputs: RolloutInputs) -> RolloutInputs:
         and field.name != "lengths"
     }
     lengths = torch.bincount(inputs.index[kept], minlength=len(inputs.lengths))
-    return replace(inputs, **columns, lengths=lengths, mean_len=None)
+    return replace(inputs, **columns, lengths=lengths, mean_len=None, mean_good_len=None)
 
 
 @torch.no_grad()
