@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import torch
 from penchant.data.prompts import Prompt
 from penchant.data.tokenise import Tokeniser
 from penchant.methods import METHODS
+from penchant.methods.importance import reweighted
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.policy import PolicyScorer
 from penchant.models.reference import CopyReference
@@ -60,6 +62,10 @@ CASES = [
     ("grpo", {**TOKEN, "multi_objective_aggregation": "normalize_then_sum"}),
     ("grpo", {**TOKEN, "epsilon": 0.1, "loss_type": "dapo", "mask_truncated_completions": True}),
     *(
+        ("grpo", {**TOKEN, "loss_type": "dapo", "importance_sampling": level})
+        for level in ("token", "sequence")
+    ),
+    *(
         ("rloo", {"beta": beta, "normalize_advantages": normalised})
         for beta in (0.0, 0.05)
         for normalised in (False, True)
@@ -81,6 +87,20 @@ class Replay:
             [Completion(a if i == CUT else [*a, end], [], i != CUT) for i, a in enumerate(answers)]
             for answers in ids
         ]
+
+    @torch.no_grad()
+    def sampled(self, model, prompts, level):
+        """The same, drawn by an engine that computes otherwise: with log-probs that are off."""
+        noise = random.Random(0)
+        deviation = {"token": 1.0, "sequence": 0.3}[level]
+        for row, prompt in zip(self.drawn, prompts, strict=True):
+            for i, answer in enumerate(row):
+                logits = model(torch.tensor([[*prompt, *answer.ids]])).logits[
+                    0, -len(answer.ids) - 1 :
+                ]
+                true = logits[:-1].log_softmax(-1).gather(1, torch.tensor(answer.ids).unsqueeze(1))
+                off = [value + noise.gauss(0, deviation) for value in true.squeeze(1).tolist()]
+                row[i] = answer._replace(logprobs=off)
 
     def sync(self):
         pass
@@ -127,6 +147,10 @@ def theirs(reference, tokenizer, tmp_path):
         options = dict(options)
         if options.get("loss_type") == "cispo":
             options["epsilon_high"] += 1  # there the bound itself
+        level = options.pop("importance_sampling", None)
+        if level is not None:
+            mode = {"token": "token_truncate", "sequence": "sequence_mask"}[level]
+            options |= {"vllm_importance_sampling_mode": mode}
         trainer_class, config_class = {
             "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
             "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
@@ -152,14 +176,18 @@ def theirs(reference, tokenizer, tmp_path):
                 train_dataset=datasets.Dataset.from_list(rows),
                 processing_class=tokenizer,
             )
+        trainer.use_vllm = level is not None
         if trainer.ref_model is not None:
             trainer.ref_model.load_state_dict(reference.state_dict())
         replay = Replay(tokenizer)
-        flat = [answer.ids for answers in replay.drawn for answer in answers]
+        if level is not None:
+            replay.sampled(trainer.model, [tokenizer.encode(p) for p in PROMPTS], level)
+        drawn = [answer for answers in replay.drawn for answer in answers]
+        flat, sampled = [a.ids for a in drawn], [a.logprobs for a in drawn]
         prompts = [tokenizer.encode(row["prompt"]) for row in rows]
         texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         trainer._generate = lambda _: (
-            (prompts, flat, None, texts, None, {}, None, [])
+            (prompts, flat, None, texts, sampled if level else None, {}, None, [])
             if method == "grpo"
             else (prompts, flat, texts)
         )
@@ -169,7 +197,8 @@ def theirs(reference, tokenizer, tmp_path):
         moved(trainer.model, 0.03, seed=1)
         loss = trainer._compute_loss(trainer.model, inputs)
         loss.backward()
-        return inputs["advantages"], loss.item(), trainer.model
+        weights = inputs.get("importance_sampling_ratio")  # of tokens, or of answers
+        return inputs["advantages"], loss.item(), trainer.model, weights
 
     return compute
 
@@ -193,13 +222,16 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
         scorer, CopyReference(other) if needs.reference else None, replay, Sampling(MAX_LENGTH),
         replay, tokenizer, num_generations=GROUP, batch_size=5,
     )  # fmt: skip
+    if (level := options.get("importance_sampling")) is not None:
+        replay.sampled(model, [tokenizer.encode(p) for p in PROMPTS], level)
     records = [Prompt(prompt, {}, f"rows:{i}") for i, prompt in enumerate(PROMPTS)]
     tokeniser = Tokeniser(tokenizer, max_length=256, max_prompt_length=128)
     judged = collector.collect(tokeniser.prompts(records)[0], seed=0)
     estimate = spec.advantages(judged.experience, 0.0, chosen)
-    rollouts = make_rollouts(judged, estimate)
     lengths = judged.experience.lengths
     advantages = estimate.advantages[lengths.cumsum(0) - 1]
+    estimate = reweighted(estimate, judged.experience, chosen)
+    rollouts = make_rollouts(judged, estimate)
 
     moved(model, 0.03, seed=1)
     objective = RolloutObjective(Parts(scorer, collector.reference, spec, chosen), collector)
@@ -211,7 +243,7 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
         bites.append(output.metrics["policy/clipfrac"])
     loss = torch.cat(losses).mean()
     loss.backward()
-    return advantages, loss.item(), model, float(torch.cat(bites).mean())
+    return advantages, loss.item(), model, float(torch.cat(bites).mean()), estimate.metrics
 
 
 @pytest.mark.parametrize(
@@ -220,11 +252,14 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
     ids=["-".join([m, *(f"{k}={v}" for k, v in o.items())]) for m, o in CASES],
 )
 def test_advantages_loss_and_gradients_equal_trls(method, options, theirs, reference, tokenizer):
-    their_advantages, their_loss, their_model = theirs(method, options)
-    advantages, loss, model, clipped = ours(method, options, reference, tokenizer, 5)
+    their_advantages, their_loss, their_model, weights = theirs(method, options)
+    advantages, loss, model, clipped, metrics = ours(method, options, reference, tokenizer, 5)
     assert 0.05 < clipped < 0.95  # else every clip range would agree
     torch.testing.assert_close(advantages, their_advantages, rtol=1e-4, atol=1e-4)
     assert loss == pytest.approx(their_loss, abs=1e-4, rel=1e-4)
+    if weights is not None:
+        assert 0 < metrics["sampling/truncated"] < 1  # else every cap would agree
+        assert metrics["sampling/ratio_max"] > 3 and 0 < float(weights.max()) <= 3
     expected = dict(their_model.named_parameters())
     largest = max(p.grad.norm() for p in expected.values())
     for name, parameter in model.named_parameters():

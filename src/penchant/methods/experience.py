@@ -43,7 +43,8 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Experience(Answers):
-    """Answers with their scores; `logprobs` are those of the policy that sampled them.
+    """Answers with their scores; `logprobs` are those of the policy that sampled them, as it is
+    scored.
 
     Attributes:
         group: `[B]`, which prompt each answers: answers of one prompt have one number.
@@ -59,6 +60,7 @@ class Experience(Answers):
     scores: Tensor
     full_kl: Tensor | None = None
     entropy: Tensor | None = None
+    sampled_logprobs: Tensor | None = None
     ended: Tensor | None = None
     by_reward: Tensor | None = None
     penalties: Tensor | None = None

@@ -113,16 +113,70 @@ class OnlineOptions(RewardOptions):
     top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
     generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")
-    generation: Literal["auto", "cached", "continuous", "vllm"] = Field(
+    generation: Literal["auto", "cached", "continuous", "vllm", "vllm-server"] = Field(
         "auto", description="What draws the answers: a key-value cache here, transformers' "
-        "continuous batching (CUDA), or vLLM."
+        "continuous batching (CUDA), vLLM in this process, or a vLLM server."
     )  # fmt: skip
+    importance_sampling: Literal["auto", "off", "token", "sequence"] = Field(
+        "auto", description="Weight what another engine drew by the ratio of scored to sampled "
+        "probability: of each token, cut at importance_sampling_cap, or of whole answers, left out "
+        "above it. auto: sequence with vLLM, else off."
+    )  # fmt: skip
+    importance_sampling_cap: float = Field(3.0, ge=1, description="The largest such weight.")
+    vllm_url: str | None = Field(
+        None, description="The vLLM server: http://HOST:PORT, here or in a private network."
+    )
+    vllm_folder: str | None = Field(
+        None, description="A folder that this machine and the server's both see, for the weights; "
+        "default: one of this machine."
+    )  # fmt: skip
+    vllm_server_timeout: float = Field(
+        600.0, gt=0, description="Seconds that a server may take to answer, or to come back."
+    )
+    vllm_max_model_length: int | None = Field(
+        None, ge=2, description="Longest prompt with its answer that vLLM makes room for; default "
+        "max_length."
+    )  # fmt: skip
+    vllm_gpu_memory_utilization: float = Field(
+        0.3, gt=0, lt=1, description="Share of the GPU's memory that vLLM takes in this process."
+    )
+    vllm_tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share vLLM's layers.")
+    vllm_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="vLLM's weights in this process; auto: as the run's precision."
+    )
+    vllm_enable_sleep_mode: bool = Field(
+        False, description="vLLM gives its memory back while the policy is trained (CUDA)."
+    )
     total_episodes: int | None = Field(
         None, ge=1, description="Answers to sample in all; default: num_train_epochs passes over "
         "the prompts, or max_steps."
     )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
     log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")
+
+    @model_validator(mode="after")
+    def _vllm_is_read(self) -> Self:
+        server = {"vllm_url", "vllm_folder", "vllm_server_timeout"}
+        fields = type(self).model_fields.items()
+        keys = {name: field.default for name, field in fields if name.startswith("vllm_")}
+        given = {name for name, default in keys.items() if getattr(self, name) != default}
+        read = {"vllm": given - server, "vllm-server": server}.get(self.generation, set())
+        if unread := sorted(given - read):
+            fitting = "vllm-server" if unread[0] in server else "vllm"
+            raise ValueError(
+                f"{unread[0]} is not read with generation {self.generation}; drop it, or set "
+                f"generation to {fitting}"
+            )
+        if self.generation == "vllm-server" and self.vllm_url is None:
+            raise ValueError("generation vllm-server needs vllm_url, such as http://127.0.0.1:8000")
+        return self
+
+    @property
+    def importance_level(self) -> Literal["token", "sequence"] | None:
+        """Whose ratios weight the advantages; None: nothing is weighted."""
+        if self.importance_sampling == "auto":
+            return "sequence" if self.generation.startswith("vllm") else None
+        return None if self.importance_sampling == "off" else self.importance_sampling
 
     @property
     def generations(self) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SURELY_NEGATIVE = 3.0
 # Nats a token by which sampling and scoring may differ, rounding included.
 SAMPLING_DIFFERENCE = 0.05
+# Share of importance weights beyond the cap from which on much of a batch is lost.
+TRUNCATED = 0.1
 # Deviations of an unnormalised reward beyond which penalties and value losses lose their scale.
 LARGE_DEVIATION = 5.0
 
@@ -100,13 +102,16 @@ def _negative(metrics: Mapping[str, float]) -> Iterator[Finding]:
 
 def _mismatch(metrics: Mapping[str, float]) -> Iterator[Finding]:
     difference = metrics.get("logprob/sampling_difference", 0.0)
-    if difference > SAMPLING_DIFFERENCE:
+    truncated = metrics.get("sampling/truncated", 0.0)
+    if difference > SAMPLING_DIFFERENCE or truncated > TRUNCATED:
+        cut = f"; {truncated:.0%} of the importance weights are beyond the cap" if truncated else ""
         yield warning(
             "sampling-mismatch",
             f"log-probs while sampling and while scoring differ by {difference:.3f} nats per token "
-            "on average: the generation engine computes otherwise, or has old weights",
-            "set generation to cached",
-            {"difference": difference},
+            f"on average{cut}: the generation engine computes otherwise, or has old weights",
+            "let the engine compute in the precision of the run (vllm_dtype, or the server's "
+            "--dtype), or set generation to cached",
+            {"difference": difference, "truncated": truncated},
         )
 
 

@@ -180,6 +180,7 @@ class Collector:
             for name in (columns[0] if columns else {})
         }
         empty = torch.zeros(0)
+        sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
         return Experience(
             lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
             group=torch.tensor([a.number for a in answers], dtype=torch.long),
@@ -192,6 +193,7 @@ class Collector:
             full_kl=laid.get("full_kl"),
             values=laid.get("values"),
             entropy=laid.get("entropy"),
+            sampled_logprobs=sampled if len(sampled) == len(laid.get("logprobs", empty)) else None,
         )
 
     def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
@@ -313,9 +315,8 @@ def _compared(answers: Sequence[Answer], experience: Experience) -> dict[str, fl
         metrics["kl/sequence"] = float(log_ratio.mean())
         if len(log_ratio) > 1:
             metrics["kl/sequence_error"] = float(log_ratio.std() / len(log_ratio) ** 0.5)
-    sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
-    if len(sampled) == len(experience.logprobs):
-        difference = (sampled - experience.logprobs).abs()
+    if experience.sampled_logprobs is not None:
+        difference = (experience.sampled_logprobs - experience.logprobs).abs()
         metrics["logprob/sampling_difference"] = float(difference.mean())
         metrics["logprob/sampling_difference_max"] = float(difference.max())
     return metrics

@@ -17,6 +17,7 @@ from penchant.core.findings import Finding
 from penchant.core.machine import resolve_precision
 from penchant.data.batch import Group, share_prompts
 from penchant.data.prompts import read_prompts
+from penchant.methods.importance import reweighted
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
 from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
 from penchant.models.reference import CopyReference
@@ -24,7 +25,7 @@ from penchant.models.scoring import Scorer
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
-from penchant.rl.sampling.engines import make_sampler
+from penchant.rl.sampling.engines import make_sampler, require_engine
 from penchant.rl.sampling.sampler import Sampling
 from penchant.rl.source import RolloutSource, Schedule
 from penchant.training.held import memory_parts, print_memory
@@ -62,6 +63,7 @@ class Prompts(Pairs):
     ) -> list[Any]:
         require_one_process(num_processes)
         options: Any = config.options
+        require_engine(options, config.max_length)
         return find_rewards(rewards or options.reward, options.reward_timeout)
 
     def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
@@ -173,11 +175,13 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         policy=policy,
         reference=setup.reference,
         sampler=make_sampler(
-            options.generation,
+            options,
             policy,
             name=setup.base,
             end_token_ids=setup.end_ids,
-            batch_size=options.generation_batch_size,
+            max_length=config.max_length,
+            precision=resolve_precision(config.precision, accelerator.device),
+            trust_remote_code=config.trust_remote_code,
         ),
         sampling=Sampling(
             options.max_completion_length, options.temperature, options.top_k, options.top_p
@@ -237,7 +241,11 @@ def make_source(
     estimate = config.spec.advantages
 
     def bound(options: Any) -> Callable[[Experience, float], Advantages]:
-        return lambda experience, coefficient: estimate(experience, coefficient, options)
+        def weighted(experience: Experience, coefficient: float) -> Advantages:
+            made = estimate(experience, coefficient, options)
+            return reweighted(made, experience, options)
+
+        return weighted
 
     return RolloutSource(
         prompts=setup.train_set,

@@ -26,6 +26,8 @@ ONLINE_NAMES = {
     "loss/policy": "policy_loss",
     "logprob/sampling_difference": "sampling/sampling_logp_difference/mean",
     "logprob/sampling_difference_max": "sampling/sampling_logp_difference/max",
+    "sampling/ratio": "sampling/importance_sampling_ratio/mean",
+    "sampling/ratio_max": "sampling/importance_sampling_ratio/max",
 }
 # Of the rewards of all functions together; their names are not those of functions.
 OF_ALL_REWARDS = ("dropped", "normalized/mean", "normalized/std", "disagreement")

@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError
 from penchant.rl.sampling.sampler import CachedSampler, Sampler
 
 if TYPE_CHECKING:
+    from penchant.methods.online import OnlineOptions
     from penchant.models.scoring import Scorer
+    from penchant.rl.sampling.vllm.engine import EngineSettings
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def require_engine(options: OnlineOptions, max_length: int) -> None:
+    """Refuse an engine that is not there, before anything is loaded.
+
+    Args:
+        options: with `generation`.
+        max_length: longest prompt with its answer, in tokens.
+
+    Raises:
+        ConfigError: vLLM is not installed, or its server does not answer or was started otherwise
+            than a run needs it.
+    """
+    if options.generation == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "generation: vllm needs vLLM: pip install vllm, or set generation to auto"
+        )
+    if options.generation == "vllm-server":
+        from penchant.core.http import HttpError
+        from penchant.rl.sampling.vllm.control import START, Server, is_local
+
+        assert options.vllm_url is not None
+        try:
+            Server.find(options.vllm_url, options.vllm_server_timeout, max_length)
+        except HttpError as error:
+            raise ConfigError(f"{error}; start a server first: {START}") from error
+        if options.vllm_folder is None and not is_local(options.vllm_url):
+            raise ConfigError(
+                f"the server at {options.vllm_url} runs on another machine: set vllm_folder to a "
+                "folder that both see, through which it gets the weights"
+            )
 
 
 def make_sampler(
-    kind: str, policy: Scorer, *, name: str, end_token_ids: list[int], batch_size: int
+    options: OnlineOptions,
+    policy: Scorer,
+    *,
+    name: str,
+    end_token_ids: list[int],
+    max_length: int,
+    precision: str = "fp32",
+    trust_remote_code: bool = False,
 ) -> Sampler:
     """The sampler that `generation` names.
 
     Args:
-        kind: `auto`, `cached`, `continuous` or `vllm`.
+        options: of the method.
         policy: whose weights are sampled from.
         name: the resolved name of its model, which vLLM loads by itself.
         end_token_ids: any of them ends an answer.
-        batch_size: answers that are drawn side by side.
+        max_length: longest prompt with its answer, in tokens.
+        precision: of the run, which is that of vLLM unless another is asked for.
+        trust_remote_code: run code that comes with the model.
 
     Raises:
-        ConfigError: an engine that is not installed or does not run on this device.
+        ConfigError: an engine that does not run on this device.
     """
-    device = policy.causal_model.device.type
-    if kind == "continuous":
+    device, side_by_side = policy.causal_model.device.type, options.generation_batch_size
+    if options.generation == "continuous":
         from penchant.rl.sampling.continuous import ContinuousSampler, require_continuous
 
         require_continuous()
@@ -36,15 +81,47 @@ def make_sampler(
             raise ConfigError(
                 "generation: continuous needs a CUDA GPU; set generation to auto or cached"
             )
-        return ContinuousSampler(policy, end_token_ids, batch_size)
-    if kind == "vllm":
-        from penchant.rl.sampling.vllm import VllmSampler
+        return ContinuousSampler(policy, end_token_ids, side_by_side)
+    if options.generation == "vllm":
+        from penchant.rl.sampling.vllm.engine import VllmSampler
 
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
-                "generation: vllm needs vLLM: pip install vllm, or set generation to auto"
-            )
-        if device != "cuda":
-            raise ConfigError("generation: vllm needs a CUDA GPU; set generation to auto or cached")
-        return VllmSampler.start(policy, name, end_token_ids)
-    return CachedSampler(policy, end_token_ids, batch_size)
+        settings = _settings(options, policy, max_length, precision, trust_remote_code)
+        return VllmSampler.start(policy, name, end_token_ids, settings)
+    if options.generation == "vllm-server":
+        from penchant.rl.sampling.vllm.control import Server
+        from penchant.rl.sampling.vllm.server import VllmServerSampler
+
+        assert options.vllm_url is not None
+        patience = options.vllm_server_timeout
+        return VllmServerSampler.start(
+            policy,
+            name,
+            end_token_ids,
+            server=Server.find(options.vllm_url, patience, max_length),
+            folder=Path(options.vllm_folder) if options.vllm_folder else None,
+            side_by_side=side_by_side,
+            patience=patience,
+        )
+    return CachedSampler(policy, end_token_ids, side_by_side)
+
+
+def _settings(
+    options: OnlineOptions, policy: Scorer, max_length: int, precision: str, trust: bool
+) -> EngineSettings:
+    from penchant.rl.sampling.vllm.engine import EngineSettings
+
+    if options.vllm_enable_sleep_mode and policy.causal_model.device.type == "cpu":
+        raise ConfigError("vllm_enable_sleep_mode needs a GPU: vLLM does not sleep on a CPU")
+    positions = getattr(
+        policy.causal_model.config.get_text_config(), "max_position_embeddings", max_length
+    )
+    dtype = precision if options.vllm_dtype == "auto" else options.vllm_dtype
+    return EngineSettings(
+        max_model_len=options.vllm_max_model_length or min(max_length, positions),
+        dtype=_DTYPES[dtype],
+        gpu_memory_utilization=options.vllm_gpu_memory_utilization,
+        tensor_parallel_size=options.vllm_tensor_parallel_size,
+        sleeps=options.vllm_enable_sleep_mode,
+        side_by_side=options.generation_batch_size,
+        trust_remote_code=trust,
+    )

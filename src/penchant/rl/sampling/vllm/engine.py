@@ -1,0 +1,197 @@
+"""vLLM's engine in this process: it follows the policy by adapter, or by all weights."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.vllm.weights import HandedWeights, base_of
+
+if TYPE_CHECKING:
+    from penchant.models.scoring import Scorer
+
+# The engine core runs in this process, as its callers must otherwise guard their main module; on
+# a CPU it would bind the process's threads to cores.
+ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What `vllm.LLM` is started with.
+
+    Attributes:
+        max_model_len: longest prompt with its answer, in tokens.
+        dtype: of weights and cache: float32, bfloat16 or float16.
+        gpu_memory_utilization: share of the device's memory that the engine takes.
+        tensor_parallel_size: GPUs that share each layer.
+        sleeps: whether the engine gives its memory back between two batches.
+        side_by_side: answers drawn together.
+        trust_remote_code: run code that comes with the model.
+    """
+
+    max_model_len: int
+    dtype: str
+    gpu_memory_utilization: float = 0.3
+    tensor_parallel_size: int = 1
+    sleeps: bool = False
+    side_by_side: int = 32
+    trust_remote_code: bool = False
+
+
+@dataclass
+class VllmSampler:
+    """Draws from a `vllm.LLM`.
+
+    Args:
+        engine: the `vllm.LLM`.
+        weights: of the policy, which the engine is given as they change.
+        end_token_ids: any of them ends an answer.
+        sleeps: whether the engine gives its memory back after each batch.
+    """
+
+    engine: Any
+    weights: HandedWeights
+    end_token_ids: Sequence[int]
+    sleeps: bool = False
+
+    @classmethod
+    def start(
+        cls, policy: Scorer, name: str, end_token_ids: Sequence[int], settings: EngineSettings
+    ) -> VllmSampler:
+        """Load the model into vLLM beside the policy.
+
+        Args:
+            policy: with an adapter, or trained as a whole.
+            name: the resolved name of its model.
+            end_token_ids: any of them ends an answer.
+            settings: of the engine.
+        """
+        weights = HandedWeights(policy, name)
+        with _process_as_it_was():
+            from vllm import LLM  # type: ignore[import-not-found,unused-ignore]
+
+            engine = LLM(
+                base_of(name),
+                skip_tokenizer_init=True,
+                dtype=settings.dtype,
+                max_model_len=settings.max_model_len,
+                max_num_seqs=settings.side_by_side,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                trust_remote_code=settings.trust_remote_code,
+                enable_sleep_mode=settings.sleeps,
+                enable_lora=weights.rank is not None,
+                max_lora_rank=weights.rank or 16,
+                # Otherwise log-probs are taken before temperature and filters, and what the
+                # model's generation_config.json asks for fills what is left open.
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                enforce_eager=policy.causal_model.device.type == "cpu",
+            )
+        return cls(engine, weights, end_token_ids, settings.sleeps)
+
+    def sync(self) -> None:
+        """Hand the present weights over; what was cached under the old ones is forgotten."""
+        if self.sleeps and self.weights.version:
+            self.engine.wake_up()
+        before, folder = self.weights.version, self.weights.write()
+        if self.weights.rank is None:
+            self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        elif before:
+            self.engine.llm_engine.remove_lora(before)
+        self.engine.reset_prefix_cache()
+
+    def sample(
+        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
+
+        parameters = [
+            SamplingParams(**request(sampling, self.end_token_ids, n, answer_seed(seed, i)),
+                           detokenize=False)
+            for i in range(len(prompts))
+        ]  # fmt: skip
+        adapter = None
+        if self.weights.rank is not None:
+            # vLLM knows adapters by number and keeps them: each version has one of its own.
+            version, folder = self.weights.version, str(self.weights.folder)
+            adapter = LoRARequest(self.weights.label, version, folder)
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            parameters,
+            lora_request=adapter,
+            use_tqdm=False,
+        )
+        if self.sleeps:
+            self.engine.sleep(level=2 if adapter is None else 1)  # 2 forgets the weights as well
+        return [[self._completion(one) for one in output.outputs] for output in outputs]
+
+    def _completion(self, output: Any) -> Completion:
+        ids = list(output.token_ids)
+        drawn = zip(ids, output.logprobs, strict=True)
+        logprobs = [float(step[token].logprob) for token, step in drawn]
+        return Completion(ids, logprobs, ids[-1] in self.end_token_ids)
+
+
+def request(sampling: Sampling, ends: Sequence[int], n: int, seed: int) -> dict[str, Any]:
+    """What one prompt is asked with: everything that changes the distribution is named.
+
+    Args:
+        sampling: how answers are drawn.
+        ends: any of them ends an answer, and no other token does.
+        n: answers.
+        seed: of the first answer; vLLM gives each of the others the next number.
+    """
+    return {
+        "n": n,
+        "seed": seed,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": 0.0,
+        "max_tokens": sampling.max_completion_length,
+        "stop_token_ids": list(ends),
+        "ignore_eos": True,
+        "logprobs": 0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "skip_special_tokens": False,
+    }
+
+
+def answer_seed(seed: int, prompt: int) -> int:
+    """The seed of a prompt's first answer, far from those of its neighbours' answers."""
+    return random.Random(f"{seed} {prompt}").getrandbits(48)
+
+
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Random numbers, threads and environment of this process, which vLLM's engine sets anew."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    states = random.getstate(), np.random.get_state()
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    os.environ.update(ENVIRONMENT)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_num_threads = set_threads  # on a CPU vLLM puts a refusal in its place
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

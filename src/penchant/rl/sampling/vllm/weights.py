@@ -1,0 +1,115 @@
+"""The policy's weights as folders that vLLM reads: an adapter, or all of them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import LoraConfig, PeftModel
+
+from penchant.core.errors import ModelError
+from penchant.models.load import adapter_base, is_adapter
+from penchant.models.merging import effective_weights
+
+if TYPE_CHECKING:
+    from penchant.models.scoring import Scorer
+
+
+# The ranks that vLLM makes room for (MaxLoRARanks in its config/lora.py).
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_MEMORY = Path("/dev/shm")
+
+
+def room_for(rank: int) -> int | None:
+    """The smallest rank that vLLM makes room for and that holds `rank`; None: there is none."""
+    return next((room for room in RANKS if room >= rank), None)
+
+
+def base_of(name: str) -> str:
+    """The model that vLLM loads by itself: an adapter's base, whose weights are handed over."""
+    return adapter_base(name) if is_adapter(Path(name)) else name
+
+
+@dataclass
+class HandedWeights:
+    """Folders with the policy's weights, one a version; those of the version before are deleted.
+
+    Args:
+        policy: whose weights they are.
+        name: the resolved name of its model.
+        parent: where the folders are made; default: in memory where they fit, else among the
+            temporary files.
+    """
+
+    policy: Scorer
+    name: str
+    parent: Path | None = None
+    version: int = 0
+    """How often weights were written."""
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Tells the adapters of this run from those of others on the same server."""
+    folder: Path | None = None
+    """The present version's."""
+
+    def __post_init__(self) -> None:
+        parent = self.parent or _roomy(self.policy, adapter=self.rank is not None)
+        self._root = tempfile.TemporaryDirectory(prefix="penchant-", dir=parent)
+        if self.parent is not None:
+            Path(self._root.name).chmod(0o755)  # a server may run as another user
+
+    @property
+    def label(self) -> str:
+        """The present version's name, which no other run gives."""
+        return f"penchant-{self.run}-{self.version}"
+
+    @property
+    def rank(self) -> int | None:
+        """The room that vLLM needs for the adapter; None where all weights are handed over."""
+        model: Any = self.policy.model
+        if not isinstance(model, PeftModel) or is_adapter(Path(self.name)):
+            return None
+        config: Any = model.peft_config["default"]
+        plain = (
+            isinstance(config, LoraConfig)
+            and not config.use_dora
+            and not config.modules_to_save
+            and not config.target_parameters
+            and config.bias == "none"
+        )
+        return room_for(max(config.r, *config.rank_pattern.values(), 0)) if plain else None
+
+    def write(self) -> Path:
+        """Write the present weights as a new version.
+
+        Raises:
+            ModelError: an adapter that vLLM cannot serve, on weights that are quantised.
+        """
+        before, self.version = self.folder, self.version + 1
+        self.folder = Path(self._root.name) / self.label
+        model: Any = self.policy.model
+        if self.rank is not None:
+            model.save_pretrained(self.folder, selected_adapters=["default"])
+        else:
+            causal: Any = self.policy.causal_model
+            if getattr(causal, "quantization_method", None) is not None:
+                raise ModelError(
+                    "vLLM cannot serve this adapter by itself, and a quantised base cannot be "
+                    "merged with it for each batch: drop quantization, or set generation to cached"
+                )
+            causal.save_pretrained(self.folder, state_dict=dict(effective_weights(self.policy)))
+        if before is not None:
+            shutil.rmtree(before)
+        return self.folder
+
+
+def _roomy(policy: Scorer, *, adapter: bool) -> Path | None:
+    """Memory as a folder, where two versions of what is written fit twice; None: elsewhere."""
+    kept = policy.model.parameters()
+    size = sum(p.numel() * p.element_size() for p in kept if p.requires_grad or not adapter)
+    if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 4 * size:
+        return _MEMORY
+    return None
