@@ -180,3 +180,23 @@ def test_an_answer_without_a_score_is_left_out_and_an_error_ends_the_run(
     small["output_dir"] = str(tmp_path / "other")
     with pytest.raises(UserError, match="fails raised ZeroDivisionError"):
         GRPOTrainer(str(stories), fails, args=GRPOConfig(**small), train_dataset=prompts).train()
+
+
+def test_vllm_is_taken_with_its_weights_and_room() -> None:
+    mine = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5, "vllm_max_model_length": 99}
+    taken = GRPOConfig("run", **mine).chosen().options
+    wanted = {"generation": "vllm", "importance_sampling": "sequence"}
+    wanted |= {"vllm_gpu_memory_utilization": 0.5, "vllm_max_model_length": 99}
+    wanted |= {"importance_sampling_cap": 3.0}
+    assert {name: taken[name] for name in wanted} == wanted
+    token = {"vllm_importance_sampling_mode": "token_truncate"}
+    token |= {"vllm_importance_sampling_clip_max": 2.0}
+    taken = GRPOConfig("run", **mine, **token).chosen().options
+    assert (taken["importance_sampling"], taken["importance_sampling_cap"]) == ("token", 2.0)
+    off = GRPOConfig("run", **mine, vllm_importance_sampling_correction=False).chosen().options
+    assert off["importance_sampling"] == "off"
+    assert RLOOConfig("run", **mine).chosen().options["importance_sampling"] == "off"
+    masked = {"vllm_importance_sampling_mode": "token_mask"}
+    with pytest.raises(ConfigError, match="set token_truncate or sequence_mask"):
+        GRPOConfig("run", **mine, **masked).chosen()
+    assert GRPOConfig("run", vllm_max_model_length=99).chosen().options["generation"] == "auto"

@@ -62,7 +62,7 @@ CASES = [
     ("grpo", {**TOKEN, "multi_objective_aggregation": "normalize_then_sum"}),
     ("grpo", {**TOKEN, "epsilon": 0.1, "loss_type": "dapo", "mask_truncated_completions": True}),
     *(
-        ("grpo", {**TOKEN, "loss_type": "dapo", "importance_sampling": level})
+        ("grpo", {**TOKEN, "epsilon": 0.05, "loss_type": "dapo", "importance_sampling": level})
         for level in ("token", "sequence")
     ),
     *(
@@ -211,19 +211,18 @@ def ours(method, options, reference, tokenizer, micro_batch_size):
         skip_zero_variance=False, **options,
     )  # fmt: skip
     model = moved(copy.deepcopy(reference), 0.05, seed=0)
-    needs = spec.needs(chosen)
+    needs, replay = spec.needs(chosen), Replay(tokenizer)
+    if (level := chosen.importance_level) is not None:
+        replay.sampled(model, [tokenizer.encode(p) for p in PROMPTS], level)
     scorer = PolicyScorer(model, 0, entropy_gradient=needs.entropy_gradient)
     other = Scorer(copy.deepcopy(reference), 0)
     for one in (scorer, other):
         one.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
         one.sample_from(temperature=chosen.temperature)
-    replay = Replay(tokenizer)
     collector = Collector(
         scorer, CopyReference(other) if needs.reference else None, replay, Sampling(MAX_LENGTH),
         replay, tokenizer, num_generations=GROUP, batch_size=5,
     )  # fmt: skip
-    if (level := options.get("importance_sampling")) is not None:
-        replay.sampled(model, [tokenizer.encode(p) for p in PROMPTS], level)
     records = [Prompt(prompt, {}, f"rows:{i}") for i, prompt in enumerate(PROMPTS)]
     tokeniser = Tokeniser(tokenizer, max_length=256, max_prompt_length=128)
     judged = collector.collect(tokeniser.prompts(records)[0], seed=0)

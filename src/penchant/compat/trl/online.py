@@ -22,6 +22,12 @@ from penchant.compat.trl.tables import (
 from penchant.compat.trl.trainer import Trainer
 from penchant.core.errors import ConfigError
 
+# Keys of ours that TRL has by the same name.
+VLLM = (
+    *("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size"),
+    "vllm_enable_sleep_mode",
+)
+
 
 class OnlineConfig(SyncingConfig):
     """What the trainers take whose model answers by itself."""
@@ -49,6 +55,10 @@ class OnlineConfig(SyncingConfig):
     top_p: float = 1.0
     top_k: int | None = 0
     use_vllm: bool = False
+    vllm_gpu_memory_utilization: float = 0.3
+    vllm_max_model_length: int | None = None
+    vllm_tensor_parallel_size: int = 1
+    vllm_enable_sleep_mode: bool = False
     use_transformers_continuous_batching: bool = False
     use_transformers_paged: bool = False
     chat_template_kwargs: dict[str, Any] | str | None = None
@@ -73,7 +83,7 @@ class OnlineConfig(SyncingConfig):
             method,
             batch_size=self._batch_size(),
             top_k=self.top_k or 0,
-            generation=self._generation(),
+            **self._generation(),
             reward=["<reward>"] * rewards,  # until a trainer has the functions
             reward_normalization="none",
             on_reward_error="drop",  # None leaves an answer out; what is raised is raised
@@ -103,11 +113,16 @@ class OnlineConfig(SyncingConfig):
             )
         return size
 
-    def _generation(self) -> str:
+    def _generation(self) -> dict[str, Any]:
+        """What draws the answers; settings of vLLM without it say nothing, as in TRL."""
         if self.use_vllm:
-            return "vllm"
+            own = {name: getattr(self, name) for name in VLLM}
+            return {"generation": "vllm", **own, **self._importance_sampling()}
         continuous = self.use_transformers_continuous_batching or self.use_transformers_paged
-        return "continuous" if continuous else "auto"
+        return {"generation": "continuous" if continuous else "auto"}
+
+    def _importance_sampling(self) -> dict[str, Any]:
+        return {"importance_sampling": "off"}
 
     @abstractmethod
     def chosen(self) -> Chosen:
@@ -128,6 +143,21 @@ class GRPOConfig(OnlineConfig):
     entropy_coef: float = 0.0
     use_bias_correction_kl: bool = True
     multi_objective_aggregation: str = "sum_then_normalize"
+    vllm_importance_sampling_correction: bool = True
+    vllm_importance_sampling_mode: str = "sequence_mask"
+    vllm_importance_sampling_clip_max: float | None = 3.0
+
+    def _importance_sampling(self) -> dict[str, Any]:
+        if not self.vllm_importance_sampling_correction:
+            return {"importance_sampling": "off"}
+        levels = {"token_truncate": "token", "sequence_mask": "sequence"}
+        mode, cap = self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_max
+        if mode not in levels or cap is None:
+            raise ConfigError(
+                f"vllm_importance_sampling_mode={mode!r} with clip_max {cap} cannot be had here: "
+                "set token_truncate or sequence_mask, and a largest weight"
+            )
+        return {"importance_sampling": levels[mode], "importance_sampling_cap": cap}
 
     def chosen(self) -> Chosen:
         """The method, and its options.

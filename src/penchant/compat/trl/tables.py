@@ -114,21 +114,24 @@ ONLINE_WITHOUT_EFFECT = frozenset(
     {
         *("cast_lm_head_to_fp32", "cache_implementation", "ds3_gather_for_generation"),
         *("num_generations_eval", "log_completions", "num_completions_to_print"),
-        *("log_unique_prompts", "log_multimodal", "vllm_model_impl", "vllm_enable_sleep_mode"),
-        *("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size"),
+        *("log_unique_prompts", "log_multimodal", "vllm_model_impl"),
+        # Of TRL's own server, which `vllm_mode` refuses.
         *("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout"),
         *("vllm_group_port",),
     }
 )
 _OTHER_LOSS = "loss_type is one of grpo, dapo and dr_grpo; drop it"
-_OWN_CORRECTION = "answers have no importance weights; drop it"
+_WEIGHTS = "importance weights are token_truncate or sequence_mask, with a largest one; drop it"
 _NO_SCHEDULE = "entropy_coef is constant; set that"
 ONLINE_STANDING: Standing = {
     "min_p": ((None, 0, 0.0), "set top_p or top_k"),
     "repetition_penalty": ((1, 1.0), "answers would come from another distribution; drop it"),
     "generation_kwargs": ((None, {}), "set temperature, top_p and top_k"),
     "transformers_continuous_batching_config": ((None, {}), "drop it"),
-    "vllm_mode": (("colocate",), "vLLM runs in the process of training; drop it"),
+    "vllm_mode": (
+        ("colocate",),
+        "the server there is TRL's; vLLM's own serves `penchant train --generation vllm-server`",
+    ),
     "vllm_structured_outputs_regex": ((None,), "answers are free; reward their form"),
     "delta": ((None,), "the ratio is clipped by epsilon and epsilon_high"),
     "sapo_temperature_neg": ((1.05,), _OTHER_LOSS),
@@ -144,12 +147,9 @@ ONLINE_STANDING: Standing = {
     "entropy_coef_delta": ((0.005,), _NO_SCHEDULE),
     "entropy_target": ((0.2,), _NO_SCHEDULE),
     "max_tool_calling_iterations": ((None,), "answers call no tools; drop it"),
-    "vllm_importance_sampling_correction": ((True, False), _OWN_CORRECTION),
-    "vllm_importance_sampling_mode": (("sequence_mask",), _OWN_CORRECTION),
-    "vllm_importance_sampling_clip_max": ((3, 3.0), _OWN_CORRECTION),
-    "vllm_importance_sampling_clip_min": ((None,), _OWN_CORRECTION),
-    "vllm_importance_sampling_cap": ((None,), _OWN_CORRECTION),
-    "off_policy_mask_threshold": ((None,), _OWN_CORRECTION),
+    "vllm_importance_sampling_clip_min": ((None,), _WEIGHTS),
+    "vllm_importance_sampling_cap": ((None,), "set vllm_importance_sampling_clip_max"),
+    "off_policy_mask_threshold": ((None,), "answers are left out by their weights; drop it"),
     "log_completions_hub_repo": ((None,), "rollouts.jsonl holds the answers; upload it yourself"),
 }
 ONLINE_TRAINER_STANDING: Standing = {
