@@ -208,6 +208,8 @@ def test_equal_prompts_get_different_answers_and_the_same_seed_the_same(serve, t
     assert len(set(answers)) == 6
     assert sampler.sample([[5, 6, 7]] * 3, seed=0, **ask) == first
     assert sampler.sample([[5, 6, 7]] * 3, seed=1, **ask) != first
+    share = sampler.sample([[5, 6, 7]] * 2, seed=0, numbers=[2, 0], **ask)
+    assert share == [first[2], first[0]]  # as another process would answer its share
 
 
 def test_only_the_present_version_lies_in_the_folder(tiny_model_dir, tmp_path):

@@ -110,16 +110,20 @@ class VllmSampler:
         self.engine.reset_prefix_cache()
 
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
 
-        parameters = [
-            SamplingParams(**request(sampling, self.end_token_ids, n, answer_seed(seed, i)),
-                           detokenize=False)
-            for i in range(len(prompts))
-        ]  # fmt: skip
+        numbers = range(len(prompts)) if numbers is None else numbers
+        asked = (request(sampling, self.end_token_ids, n, answer_seed(seed, i)) for i in numbers)
+        parameters = [SamplingParams(**one, detokenize=False) for one in asked]
         adapter = None
         if self.weights.rank is not None:
             # vLLM knows adapters by number and keeps them: each version has one of its own.

@@ -87,15 +87,27 @@ class VllmServerSampler:
         self._persist(self._hand_over)
 
     def sample(
-        self, prompts: Sequence[list[int]], *, n: int, sampling: Sampling, seed: int
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         answers: dict[int, list[Completion]] = {}
+        numbers = range(len(prompts)) if numbers is None else numbers
+        requests = [
+            request(sampling, self.end_token_ids, n, answer_seed(seed, number))
+            | {"prompt": prompt, "return_token_ids": True}
+            for prompt, number in zip(prompts, numbers, strict=True)
+        ]
 
         def draw() -> None:
             if self.weights.rank is None:
                 answers.clear()
                 self._require_own()
-            self._ask_all(prompts, n, sampling, seed, answers)
+            self._ask_all(requests, answers)
             if self.weights.rank is None:
                 self._require_own()
 
@@ -103,25 +115,19 @@ class VllmServerSampler:
         return [answers[i] for i in range(len(prompts))]
 
     def _ask_all(
-        self,
-        prompts: Sequence[list[int]],
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        answers: dict[int, list[Completion]],
+        self, requests: Sequence[dict[str, Any]], answers: dict[int, list[Completion]]
     ) -> None:
         """Fill in the answers that are missing; those that came before a failure are kept."""
+        model = self.server.model if self.weights.rank is None else self.weights.label
 
         def ask(i: int) -> None:
-            asked = request(sampling, self.end_token_ids, n, answer_seed(seed, i))
-            choices = self.server.complete(
-                {"model": self._model, "prompt": prompts[i], "return_token_ids": True, **asked}
-            )
+            choices = self.server.complete({"model": model, **requests[i]})
             ordered = sorted(choices, key=lambda choice: choice["index"])
             answers[i] = [self._completion(choice) for choice in ordered]
 
-        missing = [i for i in range(len(prompts)) if i not in answers]
-        with ThreadPoolExecutor(max(1, self.side_by_side // n)) as pool:
+        missing = [i for i in range(len(requests)) if i not in answers]
+        at_once = max(1, self.side_by_side // requests[0]["n"]) if requests else 1
+        with ThreadPoolExecutor(at_once) as pool:
             asked = [pool.submit(ask, i) for i in missing]
             try:
                 for one in asked:
@@ -129,10 +135,6 @@ class VllmServerSampler:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-
-    @property
-    def _model(self) -> str:
-        return self.server.model if self.weights.rank is None else self.weights.label
 
     def _completion(self, choice: dict[str, Any]) -> Completion:
         ids = choice["token_ids"]
