@@ -70,6 +70,7 @@ WRITTEN = {
     "{{ c.function.arguments }}": json.dumps(ARGUMENTS),
     "{{ '<' + c.function.arguments + '>' }}": f"<{json.dumps(ARGUMENTS)}>",
 }  # fmt: skip
+WRITTEN_AS_GIVEN = "{{ c.function.arguments }}"
 
 
 @pytest.mark.parametrize("template", WRITTEN)
@@ -118,3 +119,53 @@ def test_what_a_template_refuses_is_said_in_its_words_with_the_row(
     assert "such as f:7" in report.summary()
     with pytest.raises(TemplateRefusal, match=says):
         render(tokenizer, pair.prompt, generation_prompt=True)
+
+
+# A call, its result and what the assistant makes of it: the prompt of a pair.
+ASKED = [
+    USER,
+    {**CALLS, "content": ""},
+    {"role": "tool", "content": "rain"},
+]
+# What two templates write after an answer's end token, which TRL trains on and Penchant does not.
+AFTER = {"": TEMPLATE.replace("<|im_end|>\n", "<|im_end|>"), "\n": TEMPLATE}
+
+
+@pytest.mark.parametrize("after", AFTER, ids=["nothing", "line break"])
+@pytest.mark.parametrize("kwargs", [None, {"enable_thinking": False}])
+def test_prompts_and_answers_have_the_tokens_of_trls_trainer(
+    after, kwargs, byte_level_tokenizer, make_model, tmp_path
+):
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    tokenizer = byte_level_tokenizer(AFTER[after].replace("ARGUMENTS", WRITTEN_AS_GIVEN))
+    tools = json.dumps([{"type": "function", "function": TOOL}])
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    more = {"chat_template_kwargs": kwargs} if kwargs else {}
+    rows = [
+        {"prompt": ASKED, **answers, "tools": tools, **more},
+        {"prompt": [{"role": "system", "content": "Be."}, USER], **answers, "tools": None, **more},
+    ]
+    trainer = trl.DPOTrainer(
+        model=make_model("llama", vocab_size=len(tokenizer)),
+        ref_model=make_model("llama", vocab_size=len(tokenizer)),
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path), max_length=900, report_to="none", use_cpu=True, bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    tokeniser = Tokeniser(tokenizer, max_length=900, max_prompt_length=800)
+    examples, report = tokeniser.pairs([to_pair(row, None, "f:1") for row in rows])
+    assert not report.dropped and not report.lost
+    end = tokenizer(after)["input_ids"]
+    expected = [(one.prompt, [*one.chosen, *end]) for one in examples]
+    expected += [(one.prompt, [*one.rejected, *end]) for one in examples]
+    for row, (prompt, answer) in enumerate(expected):
+        kept = batch["attention_mask"][row].bool()
+        assert batch["input_ids"][row][kept].tolist() == [*prompt, *answer]
+        trained = batch["completion_mask"][row].bool()
+        assert batch["input_ids"][row][trained].tolist() == answer
+    first = tokenizer.decode(examples[0].prompt)
+    assert "weather" in first and ("[no thought]" in first) == bool(kwargs)

@@ -11,8 +11,10 @@ import torch
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
 from penchant.methods import METHODS
+from penchant.models.architecture import router_coefficient
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.reference import CopyReference
+from penchant.models.router import RouterLoss
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.objectives.pairs import pair_inputs, tail_weights
@@ -188,33 +190,20 @@ MIXED = {
     "head_dim": 8,
     "max_position_embeddings": 512,
 }
-WINDOWED = {
+TODAYS = {
     "gemma3_text": MIXED,
     "gpt_oss": {**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_5_text": {"max_position_embeddings": 512},
 }
 
 
-@pytest.mark.parametrize("family", WINDOWED)
-def test_losses_of_three_steps_with_windows_and_sinks_equal_trls(
-    family, trl_trainer, make_model, tiny_model_dir
-):
-    size = len(load_tokenizer(str(tiny_model_dir)))
-    both = [make_model(family, seed=s, vocab_size=size, **WINDOWED[family]) for s in (0, 1)]
-    # The routers' own loss is no part of a method's.
-    router = {"router_aux_loss_coef": 0.0} if family == "gpt_oss" else {}
-    trainer = trl_trainer(both, beta=0.1, loss_type="sigmoid", **router)
-    batch = trainer.data_collator(list(trainer.train_dataset))
-    policy, reference = copy.deepcopy(both)
-    examples = tokenised(tiny_model_dir, batch)
-    spec = METHODS["dpo"]
+def losses_of_three_steps(trainer, batch, policy, ours):
+    """Of both, side by side; each takes plain steps on its own copy of the policy."""
     losses = []
     for _ in range(3):
-        chosen = spec.options(beta=0.1)
-        inputs = scored((policy, reference), examples, spec.needs(chosen))
-        ours = spec.loss(inputs, chosen).per_example.mean()
-        theirs = trainer.compute_loss(trainer.model, batch)
-        losses.append((ours.item(), theirs.item()))
-        for loss, model in ((ours, policy), (theirs, trainer.model)):
+        both = (ours(), trainer.compute_loss(trainer.model, batch))
+        losses.append(tuple(loss.item() for loss in both))
+        for loss, model in zip(both, (policy, trainer.model), strict=True):
             model.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -222,5 +211,58 @@ def test_losses_of_three_steps_with_windows_and_sinks_equal_trls(
                     if parameter.grad is not None:
                         parameter -= 1e-3 * parameter.grad
     assert losses[0][0] - losses[2][0] > 0.01  # the steps go somewhere
+    return losses
+
+
+def assert_near(losses):
     for ours, theirs in losses:
         assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", TODAYS)
+def test_losses_of_three_steps_with_windows_sinks_and_states_equal_trls(
+    family, trl_trainer, make_model, tiny_model_dir
+):
+    size = len(load_tokenizer(str(tiny_model_dir)))
+    both = [make_model(family, seed=s, vocab_size=size, **TODAYS[family]) for s in (0, 1)]
+    # The routers' own loss is no part of a method's.
+    router = {"router_aux_loss_coef": 0.0} if family == "gpt_oss" else {}
+    trainer = trl_trainer(both, beta=0.1, loss_type="sigmoid", **router)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    policy, reference = copy.deepcopy(both)
+    examples = tokenised(tiny_model_dir, batch)
+    spec = METHODS["dpo"]
+    chosen = spec.options(beta=0.1)
+
+    def ours():
+        inputs = scored((policy, reference), examples, spec.needs(chosen))
+        return spec.loss(inputs, chosen).per_example.mean()
+
+    assert_near(losses_of_three_steps(trainer, batch, policy, ours))
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.5])
+def test_the_loss_with_the_balance_of_experts_equals_trls_where_rows_are_padded(
+    coefficient, trl_trainer, make_model, tiny_model_dir
+):
+    """A packed row counts a prompt once, which TRL does not: see docs/models.md."""
+    size = len(load_tokenizer(str(tiny_model_dir)))
+    settings = {**TODAYS["gpt_oss"], "vocab_size": size, "router_aux_loss_coef": 0.9}
+    both = [make_model("gpt_oss", seed=s, **settings) for s in (0, 1)]
+    given = {} if coefficient is None else {"router_aux_loss_coef": coefficient}
+    trainer = trl_trainer(both, beta=0.1, loss_type="sigmoid", **given)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    policy, reference = copy.deepcopy(both)
+    groups = [example.group() for example in tokenised(tiny_model_dir, batch)]
+    scorer, frozen = Scorer(policy, 0).train(), Scorer(reference, 0)
+    scorer.router = RouterLoss(policy, router_coefficient(policy.config, coefficient, "gpt_oss"))
+    laid_out = scorer.batch(groups)
+    ref_sums = CopyReference(frozen).sums(groups, laid_out, None)
+    spec = METHODS["dpo"]
+
+    def ours():
+        inputs = pair_inputs(scorer(laid_out), laid_out, ref_sums, None)
+        loss = spec.loss(inputs, spec.options(beta=0.1)).per_example.mean()
+        return loss + scorer.router.coefficient * scorer.router.take()
+
+    assert_near(losses_of_three_steps(trainer, batch, policy, ours))
