@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
 START, END = "<!-- families: written by tools/document_models.py -->", "<!-- end families -->"
 HEAD = ("Family", "Text model", "Path", "LoRA", "Sampler")
-# Families that the tests hold, and that cannot be packed and shared.
+# Families that cannot be packed and shared, beside those of the tests.
 APART = {"mamba": {}, "falcon": {"num_hidden_layers": 1}}
 
 
@@ -54,8 +54,9 @@ def _families() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
     base = _test("conftest")
     served, mixers = _test("models/test_scoring").SERVED, _test("models/test_mixers").STATEFUL
     families = _test("models/test_families").FAMILIES
-    own = {kind: {} for kind in [*served, *mixers]} | families | APART
-    for kind in [*sorted(own.keys() - APART.keys()), *APART]:
+    apart = APART | _test("models/test_path").UNSHARED
+    own = {kind: {} for kind in [*served, *mixers]} | families | apart
+    for kind in [*sorted(own.keys() - apart.keys()), *sorted(apart)]:
         settings = {**base.TINY, **base.FAMILIES.get(kind, {}), **own[kind]}
         yield f"`{kind}`", kind, settings, AutoModelForCausalLM
     for name, (kind, settings) in _test("models/test_architecture").FAMILIES.items():
@@ -75,8 +76,9 @@ def _described(kind: str, settings: dict[str, Any], factory: Any) -> tuple[str, 
     config = AutoConfig.for_model(kind, **settings)
     with torch.device("meta"):
         model = factory.from_config(config)
-    if not layout(model).startswith("packed"):
-        path = _checked(factory.from_config(config))
+    told, _, reason = layout(model).partition(": ")
+    if not told.startswith("packed"):
+        path = f"{_checked(factory.from_config(config))}: {reason}"
     elif mixers := Counter(type(module).__name__ for module in stateful_modules(model)):
         path = f"packed and shared, {', '.join(mixers)} apart"
     else:

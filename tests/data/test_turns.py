@@ -33,7 +33,11 @@ THINKING = (
     "<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-REFUSES = "{% if messages[-1].role == 'tool' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+REFUSES = {
+    "a role": "{% if messages[-1].role == 'tool' %}{{ raise_exception('no') }}{% endif %}",
+    "an order": "{% for m in messages %}{% if loop.index0 % 2 == 0 and m.role != 'user' %}"
+    "{{ raise_exception('no') }}{% endif %}{% endfor %}",
+}
 
 
 def turn(role, content, **more):
@@ -130,8 +134,9 @@ def test_a_template_that_rewrites_earlier_turns_is_found_and_its_rows_are_left_o
     assert shown(example.chosen, tokenizer).startswith("[<think></think>A1<|im_end|>]\n")
 
 
-def test_a_template_that_refuses_a_turn_says_so_with_the_row(encode):
-    example, report, _ = encode(REFUSES)
+@pytest.mark.parametrize("refusal", REFUSES)
+def test_a_template_that_refuses_a_turn_says_so_with_the_row(encode, refusal):
+    example, report, _ = encode(REFUSES[refusal] + CHATML)
     assert example is None
     assert report.dropped == {"the chat template refused the messages (no)": 1}
     assert list(report.dropped_examples.values()) == ["f:1"]

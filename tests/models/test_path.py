@@ -11,6 +11,27 @@ from penchant.models.selfcheck import plan_scoring
 
 MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+# Layers that attend to the keys that an index of their own picks.
+INDEXED = {
+    **{"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 12, "v_head_dim": 8},
+    **{"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "head_dim": 4, "first_k_dense_replace": 2},
+    **{"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4, "n_routed_experts": 4},
+}
+JAMBA = {
+    **{"num_hidden_layers": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1},
+    **{"mamba_d_state": 8, "mamba_d_conv": 3},
+}
+# Families that are padded, or run with repeated prompts, by what their layers are.
+UNSHARED = {
+    "jamba": JAMBA,
+    "minimax": {
+        **{"layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2},
+        **{"head_dim": 8, "block_size": 8},
+    },
+    "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 4, "lru_width": 32},
+    "deepseek_v32": INDEXED,
+    **{kind: {} for kind in ("stablelm", "doge", "xlstm")},
+}
 CASES = [
     ("gemma3_text", {**MIXED, "head_dim": 8}, "1 sliding_attention (window 3), 1 full_attention"),
     ("gpt_oss", {**MIXED, **EXPERTS, "head_dim": 8}, "sinks"),
@@ -19,6 +40,13 @@ CASES = [
     ("gpt2", {"attn_pdrop": 0.1}, "set attn_pdrop to 0"),
     ("lfm2", {}, "1 Lfm2ShortConv: a row for each completion"),
     ("mamba", {}, "does not tell its mixers where the segments"),
+    ("jamba", UNSHARED["jamba"], "does not tell its mixers where the segments"),
+    ("minimax", UNSHARED["minimax"], "hook cannot serve: linear_attention"),
+    ("recurrent_gemma", UNSHARED["recurrent_gemma"], "masks and positions of whole rows"),
+    ("deepseek_v32", UNSHARED["deepseek_v32"], "hook cannot serve: indexed_attention"),
+    ("stablelm", {}, "does not tell its attention where the segments"),
+    ("doge", {}, "makes a mask of its own"),
+    ("xlstm", {}, "a state in a way that is not known here"),
 ]
 
 

@@ -72,3 +72,35 @@ def test_options_of_the_template_reach_every_chat_of_a_run_and_the_fingerprint_i
     ]
     assert sorted(options) == [False, False, False, True]
     assert told.sources[0].fingerprint == plain.sources[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "message"),
+    [
+        ("dpo", {"lora_target_modules": "q_proj,v_prj"}, "no layer is called v_prj; this model"),
+        ("reward", {"lora_target_modules": "score,v_prj"}, "no layer is called v_prj; this model"),
+        (
+            "dpo",
+            {"lora_target_parameters": "mlp.experts.gate_proj"},
+            r"called mlp\.experts\.gate_proj; nearest are .*mlp\.experts\.gate_up_proj",
+        ),
+    ],
+)
+def test_names_that_lora_finds_nowhere_are_refused_without_weights(
+    method: str,
+    names: dict[str, str],
+    message: str,
+    make_model: Any,
+    tiny_keys: dict[str, Any],
+    tiny_model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "model"
+    model = make_model("mixtral", vocab_size=259, num_local_experts=2)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    load_tokenizer(str(tiny_model_dir)).save_pretrained(folder)
+    with pytest.raises(ModelError, match=message):
+        penchant.train(
+            method, output=tmp_path / "run", **{**tiny_keys, "model": str(folder)}, **names
+        )

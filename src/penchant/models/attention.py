@@ -33,7 +33,7 @@ def packed_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    segments: SegmentTable,
+    segments: SegmentTable | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -58,6 +58,12 @@ def packed_attention(
         raise ValueError("packed attention has no attention dropout")
     if unknown := [name for name in UNSERVED if others.get(name) is not None]:
         raise ValueError(f"packed attention does not know the layer's {', '.join(unknown)}")
+    if segments is None:
+        raise ValueError(
+            f"{type(module).__name__} is not told where the segments of a packed row are"
+        )
+    if not isinstance(attention_mask, Reach | None):
+        raise ValueError(f"{type(module).__name__} makes a mask of its own")
     reach = attention_mask or Reach(window=sliding_window)
     device = query.device.type
     if torch.is_autocast_enabled(device):

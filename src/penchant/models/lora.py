@@ -7,7 +7,6 @@ The adapter's parameters, names and files are PEFT's own.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Iterator
@@ -54,9 +53,11 @@ def add_lora(
     Raises:
         ModelError: no layer or no parameter has one of the names.
     """
-    parameters = _split(target_parameters)
-    if parameters:
-        _require_parameters(model, parameters)
+    parameters: list[str] = []
+    if target_parameters:
+        from penchant.models.targets import required_parameters
+
+        parameters = required_parameters(model, target_parameters)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides; a float is as good
@@ -77,19 +78,16 @@ def add_lora(
     return adapted
 
 
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
 def _targets(model: PreTrainedModel, target_modules: str) -> str | list[str]:
     """What PEFT is told to adapt: names, or a pattern that keeps to the part that reads text."""
     every = target_modules == "all-linear"
-    names = _split(target_modules)
-    if not every:
-        _require_layers(model, names)
     backbone = text_backbone(model)
     if every:
         names = sorted({name.rpartition(".")[2] for name, _ in linear_layers(backbone)})
+    else:
+        from penchant.models.targets import required_layers
+
+        names = required_layers(model, target_modules)
     if not any(True for _ in outside_text(model)) and not any(map(_returns_more, model.modules())):
         return target_modules if every else names
     path = next(name for name, module in model.named_modules() if module is backbone)
@@ -107,20 +105,6 @@ def _returns_more(module: nn.Module) -> bool:
     """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
     own = type(module).__module__.startswith("transformers.models.")
     return own and isinstance(module, nn.Linear)
-
-
-def _require_parameters(model: PreTrainedModel, names: list[str]) -> None:
-    """PEFT only warns of a name that fits no parameter."""
-    every = [name for name, p in text_backbone(model).named_parameters() if p.ndim in (2, 3)]
-    # Of each layer's copy of a parameter, what all layers have in common.
-    short = sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in every})
-    for name in names:
-        if not any(f".{one}".endswith(f".{name}") for one in every):
-            near = difflib.get_close_matches(name, short, n=3, cutoff=0.4) or short
-            raise ModelError(
-                f"lora_target_parameters: no parameter is called {name}; nearest are "
-                f"{', '.join(near)}"
-            )
 
 
 def require_numbers(model: PreTrainedModel, because: str) -> None:
@@ -151,19 +135,6 @@ def fuse_lora(model: nn.Module) -> None:
 
 def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(arg.to(module.weight.dtype) for arg in args)
-
-
-def _require_layers(model: PreTrainedModel, names: list[str]) -> None:
-    """PEFT passes over a name that fits no layer as long as another one fits."""
-    layers = [f".{name}" for name, _ in text_backbone(model).named_modules()]
-    layers += [f".{name}" for name, _ in model.named_children()]  # the head
-    unknown = [n for n in names if not any(layer.endswith(f".{n}") for layer in layers)]
-    if unknown or not names:
-        linear = {name.rpartition(".")[2] for name, _ in linear_layers(text_backbone(model))}
-        raise ModelError(
-            f"lora_target_modules: no layer is called {', '.join(unknown) or 'nothing'}; "
-            f"this model has {', '.join(sorted(linear))}"
-        )
 
 
 class FusedLoraLinear(Linear):

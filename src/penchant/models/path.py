@@ -12,8 +12,16 @@ from penchant.models.size import empty_model
 
 PADDED = "padded rows, a row for each completion, as attention plain asks"
 
-# Types whose layers take the table of segments and do not pass it on to their mixers.
-SILENT = ("mamba", "falcon_mamba")
+NOT_TOLD = "the model's code does not tell its {} where the segments of a packed row are"
+# Types of models that use transformers' attention interface, or none, and what keeps a packed row
+# from them. A run finds the same when it compares its first records.
+APART = {
+    **dict.fromkeys(("mamba", "falcon_mamba", "jamba", "zaya"), NOT_TOLD.format("mixers")),
+    **dict.fromkeys(("nemotron", "stablelm"), NOT_TOLD.format("attention")),
+    "doge": "its attention makes a mask of its own",
+    "recurrent_gemma": "its recurrent layers take masks and positions of whole rows",
+    "xlstm": "its layers carry a state in a way that is not known here",
+}
 
 
 def describe_path(
@@ -76,9 +84,6 @@ def layout(model: Any) -> str:
             "prompts repeated in one row, or else padded rows: the model's code does not use "
             "transformers' attention interface"
         )
-    if model.config.model_type in SILENT:
-        return (
-            "prompts repeated in one row, or else padded rows: the model's code does not tell its "
-            "mixers where the segments of a packed row are"
-        )
+    if reason := APART.get(model.config.get_text_config().model_type):
+        return f"prompts repeated in one row, or else padded rows: {reason}"
     return "packed, prompts shared; the first records of a run are compared with a plain forward"

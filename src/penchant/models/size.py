@@ -38,26 +38,28 @@ class ModelSize:
     quantization: str = "none"
 
 
-def empty_model(name: str, *, trust_remote_code: bool = False) -> Any:
+def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any = None) -> Any:
     """A resolved model as its configuration says, without any memory for weights.
+
+    Args:
+        name: of a model or an adapter.
+        trust_remote_code: run code that comes with the model.
+        find_class: `causal_class` or `score_class` of `models.architecture`; default: the first.
 
     Raises:
         ModelError: no configuration, or not one of a language model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from penchant.models.architecture import causal_class, read_config
 
     config = read_config(base_model(name), trust_remote_code)
-    factory = causal_class(config, name, trust_remote_code)
+    factory = (find_class or causal_class)(config, name, trust_remote_code)
     try:
         with torch.device("meta"):
-            return (
-                AutoModelForCausalLM.from_config(config, trust_remote_code=True)
-                if factory is AutoModelForCausalLM
-                else factory(config)
-            )
+            if hasattr(factory, "from_config"):  # an auto class, for code that comes with the model
+                return factory.from_config(config, trust_remote_code=True)
+            return factory(config)
     except (OSError, ValueError) as error:
         raise ModelError(f"no model could be loaded from {name}: {error}") from error
 

@@ -106,6 +106,8 @@ def read_inputs(
         model = SimpleNamespace(config=settings, generation_config=generation)
         require_decoder(settings, base)
         kind.find_class(settings, base, config.trust_remote_code)
+        if config.lora_target_modules != "all-linear" or config.lora_target_parameters:
+            _require_targets(config, base, kind.find_class)
     else:
         base, settings = config.model, model.config
         require_decoder(settings, base)
@@ -131,6 +133,17 @@ def read_inputs(
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
     )
+
+
+def _require_targets(config: RunConfig, base: str, find_class: Any) -> None:
+    """Refuse names that nothing in the model has, where LoRA goes to names."""
+    from penchant.models.size import empty_model
+    from penchant.models.targets import require_targets
+
+    if config.lora_r:
+        trusted = config.trust_remote_code
+        model = empty_model(base, trust_remote_code=trusted, find_class=find_class)
+        require_targets(model, config.lora_target_modules, config.lora_target_parameters)
 
 
 def _require_quantisable(config: RunConfig, settings: Any, base: str, *, loaded: bool) -> None:

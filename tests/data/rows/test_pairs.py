@@ -362,9 +362,19 @@ def test_wrong_type_names_the_field_and_the_type(change, got):
         ({"role": "assistant", "content": "x", "name": 5}, "wrong type", "chosen[0].name"),
         ({"role": "assistant", "content": [{"text": 1}]}, "wrong type", "content[0].text"),
         (
-            {"role": "assistant", "content": [{"type": "image", "text": "x"}]},
+            {"role": "assistant", "content": [{"type": "refusal", "text": "x"}]},
             "part that is not text",
             "content[0]",
+        ),
+        (
+            {"role": "assistant", "content": [{"text": "x"}, {"type": "image", "image": "a.png"}]},
+            "images, sound or video",
+            "content[1] has 'image', and no processor of images",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "u"}}]},
+            "images, sound or video",
+            "content[0] has 'image_url'",
         ),
         (
             {"role": "assistant", "content": "x", "images": ["a.png"]},

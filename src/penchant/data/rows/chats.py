@@ -84,6 +84,7 @@ def _content(said: object, field: str) -> str:
         place = f"{field}[{number}]"
         if not isinstance(part, Mapping):
             raise RowError("wrong type", f"'{place}' must be a part with text, got {shown(part)}")
+        refuse_media(part, place, part.get("type"))
         if part.get("type", "text") not in ("text", "input_text", "output_text"):
             raise RowError("part that is not text", f"'{place}' is of type {shown(part['type'])}")
         texts.append(read_text(part.get("text"), f"{place}.text"))

@@ -154,7 +154,17 @@ BESIDE = {
     "the prompt",
     "context": "put it into the prompt",
 }
-MEDIA = ("image", "images", "image_url", "input_audio", "audio", "audios", "video", "videos")
+MEDIA = (
+    "image",
+    "images",
+    "image_url",
+    "input_image",
+    "input_audio",
+    "audio",
+    "audios",
+    "video",
+    "videos",
+)
 # Columns that the chat template is given with the prompt.
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 FIELDS = (*BESIDE, *MEDIA, *TEMPLATE_COLUMNS)
@@ -176,13 +186,21 @@ def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
         )
 
 
-def refuse_media(value: Row, field: str) -> None:
-    """Refuse what only a model of images, sound or video could read."""
-    if name := next((name for name in MEDIA if value.get(name)), None):
+def refuse_media(value: Row, field: str, kind_of_part: object = None) -> None:
+    """Refuse what only a model of images, sound or video could read.
+
+    Args:
+        value: a row, a message, or a part of its content.
+        field: what to call it.
+        kind_of_part: the part's `type`; a column of that name says nothing.
+    """
+    names = [kind_of_part] if kind_of_part in MEDIA else [name for name in MEDIA if value.get(name)]
+    if names:
         raise RowError(
             "images, sound or video",
-            f"{field} has '{name}', which a language model does not read; leave such rows out, or "
-            "rename the column where the texts do without it",
+            f"{field} has '{names[0]}', and no processor of images or sound is run here, nor a "
+            "vision tower: of a model of images and text too, text alone is tuned; leave such "
+            "rows out, or rename the column where the texts do without it",
         )
 
 
