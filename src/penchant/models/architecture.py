@@ -118,6 +118,21 @@ def _beside(module: nn.Module, kept: set[int]) -> Iterator[nn.Module]:
             yield child
 
 
+def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Linear layers and their names."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not returns_more(module):
+            yield name, module
+
+
+def returns_more(module: torch.nn.Module) -> bool:
+    """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
+    own = type(module).__module__.startswith("transformers.models.")
+    return own and isinstance(module, torch.nn.Linear)
+
+
 def train_text(model: Any) -> Any:
     """The model with all weights trained but those that text does not pass."""
     model.requires_grad_(True)

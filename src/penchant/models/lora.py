@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from penchant.core.errors import ModelError
-from penchant.models.architecture import outside_text, text_backbone
+from penchant.models.architecture import (
+    linear_layers,
+    outside_text,
+    returns_more,
+    text_backbone,
+)
 from penchant.models.linear import fast, is_plain, product
 
 if TYPE_CHECKING:
@@ -88,23 +91,10 @@ def _targets(model: PreTrainedModel, target_modules: str) -> str | list[str]:
         from penchant.models.targets import required_layers
 
         names = required_layers(model, target_modules)
-    if not any(True for _ in outside_text(model)) and not any(map(_returns_more, model.modules())):
+    if not any(True for _ in outside_text(model)) and not any(map(returns_more, model.modules())):
         return target_modules if every else names
     path = next(name for name, module in model.named_modules() if module is backbone)
     return rf"{re.escape(path)}\.(.+\.)?({'|'.join(map(re.escape, names))})"
-
-
-def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers and their names."""
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and not _returns_more(module):
-            yield name, module
-
-
-def _returns_more(module: nn.Module) -> bool:
-    """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
-    own = type(module).__module__.startswith("transformers.models.")
-    return own and isinstance(module, nn.Linear)
 
 
 def require_numbers(model: PreTrainedModel, because: str) -> None:

@@ -84,6 +84,6 @@ def layout(model: Any) -> str:
             "prompts repeated in one row, or else padded rows: the model's code does not use "
             "transformers' attention interface"
         )
-    if reason := APART.get(model.config.get_text_config().model_type):
+    if reason := APART.get(model.config.get_text_config().model_type, ""):
         return f"prompts repeated in one row, or else padded rows: {reason}"
     return "packed, prompts shared; the first records of a run are compared with a plain forward"

@@ -10,8 +10,7 @@ import re
 from typing import Any
 
 from penchant.core.errors import ModelError
-from penchant.models.architecture import text_backbone
-from penchant.models.lora import linear_layers
+from penchant.models.architecture import linear_layers, text_backbone
 
 
 def required_layers(model: Any, names: str) -> list[str]:
