@@ -204,6 +204,9 @@ def _add_label(commands: Any) -> None:
     add("file", nargs="+", metavar="FILE",
         help="pairs, in any form that training takes, or without a label")  # fmt: skip
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
+    add("--judge", metavar="URL|FILE",
+        help="have a model compare each pair in both orders, and end: the address of an "
+        "OpenAI-compatible API, or a YAML file with url, model and rubric")  # fmt: skip
     add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
     add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
     add("--port", type=int, metavar="N", help="the port of the address (default: any free one)")

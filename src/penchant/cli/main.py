@@ -194,6 +194,13 @@ def _label(values: dict[str, Any]) -> None:
             )
         print(export_answers(values.pop("file"), values.pop("export"), **values).summary())
         return
+    if "judge" in values:
+        from penchant.label.judge import judge_pairs
+
+        if extra := values.keys() & {"annotators", "port", "seed"}:
+            raise ConfigError(f"--judge opens no page; leave out --{' --'.join(sorted(extra))}")
+        print(judge_pairs(values.pop("file"), values.pop("judge"), **values).summary())
+        return
     from penchant.label.serving import label
 
     if "annotators" in values:

@@ -25,11 +25,14 @@ class HttpError(Exception):
     Attributes:
         status: its HTTP status; None where no answer came at all.
         passing: whether the same request may succeed later.
+        retry_after: seconds after which the server asks to be tried again, where it says so.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
         self.passing = status is None or status in PASSING
 
 
@@ -83,7 +86,9 @@ class JsonClient:
             with error:
                 said = error.read().decode(errors="replace").strip()[:500]
             message = f"{request.full_url} answered {error.code}: {said or error.reason}"
-            raise HttpError(message, error.code) from error
+            wait = str(error.headers.get("Retry-After", ""))
+            pause = float(wait) if wait.replace(".", "", 1).isdigit() else None
+            raise HttpError(message, error.code, pause) from error
         # A connection that breaks while the answer is read is none of urllib's own errors.
         except (OSError, http.client.HTTPException) as error:
             raise HttpError(f"{request.full_url} does not answer: {error}") from error

@@ -115,6 +115,14 @@ def contents(text: Text) -> tuple[str, ...]:
     return tuple(map(said, text)) if is_chat(text) else (str(text),)
 
 
+def as_text(prompt: Text) -> str:
+    """A prompt for a reader: with who said what, where more than one message was said."""
+    if isinstance(prompt, str) or len(prompt) == 1:
+        return contents(prompt)[-1]
+    said = zip(prompt, contents(prompt), strict=True)
+    return "\n\n".join(f"{message['role'].capitalize()}: {text}" for message, text in said)
+
+
 def plain(text: Text) -> object:
     """A text as JSON would hold it."""
     return list(text) if is_chat(text) else text

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from penchant.core.errors import ConfigError, RewardError
+from penchant.core.judge import PREFIX
 from penchant.methods.online import RewardOptions
 from penchant.models.load import resolve
 from penchant.rl.rewards.functions import FunctionReward, functions_in, load_function
+from penchant.rl.rewards.judge import JudgeReward, load_judge
 from penchant.rl.rewards.judging import Rewards, Scores
 from penchant.rl.rewards.loading import ENSEMBLE, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
@@ -19,6 +21,7 @@ from penchant.rl.rewards.samples import Reward, Sample
 __all__ = ["ModelContext", "Reward", "RewardOptions", "Rewards", "Sample", "Scores", "make_rewards"]
 
 Spec = str | Callable[..., Any]
+Made = FunctionReward | JudgeReward
 
 
 def find_rewards(specs: Sequence[Spec], timeout: float | None = None) -> list[Spec]:
@@ -44,17 +47,18 @@ def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelCo
     """Find and load what a run names as its rewards.
 
     Args:
-        specs: each a callable, a ready function's short name, `package.module:function`,
-            `path/to/file.py:function`, or the folder, run, ensemble or hub id of a reward model.
+        specs: each a callable, a ready function's short name, `judge:URL` or `judge:FILE.yaml`,
+            `package.module:function`, `path/to/file.py:function`, or the folder, run, ensemble or
+            hub id of a reward model.
         options: how they are called, combined and shaped.
         context: what reward models share with the run.
 
     Raises:
         UserError: a reward cannot be found, or an option does not fit.
     """
-    rewards: list[FunctionReward | ModelReward | EnsembleReward] = []
+    rewards: list[Made | ModelReward | EnsembleReward] = []
     for spec in specs:
-        reward: FunctionReward | ModelReward | EnsembleReward | None
+        reward: Made | ModelReward | EnsembleReward | None
         reward = _function(spec, options.reward_timeout)
         if reward is None:
             assert isinstance(spec, str), "a callable is a function"
@@ -64,13 +68,15 @@ def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelCo
     return Rewards(rewards, options)
 
 
-def _function(spec: Spec, timeout: float | None) -> FunctionReward | None:
-    """The function that a spec means; None where it means a model."""
-    if isinstance(spec, FunctionReward):
+def _function(spec: Spec, timeout: float | None) -> Made | None:
+    """The function or judge that a spec means; None where it means a model."""
+    if isinstance(spec, FunctionReward | JudgeReward):
         return spec
     if not isinstance(spec, str):
         name = getattr(spec, "__name__", type(spec).__name__)
         return FunctionReward(spec, name, timeout=timeout)
+    if spec.startswith(PREFIX):
+        return load_judge(spec)
     if known := ready(spec):
         return FunctionReward(known[1], known[0], timeout=timeout)
     if spec.endswith(".py"):

@@ -1,0 +1,84 @@
+"""A model behind an OpenAI-compatible endpoint as a reward: it reads an answer and scores it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from penchant.core.judge import PREFIX, JudgeSettings, fill_rubric, read_rubric, read_settings
+from penchant.data.rows.messages import as_text
+from penchant.rl.rewards.samples import Sample
+
+RUBRIC = """Judge the answer to the request below. Consider whether it is right, helpful, \
+complete, safe and no longer than it needs to be. Explain in two sentences, then end with a line \
+of the form "Score: N" where N is a number from {low} (worst) to {high} (best).
+
+Request:
+{prompt}
+
+Answer:
+{completion}
+"""
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+SCORE = re.compile(rf"score\W{{0,6}}{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
+
+
+class JudgeFailureError(Exception):
+    """The judge gave no score for an answer, after all tries."""
+
+
+class JudgeReward:
+    """Scores of a judge, within its scale.
+
+    Args:
+        settings: of the judge.
+        name: by which metrics and messages call it.
+
+    Raises:
+        ConfigError: the endpoint cannot be reached, or the rubric has not both places.
+    """
+
+    def __init__(self, settings: JudgeSettings, name: str = "judge") -> None:
+        self.settings, self.name = settings, name
+        self._rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric)
+        self._low, self._high = settings.scale
+        self.endpoint = settings.endpoint()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        """One score a sample; what was judged before is not judged again.
+
+        Raises:
+            JudgeFailureError: a sample has no score.
+        """
+        replies = self.endpoint.ask([self._chat(sample) for sample in samples], self._read)
+        scores = [reply.value for reply in replies]
+        for sample, reply in zip(samples, replies, strict=True):
+            if reply.value is None:
+                raise JudgeFailureError(f"{sample.where}: {reply.reason}")
+        return [score for score in scores if score is not None]
+
+    def _chat(self, sample: Sample) -> list[dict[str, str]]:
+        values = {
+            "prompt": as_text(sample.prompt),
+            "completion": sample.completion,
+            "low": f"{self._low:g}",
+            "high": f"{self._high:g}",
+        }
+        return fill_rubric(self._rubric, values)
+
+    def _read(self, text: str) -> float | None:
+        """The last score that the text states, or None where there is none within the scale."""
+        found = [one or other for one, other in SCORE.findall(text)]
+        if not found and re.fullmatch(rf"\s*{NUMBER}\s*", text):
+            found = [text]
+        score = float(found[-1]) if found else None
+        return score if score is not None and self._low <= score <= self._high else None
+
+
+def load_judge(spec: str) -> JudgeReward:
+    """The judge that `judge:URL` or `judge:FILE.yaml` means.
+
+    Raises:
+        ConfigError: the file cannot be read or has a wrong key, or the endpoint does not answer.
+    """
+    return JudgeReward(read_settings(spec.removeprefix(PREFIX)))

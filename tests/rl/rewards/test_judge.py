@@ -1,0 +1,110 @@
+"""A judge as a reward: rubric, scores, and how a run names it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from penchant.core.errors import ConfigError, RewardError
+from penchant.core.judge import JudgeSettings, read_settings
+from penchant.methods.grpo import GRPOOptions
+from penchant.rl.rewards.make import find_rewards, make_rewards
+from penchant.rl.rewards.samples import Sample
+
+
+@pytest.fixture
+def judge():
+    """A server that gives an answer the number of its letters e, and remembers what it read."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def reply(self, content):
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.reply({"data": [{"id": "judge"}]})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = body["messages"][0]["content"]
+            asked.append(text)
+            answer = text.rpartition("Answer:")[2]
+            said = f"Right. The first score: 99 is not mine.\n**Score:** {answer.count('e')}"
+            message = {"content": said if "nothing" not in answer else "I cannot say."}
+            self.reply({"choices": [{"message": message}]})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.url = asked, f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def sample(completion, prompt="Say {completion}"):
+    return Sample(prompt, completion, [], [], True, {}, "rows:1")
+
+
+def rewards(spec, **options):
+    options = GRPOOptions(reward=spec, reward_normalization="none", **options)
+    return make_rewards(find_rewards([spec]), options, None)
+
+
+def test_a_judge_scores_answers_and_is_asked_once_for_each(judge):
+    made = rewards(f"judge:{judge.url}")
+    samples = [sample("three e e e"), sample("e e"), sample("three e e e")]
+    assert made.score(samples).rewards == [5.0, 2.0, 5.0]
+    assert made.score(samples[:2]).by_name == {"judge": [5.0, 2.0]}
+    assert len(judge.asked) == 2
+    # What stands in a prompt is no place of the rubric's.
+    assert "Request:\nSay {completion}\n" in judge.asked[0]
+    assert "from 1 (worst) to 10 (best)" in judge.asked[0]
+
+
+def test_who_said_what_is_shown_where_several_spoke(judge):
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rewards(f"judge:{judge.url}").score([sample("e", [*chat, {"role": "user", "content": "So?"}])])
+    assert "User: Hi\n\nAssistant: Hello\n\nUser: So?" in judge.asked[0]
+
+
+def test_a_file_sets_rubric_scale_and_cache(judge, tmp_path):
+    (tmp_path / "rubric.txt").write_text("{prompt} {low}-{high}\nAnswer:{completion}")
+    (tmp_path / "judge.yaml").write_text(
+        f"url: {judge.url}\nrubric: rubric.txt\nscale: [0, 3]\ncache: answers.db\nretries: 0\n"
+    )
+    spec = f"judge:{tmp_path / 'judge.yaml'}"
+    assert rewards(spec).score([sample("e")]).rewards == [1.0]
+    assert judge.asked == ["Say {completion} 0-3\nAnswer:e"]
+    assert rewards(spec).score([sample("e")]).rewards == [1.0]
+    assert len(judge.asked) == 1
+    with pytest.raises(RewardError, match=r"reward judge failed for rows:1.*holds no verdict"):
+        rewards(spec).score([sample("e"), sample("eeee")])
+    dropped = rewards(spec, on_reward_error="drop").score([sample("e"), sample("nothing")])
+    assert dropped.rewards == pytest.approx([1.0, float("nan")], nan_ok=True)
+
+
+def test_a_judge_that_cannot_be_had_is_named_before_anything_loads(tmp_path):
+    (tmp_path / "bad.yaml").write_text("url: http://127.0.0.1:9/v1\nrubrik: r.txt\n")
+    (tmp_path / "r.txt").write_text("Rate this: {completion}")
+    for spec, message in (
+        ("judge:nowhere.yaml", "no such file; write judge:http"),
+        (f"judge:{tmp_path / 'bad.yaml'}", "rubrik: Extra inputs.*known keys are url, model"),
+        ("judge:http://127.0.0.1:9/v1", "no model answers at http://127.0.0.1:9/v1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_rewards([spec])
+    assert read_settings("http://h/v1") == JudgeSettings(url="http://h/v1")
+    (tmp_path / "bad.yaml").write_text("url: http://127.0.0.1:9/v1\nmodel: m\nrubric: r.txt\n")
+    with pytest.raises(ConfigError, match=r"has no \{prompt\}"):
+        find_rewards([f"judge:{tmp_path / 'bad.yaml'}"])
