@@ -15,7 +15,7 @@ from penchant.core import commands
 from penchant.core.errors import ConfigError
 from penchant.core.findings import IDS
 from penchant.data.faults import FAULTS
-from penchant.guards.monitors.detectors import DETECTORS
+from penchant.guards.monitors.detectors import all_detectors
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "src" / "penchant" / "core" / "guards.md"
@@ -25,7 +25,7 @@ MADE = re.compile(r'\b(?:Finding|note|warning|has)\(\s*(?:id=)?"([a-z0-9-]+)"')
 def test_ids_are_those_that_the_docs_explain() -> None:
     headings = re.findall(r"^### `?([a-z0-9-]+)`?$", DOCS.read_text(encoding="utf-8"), re.M)
     assert sorted(IDS) == sorted(headings)
-    assert set(DETECTORS) <= set(IDS)
+    assert set(all_detectors()) <= set(IDS)
 
 
 def test_explain_prints_what_is_known_of_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_commands_in_messages_run_where_the_program_is_not_on_the_path(
 def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:
     rooms = [ROOT / "src" / "penchant" / name for name in ("guards", "rl", "training", "methods")]
     source = "".join(file.read_text("utf-8") for room in rooms for file in room.rglob("*.py"))
-    made = {*MADE.findall(source), *DETECTORS, *FAULTS, *(name for _, name in STOPPED)}
+    made = {*MADE.findall(source), *all_detectors(), *FAULTS, *(name for _, name in STOPPED)}
     assert made == set(IDS)
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import penchant.methods
 from penchant.config.keys import RunConfig
-from penchant.methods import METHODS, Method, PairInputs, RolloutInputs
+from penchant.methods import METHODS, Method, PairInputs
 from penchant.methods.base import LabelInputs, ScoreInputs
-from penchant.methods.experience import Experience
+from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.online import OnlineOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -351,10 +351,15 @@ def make_experience(seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 6, (6,), generator=generator)
     tokens = torch.randn(5, int(lengths.sum()), generator=generator, dtype=torch.float64)
+    by_reward = torch.randn(6, 1, generator=generator, dtype=torch.float64)
+    penalties = -torch.rand(6, generator=generator, dtype=torch.float64)
     return Experience(
         lengths=lengths,
         group=torch.tensor([0, 0, 0, 1, 1, 1]),
-        scores=torch.randn(6, generator=generator, dtype=torch.float64),
+        scores=by_reward[:, 0] + penalties,
+        ended=torch.rand(6, generator=generator) < 0.7,
+        by_reward=by_reward,
+        penalties=penalties,
         logprobs=tokens[0],
         ref_logprobs=tokens[1],
         full_kl=tokens[2].abs(),
@@ -381,6 +386,9 @@ def test_advantages_fit_their_experience_and_are_finite_for_one_answer_alone():
                 lengths=one.long(),
                 group=one.long(),
                 scores=one * score,
+                ended=one.bool(),
+                by_reward=one[:, None] * score,
+                penalties=0 * one,
                 logprobs=-one,
                 ref_logprobs=-2 * one,
                 full_kl=one,

@@ -8,8 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from penchant.methods import RolloutInputs
-from penchant.methods.experience import Experience
+from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.grpo import GRPO, GRPOOptions, grpo_advantages, grpo_loss
 
 # Two answers, of two tokens and of one; the reference is e^0.6931472 = 2 times, 1 times and half

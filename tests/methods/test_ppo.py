@@ -12,8 +12,7 @@ from pydantic import ValidationError
 import penchant
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.methods import RolloutInputs
-from penchant.methods.experience import Experience
+from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.ppo import PPO, PPOOptions, ppo_advantages, ppo_loss
 
 # Two answers, of two tokens and of one. Their mean length is 1.5.

@@ -8,8 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from penchant.methods import RolloutInputs
-from penchant.methods.experience import Experience
+from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.rloo import RLOO, RLOOOptions, rloo_advantages, rloo_loss
 
 # Ratios of the two answers: 1.5 * 0.5 = 0.75, and 1.1.

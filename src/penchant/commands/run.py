@@ -18,7 +18,7 @@ from penchant.core.machine import memory_peak_bytes, out_of_memory_explained, ve
 from penchant.core.screen import track
 from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
-from penchant.guards.monitors.make import make_supervisor, predicted_seconds
+from penchant.guards.monitors.make import make_supervisor
 from penchant.models.load import is_adapter
 from penchant.models.products import measured_products
 from penchant.models.reference import CopyReference
@@ -170,14 +170,10 @@ class _Run:
         for finding in self.said:
             self.directory.say(0, finding)
         if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
-            steps = self.engine.source.num_steps
-            self.guard.begin(lambda: self._predicted_seconds(steps))
+            self.guard.begin()
         if self.guard.actions.wants("rollback"):
             self.guard.best_step = 0
             self.engine.save()
-
-    def _predicted_seconds(self, steps: int) -> float:
-        return self.team.agree(predicted_seconds(self.config, self.setup, steps))
 
     def _look(self, step: int) -> None:
         """Evaluate and sample before training, unless an interrupted run has done so."""
@@ -317,7 +313,7 @@ class _Run:
         logged = self._logged_evaluation(self.engine.progress.step)
         return {
             "findings": {level: severities.count(level) for level in SEVERITIES},
-            "monitor_seconds": self.guard.pace.seconds,
+            "monitor_seconds": self.guard.monitor_seconds,
             **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
             **({"best_rule": logged.rule} if logged is not None else {}),
         }

@@ -13,7 +13,6 @@ from penchant.methods.base import (
     MethodOptions,
     Needs,
     PairInputs,
-    RolloutInputs,
     ScoreInputs,
 )
 
@@ -58,6 +57,5 @@ __all__ = [
     "MethodOptions",
     "Needs",
     "PairInputs",
-    "RolloutInputs",
     "ScoreInputs",
 ]

@@ -81,3 +81,31 @@ class Advantages:
     returns: Tensor | None = None
     kept: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutInputs(Answers):
+    """Sampled answers as a training pass sees them; `logprobs` and `values` are differentiable.
+
+    Attributes:
+        old_logprobs: `[N]`, under the policy that sampled them.
+        advantages: `[N]`.
+        mean_len: mean length over the whole global batch, so that averages over its tokens do not
+            depend on how it is divided; default: over this batch. mean_good_len: of those whose
+            advantage is above 0.
+        entropy: `[N]`; differentiable only where an entropy bonus is trained.
+        old_values, returns: `[N]`, of the value head as it was when the answers were sampled, and
+            what it should have said; None for methods without one.
+    """
+
+    old_logprobs: Tensor
+    advantages: Tensor
+    entropy: Tensor
+    mean_len: float | None = None
+    mean_good_len: float | None = None
+    old_values: Tensor | None = None
+    returns: Tensor | None = None
+
+    def token_means(self, values: Tensor) -> Tensor:
+        """`[B]` whose mean over the global batch is the mean of `[N]` over all its tokens."""
+        return self.sums(values) / (self.mean_len or float(self.lengths.cpu().double().mean()))

@@ -14,8 +14,7 @@ from penchant.methods.online import OnlineOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.methods.base import RolloutInputs
-    from penchant.methods.experience import Advantages, Experience
+    from penchant.methods.experience import Advantages, Experience, RolloutInputs
 
 
 class GroupOptions(OnlineOptions):

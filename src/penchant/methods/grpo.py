@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import LossOutput, RolloutInputs
+from penchant.methods.base import LossOutput
+from penchant.methods.experience import RolloutInputs
 from penchant.methods.grouped import GroupOptions, group_method, kept_answers
 from penchant.methods.online import LARGEST_LOG_RATIO, clipped, policy_metrics, ratio_of
 

@@ -12,7 +12,7 @@ from penchant.methods.base import MethodOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.methods.base import RolloutInputs
+    from penchant.methods.experience import RolloutInputs
 
 
 # e^30 times any advantage is far outside every clip range, and far from overflow.

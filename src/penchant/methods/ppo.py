@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import Facts, LossOutput, Method, Needs, RolloutInputs
+from penchant.methods.base import Facts, LossOutput, Method, Needs
+from penchant.methods.experience import RolloutInputs
 from penchant.methods.online import OnlineOptions, clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import LossOutput, RolloutInputs
+from penchant.methods.base import LossOutput
+from penchant.methods.experience import RolloutInputs
 from penchant.methods.grouped import GroupOptions, group_method, kept_answers
 from penchant.methods.online import clipped, policy_metrics, ratio_of
 

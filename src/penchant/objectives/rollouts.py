@@ -10,7 +10,8 @@ import torch
 
 from penchant.core.evaluation import Evaluation
 from penchant.data.batch import share_prompts
-from penchant.methods import LossOutput, RolloutInputs
+from penchant.methods import LossOutput
+from penchant.methods.experience import RolloutInputs
 from penchant.models.reference import Progress
 from penchant.objectives.base import Parts
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from penchant.guards.monitors.detectors_answers import DRIFTED_KL, HEALTHY_KL
-from penchant.guards.monitors.history import History, Series
+from penchant.guards.monitors.history import DRIFTED_KL, HEALTHY_KL, History, Series
 from penchant.reporting.reading import Run, number
 
 NUM_POINTS = 200

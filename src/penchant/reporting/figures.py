@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penchant.core.screen import gibibytes
-from penchant.guards.monitors.detectors_answers import HEALTHY_KL
+from penchant.guards.monitors.history import HEALTHY_KL
 from penchant.reporting.reading import Run, number
 from penchant.reporting.verdict import final_divergence, in_nats
 from penchant.reporting.words import duration, shown

@@ -6,13 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penchant.guards.monitors.detectors_answers import (
-    DRIFTED_KL,
-    HEALTHY_KL,
-    Divergence,
-    divergence,
-)
-from penchant.guards.monitors.history import History
+from penchant.guards.monitors.history import DRIFTED_KL, HEALTHY_KL, Divergence, History, divergence
 from penchant.reporting.reading import Run, number
 from penchant.reporting.words import duration
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penchant.core.findings import Finding
-from penchant.guards.monitors.detectors import DETECTORS, detect
+from penchant.guards.monitors.detectors import all_detectors, detect
 from penchant.guards.monitors.history import History, RunFacts
 
 OFFLINE = RunFacts(num_steps=100, strength="beta", sft="rpo_alpha", beta=0.1)
@@ -169,7 +169,7 @@ def test_detector_that_raises_is_a_finding_and_the_others_still_run() -> None:
         raise ZeroDivisionError("no answers")
 
     rows = records(monitor__kl_sequence=[20.0], monitor__kl_error=[1.0])
-    both = list(detect(History(rows), OFFLINE, detectors={"broken": broken, **DETECTORS}))
+    both = list(detect(History(rows), OFFLINE, detectors={"broken": broken, **all_detectors()}))
     assert [one.id for one in both] == ["detector-failed", "drift"]
     assert both[0].evidence == {"detector": "broken", "error": "ZeroDivisionError: no answers"}
 

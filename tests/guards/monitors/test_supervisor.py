@@ -11,7 +11,6 @@ import pytest
 from penchant.config.actions import parse_actions
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import Lever
-from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
 from penchant.training.folder import RunDirectory
 
@@ -35,11 +34,8 @@ def watch(run: Path, divergences: Sequence[float]) -> list[float]:
         run=RunDirectory(run, {}, resume=False),
         facts=RunFacts(num_steps=STEPS, samples=True, strength="init_kl_coef"),
         actions=parse_actions("drift=adapt"),
-        monitor=None,
-        pace=Pace(STEPS, None, 0.1),
-        log=lambda record: None,
         roll_back=lambda step: None,
-        levers=[Lever("init_kl_coef", lambda: held.value, held.put, 1.0, 0.2)],
+        levers=lambda: [Lever("init_kl_coef", lambda: held.value, held.put, 1.0, 0.2)],
     )
     coefficients = []
     for number, nats in enumerate(divergences):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from penchant.core.findings import Finding
-from penchant.guards.monitors.detectors_answers import collapse, drift, no_learning, reward_hacking
 from penchant.guards.monitors.detectors_training import (
     clip_fraction_high,
     falling_chosen,
@@ -23,11 +22,7 @@ from penchant.guards.monitors.history import History, RunFacts
 
 Detector = Callable[[History, RunFacts], Finding | None]
 
-DETECTORS: Mapping[str, Detector] = {
-    "reward-hacking": reward_hacking,
-    "drift": drift,
-    "no-learning": no_learning,
-    "collapse": collapse,
+OF_TRAINING: Mapping[str, Detector] = {
     "falling-chosen": falling_chosen,
     "over-fitting": over_fitting,
     "reward-model-past-best": reward_model_past_best,
@@ -38,12 +33,19 @@ DETECTORS: Mapping[str, Detector] = {
 }
 
 
+def all_detectors() -> Mapping[str, Detector]:
+    """Every detector, by the id of what it finds."""
+    from penchant.guards.monitors.detectors_answers import OF_ANSWERS
+
+    return {**OF_ANSWERS, **OF_TRAINING}
+
+
 def detect(
     history: History,
     facts: RunFacts,
     *,
     silenced: Iterable[str] = (),
-    detectors: Mapping[str, Detector] = DETECTORS,
+    detectors: Mapping[str, Detector] | None = None,
 ) -> Iterator[Finding]:
     """Run every detector that is not silenced.
 
@@ -53,8 +55,10 @@ def detect(
         history: of the run so far.
         facts: of the run.
         silenced: ids that are not looked for.
-        detectors: by the id of what they find.
+        detectors: by the id of what they find; default: all that the history has metrics for.
     """
+    if detectors is None:
+        detectors = all_detectors() if history.tells_of_answers else OF_TRAINING
     for name, detector in detectors.items():
         if name in silenced:
             continue

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from penchant.core.findings import Finding
-from penchant.guards.monitors.history import History, RunFacts, Series
+from penchant.guards.monitors.history import (
+    BATCHES,
+    DRIFTED_KL,
+    HEALTHY_KL,
+    History,
+    RunFacts,
+    Series,
+    divergence,
+)
 
-# Nats an answer, from the brief: a policy that has learnt and still is itself.
-HEALTHY_KL = (0.5, 10.0)
-# Beyond it answers are no longer the reference's with another taste, but another model's.
-DRIFTED_KL = 15.0
 # Nats an answer that rounding, or a learning rate near 0, reaches too.
 UNMOVED_KL = 0.05
 # A margin of implicit rewards that is noise.
 UNMOVED_MARGIN = 0.01
 # Before that, warm-up and small steps are reason enough for not having moved.
 FAIR_SHARE, FAIR_STEPS = 0.5, 20
-# Batches of answers that are averaged: one odd batch must not raise an alarm.
-BATCHES = 3
 # Deviations of the first answers' rewards by which a reward has risen in earnest.
 RISE = 0.5
 # Standard errors that are no accident.
@@ -37,28 +38,6 @@ DISTINCT_LEFT = 0.6
 ALIKE, ALIKE_MORE = 0.75, 0.4
 # Self-BLEU likewise: unlike answers to unlike prompts are below 0.3.
 BLEU, BLEU_MORE = 0.6, 0.3
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The latest divergence from the reference, in nats per answer, and its standard error."""
-
-    value: float
-    error: float
-    metric: str
-
-
-def divergence(history: History) -> Divergence | None:
-    """The latest known divergence: of monitored answers, or of those trained on if later."""
-    monitored, trained = history["monitor/kl_sequence"], history["kl/sequence"]
-    if trained and (not monitored or trained.steps[-1] >= monitored.steps[-1]):
-        errors = history["kl/sequence_error"]
-        error = errors.late(BATCHES) / BATCHES**0.5 if errors else 0.0
-        return Divergence(trained.late_median(BATCHES), error, "kl/sequence")
-    if monitored:
-        errors = history["monitor/kl_error"]
-        return Divergence(monitored.last, errors.last if errors else 0.0, "monitor/kl_sequence")
-    return None
 
 
 def drift(history: History, facts: RunFacts) -> Finding | None:
@@ -214,3 +193,11 @@ def _told(signs: dict[str, Any]) -> str:
         f"{names[name]} went from {sign['start']:.3g} to {sign['now']:.3g}"
         for name, sign in signs.items()
     )
+
+
+OF_ANSWERS = {
+    "reward-hacking": reward_hacking,
+    "drift": drift,
+    "no-learning": no_learning,
+    "collapse": collapse,
+}

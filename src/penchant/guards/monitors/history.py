@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+# Nats an answer: a policy that has learnt and still is itself.
+HEALTHY_KL = (0.5, 10.0)
+# Beyond it answers are no longer the reference's with another taste, but another model's.
+DRIFTED_KL = 15.0
+# Batches of answers that are averaged: one odd batch must not raise an alarm.
+BATCHES = 3
+
 
 @dataclass
 class Series:
@@ -82,6 +89,12 @@ class History:
     def __contains__(self, name: str) -> bool:
         return name in self._series
 
+    @property
+    def tells_of_answers(self) -> bool:
+        """Whether any metric is of answers that the policy sampled."""
+        monitored = any(name.startswith("monitor/") for name in self._series)
+        return monitored or "kl/sequence" in self or "reward/mean" in self
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -108,3 +121,25 @@ class RunFacts:
     def hold(self) -> str:
         """What to do to stay nearer to the reference."""
         return f"raise {self.strength}" if self.strength else "lower learning_rate"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The latest divergence from the reference, in nats per answer, and its standard error."""
+
+    value: float
+    error: float
+    metric: str
+
+
+def divergence(history: History) -> Divergence | None:
+    """The latest known divergence: of monitored answers, or of those trained on if later."""
+    monitored, trained = history["monitor/kl_sequence"], history["kl/sequence"]
+    if trained and (not monitored or trained.steps[-1] >= monitored.steps[-1]):
+        errors = history["kl/sequence_error"]
+        error = errors.late(BATCHES) / BATCHES**0.5 if errors else 0.0
+        return Divergence(trained.late_median(BATCHES), error, "kl/sequence")
+    if monitored:
+        errors = history["monitor/kl_error"]
+        return Divergence(monitored.last, errors.last if errors else 0.0, "monitor/kl_sequence")
+    return None

@@ -57,17 +57,16 @@ class Lever:
         return f"{self.name} {word} from {before:.3g} to {after:.3g}"
 
 
-def strength_lever(options: Any, objective: Any, source: Any, *, referenced: bool) -> Lever | None:
-    """The key that holds the policy near its reference; None for methods without one.
+def strength_lever(key: str, options: Any, objective: Any, source: Any) -> Lever:
+    """The key that holds the policy near its reference.
 
     Args:
+        key: `init_kl_coef` or `beta`.
         options: of the method.
         objective: whose options are read by the loss.
         source: of batches; one that samples has a controller and estimates advantages.
-        referenced: whether the method compares with a reference: elsewhere `beta` is another thing.
     """
-    fields = type(options).model_fields
-    if "init_kl_coef" in fields:
+    if key == "init_kl_coef":
         controller = source.controller
 
         def put(value: float) -> None:
@@ -75,8 +74,6 @@ def strength_lever(options: Any, objective: Any, source: Any, *, referenced: boo
 
         largest = max(LARGEST_COEFFICIENT, options.init_kl_coef)
         return Lever("init_kl_coef", lambda: controller.value, put, largest, FIRST_COEFFICIENT)
-    if "beta" not in fields or not referenced:
-        return None
 
     def set_beta(value: float) -> None:
         changed = objective.parts.options.model_copy(update={"beta": value})
@@ -88,8 +85,13 @@ def strength_lever(options: Any, objective: Any, source: Any, *, referenced: boo
     return Lever("beta", lambda: objective.parts.options.beta, set_beta, largest, 0.01)
 
 
-def rate_lever(scheduler: Any) -> Lever:
-    """The learning rate: a stronger hold alone steepens a loss whose steps are too long already."""
+def rate_lever(scheduler: Any, start: float) -> Lever:
+    """The learning rate: a stronger hold alone steepens a loss whose steps are too long already.
+
+    Args:
+        scheduler: whose base rates are lowered.
+        start: the rate that was asked for.
+    """
 
     def put(value: float) -> None:
         share = value / scheduler.base_lrs[0]
@@ -97,7 +99,6 @@ def rate_lever(scheduler: Any) -> Lever:
         for group in scheduler.optimizer.param_groups:
             group["lr"] *= share
 
-    start = scheduler.base_lrs[0]
     return Lever(
         "learning_rate", lambda: scheduler.base_lrs[0], put, start * SMALLEST_RATE, factor=0.5
     )

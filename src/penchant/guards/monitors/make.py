@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from penchant.config.actions import parse_actions
 from penchant.core.findings import Finding
-from penchant.core.machine import seconds_of
-from penchant.data.batch import laid_out
 from penchant.guards.monitors.history import RunFacts
-from penchant.guards.monitors.levers import length_lever, rate_lever, strength_lever
-from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.supervisor import Supervisor
-from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
+    from penchant.guards.monitors.levers import Lever
+    from penchant.guards.monitors.watch import Watch
+    from penchant.rl.rewards.make import Rewards
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
-
-# A training step beside a scoring pass of the same tokens: forward, and twice that backward.
-TRAINING_PASSES = 3.0
 
 
 def make_supervisor(
     config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine
 ) -> tuple[Supervisor, list[Finding]]:
     """The guard of a run, and what is to be said of it before the first step."""
-    monitor, findings = None, []
+    watch, findings = None, []
     if config.spec.model == "language" and config.monitor_prompts:
         if not setup.eval_set:
             findings = [_no_held_out(config)]
         if setup.eval_set or config.spec.samples:
-            from penchant.guards.monitors.answering import make_monitor
-
-            monitor = make_monitor(config, accelerator, setup)
+            watch = _make_watch(config, accelerator, setup, engine)
     options: Any = config.options
-    lever = strength_lever(
-        options, engine.step.objective, engine.source, referenced=setup.reference is not None
-    )
+    strength = _strength(options, referenced=setup.reference is not None)
+    first_rate = engine.step.scheduler.base_lrs[0]
+
+    @cache
+    def levers() -> list[Lever]:
+        from penchant.guards.monitors.levers import rate_lever, strength_lever
+
+        rate = rate_lever(engine.step.scheduler, first_rate)
+        hold = strength_lever(strength, options, engine.step.objective, engine.source)
+        return [hold, rate] if strength else [rate]
+
     rewards = None if setup.collector is None else setup.collector.rewards
     supervisor = Supervisor(
         run=engine.run,
@@ -50,19 +50,49 @@ def make_supervisor(
             num_steps=engine.source.num_steps,
             samples=config.spec.samples,
             scores=config.spec.model == "score",
-            strength="" if lever is None else lever.name,
+            strength=strength,
             sft="rpo_alpha" if hasattr(options, "rpo_alpha") else "",
             beta=getattr(options, "beta", None) if config.spec.needs_reference else None,
         ),
         actions=parse_actions(config.on_finding),
-        monitor=monitor,
-        pace=Pace(engine.source.num_steps, config.monitor_steps, config.monitor_share),
-        log=engine.log,
         roll_back=engine.checkpoints.roll_back,
-        levers=[*([lever] if lever else []), rate_lever(engine.step.scheduler)],
-        length=None if rewards is None else lambda budget: length_lever(rewards, budget),
+        watch=watch,
+        levers=levers,
+        length=None if rewards is None else partial(_length_lever, rewards),
     )
     return supervisor, findings
+
+
+def _length_lever(rewards: Rewards, budget: int) -> Lever:
+    from penchant.guards.monitors.levers import length_lever
+
+    return length_lever(rewards, budget)
+
+
+def _make_watch(config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine) -> Watch:
+    from penchant.guards.monitors.answering import make_monitor
+    from penchant.guards.monitors.pace import Pace
+    from penchant.guards.monitors.watch import Watch, predicted_seconds
+
+    num_steps = engine.source.num_steps
+    return Watch(
+        run=engine.run,
+        monitor=make_monitor(config, accelerator, setup),
+        pace=Pace(num_steps, config.monitor_steps, config.monitor_share),
+        log=engine.log,
+        run_seconds=partial(predicted_seconds, config, setup, num_steps),
+    )
+
+
+def _strength(options: Any, *, referenced: bool) -> str:
+    """The key that holds the policy near its reference; empty for methods without one.
+
+    Args:
+        options: of the method.
+        referenced: whether the method compares with a reference: elsewhere `beta` is another thing.
+    """
+    keys = ("init_kl_coef", "beta") if referenced else ("init_kl_coef",)
+    return next((key for key in keys if key in type(options).model_fields), "")
 
 
 def _no_held_out(config: RunConfig) -> Finding:
@@ -77,27 +107,3 @@ def _no_held_out(config: RunConfig) -> Finding:
         what=f"the run has no held-out prompts for the policy to answer: {instead}",
         remedy="hold some out: --train_fraction 0.9, or eval_data",
     )
-
-
-@torch.no_grad()
-def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
-    """A prediction of a run's time, from one scoring pass of its first examples.
-
-    Sampling is not counted: methods that sample take longer than this.
-    """
-    scorer, size = setup.scorer, config.per_device_train_batch_size
-    groups = kind_of(config.spec).groups(config, setup.train_set[:size])
-    every = sum(group.num_tokens for group in groups)
-    limit = config.max_tokens_per_batch
-    while (
-        limit is not None
-        and len(groups) > 1
-        and laid_out(groups, layout=scorer.plan.layout) > limit
-    ):
-        groups.pop()
-    with scorer.evaluating():
-        batch = scorer.batch(groups)
-        scorer(batch)
-        seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
-    seconds *= every / sum(group.num_tokens for group in groups)
-    return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps

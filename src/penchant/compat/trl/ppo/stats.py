@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from penchant.core.errors import ConfigError
-from penchant.methods import METHODS, LossOutput, RolloutInputs
+from penchant.methods import METHODS, LossOutput
+from penchant.methods.experience import RolloutInputs
 from penchant.methods.kl import kl_penalty
 from penchant.methods.online import ratio_of
 
