@@ -351,15 +351,10 @@ def make_experience(seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 6, (6,), generator=generator)
     tokens = torch.randn(5, int(lengths.sum()), generator=generator, dtype=torch.float64)
-    by_reward = torch.randn(6, 1, generator=generator, dtype=torch.float64)
-    penalties = -torch.rand(6, generator=generator, dtype=torch.float64)
     return Experience(
         lengths=lengths,
         group=torch.tensor([0, 0, 0, 1, 1, 1]),
-        scores=by_reward[:, 0] + penalties,
-        ended=torch.rand(6, generator=generator) < 0.7,
-        by_reward=by_reward,
-        penalties=penalties,
+        scores=torch.randn(6, generator=generator, dtype=torch.float64),
         logprobs=tokens[0],
         ref_logprobs=tokens[1],
         full_kl=tokens[2].abs(),
@@ -386,9 +381,6 @@ def test_advantages_fit_their_experience_and_are_finite_for_one_answer_alone():
                 lengths=one.long(),
                 group=one.long(),
                 scores=one * score,
-                ended=one.bool(),
-                by_reward=one[:, None] * score,
-                penalties=0 * one,
                 logprobs=-one,
                 ref_logprobs=-2 * one,
                 full_kl=one,
