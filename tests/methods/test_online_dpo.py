@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.methods import METHODS, PairInputs, RolloutInputs
-from penchant.methods.experience import Experience
+from penchant.methods import METHODS, PairInputs
+from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.online_dpo import ONLINE_DPO, OnlineDPOOptions
 
 # Two pairs of answers: the second of the first pair is the better one, the first of the second.

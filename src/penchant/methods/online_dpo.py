@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import Facts, LossOutput, Method, Needs, PairInputs, RolloutInputs
+from penchant.methods.base import Facts, LossOutput, Method, Needs, PairInputs
+from penchant.methods.experience import RolloutInputs
 from penchant.methods.online import OnlineOptions, policy_metrics
 from penchant.methods.sums import SumOptions, summed_loss, summed_needs
 
