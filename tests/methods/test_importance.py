@@ -78,3 +78,10 @@ def test_weights_are_on_by_default_where_another_engine_draws(method, keys, leve
     made = Advantages(torch.tensor([1.0, -1.0, 2.0]))
     weighted = reweighted(made, experience([-1.0, -1.1, -2.0]), options)
     assert (weighted is made) == (level is None)
+
+
+def test_pairs_are_learned_from_whoever_answered():
+    options = METHODS["online_dpo"].options
+    assert options(reward="r", generation="vllm").importance_level is None
+    with pytest.raises(ValueError, match="without importance weights; drop importance_sampling"):
+        options(reward="r", importance_sampling="token")

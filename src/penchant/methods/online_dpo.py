@@ -39,6 +39,11 @@ class OnlineDPOOptions(SumOptions, OnlineOptions):
             )
         if self.entropy_coef:
             raise ValueError("online_dpo has no entropy bonus; drop entropy_coef")
+        if self.importance_sampling in ("token", "sequence"):
+            raise ValueError(
+                "online_dpo learns from pairs whoever answered, without importance weights; drop "
+                "importance_sampling"
+            )
         for term in self.terms:
             needs = term.method.needs(term.options)
             if needs.whole_batch or needs.prompt or needs.weights or needs.tail_weight != 1.0:
@@ -52,6 +57,10 @@ class OnlineDPOOptions(SumOptions, OnlineOptions):
     @property
     def generations(self) -> int:
         return self.num_generations
+
+    @property
+    def importance_level(self) -> None:
+        """No weights: a pair is learned from whoever answered."""
 
     @property
     def epochs(self) -> int:

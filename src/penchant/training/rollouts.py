@@ -28,6 +28,7 @@ from penchant.rl.rollout import Collector
 from penchant.rl.sampling.engines import make_sampler, require_engine
 from penchant.rl.sampling.sampler import Sampling
 from penchant.rl.source import RolloutSource, Schedule
+from penchant.training.accelerator import team_of
 from penchant.training.held import memory_parts, print_memory
 from penchant.training.kinds import Pairs
 
@@ -63,7 +64,7 @@ class Prompts(Pairs):
     ) -> list[Any]:
         require_one_process(num_processes)
         options: Any = config.options
-        require_engine(options, config.max_length)
+        require_engine(options, config.max_length, num_processes)
         return find_rewards(rewards or options.reward, options.reward_timeout)
 
     def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
@@ -182,6 +183,7 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
             max_length=config.max_length,
             precision=resolve_precision(config.precision, accelerator.device),
             trust_remote_code=config.trust_remote_code,
+            team=team_of(accelerator),
         ),
         sampling=Sampling(
             options.max_completion_length, options.temperature, options.top_k, options.top_p

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError
+from penchant.core.team import ALONE, Team
 from penchant.rl.sampling.sampler import CachedSampler, Sampler
 
 if TYPE_CHECKING:
@@ -17,20 +18,26 @@ if TYPE_CHECKING:
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def require_engine(options: OnlineOptions, max_length: int) -> None:
+def require_engine(options: OnlineOptions, max_length: int, num_processes: int = 1) -> None:
     """Refuse an engine that is not there, before anything is loaded.
 
     Args:
         options: with `generation`.
         max_length: longest prompt with its answer, in tokens.
+        num_processes: of the run.
 
     Raises:
-        ConfigError: vLLM is not installed, or its server does not answer or was started otherwise
-            than a run needs it.
+        ConfigError: vLLM is not installed, or would run in each of several processes, or its
+            server does not answer or was started otherwise than a run needs it.
     """
     if options.generation == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "generation: vllm needs vLLM: pip install vllm, or set generation to auto"
+        )
+    if options.generation == "vllm" and num_processes > 1:
+        raise ConfigError(
+            "generation: vllm runs in one process; several share a server: set generation to "
+            "vllm-server"
         )
     if options.generation == "vllm-server":
         from penchant.core.http import HttpError
@@ -57,6 +64,7 @@ def make_sampler(
     max_length: int,
     precision: str = "fp32",
     trust_remote_code: bool = False,
+    team: Team = ALONE,
 ) -> Sampler:
     """The sampler that `generation` names.
 
@@ -68,6 +76,7 @@ def make_sampler(
         max_length: longest prompt with its answer, in tokens.
         precision: of the run, which is that of vLLM unless another is asked for.
         trust_remote_code: run code that comes with the model.
+        team: the processes of the run.
 
     Raises:
         ConfigError: an engine that does not run on this device.
@@ -101,6 +110,7 @@ def make_sampler(
             folder=Path(options.vllm_folder) if options.vllm_folder else None,
             side_by_side=side_by_side,
             patience=patience,
+            team=team,
         )
     return CachedSampler(policy, end_token_ids, side_by_side)
 

@@ -90,7 +90,8 @@ class Server:
         Raises:
             ConfigError: the server was started without adapters, or refuses this one.
         """
-        payload = {"lora_name": name, "lora_path": folder}
+        # In place, for the case that another process of the run was first after a restart.
+        payload = {"lora_name": name, "lora_path": folder, "load_inplace": True}
         self._change(
             "/v1/load_lora_adapter", payload, START_ADAPTERS.format(rank=rank), "the adapter"
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import TrainingError
 from penchant.core.http import HttpError
+from penchant.core.team import ALONE, Team
 from penchant.rl.sampling.sampler import Completion, Sampling
 from penchant.rl.sampling.vllm.control import START, Server
 from penchant.rl.sampling.vllm.engine import answer_seed, request
@@ -65,6 +66,7 @@ class VllmServerSampler:
         folder: Path | None,
         side_by_side: int,
         patience: float,
+        team: Team = ALONE,
     ) -> VllmServerSampler:
         """Draw from a server that has loaded the policy's model.
 
@@ -76,15 +78,18 @@ class VllmServerSampler:
             folder: that this machine and the server's both see; None: they are one.
             side_by_side: answers asked for together.
             patience: seconds to wait for a server that is away.
+            team: the processes that share the server.
         """
-        weights = HandedWeights(policy, name, folder)
+        weights = HandedWeights(policy, name, folder, team)
         return cls(server, weights, end_token_ids, side_by_side, patience)
 
     def sync(self) -> None:
         """Hand the present weights over; those of the version before are forgotten."""
         self._before = self.weights.label if self.weights.version else None
         self.weights.write()
-        self._persist(self._hand_over)
+        if self.weights.team.leads:
+            self._persist(self._hand_over)
+        self.weights.team.wait()
 
     def sample(
         self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peft import LoraConfig, PeftModel
 
 from penchant.core.errors import ModelError
+from penchant.core.team import ALONE, Team
 from penchant.models.load import adapter_base, is_adapter
 from penchant.models.merging import effective_weights
 
@@ -43,23 +44,30 @@ class HandedWeights:
         name: the resolved name of its model.
         parent: where the folders are made; default: in memory where they fit, else among the
             temporary files.
+        team: the processes of the run, whose leader writes for all of them.
     """
 
     policy: Scorer
     name: str
     parent: Path | None = None
+    team: Team = ALONE
     version: int = 0
     """How often weights were written."""
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
-    """Tells the adapters of this run from those of others on the same server."""
     folder: Path | None = None
     """The present version's."""
+    run: str = field(init=False)
+    """Tells the weights of this run from those of others on the same server."""
+    _kept: tempfile.TemporaryDirectory[str] | None = field(default=None, init=False)
+    """The leader's, which goes when the run ends."""
 
     def __post_init__(self) -> None:
-        parent = self.parent or _roomy(self.policy, adapter=self.rank is not None)
-        self._root = tempfile.TemporaryDirectory(prefix="penchant-", dir=parent)
-        if self.parent is not None:
-            Path(self._root.name).chmod(0o755)  # a server may run as another user
+        self.run = self.team.agree(secrets.token_hex(4))
+        if self.team.leads:
+            parent = self.parent or _roomy(self.policy, adapter=self.rank is not None)
+            self._kept = tempfile.TemporaryDirectory(prefix="penchant-", dir=parent)
+            if self.parent is not None:
+                Path(self._kept.name).chmod(0o755)  # a server may run as another user
+        self._root = Path(self.team.agree(self._kept.name if self._kept else ""))
 
     @property
     def label(self) -> str:
@@ -83,16 +91,24 @@ class HandedWeights:
         return room_for(max(config.r, *config.rank_pattern.values(), 0)) if plain else None
 
     def write(self) -> Path:
-        """Write the present weights as a new version.
+        """Write the present weights as a new version; every process calls it.
 
         Raises:
             ModelError: an adapter that vLLM cannot serve, on weights that are quantised.
         """
         before, self.version = self.folder, self.version + 1
-        self.folder = Path(self._root.name) / self.label
+        self.folder = self._root / self.label
+        if self.team.leads:
+            self._save(self.folder)
+            if before is not None:
+                shutil.rmtree(before)
+        self.team.wait()
+        return self.folder
+
+    def _save(self, folder: Path) -> None:
         model: Any = self.policy.model
         if self.rank is not None:
-            model.save_pretrained(self.folder, selected_adapters=["default"])
+            model.save_pretrained(folder, selected_adapters=["default"])
         else:
             causal: Any = self.policy.causal_model
             if getattr(causal, "quantization_method", None) is not None:
@@ -100,10 +116,7 @@ class HandedWeights:
                     "vLLM cannot serve this adapter by itself, and a quantised base cannot be "
                     "merged with it for each batch: drop quantization, or set generation to cached"
                 )
-            causal.save_pretrained(self.folder, state_dict=dict(effective_weights(self.policy)))
-        if before is not None:
-            shutil.rmtree(before)
-        return self.folder
+            causal.save_pretrained(folder, state_dict=dict(effective_weights(self.policy)))
 
 
 def _roomy(policy: Scorer, *, adapter: bool) -> Path | None:
