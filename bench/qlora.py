@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 STEPS, PAIRS, RATE, RANK = 3, 4, 1e-4, 8
+# Largest share of fp32's bytes. Embeddings, a fifth of this model's weights, stay in fp32.
+HELD = {4: 0.35, 8: 0.42}
 
 
 def rows() -> list[dict[str, str]]:
@@ -131,7 +133,7 @@ def main() -> None:
         print(f"  {side:<9}", "  ".join(f"{loss:.6f}" for loss in found))
     print(f"  largest difference {worst:.2g}")
     print(f"  weights {held / 1e6:.1f} MB of {whole / 1e6:.1f} MB in fp32: {held / whole:.3f}")
-    sys.exit(worst > 1e-3 or held > 0.35 * whole)
+    sys.exit(worst > 1e-3 or held > HELD[options.bits] * whole)
 
 
 if __name__ == "__main__":

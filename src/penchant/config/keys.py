@@ -82,6 +82,11 @@ class RunConfig(
         default = facts.learning_rate_lora if self.lora_r else facts.learning_rate
         return self.learning_rate or default
 
+    @property
+    def rounds_stochastically(self) -> bool:
+        """Whether all weights are trained in bf16, by an optimizer that rounds them at random."""
+        return not self.lora_r and self.dtype == "bf16"
+
     def flat(self) -> dict[str, Any]:
         """Every key with its value, as it would stand in a YAML file."""
         values = self.model_dump(mode="json", exclude={"options"})
@@ -106,11 +111,10 @@ class RunConfig(
         require_known(self.silence)
         self._check_reference()
         self._check_sampling()
-        if not self.lora_r and self.dtype not in ("auto", "fp32"):
-            raise ValueError(
-                f"dtype {self.dtype} with lora_r 0 would train half-precision weights, whose small "
-                "updates round to nothing; set dtype fp32 (precision may stay bf16) or use LoRA"
-            )
+        if self.optim != "adamw" or self.rounds_stochastically or self.dtype == "fp16":
+            from penchant.config.optimizers import check_optimizer  # few runs have another
+
+            check_optimizer(self)
         self._check_quantization()
         if self.load_best_model_at_end and not self.eval_steps:
             raise ValueError(

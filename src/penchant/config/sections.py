@@ -126,7 +126,9 @@ class ModelSection(Section):
     model: str = Field(description="Folder, hub id or .gguf file of the model to tune.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="The dtype of the weights; auto: fp32, or bf16 for a frozen base under bf16.",
+        description="The dtype of the weights; auto: fp32, or bf16 for a frozen base under bf16. "
+        "bf16 with lora_r 0 trains bf16 weights, which torchao's adamw or adamw_8bit rounds at "
+        "random.",
     )
     quantization: Literal["none", "4bit", "8bit"] = Field(
         "none",
@@ -209,7 +211,13 @@ class OptimizerSection(Section):
         "inverse_sqrt",
     ] = Field("linear", description="A schedule of transformers.")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps for warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled decay.")
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"] = Field(
+        "adamw",
+        description="The optimizer. adamw_8bit (bitsandbytes) keeps moments in 8 bits; paged ones "
+        "leave a full GPU for the host; adafactor keeps a row and a column of them; muon (of "
+        "hidden matrices; AdamW trains the rest) keeps one; sgd none.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="The optimizer's decay; AdamW's decoupled.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")

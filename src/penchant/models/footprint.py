@@ -13,7 +13,25 @@ from dataclasses import dataclass, replace
 from penchant.models.size import ModelSize
 from penchant.models.vocabulary import CHUNK_ELEMENTS, KEPT_ELEMENTS
 
-NUM_MOMENTS = 2  # of AdamW, each as large as what is trained
+# Bytes that an optimizer keeps for each number it trains: of a layer between embeddings and head,
+# and of another. Codes of 8 bits have a scale for each 256. Two moments in bf16 beside bf16
+# weights are half as much.
+STATE_BYTES = {
+    "adamw": (8.0, 8.0),
+    "adamw_8bit": (2 * (1 + 4 / 256), 8.0),
+    "paged_adamw_8bit": (2 * (1 + 4 / 256), 8.0),
+    "adafactor": (0.0, 0.0),
+    "muon": (4.0, 8.0),
+    "sgd": (0.0, 0.0),
+}
+# Bytes beside its state that an update takes for each number of the largest matrix. On a GPU
+# bitsandbytes updates in place.
+UPDATE_BYTES = {
+    ("adamw_8bit", "cpu"): 20.0,
+    ("paged_adamw_8bit", "cpu"): 20.0,
+    **{(optim, device): size for optim, size in (("adafactor", 8.0), ("muon", 12.0))
+       for device in ("cpu", "cuda")},
+}  # fmt: skip
 OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
 # Bytes that autograd keeps per token, for every input and output of a linear layer, by the
@@ -32,6 +50,26 @@ CODE_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 # Chunks of logits that a walk over the vocabulary holds at once.
 NUM_CHUNKS = 3
+
+
+def state_bytes(optim: str, inner: float, outer: float, *, half: bool) -> float:
+    """Bytes of an optimizer's state.
+
+    Args:
+        optim: its name.
+        inner: numbers that it trains in the layers between embeddings and head; outer: elsewhere.
+        half: they are in bf16, whose state torchao keeps in as many bytes, or in 8 bits.
+    """
+    by_inner, by_outer = STATE_BYTES[optim]
+    if half:
+        return (by_inner / 2 if optim == "adamw" else by_inner) * (inner + outer)
+    return by_inner * inner + by_outer * outer
+
+
+def update_bytes(optim: str, largest: int, device: str) -> float:
+    """Bytes that an update takes beside the state, where so many numbers are in one matrix."""
+    return UPDATE_BYTES.get((optim, device), 0.0) * largest
+
 
 PARTS = (
     "weights",
@@ -56,6 +94,8 @@ class Sizes:
         fixed, by_token: activations of a pass, without checkpointing.
         width: inputs and outputs of the policy's linear layers: times a rank it is LoRA's weights.
         matrices: elements of those layers' weights; matrix_bytes: of each of them.
+        state: of the optimizer, in bytes for each byte that is trained; update: what a step of it
+            takes beside that.
         hidden, num_layers, vocabulary: of the model, in elements.
         cache_token: keys and values of one token.
         head_trained, fused_head: of the language-model head.
@@ -73,6 +113,8 @@ class Sizes:
     width: int
     matrices: int
     matrix_bytes: float
+    state: float
+    update: float
     hidden: int
     num_layers: int
     vocabulary: int
@@ -90,6 +132,7 @@ class Sizes:
             self,
             weights=self.weights + adapter,
             trained=adapter,
+            update=0.0,
             reference=0.0,
             fixed=0.0,
             by_token=self.by_token * ACTIVATION_BYTES[kind, True] / ACTIVATION_BYTES[kind, False],
@@ -113,7 +156,7 @@ class Load:
         predicted: of these, where a token of an answer is predicted.
         checkpointing: whether activations are recomputed.
         accumulates: whether earlier passes of the step have left their gradients.
-        moments: whether AdamW's moments are there, as in every step but the first.
+        moments: whether the optimizer's state is there, as in every step but the first.
         side_by_side: answers that are sampled at once; cached: tokens whose keys and values they
             keep.
     """
@@ -154,7 +197,8 @@ class Footprint:
 def footprint(sizes: Sizes, load: Load) -> Footprint:
     """Memory of a run, from what its models take and the passes it makes."""
     gradients = sizes.trained
-    moments = NUM_MOMENTS * sizes.trained if load.moments else 0.0
+    state = sizes.state * sizes.trained
+    moments = state if load.moments else 0.0
     held = {
         "weights": sizes.weights,
         "reference": sizes.reference,
@@ -175,7 +219,7 @@ def footprint(sizes: Sizes, load: Load) -> Footprint:
             "optimizer": moments,
             "activations": activations,
         },
-        "update": {**held, "gradients": gradients, "optimizer": NUM_MOMENTS * gradients},
+        "update": {**held, "gradients": gradients, "optimizer": state + sizes.update},
     }
     if load.side_by_side:
         phases["sampling"] = {
@@ -223,22 +267,29 @@ def sizes_of(
     num_models: int = 1,
     frozen_dtype: str = "auto",
     quantization: str = "none",
+    optim: str = "adamw",
 ) -> Sizes:
     """The sizes of a run, roughly, from its model's configuration alone.
 
     Args:
         size: of the model.
         lora_r: rank, 0 for all weights.
-        half_base: whether the frozen weights are in half precision.
+        half_base: whether the frozen weights, or with a rank of 0 all, are in half precision.
         reference: whether a frozen copy stands beside the policy.
         precision: of the arithmetic; device: where it runs.
         num_models: that are trained: two with a value model of its own.
         frozen_dtype: of the reference, as for `hold_frozen`.
         quantization: of the frozen weights: none, 4bit or 8bit.
+        optim: the optimizer.
     """
     kind = "fp32" if precision == "fp32" else "half"
     weights = size.num_parameters * (2.0 if half_base else 4.0)
     adapter = 4.0 * size.width * lora_r
+    # Of all weights those that are trained in bf16.
+    half_trained = half_base and not lora_r
+    ends = 0 if lora_r else size.num_parameters - size.num_layer_parameters
+    inner = size.width * lora_r if lora_r else size.num_layer_parameters
+    state = state_bytes(optim, inner, ends, half=half_trained)
     # Autocast keeps a half-precision copy of every trained matrix that it multiplied with.
     copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
     frozen = 4.0 * size.num_parameters if frozen_dtype == "fp32" else weights - copies
@@ -253,6 +304,8 @@ def sizes_of(
         width=num_models * size.width,
         matrices=num_models * size.num_layer_parameters,
         matrix_bytes=2.0 if half_base else 4.0,
+        state=state / (adapter if lora_r else weights),
+        update=0.0 if lora_r else update_bytes(optim, size.vocabulary * size.hidden, device),
         hidden=size.hidden,
         num_layers=num_models * size.num_layers,
         vocabulary=size.vocabulary,

@@ -10,7 +10,7 @@ import torch
 
 from penchant.core.machine import Room, release_memory
 from penchant.models.architecture import text_backbone
-from penchant.models.footprint import Sizes
+from penchant.models.footprint import Sizes, state_bytes, update_bytes
 from penchant.models.scoring import Scorer
 from penchant.models.size import layer_shapes, matrix_layers
 
@@ -54,7 +54,14 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
 
 
 def measure_sizes(
-    scorer: Scorer, group: Group, room: Room, *, reference: float, rewards: float, half: bool
+    scorer: Scorer,
+    group: Group,
+    room: Room,
+    *,
+    reference: float,
+    rewards: float,
+    half: bool,
+    optim: str = "adamw",
 ) -> Sizes:
     """What a run's memory depends on, measured on the scorer that it trains.
 
@@ -66,6 +73,7 @@ def measure_sizes(
         room: the memory as the run finds it.
         reference, rewards: bytes of their weights, which are in memory.
         half: whether the arithmetic is half precision.
+        optim: the optimizer.
     """
     fixed, by_token = activation_bytes(scorer, group)
     release_memory()
@@ -80,9 +88,11 @@ def measure_sizes(
     # One layer's codes are numbers while it multiplies.
     unpacked = 4 * max((a * b for a, b in shapes), default=0) if is_quantised(scorer) else 0
     later = LATER_BYTES if device == "cpu" else 0
+    trained = trained_bytes(scorer)
+    largest = max((p.numel() for p in scorer.parameters() if p.requires_grad), default=0)
     return Sizes(
         weights=weights,
-        trained=unique_bytes(p for p in scorer.parameters() if p.requires_grad),
+        trained=trained,
         reference=reference,
         rewards=rewards,
         process=max(0.0, room.held - weights - reference - rewards) + later,
@@ -91,6 +101,8 @@ def measure_sizes(
         width=sum(a + b for a, b in shapes),
         matrices=matrices,
         matrix_bytes=layers / max(1, matrices),
+        state=held_state(scorer, optim) / max(1, trained),
+        update=update_bytes(optim, largest, device),
         hidden=int(text.hidden_size),
         num_layers=int(text.num_hidden_layers) * len(models),
         vocabulary=int(text.vocab_size),
@@ -105,6 +117,27 @@ def measure_sizes(
 def unique_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Of all of them together, tied ones once."""
     return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def trained_bytes(scorer: Scorer) -> int:
+    """Of the weights that training changes, and so of their gradients."""
+    return unique_bytes(p for p in scorer.parameters() if p.requires_grad)
+
+
+def held_state(scorer: Scorer, optim: str) -> float:
+    """Bytes of the state that an optimizer keeps of what a scorer trains."""
+    ends = (
+        layer
+        for model in scorer.causal_models
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        if layer is not None
+    )
+    outer = {p.data_ptr(): p.numel() for layer in ends for p in layer.parameters()
+             if p.requires_grad}  # fmt: skip
+    every = {p.data_ptr(): p for p in scorer.parameters() if p.requires_grad}
+    count, others = sum(p.numel() for p in every.values()), sum(outer.values())
+    half = any(p.ndim > 1 and p.dtype.itemsize < 4 for p in every.values())
+    return state_bytes(optim, count - others, others, half=half)
 
 
 def is_quantised(model: torch.nn.Module) -> bool:

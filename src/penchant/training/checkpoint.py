@@ -22,7 +22,9 @@ from penchant.training.optimizer import (
     load_optimizer,
     optimizer_tensors,
     random_states,
+    schedule_state,
     set_random_states,
+    set_rates,
 )
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class Checkpoints:
             source=source,
             reference={} if self.kept is None else self.kept.state(),
             extra={
-                "scheduler": self.step.scheduler.state_dict(),
+                "scheduler": schedule_state(self.step.scheduler),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "source": source_record,
                 **extra,
@@ -117,9 +119,7 @@ class Checkpoints:
         scheduler, scaler = self.step.scheduler, self.step.accelerator.scaler
         scheduler.load_state_dict(state.extra["scheduler"])
         # The scheduler remembers its rates, but hands them to the optimizer only when it steps.
-        groups = self.step.optimizer.param_groups
-        for group, rate in zip(groups, scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
+        set_rates(self.step.optimizer, scheduler.get_last_lr())
         if scaler is not None and state.extra["scaler"]:
             scaler.load_state_dict(state.extra["scaler"])
         set_random_states(state.random, self.team, newest)

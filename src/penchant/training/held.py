@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from penchant.core.screen import GIB, console
-from penchant.models.footprint import NUM_MOMENTS
-from penchant.models.memory import unique_bytes
+from penchant.models.memory import held_state, trained_bytes
 from penchant.models.policy import PolicyScorer
 
 if TYPE_CHECKING:
+    from penchant.config.keys import RunConfig
     from penchant.training.setup import Setup
 
 
-def memory_parts(setup: Setup) -> dict[str, int]:
+def memory_parts(config: RunConfig, setup: Setup) -> dict[str, int]:
     """Bytes of the weights that a run holds, by part, each counted once."""
     policy = setup.scorer
     assert isinstance(policy, PolicyScorer) and setup.collector is not None
@@ -44,8 +44,8 @@ def memory_parts(setup: Setup) -> dict[str, int]:
         cost = setup.reference_cost
         parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
     parts |= {f"reward {name}": size for name, size in rewards.items()}
-    trained = unique_bytes(p for p in policy.parameters() if p.requires_grad)
-    parts["gradients and AdamW's moments"] = (1 + NUM_MOMENTS) * trained
+    state = held_state(policy, config.optim)
+    parts[f"gradients and the state of {config.optim}"] = trained_bytes(policy) + round(state)
     return parts
 
 

@@ -95,6 +95,10 @@ def read_inputs(
         UserError: something that the configuration names cannot serve.
     """
     kind = kind_of(config.spec)
+    if config.optim != "adamw" or config.rounds_stochastically:
+        from penchant.training.optimizers import require_optimizer
+
+        require_optimizer(config, num_processes)
     rewards = kind.find_rewards(config, rewards, num_processes)
     loaded = model is not None
     if model is None:

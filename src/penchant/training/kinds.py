@@ -94,7 +94,7 @@ class Pairs:
         model: Any = None,
         device: torch.device | None = None,
     ) -> Any:
-        """The model to train: all weights in fp32, or a frozen base with a fresh adapter.
+        """The model to train: all weights, or a frozen base with a fresh adapter.
 
         Args:
             config, precision: of the run.

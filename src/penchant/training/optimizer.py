@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,21 +11,34 @@ import torch
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
     from penchant.core.team import Team
+    from penchant.models.scoring import Scorer
 
 
-def make_optimizer(
-    parameters: dict[str, torch.nn.Parameter], config: RunConfig
+def make_optimizer(scorer: Scorer, config: RunConfig) -> torch.optim.Optimizer:
+    """The optimizer that `optim` names, of all parameters that a scorer trains."""
+    return optimizer_of([p for p in scorer.parameters() if p.requires_grad], config, scorer)
+
+
+def optimizer_of(
+    parameters: Iterable[torch.nn.Parameter], config: RunConfig, scorer: Scorer
 ) -> torch.optim.Optimizer:
-    """AdamW, fused where the device has it; vectors (norms, biases) do not decay."""
-    matrices = [p for p in parameters.values() if p.ndim > 1]
-    vectors = [p for p in parameters.values() if p.ndim <= 1]
+    """The optimizer of some of a scorer's parameters: AdamW is fused where the device has that.
+
+    Vectors (norms, biases) do not decay.
+    """
+    every = list(parameters)
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    device = next(iter(parameters.values())).device.type
+    groups = [group for group in groups if group["params"]]
+    if config.optim != "adamw" or config.rounds_stochastically:
+        from penchant.training.optimizers import make
+
+        return make(groups, config, scorer)
+    device = every[0].device.type
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.peak_learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
@@ -44,28 +58,84 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig, num_step
     )
 
 
+def set_rates(optimizer: Any, rates: Iterable[float]) -> None:
+    """Set the learning rate of each group; torchao keeps it in a tensor, which stays."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(float(rate))
+        else:
+            group["lr"] = float(rate)
+
+
+def schedule_state(scheduler: Any) -> dict[str, Any]:
+    """A schedule's state with numbers in place of tensors, for a checkpoint."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return float(value) if torch.is_tensor(value) else value
+
+    return {name: plain(value) for name, value in scheduler.state_dict().items()}
+
+
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """An optimizer's state by parameter name, for a checkpoint."""
-    return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state[parameter].items()
-    }
+    """An optimizer's state by parameter name, for a checkpoint.
+
+    Numbers become tensors, and tensors that are made of several their parts. What parameters
+    share, such as bitsandbytes' tables of codes, is kept once.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            for path, tensor in _parts(f"{name}/{key}", value):
+                if tensor.data_ptr() not in seen:
+                    seen.add(tensor.data_ptr())
+                    tensors[path] = tensor.detach().cpu().contiguous()
+    return tensors
 
 
 def load_optimizer(
     optimizer: torch.optim.Optimizer,
     parameters: dict[str, torch.nn.Parameter],
-    tensors: dict[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
 ) -> None:
-    """The inverse of `optimizer_tensors`: what it does not name starts from nothing."""
+    """The inverse of `optimizer_tensors`: what it does not name starts from nothing.
+
+    The optimizer makes its state as in a first step, of gradients of 0 at a rate of 0, so that
+    each tensor is of the kind and in the place that it wants; then the saved values go there.
+    """
+    names = {path.partition("/")[0] for path in tensors}
     optimizer.state.clear()
-    for path, value in tensors.items():
-        name, _, key = path.rpartition("/")
-        # AdamW keeps its step counter where the fused kernel wants it: with the parameter.
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    gradients = {name: p.grad for name, p in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.grad = torch.zeros_like(parameter) if name in names else None
+    set_rates(optimizer, [0.0] * len(rates))
+    optimizer.step()
+    set_rates(optimizer, rates)
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name]
+        state = optimizer.state.get(parameter, {})
+        for key, value in [*state.items()]:
+            for path, tensor in _parts(f"{name}/{key}", value):
+                if path not in tensors:
+                    continue
+                if torch.is_tensor(value):
+                    tensor.copy_(tensors[path])
+                else:
+                    state[key] = type(value)(tensors[path].item())
+
+
+def _parts(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
+    """The plain tensors that a value of an optimizer's state is made of, by path."""
+    if not torch.is_tensor(value):
+        return [(path, torch.tensor(value))]
+    if type(value) is torch.Tensor or not hasattr(value, "__tensor_flatten__"):
+        return [(path, value)]
+    return [(f"{path}/{name}", getattr(value, name)) for name in value.__tensor_flatten__()[0]]
 
 
 def random_states(team: Team) -> dict[str, torch.Tensor]:

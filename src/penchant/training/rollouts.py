@@ -107,7 +107,7 @@ class Prompts(Pairs):
             Finding("reward-setup", "warning", text, "correct the reward, or the keys that name it")
             for text in setup.collector.rewards.findings
         ]
-        setup.memory_held = memory_parts(setup)
+        setup.memory_held = memory_parts(config, setup)
         print_memory(setup.memory_held)
 
     def source(

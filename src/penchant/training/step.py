@@ -201,8 +201,7 @@ def make_step(
     say: Callable[[int, Finding], None],
 ) -> Step:
     """The step of a run: its optimizer, its schedule over `num_steps`, its method's veto."""
-    trained = {n: p for n, p in scorer.named_parameters() if p.requires_grad}
-    optimizer = make_optimizer(trained, config)
+    optimizer = make_optimizer(scorer, config)
     return Step(
         accelerator=accelerator,
         scorer=scorer,

@@ -164,6 +164,7 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
             reference=0 if setup.reference_cost is None else setup.reference_cost.num_bytes,
             rewards=sum(rewards.values()),
             half=accelerator.mixed_precision in ("bf16", "fp16"),
+            optim=config.optim,
         )
     return sizes, room
 

@@ -49,6 +49,7 @@ class TrainingConfig(Arguments):
     # Data
     train_sampling_strategy: str = "random"
     # The optimizer
+    optim: str = "adamw_torch_fused"
     learning_rate: float = 1e-6
     num_train_epochs: float = 3.0
     max_steps: int = -1

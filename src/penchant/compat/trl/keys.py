@@ -28,6 +28,17 @@ KEYS = {
         )
     },
 }
+# Of transformers' optimizers those that can be had, by their names and by ours.
+OPTIMIZERS = {
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "muon": "muon",
+    "sgd": "sgd",
+}
 # `epoch`, like a share of the run, is a number of steps that is known once the data are tokenised.
 STRATEGIES = ("no", "steps", "epoch")
 NEVER = sys.maxsize
@@ -45,7 +56,8 @@ def translate(arguments: Mapping[str, Any], refusals: Refusals) -> dict[str, Any
         "chat_template_kwargs": arguments.get("chat_template_kwargs") or {},
         "monitor_prompts": 0,  # TRL's logs have nothing of the kind
     }
-    for part in (_device, _precision, _warmup, _shuffle, _evaluation, _best, _saving, _reference):
+    for part in (_device, _optimizer, _precision, _warmup, _shuffle, _evaluation, _best, _saving,
+                 _reference):  # fmt: skip
         with refusals.gathering():
             keys |= part(arguments)
     return keys
@@ -81,6 +93,13 @@ def _device(arguments: Mapping[str, Any]) -> dict[str, Any]:
             "to nothing"
         )
     return {}
+
+
+def _optimizer(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    name = arguments["optim"]
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"optim={name!r} cannot be had here; set {', '.join(OPTIMIZERS)}")
+    return {"optim": OPTIMIZERS[name]}
 
 
 def _shuffle(arguments: Mapping[str, Any]) -> dict[str, Any]:

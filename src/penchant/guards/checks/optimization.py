@@ -31,6 +31,8 @@ def rate_range(run: Snapshot) -> tuple[float, float]:
 def learning_rate(run: Snapshot) -> Iterator[Finding]:
     """Outside the method's range, for LoRA or for all weights."""
     rate, (low, high) = run.config.peak_learning_rate, rate_range(run)
+    if run.config.optim == "sgd":
+        return  # the ranges are of optimizers whose steps are as long as the rate says
     if low / TOLERANCE <= rate <= high * TOLERANCE:
         return
     kind = "LoRA" if run.config.lora_r else "all weights"

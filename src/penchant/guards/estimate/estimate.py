@@ -138,8 +138,8 @@ def estimate_unloaded(
         examples: tokenised, to train on.
     """
     precision = machine.precision if config.precision == "auto" else config.precision
-    half_base = config.lora_r > 0 and (
-        precision == "bf16" if config.dtype == "auto" else config.dtype != "fp32"
+    half_base = config.dtype in ("bf16", "fp16") or (
+        config.lora_r > 0 and config.dtype == "auto" and precision == "bf16"
     )
     needs_reference = config.spec.needs_reference and config.spec.needs(config.options).reference
     beside = not config.lora_r or config.reference_model is not None
@@ -153,6 +153,7 @@ def estimate_unloaded(
         num_models=1 + kind_of(config.spec).has_critic(config),
         frozen_dtype="fp32" if config.sync_ref_model else config.frozen_dtype,
         quantization=size.quantization if config.quantization == "none" else config.quantization,
+        optim=config.optim,
     )
     total = memory_total_bytes(torch.device(machine.device))
     room = Room(0.0, machine.memory_bytes, machine.memory_bytes if machine.given else total)

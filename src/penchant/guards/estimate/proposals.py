@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.screen import gibibytes
-from penchant.models.footprint import Load, Sizes, footprint
+from penchant.models.footprint import STATE_BYTES, Load, Sizes, footprint
 
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
@@ -87,8 +87,8 @@ def propose(
 def _ways(config: RunConfig, now: Way) -> Iterator[Way]:
     """Changes that take less memory: each alone, then together, the gentlest first."""
     together = now
-    for step in (_smaller_batch, _lighter_reference, _checkpointed, _with_lora, _half_base,
-                 _quantised, _shorter):  # fmt: skip
+    for step in (_smaller_batch, _lighter_reference, _lighter_optimizer, _checkpointed, _with_lora,
+                 _half_base, _quantised, _shorter):  # fmt: skip
         alone = step(config, now)
         if alone is not None:
             yield alone
@@ -126,6 +126,16 @@ def _lighter_reference(config: RunConfig, way: Way) -> Way | None:
     return replace(way, keys={**way.keys, "reference": kind}, sizes=sizes)
 
 
+def _lighter_optimizer(config: RunConfig, way: Way) -> Way | None:
+    """Moments in 8 bits; of an adapter they are small anyway."""
+    if config.lora_r or config.optim != "adamw":
+        return None
+    share = STATE_BYTES["adamw_8bit"][0] / STATE_BYTES["adamw"][0]
+    share *= 2 if config.rounds_stochastically else 1
+    sizes = replace(way.sizes, state=way.sizes.state * share)
+    return replace(way, keys={**way.keys, "optim": "adamw_8bit"}, sizes=sizes)
+
+
 def _checkpointed(_: RunConfig, way: Way) -> Way | None:
     if way.checkpointing:
         return None
@@ -135,8 +145,8 @@ def _checkpointed(_: RunConfig, way: Way) -> Way | None:
 def _with_lora(config: RunConfig, way: Way) -> Way | None:
     if config.lora_r or config.sync_ref_model:
         return None
-    keys = {k: v for k, v in way.keys.items() if k != "reference"}
-    sizes = way.sizes.with_lora(LORA_R)
+    keys = {k: v for k, v in way.keys.items() if k not in ("reference", "optim")}
+    sizes = replace(way.sizes.with_lora(LORA_R), state=STATE_BYTES[config.optim][0] / 4)
     if config.reference_model:
         sizes = replace(sizes, reference=way.sizes.reference)
         keys = dict(way.keys)

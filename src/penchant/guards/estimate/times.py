@@ -17,7 +17,7 @@ from penchant.data.batch import laid_out
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
 from penchant.training.kind import kind_of, make_objective
-from penchant.training.optimizer import random_state, set_random_state
+from penchant.training.optimizer import optimizer_of, random_state, set_random_state, set_rates
 from penchant.training.workload import Workload, count_work
 
 if TYPE_CHECKING:
@@ -88,12 +88,12 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
             answer_length=length,
         )
         first, *points = _timed_passes(config, setup, accelerator, sampling)
-        first_update, update = update_seconds(setup)
+        first_update, update = update_seconds(config, setup)
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
     line = fitted(points)
     times = {
         "passes": line.total(work),
-        # Kernels are chosen and memory is fetched at first; AdamW's moments are made.
+        # Kernels are chosen and memory is fetched at first; moments are made.
         "warm-up": max(0.0, first[1] - line.of(first[0])) + max(0.0, first_update - update),
         "updates": update * work.num_steps,
     }
@@ -124,18 +124,24 @@ def untouched(setup: Setup) -> Iterator[None]:
         random.setstate(python_state)
 
 
-def update_seconds(setup: Setup) -> tuple[float, float]:
-    """Clipping and AdamW's update, the first one and a later, on other tensors of the same make."""
-    trained = list(setup.trained().values())
+def update_seconds(config: RunConfig, setup: Setup) -> tuple[float, float]:
+    """Clipping and the update, the first one and a later, on other tensors of the same make."""
+    trained = sorted(setup.trained().values(), key=lambda p: p.numel())
     count = sum(p.numel() for p in trained)
     device = trained[0].device
-    size = max(1, min(count, NUM_UPDATED))
-    tensor = torch.nn.Parameter(torch.zeros(size, device=device))
-    optimizer = torch.optim.AdamW([tensor], lr=0.0, fused=device.type in ("cpu", "cuda"))
+    some, size = [], 0
+    for parameter in trained:
+        if size and size + parameter.numel() > NUM_UPDATED:
+            break
+        some.append(torch.nn.Parameter(torch.zeros_like(parameter)))
+        size += parameter.numel()
+    optimizer = optimizer_of(some, config, setup.scorer)
+    set_rates(optimizer, [0.0] * len(optimizer.param_groups))
 
     def step() -> None:
-        tensor.grad = torch.ones_like(tensor)
-        torch.nn.utils.clip_grad_norm_([tensor], 1.0)
+        for parameter in some:
+            parameter.grad = torch.ones_like(parameter)
+        torch.nn.utils.clip_grad_norm_(some, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 

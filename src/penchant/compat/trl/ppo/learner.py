@@ -86,8 +86,7 @@ class Learner:
         if config.gradient_checkpointing:
             enable_checkpointing(policy)
         if optimizer is None:
-            trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
-            optimizer = make_optimizer(trained, run)
+            optimizer = make_optimizer(policy, run)
         method = replace(METHODS["ppo"], loss=self._passes.loss)
         objective = RolloutObjective(
             Parts(policy, reference, method, self.options), self._collector
