@@ -24,7 +24,8 @@ from penchant.core.machine import parse_memory
 from penchant.data.quality import BIASED, NOISY, STRONG, STRONGLY_BIASED
 from penchant.methods import METHODS
 from penchant.methods.kto import weight_advice
-from penchant.models.footprint import Load, footprint, sizes_of
+from penchant.models.footprint import Load, footprint
+from penchant.models.rough_sizes import sizes_of
 from penchant.models.size import measure_model
 
 NAMES = (

@@ -202,10 +202,9 @@ def test_wrong_objects_are_named_together(model, rows) -> None:
         ({"args": DPOConfig(), "config": DPOConfig()}, "args and config are the same"),
         ({"args": DPOConfig(eval_strategy="steps")}, "set eval_dataset"),
         ({"peft_config": {"r": 8}}, "peft_config must be a peft.LoraConfig"),
-        ({"peft_config": LoraConfig(bias="all", use_dora=True)}, "bias='all'.*\n.*use_dora=True"),
-        ({"peft_config": LoraConfig(modules_to_save=["lm_head"])}, "modules_to_save"),
         ({"peft_config": LoraConfig(task_type="SEQ_CLS")}, "task_type"),
-        ({"peft_config": LoraConfig(target_modules=".*_proj")}, "target_modules"),
+        ({"peft_config": LoraConfig(inference_mode=True)}, "inference_mode is not to be set"),
+        ({"peft_config": LoraConfig(alora_invocation_tokens=[1])}, "alora_invocation_tokens"),
     ):
         with pytest.raises(ConfigError, match=message):
             DPOTrainer(model, **{"train_dataset": rows, **change})

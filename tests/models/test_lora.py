@@ -208,10 +208,10 @@ def test_a_merge_that_says_something_else_is_refused(make_model, monkeypatch):
 def test_a_merge_is_compared_on_the_records_of_the_run(make_model, monkeypatch):
     """Tokens from the whole vocabulary may not be the ones on which a merge goes wrong."""
     model = ours(make_model("llama", dtype="float32")).eval()
-    merge = type(model.base_model).merge_and_unload
+    unload = type(model.base_model).merge_and_unload
 
     def wrong_for_one_token(self):
-        merged = merge(self)
+        merged = unload(self)
         merged.get_input_embeddings().weight.data[IDS[0, 0]] += 5
         return merged
 

@@ -9,7 +9,8 @@ from penchant.advising.findings import Findings
 from penchant.core.machine import Machine
 from penchant.data.lengths import Sample
 from penchant.methods import Method
-from penchant.models.footprint import Footprint, Load, footprint, sizes_of
+from penchant.models.footprint import Footprint, Load, footprint
+from penchant.models.rough_sizes import sizes_of
 from penchant.models.size import ModelSize
 
 LORA_R = 16

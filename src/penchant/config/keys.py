@@ -87,6 +87,15 @@ class RunConfig(
         """Whether all weights are trained in bf16, by an optimizer that rounds them at random."""
         return not self.lora_r and self.dtype == "bf16"
 
+    @property
+    def off_is_start(self) -> bool:
+        """Whether switching the adapter off gives the model that training starts from."""
+        if not self.peft:
+            return bool(self.lora_r)
+        from penchant.config.peft import changes_base
+
+        return not changes_base(self.peft)
+
     def flat(self) -> dict[str, Any]:
         """Every key with its value, as it would stand in a YAML file."""
         values = self.model_dump(mode="json", exclude={"options"})
@@ -111,11 +120,15 @@ class RunConfig(
         require_known(self.silence)
         self._check_reference()
         self._check_sampling()
-        if self.optim != "adamw" or self.rounds_stochastically or self.dtype == "fp16":
-            from penchant.config.optimizers import check_optimizer  # few runs have another
+        usual = self.optim == "adamw" and self.quantization == "none"
+        if not usual or self.rounds_stochastically or self.dtype == "fp16":
+            from penchant.config.weights import check_weights
 
-            check_optimizer(self)
-        self._check_quantization()
+            check_weights(self)
+        if self.peft:
+            from penchant.config.peft import check_peft
+
+            check_peft(self)
         if self.load_best_model_at_end and not self.eval_steps:
             raise ValueError(
                 "load_best_model_at_end needs evaluations to choose from; set eval_steps"
@@ -135,20 +148,6 @@ class RunConfig(
         if self.unpair and self.spec.data != "labels":
             raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self
-
-    def _check_quantization(self) -> None:
-        if self.quantization == "none":
-            return
-        if self.lora_r == 0:
-            raise ValueError(
-                f"quantization {self.quantization} freezes the weights, and lora_r 0 trains them; "
-                "set lora_r above 0, or drop quantization"
-            )
-        if self.sync_ref_model:
-            raise ValueError(
-                "sync_ref_model mixes the policy into a copy of its weights, and codes cannot be "
-                "mixed; drop it or quantization"
-            )
 
     def _check_sampling(self) -> None:
         if not self.spec.samples:
@@ -251,6 +250,10 @@ def load_config(
             raise ConfigError("no method is named; name one, or give a config that does")
         method = method_of(file)
     merged: dict[str, Any] = {**(read_yaml(file) if file else {}), **values}
+    if merged.get("peft"):
+        from penchant.config.peft import spread  # few runs have any
+
+        merged = spread(merged)
     named = merged.pop("method", method)
     if named != method:
         raise ConfigError(f"the configuration is for method {named}, but {method} was asked for")

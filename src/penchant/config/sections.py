@@ -173,12 +173,19 @@ class LoraSection(Section):
     lora_alpha: float = Field(32, gt=0, description="Updates are scaled by lora_alpha / lora_r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
     lora_target_modules: CommaSeparated = Field(
-        "all-linear", description="Layer names, comma-separated, or all-linear (without the head)."
+        "all-linear",
+        description="Layer names, comma-separated, a pattern of whole names (a regular expression, "
+        "as '.*layers\\.[0-3]\\..*_proj'), or all-linear (without the head).",
     )
     lora_target_parameters: CommaSeparated = Field(
         "",
         description="Names of weights that no linear layer holds, comma-separated, as those of "
         "experts: mlp.experts.gate_up_proj,mlp.experts.down_proj.",
+    )
+    peft: Annotated[dict[str, Any], BeforeValidator(parse_kwargs)] = Field(
+        {},
+        description="What else peft.LoraConfig takes, as use_dora=true,bias=all or JSON: "
+        "use_rslora, init_lora_weights, modules_to_save, rank_pattern, trainable_token_indices ...",
     )
     merge: bool = Field(False, description="Also save the model with the adapter merged in.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,11 @@ def _unknown(config: Any, name: str, does: str) -> str:
         f"transformers {transformers.__version__} has no class for models of type "
         f"{config.model_type} that {does} ({name} names {named})"
     )
+
+
+def is_pattern(names: str) -> bool:
+    """Whether names of layers are told by a regular expression, not one by one."""
+    return re.search(r"[*+?^$()\[\]{}|\\]", names) is not None
 
 
 def text_backbone(model: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from penchant.core.errors import ModelError
 from penchant.models.architecture import (
+    is_pattern,
     linear_layers,
     outside_text,
     returns_more,
@@ -41,6 +43,7 @@ def add_lora(
     dropout: float,
     target_modules: str,
     target_parameters: str = "",
+    settings: Mapping[str, Any] | None = None,
     task_type: str = "CAUSAL_LM",
 ) -> PeftModel:
     """Wrap `model` with a fresh LoRA adapter (Hu et al. 2021) that starts at no change.
@@ -48,41 +51,61 @@ def add_lora(
     Args:
         model: its weights are frozen.
         r, alpha, dropout: rank, scale (`alpha / r`) and dropout in front of the adapter.
-        target_modules: layer names, comma-separated, or `all-linear` (all but the head); of the
-            part that reads text alone, where a model has others.
+        target_modules: layer names, comma-separated, a pattern of whole names, or `all-linear` (all
+            but the head); of the part that reads text alone, where a model has others.
         target_parameters: names of weights that no linear layer holds, as those of experts.
+        settings: what else `peft.LoraConfig` takes.
         task_type: PEFT's; with `SEQ_CLS` the score head is trained and saved as a whole.
 
     Raises:
-        ModelError: no layer or no parameter has one of the names.
+        ModelError: no layer or no parameter has one of the names, or PEFT refuses the settings.
     """
+    settings = dict(settings or {})
     parameters: list[str] = []
     if target_parameters:
         from penchant.models.targets import required_parameters
 
         parameters = required_parameters(model, target_parameters)
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides; a float is as good
-        lora_dropout=dropout,
-        target_modules=_targets(model, target_modules),
-        target_parameters=parameters or None,
-        task_type=task_type,
-    )
+    if settings.get("modules_to_save"):
+        from penchant.models.targets import required_layers
+
+        required_layers(model, ",".join(settings["modules_to_save"]), "peft: modules_to_save")
+    # PEFT takes no word for all layers where it is told which of them to adapt.
+    listed = settings.get("layers_to_transform") is not None
     try:
+        config = LoraConfig(
+            r=r,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides; a float is as good
+            lora_dropout=dropout,
+            target_modules=_targets(model, target_modules, listed=listed),
+            target_parameters=parameters or None,
+            task_type=task_type,
+            **settings,
+        )
         adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
-    except ValueError as error:
+    except (ValueError, NotImplementedError, re.error) as error:
         raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
     fuse_lora(adapted)
     for module in adapted.modules():
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
-            # A head that is trained as a whole, which PEFT leaves as precise as the base.
-            module.to(torch.float32).register_forward_pre_hook(_to_weight_dtype)
+            _train_in_fp32(module)
     return adapted
 
 
-def _targets(model: PreTrainedModel, target_modules: str) -> str | list[str]:
+def _train_in_fp32(module: nn.Module) -> None:
+    """Give what is trained as a whole fp32 weights, which PEFT leaves as precise as the base."""
+    dtype = next(module.parameters(recurse=False)).dtype
+    module.to(torch.float32)
+    if isinstance(module, nn.Embedding):
+        module.register_forward_hook(lambda _, args, out: out.to(dtype))
+    else:
+        module.register_forward_pre_hook(_to_weight_dtype)
+
+
+def _targets(model: PreTrainedModel, target_modules: str, *, listed: bool) -> str | list[str]:
     """What PEFT is told to adapt: names, or a pattern that keeps to the part that reads text."""
+    if is_pattern(target_modules):
+        return target_modules
     every = target_modules == "all-linear"
     backbone = text_backbone(model)
     if every:
@@ -92,7 +115,7 @@ def _targets(model: PreTrainedModel, target_modules: str) -> str | list[str]:
 
         names = required_layers(model, target_modules)
     if not any(True for _ in outside_text(model)) and not any(map(returns_more, model.modules())):
-        return target_modules if every else names
+        return target_modules if every and not listed else names
     path = next(name for name, module in model.named_modules() if module is backbone)
     return rf"{re.escape(path)}\.(.+\.)?({'|'.join(map(re.escape, names))})"
 
@@ -153,7 +176,7 @@ class FusedLoraLinear(Linear):
             return None
         dropout = self.lora_dropout[name]
         active_dropout = self.training and getattr(dropout, "p", 0.0) > 0
-        trained_base = self.get_base_layer().weight.requires_grad
+        trained_base = any(p.requires_grad for p in self.get_base_layer().parameters())
         biased = self.lora_A[name].bias is not None or self.lora_B[name].bias is not None
         return None if active_dropout or trained_base or biased else name
 

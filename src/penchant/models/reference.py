@@ -199,11 +199,16 @@ def weighted_sums(batch: TokenBatch, logprobs: Tensor, weights: Tensor | None) -
 
 
 def frozen_copy(policy: Scorer) -> CopyReference:
-    """A copy of the policy as it is now; a fresh adapter, which changes nothing, is left out."""
+    """A copy of the policy as it is now; a fresh adapter, which changes nothing, is left out.
+
+    One that holds a part of the base is added to it again.
+    """
     with policy.plain_attention():
         model = copy.deepcopy(policy.model)
     if isinstance(model, PeftModel):
-        model = model.unload()
+        settings: Any = model.peft_config[model.active_adapter]
+        initial = getattr(settings, "init_lora_weights", True)
+        model = model.unload() if initial is True else model.merge_and_unload()
     twin = Scorer(model, policy.pad_token_id)
     twin.use(policy.plan)
     return CopyReference(twin)

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 
 from penchant.data.batch import Group, Layout, TokenBatch, pack, pack_repeated, pad
@@ -294,6 +295,10 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
         off = head.disable_adapters or not head.active_adapters
         used = head.original_module if off else head.modules_to_save[head.active_adapters[0]]
         return effective_head(hidden, used)
+    if isinstance(head, TrainableTokensWrapper):  # tied to an embedding with rows of its own
+        base = _plain(head.original_module)
+        off = head.token_adapter.disable_adapters or not head.token_adapter.active_adapters
+        return hidden, base.weight if off else head.weight, base.bias
     if not isinstance(head, LoraLayer):
         return hidden, _plain(head).weight, head.bias
     layer: Any = head
@@ -323,7 +328,7 @@ def unrounded(head: Any) -> Iterator[None]:
     of its own (hooks of other libraries) stays as it is.
     """
     base: Any = head
-    if isinstance(base, ModulesToSaveWrapper):
+    if isinstance(base, ModulesToSaveWrapper | TrainableTokensWrapper):
         base = base.original_module
     if isinstance(base, LoraLayer):
         base = base.get_base_layer()

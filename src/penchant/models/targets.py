@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from penchant.core.errors import ModelError
-from penchant.models.architecture import linear_layers, text_backbone
+from penchant.models.architecture import is_pattern, linear_layers, text_backbone
 
 
-def required_layers(model: Any, names: str) -> list[str]:
+def required_layers(model: Any, names: str, key: str = "lora_target_modules") -> list[str]:
     """The names of layers in `names`, which PEFT passes over as long as another one fits.
 
     Args:
         model: of transformers.
         names: comma-separated, without `all-linear`.
+        key: that they were given to.
 
     Raises:
         ModelError: no layer has one of the names; with the nearest.
@@ -30,8 +32,8 @@ def required_layers(model: Any, names: str) -> list[str]:
     if unknown or not given:
         linear = {name.rpartition(".")[2] for name, _ in linear_layers(text_backbone(model))}
         raise ModelError(
-            f"lora_target_modules: no layer is called {', '.join(unknown) or 'nothing'}; "
-            f"this model has {', '.join(sorted(linear))}"
+            f"{key}: no layer is called {', '.join(unknown) or 'nothing'}; this model has "
+            f"{', '.join(sorted(linear))}{_others(unknown, layers)}"
         )
     return given
 
@@ -60,12 +62,45 @@ def required_parameters(model: Any, names: str) -> list[str]:
     return given
 
 
-def require_targets(model: Any, modules: str, parameters: str) -> None:
-    """Refuse names that no layer or no parameter of a model has; as the two above say."""
-    if modules != "all-linear":
+def require_targets(
+    model: Any, modules: str, parameters: str, whole: Sequence[str] = ()
+) -> None:
+    """Refuse names that no layer or no parameter of a model has; as the two above say.
+
+    Args:
+        model: of transformers.
+        modules: names of layers, all-linear, or a pattern, which has to match one.
+        parameters: names of parameters.
+        whole: names of layers that are trained as a whole.
+    """
+    if is_pattern(modules):
+        _require_match(model, modules)
+    elif modules != "all-linear":
         required_layers(model, modules)
     if parameters:
         required_parameters(model, parameters)
+    if whole:
+        required_layers(model, ",".join(whole), "peft: modules_to_save")
+
+
+def _require_match(model: Any, pattern: str) -> None:
+    names = [name for name, _ in model.named_modules()]
+    try:
+        matches = any(re.fullmatch(pattern, name) for name in names)
+    except re.error as error:
+        raise ModelError(f"lora_target_modules {pattern!r} is no pattern: {error}") from error
+    if not matches:
+        example = next((n for n in names if n.endswith("_proj")), names[-1])
+        raise ModelError(
+            f"lora_target_modules {pattern!r} matches no layer; a name is such as {example}"
+        )
+
+
+def _others(unknown: list[str], layers: list[str]) -> str:
+    """The nearest to unknown names among all layers, which need not be linear."""
+    last = {name.rpartition(".")[2] for name in layers}
+    near = {one for name in unknown for one in difflib.get_close_matches(name, last, n=1)}
+    return f"; nearest are {', '.join(sorted(near))}" if near else ""
 
 
 def _split(names: str) -> list[str]:

@@ -110,7 +110,8 @@ def read_inputs(
         model = SimpleNamespace(config=settings, generation_config=generation)
         require_decoder(settings, base)
         kind.find_class(settings, base, config.trust_remote_code)
-        if config.lora_target_modules != "all-linear" or config.lora_target_parameters:
+        named = config.lora_target_parameters or config.peft.get("modules_to_save")
+        if config.lora_target_modules != "all-linear" or named:
             _require_targets(config, base, kind.find_class)
     else:
         base, settings = config.model, model.config
@@ -147,7 +148,12 @@ def _require_targets(config: RunConfig, base: str, find_class: Any) -> None:
     if config.lora_r:
         trusted = config.trust_remote_code
         model = empty_model(base, trust_remote_code=trusted, find_class=find_class)
-        require_targets(model, config.lora_target_modules, config.lora_target_parameters)
+        require_targets(
+            model,
+            config.lora_target_modules,
+            config.lora_target_parameters,
+            config.peft.get("modules_to_save") or (),
+        )
 
 
 def _require_quantisable(config: RunConfig, settings: Any, base: str, *, loaded: bool) -> None:

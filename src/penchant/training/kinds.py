@@ -123,6 +123,7 @@ class Pairs:
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
             target_parameters=config.lora_target_parameters,
+            settings=config.peft,
             task_type=self.task_type,
         )
 

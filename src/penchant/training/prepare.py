@@ -101,6 +101,8 @@ def _require_same_start(
     reference = setup.reference
     if reference is None or config.reference_model or reference.kind.startswith("copy-"):
         return  # another model, or a rounded one, differs
+    if config.peft.get("init_lora_weights", True) is False:
+        return  # the adapter is asked to start as something else
     with accelerator.autocast():
         finding = find_difference(reference, setup.scorer, groups)
     refuse_errors(spoken([finding] if finding else [], config.silence))

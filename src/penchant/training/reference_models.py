@@ -70,7 +70,7 @@ class ReferenceModels:
         held: Reference | None = None
         if self.config.reference_model:
             held = self.load(self.config.reference_model, groups)
-        elif self.config.lora_r:
+        elif self.config.off_is_start:
             held = AdapterReference(self.policy)
         folder = (self.config.cache_dir or default_cache_dir()) / "reference"
         with nullcontext(self.policy) if held is None else held.active() as scorer:

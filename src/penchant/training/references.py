@@ -66,7 +66,7 @@ class ReferenceMaker:
             return "none"  # it would cost a copy, only to tell how far the policy is
         if config.sync_ref_model:
             return "copy"
-        if config.lora_r and not config.reference_model:
+        if config.off_is_start and not config.reference_model:
             return "adapter"
         again = config.num_train_epochs > 1 or self.copy_bytes() > spare_bytes
         return "cache" if again and config.cacheable else "copy"

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-# Of a LoRA configuration: what is read, and what says nothing of training.
-READ = {"r", "lora_alpha", "lora_dropout", "target_modules", "task_type", "modules_to_save"}
+# Of a LoRA configuration: what has a key of its own, and what says nothing of training.
+READ = {"r", "lora_alpha", "lora_dropout", "target_modules", "target_parameters", "task_type"}
 INCIDENTAL = {"peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"}
+HEADS = {"score", "classifier"}  # of a reward model: trained and saved as a whole anyway
 
 
 def name_of(model: Any) -> str:
@@ -173,40 +174,30 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
         raise ConfigError(
             f"peft_config must be a peft.LoraConfig, got {type(peft_config).__name__}"
         )
-    refused, usual = [], LoraConfig()
+    task = "SEQ_CLS" if scored else "CAUSAL_LM"
+    if peft_config.task_type not in (None, task):
+        raise ConfigError(f"peft_config: task_type is {peft_config.task_type}; set {task}")
+    settings, usual = {}, LoraConfig()
     for one in fields(LoraConfig):
         value = getattr(peft_config, one.name)
         if one.name not in READ | INCIDENTAL and value != getattr(usual, one.name):
-            refused.append(f"peft_config: {one.name}={value!r} cannot be had here; drop it")
-    task = "SEQ_CLS" if scored else "CAUSAL_LM"
-    if peft_config.task_type not in (None, task):
-        refused.append(f"peft_config: task_type is {peft_config.task_type}; set {task}")
-    if set(peft_config.modules_to_save or ()) - ({"score"} if scored else set()):
-        refused.append(
-            "peft_config: modules_to_save cannot be had here (a reward model's head is trained "
-            "and saved anyway); drop it"
-        )
-    if refused:
-        raise ConfigError("\n".join(refused))
+            settings[one.name] = sorted(value) if isinstance(value, set) else value
+    if scored and "modules_to_save" in settings:
+        settings["modules_to_save"] = sorted({*settings["modules_to_save"]} - HEADS) or None
     return {
         "lora_r": peft_config.r,
         "lora_alpha": peft_config.lora_alpha,
         "lora_dropout": peft_config.lora_dropout,
         "lora_target_modules": _targets(peft_config.target_modules, model),
+        "lora_target_parameters": peft_config.target_parameters or "",
+        "peft": {name: value for name, value in settings.items() if value is not None},
     }
 
 
 def _targets(wanted: Any, model: Any) -> str | list[str]:
-    if wanted == "all-linear":
-        return "all-linear"
-    if isinstance(wanted, str):
-        raise ConfigError(
-            f"peft_config: target_modules {wanted!r} is a pattern; give a list of layer names, or "
-            "'all-linear'"
-        )
-    if wanted is None:
-        wanted = _usual_targets(model)
-    return sorted(wanted)
+    if isinstance(wanted, str):  # all-linear, or a pattern
+        return wanted
+    return sorted(_usual_targets(model) if wanted is None else wanted)
 
 
 def _usual_targets(model: Any) -> list[str]:

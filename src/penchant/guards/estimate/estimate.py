@@ -14,7 +14,7 @@ from penchant.core.machine import Room, memory_total_bytes
 from penchant.core.screen import gibibytes
 from penchant.guards.estimate.proposals import Proposal, propose
 from penchant.guards.estimate.times import Times, probe_times
-from penchant.models.footprint import Sizes, footprint, sizes_of
+from penchant.models.footprint import Sizes, footprint
 from penchant.training.kind import kind_of
 from penchant.training.workload import Workload, count_work, measure_run
 
@@ -137,6 +137,8 @@ def estimate_unloaded(
         machine: as `find_machine` finds it.
         examples: tokenised, to train on.
     """
+    from penchant.models.rough_sizes import sizes_of  # a run that loads its model measures them
+
     precision = machine.precision if config.precision == "auto" else config.precision
     half_base = config.dtype in ("bf16", "fp16") or (
         config.lora_r > 0 and config.dtype == "auto" and precision == "bf16"

@@ -1,4 +1,4 @@
-"""Which keys go with an optimizer other than AdamW on weights in fp32."""
+"""Which keys go with weights in codes or half precision, and with optimizers beside AdamW."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADAM_KEYS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 ROUNDING = ("adamw", "adamw_8bit")
 
 
-def check_optimizer(config: Any) -> None:
+def check_weights(config: Any) -> None:
     """Refuse keys that an optimizer would not heed, or weights that it could not change.
 
     Args:
@@ -25,6 +25,8 @@ def check_optimizer(config: Any) -> None:
             "dtype fp16 with lora_r 0 would train half-precision weights, whose small updates "
             "round to nothing; set dtype fp32 (precision may stay fp16), or use LoRA"
         )
+    if config.quantization != "none":
+        _check_quantization(config)
     if config.rounds_stochastically:
         _check_rounding(config)
     if config.optim in WITHOUT_MOMENTS:
@@ -54,4 +56,17 @@ def _check_rounding(config: Any) -> None:
         raise ValueError(
             "sync_ref_model mixes small shares of the policy into the reference, which weights in "
             "bf16 round to nothing; set dtype fp32, or drop it"
+        )
+
+
+def _check_quantization(config: Any) -> None:
+    if config.lora_r == 0:
+        raise ValueError(
+            f"quantization {config.quantization} freezes the weights, and lora_r 0 trains them; "
+            "set lora_r above 0, or drop quantization"
+        )
+    if config.sync_ref_model:
+        raise ValueError(
+            "sync_ref_model mixes the policy into a copy of its weights, and codes cannot be "
+            "mixed; drop it or quantization"
         )

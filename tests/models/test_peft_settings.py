@@ -1,0 +1,158 @@
+"""Adapters of every kind that PEFT makes: trained, switched off, saved and merged as PEFT's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from penchant.core.errors import ModelError
+from penchant.models.lora import add_lora
+from penchant.models.merging import merge_adapter
+from penchant.models.reference import AdapterReference, frozen_copy
+from penchant.models.scoring import Scorer
+from penchant.models.selfcheck import plan_scoring
+
+IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
+TOKENS = [5, 9, 96]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "bias": {"bias": "all"},
+    "layers": {"layers_to_transform": [1]},
+    "patterns": {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}},
+    "lora-bias": {"lora_bias": True},  # of phi, whose biases take it up
+    "whole-ends": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "some-tokens": {"trainable_token_indices": TOKENS},
+}
+TIED = ("whole-ends", "some-tokens")
+
+
+def make(make_model: Any, name: str) -> Any:
+    family = "phi" if "bias" in name else "llama"
+    return make_model(family, tie_word_embeddings=name in TIED)
+
+
+def trained(model: Any) -> Any:
+    """The model after training has changed all that it may."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def ours(model: Any, name: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    keys = {"r": 2, "alpha": 4.0, "dropout": 0.0, "target_modules": "all-linear", **changes}
+    return add_lora(model, settings=SETTINGS[name], **keys)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_logits_and_gradients_are_pefts(name: str, make_model: Any, tmp_path: Path) -> None:
+    """In training, and again after saving, from the files and merged, through PEFT alone."""
+    targets = ["q_proj", "v_proj"]
+    found = trained(ours(make(make_model, name), name, target_modules=",".join(targets)))
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=targets, task_type="CAUSAL_LM", **SETTINGS[name]
+    )
+    base = make(make_model, name)
+    torch.manual_seed(0)
+    expected = trained(get_peft_model(base, config))
+    logits = found(input_ids=IDS).logits
+    torch.testing.assert_close(logits, expected(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
+    factors = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+    (logits * factors).sum().backward()
+    (expected(input_ids=IDS).logits * factors).sum().backward()
+    theirs = dict(expected.named_parameters())
+    for key, parameter in found.named_parameters():
+        assert parameter.requires_grad == theirs[key].requires_grad, key
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, theirs[key].grad, rtol=1e-3, atol=1e-4)
+    found.save_pretrained(tmp_path / "adapter")
+    read = PeftModel.from_pretrained(make(make_model, name), tmp_path / "adapter").eval()
+    torch.testing.assert_close(read(input_ids=IDS).logits, logits, rtol=1e-3, atol=1e-3)
+    merge_adapter(found).save_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_packed_layout_scores_and_refers_as_the_plain_one(
+    name: str, make_model: Any, groups: Any, plain_logprobs: Any
+) -> None:
+    base = make(make_model, name)
+    start = plain_logprobs(base, groups)
+    scorer = Scorer(ours(base, name), 0)
+    reference = frozen_copy(scorer) if name == "pissa" else None
+    trained(scorer.model)
+    expected = plain_logprobs(scorer.model, groups)
+    plan = plan_scoring(scorer, groups[:2], attention="auto", max_length=64)
+    assert plan.packed and plan.fused_head
+    batch = scorer.batch(groups)
+    torch.testing.assert_close(scorer(batch).double(), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - start).abs().max() > 0.01
+    with (reference or AdapterReference(scorer)).active() as one:
+        one.use(plan)
+        found = one(batch).double()
+    same = torch.allclose(found, start, rtol=1e-3, atol=1e-3)
+    assert same == (name != "bias")  # a bias stays when the adapter is switched off
+
+
+def test_tokens_that_were_added_are_trained_saved_and_merged(
+    make_model: Any, tmp_path: Path
+) -> None:
+    base = make_model("llama", tie_word_embeddings=True)
+    base.resize_token_embeddings(101, mean_resizing=False)
+    base.save_pretrained(tmp_path / "base")
+    added = [97, 98, 99, 100]
+    model = add_lora(base, r=2, alpha=4, dropout=0.0, target_modules="q_proj",
+                     settings={"trainable_token_indices": added})  # fmt: skip
+    trained(model)
+    ids = torch.tensor([[1, 97, 5, 100]])
+    expected = model(input_ids=ids).logits
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "base")(input_ids=ids).logits
+    assert (expected - before).abs().max() > 0.01
+    model.save_pretrained(tmp_path / "adapter")
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    start = fresh.get_input_embeddings().weight.detach().clone()
+    read = PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
+    torch.testing.assert_close(read(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+    merged = merge_adapter(model)
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+    changed = (merged.get_input_embeddings().weight != start).any(1)
+    assert changed.nonzero().flatten().tolist() == added
+
+
+def test_whole_modules_beside_a_half_precision_base_are_trained_in_fp32(make_model: Any) -> None:
+    expected = make_model(dtype="bfloat16")(input_ids=IDS).logits
+    model = ours(make_model(dtype="bfloat16"), "whole-ends")
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    for autocast in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = model(input_ids=IDS).logits
+        torch.testing.assert_close(found.float(), expected.float(), rtol=0.02, atol=0.1)
+
+
+def test_a_pattern_chooses_layers_by_their_whole_name(make_model: Any) -> None:
+    model = ours(make_model(), "rslora", target_modules=r".*layers\.1\.self_attn\.[qv]_proj")
+    names = {
+        n.split("model.")[-1].split(".lora_")[0]
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
+    assert names == {"layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"}
+    with pytest.raises(ModelError, match=r"nothing_\.\*"):
+        ours(make_model(), "rslora", target_modules="nothing_.*")
+
+
+def test_an_unknown_module_to_save_is_refused_with_the_nearest(make_model: Any) -> None:
+    with pytest.raises(ModelError, match=r"modules_to_save.*embed_token;.*are embed_tokens"):
+        add_lora(make_model(), r=2, alpha=4, dropout=0.0, target_modules="q_proj",
+                 settings={"modules_to_save": ["embed_token"]})  # fmt: skip
