@@ -213,7 +213,7 @@ def test_reference_is_cached_where_a_copy_of_it_does_not_fit(
     ask_again: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penchant.advising.plan.MANY", 400)
-    monkeypatch.setattr("penchant.models.footprint.OVERHEAD_BYTES", 0.0)
+    monkeypatch.setattr("penchant.models.rough_sizes.OVERHEAD_BYTES", 0.0)
     size = ask_again("plain").best.plan.memory.peak
     found = [
         ask_again("plain", memory=f"{size * share / 1e5:.4f}kB") for share in range(100, 20, -8)
@@ -243,7 +243,7 @@ def test_too_little_memory_is_said_in_numbers_and_what_would_do(ask: Ask) -> Non
 def test_less_memory_is_met_by_smaller_batches_then_by_recomputing(
     ask_again: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penchant.models.footprint.OVERHEAD_BYTES", 0.0)
+    monkeypatch.setattr("penchant.models.rough_sizes.OVERHEAD_BYTES", 0.0)
     free = ask_again("plain").best.plan
     assert (free.micro_batch, free.checkpointing) == (4, False)
     size = free.memory.peak

@@ -31,7 +31,6 @@ UPDATE_BYTES = {
     **{(optim, device): size for optim, size in (("adafactor", 8.0), ("muon", 12.0))
        for device in ("cpu", "cuda")},
 }  # fmt: skip
-OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
 # Bytes that autograd keeps per token, for every input and output of a linear layer, by the
 # arithmetic and whether it trains LoRA. Measured on a Llama of 135M parameters with the packed

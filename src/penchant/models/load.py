@@ -172,6 +172,10 @@ def from_pretrained(
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.clone()
+    if getattr(model, "quantization_method", None) is not None:
+        from penchant.models.quantised import compute_in
+
+        compute_in(model, None)  # on a CPU too as the codes say, whoever uses the model
     return model.eval(), set(report["missing_keys"])
 
 

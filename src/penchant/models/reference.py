@@ -206,8 +206,7 @@ def frozen_copy(policy: Scorer) -> CopyReference:
     with policy.plain_attention():
         model = copy.deepcopy(policy.model)
     if isinstance(model, PeftModel):
-        settings: Any = model.peft_config[model.active_adapter]
-        initial = getattr(settings, "init_lora_weights", True)
+        initial = getattr(model.peft_config[model.active_adapter], "init_lora_weights", True)
         model = model.unload() if initial is True else model.merge_and_unload()
     twin = Scorer(model, policy.pad_token_id)
     twin.use(policy.plan)

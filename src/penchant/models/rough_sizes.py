@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from penchant.models.footprint import (
     ACTIVATION_BYTES,
-    OVERHEAD_BYTES,
     Sizes,
     state_bytes,
     update_bytes,
 )
 from penchant.models.size import ModelSize
+
+OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
 
 def sizes_of(
