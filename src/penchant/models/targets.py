@@ -62,9 +62,7 @@ def required_parameters(model: Any, names: str) -> list[str]:
     return given
 
 
-def require_targets(
-    model: Any, modules: str, parameters: str, whole: Sequence[str] = ()
-) -> None:
+def require_targets(model: Any, modules: str, parameters: str, whole: Sequence[str] = ()) -> None:
     """Refuse names that no layer or no parameter of a model has; as the two above say.
 
     Args:
