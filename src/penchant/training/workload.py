@@ -67,6 +67,8 @@ class Workload:
         if config.spec.samples:
             options: Any = config.options
             side_by_side = min(options.generation_batch_size, options.batch_size)
+            if options.generation.startswith("vllm"):
+                side_by_side = 0  # the cache is in vLLM's own memory
             answer = config.prompt_budget + options.max_completion_length
             cached = side_by_side * min(answer, self.longest)
         return Load(
@@ -169,10 +171,23 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
     return sizes, room
 
 
+def engine_bytes(config: RunConfig, total: float) -> float:
+    """What vLLM takes of the device beside the run, once it has started in this process.
+
+    Args:
+        config: of the run.
+        total: bytes of the device.
+    """
+    options: Any = config.options
+    here = config.spec.samples and options.generation == "vllm"
+    return options.vllm_gpu_memory_utilization * total if here else 0.0
+
+
 def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> float:
     """What training leaves free, without checkpointing: below zero it does not fit.
 
-    All processes get the same answer, because they choose by it.
+    An engine that samples beside it has not started yet. All processes get the same answer, because
+    they choose by it.
     """
     sizes, room = measure_run(config, setup, accelerator)
     work = count_work(
@@ -182,6 +197,7 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
         num_processes=accelerator.num_processes,
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak
+    needed += engine_bytes(config, room.total)
     logger.info(
         "memory: %s at the peak without checkpointing (%.2f MiB of activations per token, at most "
         "%d tokens in a pass), of %s that can be had",

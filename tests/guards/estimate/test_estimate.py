@@ -156,6 +156,26 @@ def test_a_token_budget_bounds_the_passes_over_sampled_answers(tiny_model_dir: P
     )
 
 
+def test_vllm_takes_its_share_of_the_memory_and_the_run_keeps_no_cache(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Prepared("grpo", tiny_model_dir, PROMPTS, lora_r=4, **SAMPLING, num_generations=4)
+    room = Room(held=1e9, available=1e12, total=2e12)
+    monkeypatch.setattr(workload, "find_room", lambda _: room)
+    changed = {"generation": "vllm", "vllm_gpu_memory_utilization": 0.25}
+    options = run.config.options.model_copy(update=changed)
+    vllm = run.config.model_copy(update={"options": options})
+    spare = [spare_bytes(one, run.setup, run.accelerator) for one in (run.config, vllm)]
+    assert spare[0] - spare[1] == pytest.approx(0.25 * 2e12, rel=1e-3)
+    assert "sampling" not in run.estimate(options=options).phases
+    machine = Machine("cpu", 4 << 30, True, "fp32")
+    limits = [
+        estimate_unloaded(one, size(), machine, run.setup.train_set).limit_bytes
+        for one in (run.config, vllm)
+    ]
+    assert limits[1] == pytest.approx(0.75 * limits[0])
+
+
 def test_what_cannot_fit_is_refused_by_name_with_keys_that_would() -> None:
     found = unloaded(12e9, lora_r=0, max_length=512)
     assert not found.fits

@@ -16,7 +16,7 @@ from penchant.guards.estimate.proposals import Proposal, propose
 from penchant.guards.estimate.times import Times, probe_times
 from penchant.models.footprint import Sizes, footprint
 from penchant.training.kind import kind_of
-from penchant.training.workload import Workload, count_work, measure_run
+from penchant.training.workload import Workload, count_work, engine_bytes, measure_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -158,7 +158,8 @@ def estimate_unloaded(
         optim=config.optim,
     )
     total = memory_total_bytes(torch.device(machine.device))
-    room = Room(0.0, machine.memory_bytes, machine.memory_bytes if machine.given else total)
+    total = machine.memory_bytes if machine.given else total
+    room = Room(0.0, machine.memory_bytes - engine_bytes(config, total), total)
     return _estimate(
         config,
         sizes,
