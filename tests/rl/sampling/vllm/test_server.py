@@ -105,6 +105,8 @@ class Service:
         if path == "/v1/completions":
             return self.complete(payload)
         if path == "/v1/load_lora_adapter":
+            if payload["lora_name"] in self.adapters:
+                return 400, {"error": "has already been loaded"}
             base = self._load(self.folder)
             adapted = PeftModel.from_pretrained(base, payload["lora_path"]).eval()
             self.adapters[payload["lora_name"]] = adapted
@@ -212,6 +214,15 @@ def test_equal_prompts_get_different_answers_and_the_same_seed_the_same(serve, t
     assert share == [first[2], first[0]]  # as another process would answer its share
 
 
+def test_processes_that_share_a_server_hand_over_once(serve, tiny_model_dir):
+    service = serve()
+    sampler = sampler_for(service, tiny_model_dir)
+    sampler.sync()
+    name, folder = sampler.weights.label, str(sampler.weights.folder)
+    sampler.server.load_adapter(name, folder, 8)  # as another process, once both saw a restart
+    assert service.loads == [name]
+
+
 def test_only_the_present_version_lies_in_the_folder(tiny_model_dir, tmp_path):
     policy = policy_of(tiny_model_dir, lora=False)
     weights = HandedWeights(policy, str(tiny_model_dir), tmp_path)
@@ -276,8 +287,9 @@ def test_addresses_that_strangers_reach_are_refused():
     for public in ("http://8.8.8.8:8000", "https://93.184.216.34"):
         with pytest.raises(ConfigError, match="public address"):
             require_private(public)
-    with pytest.raises(ConfigError, match="give http://HOST:PORT"):
-        require_private("127.0.0.1:8000")
+    for partial in ("127.0.0.1:8000", "http://127.0.0.1:8000/v1"):
+        with pytest.raises(ConfigError, match="give http://HOST:PORT"):
+            require_private(partial)
 
 
 def test_what_is_not_there_is_refused_before_anything_is_loaded(serve):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.http import HttpError, JsonClient, addresses
@@ -90,11 +92,15 @@ class Server:
         Raises:
             ConfigError: the server was started without adapters, or refuses this one.
         """
-        # In place, for the case that another process of the run was first after a restart.
-        payload = {"lora_name": name, "lora_path": folder, "load_inplace": True}
-        self._change(
-            "/v1/load_lora_adapter", payload, START_ADAPTERS.format(rank=rank), "the adapter"
-        )
+        # Not in place: vLLM would read the folder again at every step that the adapter serves.
+        payload = {"lora_name": name, "lora_path": folder}
+        try:
+            self.client.post("/v1/load_lora_adapter", payload)
+        except HttpError as error:
+            if error.status == 400 and self.has_adapter(name):
+                return  # after a restart another process of the run was first
+            start = START_ADAPTERS.format(rank=rank)
+            raise self._explained(error, start, "the adapter") from error
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; one that is not there any more is forgotten already."""
@@ -106,7 +112,7 @@ class Server:
 
     def weights_label(self) -> str:
         """The label of the weights that the server answers with."""
-        return self._dev_get("/weight_info")["weight_version"]
+        return self._developing(lambda: self.client.get("/weight_info"))["weight_version"]
 
     def load_weights(self, label: str, folder: str) -> None:
         """Load all weights from a folder that the server sees, and forget what was cached.
@@ -116,7 +122,7 @@ class Server:
             TrainingError: it would answer from the cache of the weights before.
         """
         payload = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
-        self._change("/collective_rpc", payload, START_WEIGHTS, "the weights")
+        self._developing(lambda: self.client.post("/collective_rpc", payload))
         for _ in range(_RESETS):
             if self.client.post("/reset_prefix_cache", {})["success"]:
                 break
@@ -128,20 +134,15 @@ class Server:
             )
         self.client.post("/update_weight_version", {"new_version": label})
 
-    def _dev_get(self, path: str) -> Any:
+    def _developing(self, ask: Callable[[], Any]) -> Any:
+        """Ask an endpoint that only a server in development mode has."""
         try:
-            return self.client.get(path)
+            return ask()
         except HttpError as error:
-            raise self._explained(error, START_WEIGHTS, path) from error
-
-    def _change(self, path: str, payload: dict[str, Any], start: str, what: str) -> None:
-        try:
-            self.client.post(path, payload)
-        except HttpError as error:
-            raise self._explained(error, start, what) from error
+            raise self._explained(error, START_WEIGHTS, "the weights") from error
 
     def _explained(self, error: HttpError, start: str, what: str) -> Exception:
-        if error.status is None or error.status in (429, 502, 503, 504):
+        if error.passing:
             return error
         return ConfigError(
             f"the server at {self.client.url} did not take {what}: {error}. Start it with {start}; "
@@ -153,9 +154,12 @@ def require_private(url: str) -> None:
     """Refuse a server that strangers may reach.
 
     Raises:
-        ConfigError: an address that is neither of this machine nor of a private network.
+        ConfigError: an address that is neither of this machine nor of a private network, or one
+            with a path.
     """
-    public = [str(address) for address in addresses(url) if not address.is_private]
+    if urlsplit(url).path not in ("", "/"):
+        raise ConfigError(f"vllm_url {url} has a path; give http://HOST:PORT alone")
+    public = [str(address) for address in addresses(url) if address.is_global]
     if public:
         raise ConfigError(
             f"vllm_url {url} is a public address ({public[0]}): the endpoints that change a "
