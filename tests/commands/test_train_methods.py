@@ -251,9 +251,9 @@ def test_method_without_a_reference_makes_one_pass_a_micro_batch_and_loads_one_m
         forwards.append(1)
         return call(scorer, *given, **named)
 
-    def counting(taker: Step, batch: Any) -> Any:
+    def counting(taker: Step, batch: Any, *rest: Any) -> Any:
         forwards.clear()
-        metrics = step(taker, batch)
+        metrics = step(taker, batch, *rest)
         passes.append(len(forwards))
         return metrics
 

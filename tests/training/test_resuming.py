@@ -559,8 +559,8 @@ def interrupted_after(step: int, output: Path, **keys: Any) -> str:
     """What a run says that gets a SIGTERM while it takes a step."""
     take = Step.take
 
-    def taking(taker: Step, batch: Any) -> Any:
-        metrics = take(taker, batch)
+    def taking(taker: Step, batch: Any, *rest: Any) -> Any:
+        metrics = take(taker, batch, *rest)
         if batch.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return metrics

@@ -9,7 +9,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -26,6 +26,8 @@ from penchant.core.errors import ConfigError, TrainingError
 # activations of a few hundred tokens.
 MAPPED_BYTES = 1_500_000
 _M_MMAP_THRESHOLD = -3
+# Elements between the beginnings of tensors that travel together.
+ALIGNED = 16
 
 T = TypeVar("T")
 
@@ -103,6 +105,32 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floating dtype with the most digits that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def to_device(tensors: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Tensors of the CPU on a device; a GPU gets those of one dtype in one copy.
+
+    The host does not wait for that copy: it is made from pinned memory, in the device's own order.
+    """
+    if device.type != "cuda":
+        return [tensor.to(device, non_blocking=True) for tensor in tensors]
+    moved: list[torch.Tensor] = list(tensors)
+    for dtype in {tensor.dtype for tensor in tensors}:
+        numbers = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        # Kernels read several elements at once, from addresses that are multiples of their size.
+        sizes = [-(-tensors[i].numel() // ALIGNED) * ALIGNED for i in numbers]
+        joined = torch.zeros(sum(sizes), dtype=dtype)
+        for i, part in zip(numbers, joined.split(sizes), strict=True):
+            part[: tensors[i].numel()] = tensors[i].flatten()
+        there = joined.pin_memory().to(device, non_blocking=True)
+        for i, part in zip(numbers, there.split(sizes), strict=True):
+            moved[i] = part[: tensors[i].numel()].view(tensors[i].shape)
+    return moved
 
 
 def seconds_of(call: Callable[[], T], device: torch.device) -> tuple[float, T]:

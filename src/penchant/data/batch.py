@@ -22,11 +22,13 @@ completion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+
+from penchant.core.machine import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +124,7 @@ class TokenBatch:
             prompts]` where prompts are scored too (all their tokens but the first).
         ends: `[completions]`, the flattened position of each completion's last token.
         num_tokens: tokens that are not padding.
+        kept: what models have worked out of it, once for all passes over it.
     """
 
     input_ids: Tensor
@@ -134,6 +137,7 @@ class TokenBatch:
     segment_lengths: Tensor
     ends: Tensor
     num_tokens: int
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def layout(self) -> Layout:
@@ -154,12 +158,10 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch with every tensor on `device`."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
-        }
-        return replace(self, **moved)
+        tensors = {n: value for n, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        moved = to_device(list(tensors.values()), torch.device(device))
+        named: dict[str, Any] = dict(zip(tensors, moved, strict=True))
+        return replace(self, **named, kept={})
 
 
 def pack(groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Source(Protocol):
     """Where the loop's batches come from."""
 
     @property
+    def foreseeable(self) -> bool:
+        """Whether a step's examples are known before the step before it is taken."""
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the run."""
 
@@ -86,6 +91,8 @@ class DatasetSource(Generic[Example]):
         budget: fills micro-batches by tokens in place of `micro_batch_size`; a step has as many
             examples with it as without.
     """
+
+    foreseeable = True
 
     def __init__(
         self,
@@ -171,6 +178,35 @@ class DatasetSource(Generic[Example]):
 
     def _order(self, epoch: int) -> list[int]:
         return visiting_order(self.blocks, epoch, self.shuffle, self.seed)
+
+
+class Ahead(Generic[Example]):
+    """The steps of a source, of which the next one is prepared while a step is taken.
+
+    Args:
+        source: of the batches.
+        done: steps that are done.
+        prepare: what can be done for a step before it is its turn.
+    """
+
+    def __init__(
+        self, source: Source, done: int, prepare: Callable[[StepBatch[Example]], object]
+    ) -> None:
+        self._steps = source.steps(done)
+        self._foreseeable = source.foreseeable
+        self._prepare = prepare
+        self._next: list[StepBatch[Example]] = []
+
+    def __iter__(self) -> Iterator[StepBatch[Example]]:
+        while batch := self._next.pop() if self._next else next(self._steps, None):
+            yield batch
+
+    def look(self) -> None:
+        """Fetch the next step and prepare it, where it is known already."""
+        if self._foreseeable and not self._next:
+            self._next = list(islice(self._steps, 1))
+            for batch in self._next:
+                self._prepare(batch)
 
 
 def visiting_order(

@@ -29,7 +29,7 @@ class Answers:
     @cached_property
     def index(self) -> Tensor:
         """`[N]`: the answer that each token belongs to."""
-        numbers = self.lengths.new_tensor(range(len(self.lengths)))
+        numbers = self.lengths.new_ones(len(self.lengths)).cumsum(0) - 1  # made on the device
         return numbers.repeat_interleave(self.lengths, output_size=len(self.logprobs))
 
     def sums(self, values: Tensor) -> Tensor:

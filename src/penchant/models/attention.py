@@ -93,7 +93,7 @@ def retuned(module: Any, query: Tensor, table: SegmentTable) -> Tensor:
     places = torch.arange(query.shape[2], device=query.device)
     scales = [
         1 + module.attn_scale * torch.log1p(torch.floor((at + 1.0) / module.floor_scale))
-        for at in (table.positions.to(query.device), places)
+        for at in (table.places(query.device).position, places)
     ]
     return query * (scales[0] / scales[1])[:, None].to(query.dtype)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from penchant.core.machine import to_device
 from penchant.models.attention_cpu import SegmentAttention, shares_without_sink
 from penchant.models.attention_dense import Dense
 from penchant.models.segments import LayerRule, Reach, SegmentTable
@@ -26,16 +27,7 @@ if TYPE_CHECKING:
 
 def mask_rule(table: SegmentTable, reach: Reach, device: torch.device) -> Any:
     """Who may attend to whom, as FlexAttention asks: see `models/segments.py`."""
-    # Written on the CPU, group by group, and moved once.
-    group_of = torch.full((table.length,), -1, dtype=torch.int32)  # [T]
-    segment_of = torch.full((table.length,), -1, dtype=torch.int32)  # [T]; 0 is a prompt
-    for number, group in enumerate(table.groups):
-        group_of[group.start : group.end] = number
-        segment_of[group.start : group.prompt_end] = 0
-        for i, (begin, end) in enumerate(group.completions, start=1):
-            segment_of[begin:end] = i
-    group_of, segment_of = group_of.to(device), segment_of.to(device)
-    position_of = table.positions.to(device, torch.int32)  # [T]
+    group_of, segment_of, position_of = table.places(device)  # [T] each
 
     def packed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same_group = group_of[query] == group_of[key]
@@ -105,9 +97,13 @@ def block_mask(table: SegmentTable, reach: Reach, device: torch.device) -> Block
         from torch.nn.attention.flex_attention import BlockMask
 
         seen, whole = tiles(table, reach)
+        listed = [*_listed(seen & ~whole), *_listed(whole)]
+        counts, order, full_counts, full_order = to_device(listed, device)
         table.kept[reach] = BlockMask.from_kv_blocks(
-            *_listed(seen & ~whole, device),
-            *_listed(whole, device),
+            counts,
+            order,
+            full_counts,
+            full_order,
             BLOCK_SIZE=TILE,
             mask_mod=mask_rule(table, reach, device),
             seq_lengths=(table.length, table.length),
@@ -116,12 +112,12 @@ def block_mask(table: SegmentTable, reach: Reach, device: torch.device) -> Block
     return mask
 
 
-def _listed(tiles: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _listed(tiles: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks of keys each block of queries has, and which: `[1, 1, n]`, `[1, 1, n, n]`."""
     counts = tiles.sum(1, dtype=torch.int32)
     # The blocks that count come first, in order.
     order = tiles.int().argsort(dim=1, descending=True, stable=True).int()
-    return counts[None, None].to(device), order[None, None].to(device)
+    return counts[None, None], order[None, None]
 
 
 @cache
@@ -194,13 +190,9 @@ def lengths(table: SegmentTable, reach: Reach, device: torch.device) -> Lengths:
     queries = [piece.num_queries for piece in pieces]
     keys = [piece.num_keys for piece in pieces]
     rows = [torch.arange(begin, end) for piece in pieces for begin, end in piece.ranges]
-    return Lengths(
-        torch.cat(rows).to(device),
-        torch.tensor([0, *accumulate(queries)], dtype=torch.int32, device=device),
-        torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),
-        max(queries),
-        max(keys),
-    )
+    starts = [torch.tensor([0, *accumulate(n)], dtype=torch.int32) for n in (queries, keys)]
+    at, query_starts, key_starts = to_device([torch.cat(rows), *starts], device)
+    return Lengths(at, query_starts, key_starts, max(queries), max(keys))
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule) -> Tensor:

@@ -21,6 +21,8 @@ from penchant.models.products import onednn, onednn_is_faster
 WORTHWHILE = 1 << 16
 # Compiled kernels that it keeps, a megabyte or two each: a batch's shapes. More are no faster.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "24")
+# Types of weights that are numbers; subclasses of other libraries may hold codes.
+PLAIN_TENSORS: tuple[type, ...] = (Tensor, nn.Parameter)
 # What the fast layers multiply; FP8 and integers are codes that only their own layers can read.
 MULTIPLIED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _switch = {"fast": True}
@@ -31,7 +33,7 @@ def is_plain(layer: nn.Module) -> bool:
     if type(layer) not in (nn.Linear, FastLinear):
         return False
     weight: Any = layer.weight
-    return type(weight) in (Tensor, nn.Parameter) and weight.dtype in MULTIPLIED
+    return type(weight) in PLAIN_TENSORS and weight.dtype in MULTIPLIED
 
 
 def fast() -> bool:
@@ -104,7 +106,7 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and weight.numel() >= WORTHWHILE
         and x.numel() > 0
-        and type(weight) in (Tensor, nn.Parameter)  # not quantised
+        and type(weight) in PLAIN_TENSORS  # not quantised
         and not torch.is_autocast_enabled("cpu")
         and onednn_is_faster(x.numel() // x.shape[-1])
     )

@@ -21,6 +21,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from penchant.core.machine import to_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -90,8 +92,8 @@ class Rows:
                     copies[1].append(position)
                 else:
                     first[position] = place
-        tensors = (torch.tensor(x, dtype=torch.long).to(device) for x in (source, first, copies))
-        return cls(len(rows), width, *tensors)
+        tensors = [torch.tensor(x, dtype=torch.long) for x in (source, first, copies)]
+        return cls(len(rows), width, *to_device(tensors, device))
 
     def lay_out(self, x: Tensor) -> Tensor:
         """`[T, H]` to `[count, width, H]`."""
@@ -156,7 +158,8 @@ class MixerLayout:
         self._order: Tensor | None = None
         if len(batches) > 1:
             positions = (range(g.start, g.end) for batch in batches for g in batch)
-            self._order = torch.tensor([i for own in positions for i in own]).to(device)
+            order = torch.tensor([i for own in positions for i in own])
+            (self._order,) = to_device([order], device)
             self._back = self._order.argsort()
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:

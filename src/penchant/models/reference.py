@@ -11,6 +11,7 @@ import torch
 import xxhash
 from peft import PeftModel
 
+from penchant.core.machine import to_device
 from penchant.data.batch import Group, TokenBatch, Turns
 from penchant.models.scoring import Scorer, segment_sums
 
@@ -148,8 +149,9 @@ class KeptSums:
                 assert scorer is not None, "a cache knows every completion"
                 sums = self._reference.sums(rest, scorer.batch(rest))
             self._keep([key for key, new in zip(keys, missing, strict=True) if new], sums)
-        rows = torch.tensor([self._rows[key] for key in keys])
-        return self._table(batch.targets.device)[rows]
+        device = batch.targets.device
+        (rows,) = to_device([torch.tensor([self._rows[key] for key in keys])], device)
+        return self._table(device)[rows]
 
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint: keys `[completions, 16]` and their sums `[completions]`."""
@@ -170,7 +172,11 @@ class KeptSums:
             if key not in self._rows:  # a completion may stand twice in one batch
                 self._rows[key] = len(self._rows)
                 new.append(i)
-        self._sums.append(sums if len(new) == len(keys) else sums[torch.tensor(new)])
+        if len(new) == len(keys):
+            self._sums.append(sums)
+        elif new:
+            (rows,) = to_device([torch.tensor(new)], sums.device)
+            self._sums.append(sums[rows])
         return sums
 
     def _table(self, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import xxhash
 
+from penchant.core.machine import to_device
 from penchant.core.team import ALONE, Team
 from penchant.models.reference import Progress, Reference, completion_keys
 from penchant.models.scoring import segment_sums
@@ -99,7 +100,7 @@ class CachedReference:
     ) -> Tensor:
         assert weights is None, "the configuration refuses a cache of weighted sums"
         values = [self._values[key] for group in groups for key in completion_keys(group)]
-        return torch.tensor(values, device=batch.input_ids.device)
+        return to_device([torch.tensor(values)], batch.input_ids.device)[0]
 
 
 # Of a model's configuration: what does not change its log-probs.

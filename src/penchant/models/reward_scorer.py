@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 class RewardScorer(Scorer):
     """One score a completion; wraps a model with a `score` head of one label."""
 
-    def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
+    def lay_out(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out; `ends` are where transformers reads the score.
 
         That is the last token that is not padding, by its id: where end and pad token are one,
         the score stands before the end token.
         """
-        batch = super().batch(groups, with_prompts=with_prompts)
+        batch = super().lay_out(groups, with_prompts=with_prompts)
         own = [len(self._read(group, c)) for group in groups for c in group.completions]
         full = [len(c) for group in groups for c in group.completions]
         back = [f - o for f, o in zip(full, own, strict=True)]
-        return replace(batch, ends=batch.ends - torch.tensor(back, device=batch.ends.device))
+        return replace(batch, ends=batch.ends - torch.tensor(back))
 
     @property
     def output_head(self) -> Any:

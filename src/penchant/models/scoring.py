@@ -89,6 +89,7 @@ class Scorer(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
+        self._takes_mask = False
         self.router: RouterLoss | None = None
         """Takes the routers' logits of passes that are trained on, where experts are balanced."""
         self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0
@@ -118,7 +119,10 @@ class Scorer(nn.Module):
         wanted = attention.NAME if plan.packed else self._plain_attention
         if self.causal_model.config._attn_implementation != wanted:
             self.causal_model.set_attn_implementation(wanted)
-        if modules := stateful_modules(self.causal_model):
+        modules = stateful_modules(self.causal_model)
+        # Without a mask transformers looks whether positions restart, and waits for the device.
+        self._takes_mask = not modules
+        if modules:
             from penchant.models import mixers
 
             (mixers.take_packed_rows if plan.packed else mixers.take_plain_rows)(modules)
@@ -156,12 +160,15 @@ class Scorer(nn.Module):
 
     def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the model's device."""
+        laid_out = self.lay_out(groups, with_prompts=with_prompts)
+        return laid_out.to(self.causal_model.device)
+
+    def lay_out(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
+        """Lay groups out as the plan says, on the CPU."""
         if self.plan.layout == "padded":
-            batch = pad(groups, self.pad_token_id, with_prompts=with_prompts)
-        else:
-            lay_out = pack if self.plan.packed else pack_repeated
-            batch = lay_out(groups, with_prompts=with_prompts)
-        return batch.to(self.causal_model.device)
+            return pad(groups, self.pad_token_id, with_prompts=with_prompts)
+        lay_out = pack if self.plan.packed else pack_repeated
+        return lay_out(groups, with_prompts=with_prompts)
 
     def forward(self, batch: TokenBatch, also: Also = None) -> Tensor:
         """`[N]`: log p of every scored token, in the order of `batch.targets`.
@@ -229,7 +236,9 @@ class Scorer(nn.Module):
             "attention_mask": batch.attention_mask,
         }
         if batch.segments is not None:
-            inputs["segments"] = SegmentTable(batch.segments, self.plan.kernel)
+            inputs["segments"] = SegmentTable.of(batch, self.plan.kernel)
+            if self._takes_mask:
+                inputs["attention_mask"] = batch.kept["seen"]
         if self._balances:
             inputs["output_router_logits"] = True
         return inputs

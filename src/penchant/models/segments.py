@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from penchant.core.machine import to_device
 from penchant.data.batch import Segments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.data.batch import TokenBatch
     from penchant.models.mixers import MixerLayout
 
 # Queries that share one call where the layer has a window: fewer cost more calls, more compute
@@ -105,6 +107,16 @@ class Piece:
         return every and self.num_queries == self.num_keys
 
 
+class Places(NamedTuple):
+    """Of each position of a packed row, `[T]` each."""
+
+    group: Tensor
+    segment: Tensor
+    """Within the group: 0 is the prompt."""
+    position: Tensor
+    """In its own text; it restarts at the prompt's end."""
+
+
 class SegmentTable:
     """The groups of one packed row, with what attention works out of them once a batch."""
 
@@ -117,6 +129,18 @@ class SegmentTable:
         self.kept: dict[Any, Any] = {}
         """What a kernel of another device keeps for the batch."""
         self._mixer_layout: MixerLayout | None = None
+
+    @classmethod
+    def of(cls, batch: TokenBatch, kernel: str) -> SegmentTable:
+        """The table of a packed batch, one for all passes over it: the reference's too."""
+        assert batch.segments is not None
+        name = f"segments {kernel}"
+        if name not in batch.kept:
+            batch.kept[name] = cls(batch.segments, kernel)
+            # A mask for transformers that leaves out nothing; the segments say who sees whom.
+            batch.kept["seen"] = torch.ones_like(batch.input_ids, dtype=torch.bool)
+        table: SegmentTable = batch.kept[name]
+        return table
 
     @property
     def length(self) -> int:
@@ -135,6 +159,21 @@ class SegmentTable:
                 for begin, end in group.completions
             ]
         return torch.cat(parts)
+
+    def places(self, device: torch.device) -> Places:
+        """Whom each position belongs to, on a device."""
+        if ("places", device) not in self.kept:
+            group_of = torch.full((self.length,), -1, dtype=torch.int32)
+            segment_of = torch.full((self.length,), -1, dtype=torch.int32)
+            for number, group in enumerate(self.groups):
+                group_of[group.start : group.end] = number
+                segment_of[group.start : group.prompt_end] = 0
+                for i, (begin, end) in enumerate(group.completions, start=1):
+                    segment_of[begin:end] = i
+            tensors = [group_of, segment_of, self.positions.int()]
+            self.kept["places", device] = Places(*to_device(tensors, device))
+        places: Places = self.kept["places", device]
+        return places
 
     def pieces(self, reach: Reach, block: int | None = None) -> list[Piece]:
         """The row in pieces, of at most `block` queries each."""

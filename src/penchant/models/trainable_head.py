@@ -99,8 +99,10 @@ def _d_logits(
         factor = (maximum - logsumexp).exp() * -grad  # [R]
         d_logits = exponentials * factor.unsqueeze(1)  # [R, C]
     local = targets - first  # [R]
-    here = ((local >= 0) & (local < len(chunk))).nonzero().squeeze(1)  # rows of these targets
-    d_logits[here, local[here]] += grad[here]
+    # Every row adds to one place, and 0 where its target is in another chunk: to select the rows
+    # would wait for the GPU.
+    own = torch.where((local >= 0) & (local < len(chunk)), grad, 0.0)  # [R]
+    d_logits.scatter_add_(1, local.clamp(0, len(chunk) - 1).unsqueeze(1), own.unsqueeze(1))
     if isinstance(slope, torch.Tensor) or slope != 1.0:
         d_logits *= slope
     return d_logits

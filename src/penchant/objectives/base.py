@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from penchant.data.source import StepBatch
     from penchant.models.scoring import Scorer, ScoringPlan
 
+L = TypeVar("L")
+
 
 class Objective(Protocol):
     """Turns examples into unreduced losses; knows the data, not the method by name."""
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[Any]) -> Any:
         """What the losses of a step's micro-batches share, such as means over all of them."""
+
+    def look_ahead(self, step: StepBatch[Any]) -> None:
+        """Lay the micro-batches of the next step out, while the device is at work on this one."""
 
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[Any], shared: Any
@@ -56,6 +61,28 @@ class Parts:
     options: Any
     team: Team = ALONE
     max_length: int | None = None
+
+
+class LaidOut(Generic[L]):
+    """What passes over micro-batches take, laid out ahead of them or when it is asked for.
+
+    Args:
+        lay_out: examples to what a pass over them takes, on the device.
+    """
+
+    def __init__(self, lay_out: Callable[[Sequence[Any]], L]) -> None:
+        self._lay_out = lay_out
+        # The micro-batches are held, so that no other list gets their identity meanwhile.
+        self._ahead: dict[int, tuple[Sequence[Any], L]] = {}
+
+    def look_ahead(self, step: StepBatch[Any]) -> None:
+        """Lay out the micro-batches of a step, which comes next."""
+        self._ahead = {id(some): (some, self._lay_out(some)) for some, _ in step.micro_batches}
+
+    def __call__(self, examples: Sequence[Any]) -> L:
+        """Of one micro-batch."""
+        known = self._ahead.get(id(examples))
+        return self._lay_out(examples) if known is None else known[1]
 
 
 @dataclass(frozen=True)

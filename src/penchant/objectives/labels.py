@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from penchant.core.evaluation import Evaluation
+from penchant.core.machine import to_device, widest
 from penchant.data.batch import Item, num_trained, share_prompts
 from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import (
+    LaidOut,
     Parts,
     Scored,
     TokenMeans,
@@ -28,6 +30,7 @@ from penchant.objectives.base import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.data.batch import Group, TokenBatch
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedLabel
 
@@ -39,6 +42,17 @@ class Shared:
     kl: Tensor
     ref_sums: dict[int, Tensor]
     """Scalars by the example's identity; empty where no KL was asked for."""
+
+
+class Laid(NamedTuple):
+    """A micro-batch as it is scored."""
+
+    groups: list[Group]
+    batch: TokenBatch
+    position: Tensor
+    """`[examples]`, which of the batch's completions each is."""
+    desirable: Tensor
+    """`[examples]`, bool."""
 
 
 class LabelObjective:
@@ -54,22 +68,35 @@ class LabelObjective:
         self.parts = parts
         self.needs: Needs = parts.method.needs(parts.options)
         self.spare = _two_prompts(examples)
+        self._laid_out = LaidOut(self._lay_out)
+        self.look_ahead = self._laid_out.look_ahead
+
+    def _lay_out(self, examples: Sequence[TokenisedLabel]) -> Laid:
+        """A micro-batch, which prompts that are alike share."""
+        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
+        batch = self.parts.scorer.lay_out(groups)
+        device = self.parts.scorer.causal_model.device
+        beside = [torch.tensor(order), torch.tensor([e.desirable for e in examples])]
+        return Laid(groups, batch.to(device), *to_device(beside, device))
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedLabel]) -> Shared:
         device = self.parts.scorer.causal_model.device
         if not self.needs.mismatches:
             return Shared(torch.zeros((), device=device), {})
         mismatches = self._mismatches(step.examples)
-        own: list[float] = []
+        own: list[Tensor] = []
         ref_sums: dict[int, Tensor] = {}
         for examples, weight in step.micro_batches:
             # Stand-ins too: a distributed wrapper waits for every process in every pass.
             others = [mismatches[id(e)] for e in examples]
             matched, differences = self._divergence(model, examples, others)
             ref_sums.update(zip(map(id, examples), matched, strict=True))
-            own += differences.tolist() if weight else []
-        everywhere = [*chain(*self.parts.team.gather(own))]
-        estimate = torch.tensor(everywhere, dtype=torch.float64).mean().clamp(min=0)
+            own += [differences] if weight else []
+        everywhere = torch.cat(own)
+        if self.parts.team.size > 1:
+            values = [*chain(*self.parts.team.gather(everywhere.tolist()))]
+            everywhere = torch.tensor(values, dtype=torch.float64)
+        estimate = everywhere.to(widest(everywhere.device)).mean().clamp(min=0)
         return Shared(estimate.to(device, matched.dtype), ref_sums)
 
     def __call__(
@@ -77,9 +104,7 @@ class LabelObjective:
     ) -> tuple[LossOutput, int]:
         reference = self.parts.reference
         assert reference is not None
-        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
-        batch = self.parts.scorer.batch(groups)
-        position = torch.tensor(order, device=batch.targets.device)
+        groups, batch, position, desirable = self._laid_out(examples)
         if shared.ref_sums:
             ref_sums = torch.stack([shared.ref_sums[id(e)] for e in examples])
         else:
@@ -89,7 +114,7 @@ class LabelObjective:
             completion=sums,
             ref_completion=ref_sums,
             completion_len=batch.completion_lengths[position],
-            desirable=_desirable(examples, sums.device),
+            desirable=desirable,
             kl=shared.kl,
         )
         return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
@@ -131,10 +156,10 @@ class LabelObjective:
         groups, order = share_prompts([(e.prompt, e.completion) for e in examples] + wrong)
         batch = scorer.batch(groups)
         ref_sums = self.parts.reference.sums(groups, batch)
-        ref_sums = ref_sums[torch.tensor(order, device=ref_sums.device)]
+        ref_sums = ref_sums[_on(order, ref_sums.device)]
         groups, order = share_prompts(wrong)
         batch = scorer.batch(groups)
-        sums = segment_sums(batch, model(batch))[torch.tensor(order, device=ref_sums.device)]
+        sums = segment_sums(batch, model(batch))[_on(order, ref_sums.device)]
         return ref_sums[:count], sums - ref_sums[count:]
 
     @torch.no_grad()
@@ -183,11 +208,9 @@ class LabelObjective:
         )
 
     def _score(self, examples: Sequence[TokenisedLabel]) -> tuple[Scored, Tensor, Tensor]:
-        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
-        batch = self.parts.scorer.batch(groups)
+        groups, batch, position, _ = self._lay_out(examples)
         scored = score_both(self.parts.scorer, self.parts.reference, groups, batch)
         assert scored.ref_sums is not None
-        position = torch.tensor(order, device=batch.targets.device)
         return scored, segment_sums(batch, scored.logprobs)[position], scored.ref_sums[position]
 
 
@@ -232,6 +255,10 @@ def _outcomes(examples: Sequence[TokenisedLabel], rewards: Tensor) -> list[Tenso
 
 def _desirable(examples: Sequence[TokenisedLabel], device: torch.device) -> Tensor:
     return torch.tensor([e.desirable for e in examples], device=device)
+
+
+def _on(numbers: list[int], device: torch.device) -> Tensor:
+    return to_device([torch.tensor(numbers)], device)[0]
 
 
 def _two_prompts(examples: Sequence[TokenisedLabel]) -> list[TokenisedLabel]:

@@ -15,12 +15,12 @@ from penchant.methods import LossOutput, Needs, PairInputs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress, weighted_sums
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import Parts, TokenMeans, batches, mean, score_both
+from penchant.objectives.base import LaidOut, Parts, TokenMeans, batches, mean, score_both
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.data.batch import TokenBatch
+    from penchant.data.batch import Group, TokenBatch
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedPair
 
@@ -48,6 +48,12 @@ class PairObjective:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.needs: Needs = parts.method.needs(parts.options)
+        self._laid_out = LaidOut(self._lay_out)
+        self.look_ahead = self._laid_out.look_ahead
+
+    def _lay_out(self, examples: Sequence[TokenisedPair]) -> tuple[list[Group], TokenBatch]:
+        groups = [example.group() for example in examples]
+        return groups, self.parts.scorer.batch(groups, with_prompts=self.needs.prompt)
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedPair]) -> Shared:
         examples = step.examples
@@ -62,11 +68,12 @@ class PairObjective:
             # Stand-ins too: a distributed wrapper waits for every process in every pass.
             own = [self._inputs(model, examples, shared)[0] for examples, _ in step.micro_batches]
         weighted = list(zip(own, step.micro_batches, strict=True))
-        on_cpu = [_moved(inputs, "cpu") for inputs, (_, weight) in weighted if weight]
         device = self.parts.scorer.causal_model.device
+        meet = device if self.parts.team.size == 1 else torch.device("cpu")
+        counted = [_moved(inputs, meet) for inputs, (_, weight) in weighted if weight]
         return replace(
             shared,
-            batch=_moved(joined([*chain(*self.parts.team.gather(on_cpu))]), device),
+            batch=_moved(joined([*chain(*self.parts.team.gather(counted))]), device),
             references={
                 id(examples): (inputs.ref_chosen, inputs.ref_rejected)
                 for inputs, (examples, _) in weighted
@@ -82,8 +89,7 @@ class PairObjective:
     def _inputs(
         self, model: torch.nn.Module, examples: Sequence[TokenisedPair], shared: Shared
     ) -> tuple[PairInputs, int]:
-        groups = [example.group() for example in examples]
-        batch = self.parts.scorer.batch(groups, with_prompts=self.needs.prompt)
+        groups, batch = self._laid_out(examples)
         weights = tail_weights(batch, self.needs.tail_weight)
         reference, known = self.parts.reference, shared.references.get(id(examples))
         ref_sums = None

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from penchant.core.evaluation import Evaluation
+from penchant.core.machine import to_device
 from penchant.data.batch import share_prompts
 from penchant.methods import LossOutput
 from penchant.methods.experience import RolloutInputs
 from penchant.models.reference import Progress
-from penchant.objectives.base import Parts
+from penchant.objectives.base import LaidOut, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.data.batch import TokenBatch
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.rl.rollout import Collector, Rollout
@@ -33,6 +35,20 @@ class MeanLengths(NamedTuple):
     good: float | None
 
 
+# Of each token, as the answers were sampled and judged.
+COLUMNS = ("logprobs", "advantages", "ref_logprobs", "values", "returns")
+
+
+class Laid(NamedTuple):
+    """A micro-batch as it is scored."""
+
+    batch: TokenBatch
+    position: Tensor
+    """`[examples]`, which of the batch's completions each is."""
+    columns: dict[str, Tensor]
+    """`[N]` each, in the batch's order."""
+
+
 class RolloutObjective:
     """The objective of methods that sample their own answers.
 
@@ -43,6 +59,22 @@ class RolloutObjective:
 
     def __init__(self, parts: Parts, collector: Collector) -> None:
         self.parts, self.collector = parts, collector
+        self._laid_out = LaidOut(self._lay_out)
+        self.look_ahead = self._laid_out.look_ahead
+
+    def _lay_out(self, examples: Sequence[Rollout]) -> Laid:
+        """A micro-batch, which prompts that are alike share."""
+        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
+        laid_out = [examples[i] for i in sorted(range(len(examples)), key=order.__getitem__)]
+        columns: dict[str, Tensor] = {}
+        for name in COLUMNS:
+            rows = [row for e in laid_out if (row := getattr(e, name)) is not None]
+            columns |= {name: torch.cat(rows)} if rows else {}
+        scorer = self.parts.scorer
+        device = scorer.causal_model.device
+        batch = scorer.lay_out(groups).to(device)
+        position, *moved = to_device([torch.tensor(order), *columns.values()], device)
+        return Laid(batch, position, dict(zip(columns, moved, strict=True)))
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[Rollout]) -> MeanLengths:
         """Mean lengths over the whole mini-batch."""
@@ -52,32 +84,23 @@ class RolloutObjective:
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[Rollout], shared: MeanLengths
     ) -> tuple[LossOutput, int]:
-        groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
-        laid_out = [examples[i] for i in sorted(range(len(examples)), key=order.__getitem__)]
-        batch = self.parts.scorer.batch(groups)
-        device = batch.targets.device
-
-        def column(name: str) -> Any:
-            rows: list[Tensor | None] = [getattr(e, name) for e in laid_out]
-            known = [row for row in rows if row is not None]
-            return torch.cat(known).to(device) if known else None
-
+        batch, position, columns = self._laid_out(examples)
         out = model(batch, policy=True)
         inputs = RolloutInputs(
             logprobs=out.logprobs,
-            old_logprobs=column("logprobs"),
-            advantages=column("advantages"),
+            old_logprobs=columns["logprobs"],
+            advantages=columns["advantages"],
             lengths=batch.completion_lengths,
             entropy=out.entropy,
             mean_len=shared.everyone,
             mean_good_len=shared.good,
-            ref_logprobs=column("ref_logprobs"),
+            ref_logprobs=columns.get("ref_logprobs"),
             values=out.values,
-            old_values=column("values"),
-            returns=column("returns"),
+            old_values=columns.get("values"),
+            returns=columns.get("returns"),
         )
         output = self.parts.method.loss(inputs, self.parts.options)
-        return _reordered(output, torch.tensor(order, device=device)), batch.num_tokens
+        return _reordered(output, position), batch.num_tokens
 
     def evaluate(
         self, examples: Sequence[TokenisedPrompt], *, batch_size: int, progress: Progress

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from penchant.core.evaluation import Evaluation
+from penchant.core.machine import to_device
 from penchant.core.screen import track
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.models.reference import Progress
-from penchant.objectives.base import Parts, batches, mean
+from penchant.objectives.base import LaidOut, Parts, batches, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.config.keys import RunConfig
+    from penchant.data.batch import TokenBatch
     from penchant.data.source import StepBatch
     from penchant.data.tokenise import TokenisedPair
 
@@ -31,6 +33,15 @@ class ScoreObjective:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self._laid_out = LaidOut(self._lay_out)
+        self.look_ahead = self._laid_out.look_ahead
+
+    def _lay_out(self, examples: Sequence[TokenisedPair]) -> tuple[TokenBatch, Tensor | None]:
+        """A micro-batch, and the margins of its pairs where all are known."""
+        batch, margins = self.parts.scorer.batch([e.group() for e in examples]), _margins(examples)
+        if margins is not None:
+            (margins,) = to_device([margins], batch.ends.device)
+        return batch, margins
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedPair]) -> None:
         """Losses of reward models share nothing."""
@@ -38,8 +49,8 @@ class ScoreObjective:
     def __call__(
         self, model: torch.nn.Module, examples: Sequence[TokenisedPair], shared: None
     ) -> tuple[LossOutput, int]:
-        batch = self.parts.scorer.batch([example.group() for example in examples])
-        inputs = _inputs(model(batch), examples)
+        batch, margins = self._laid_out(examples)
+        inputs = _inputs(model(batch), margins)
         return self.parts.method.loss(inputs, self.parts.options), batch.num_tokens
 
     @torch.no_grad()
@@ -53,7 +64,7 @@ class ScoreObjective:
             for some, counts in batches(examples, batch_size, progress, team):
                 scores = scorer(scorer.batch([example.group() for example in some]))
                 if counts:
-                    parts.append(_inputs(scores.cpu(), some))
+                    parts.append(_inputs(scores.cpu(), _margins(some)))
         parts = team.together(parts)
         margins = [part.margin for part in parts if part.margin is not None]
         return ScoreInputs(
@@ -85,11 +96,14 @@ def score_evaluation(inputs: ScoreInputs, output: LossOutput) -> Evaluation:
     )
 
 
-def _inputs(scores: Tensor, examples: Sequence[TokenisedPair]) -> ScoreInputs:
-    chosen, rejected = scores.view(-1, 2).unbind(1)
+def _margins(examples: Sequence[TokenisedPair]) -> Tensor | None:
     margins = [example.margin for example in examples]
-    known = all(margin is not None for margin in margins)
-    return ScoreInputs(chosen, rejected, torch.tensor(margins).to(chosen) if known else None)
+    return torch.tensor(margins) if all(margin is not None for margin in margins) else None
+
+
+def _inputs(scores: Tensor, margins: Tensor | None) -> ScoreInputs:
+    chosen, rejected = scores.view(-1, 2).unbind(1)
+    return ScoreInputs(chosen, rejected, None if margins is None else margins.to(chosen.dtype))
 
 
 def calibration_error(margins: Tensor) -> float:

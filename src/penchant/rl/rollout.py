@@ -211,8 +211,9 @@ class Collector:
                 columns["ref_logprobs"] = other(own)
         if self.full_kl:
             columns["full_kl"] = self._divergence(batch)
-        lengths = batch.completion_lengths.tolist()
-        pieces = {name: values.float().cpu().split(lengths) for name, values in columns.items()}
+        lengths = [len(completion) for group in groups for completion in group.completions]
+        together = torch.stack([values.float() for values in columns.values()]).cpu()  # one wait
+        pieces = {name: row.split(lengths) for name, row in zip(columns, together, strict=True)}
         return [{name: pieces[name][i] for name in pieces} for i in order]
 
     def _divergence(self, batch: Any) -> Tensor:

@@ -93,6 +93,8 @@ class RolloutSource:
     budget: TokenBudget | None = None
     """Fills training passes by tokens in place of the schedule's `micro_batch_size`."""
     _order: tuple[int, list[int]] = (-1, [])
+    foreseeable = False
+    """What was learned from one step decides whether the next has the same answers."""
 
     @property
     def num_steps(self) -> int:

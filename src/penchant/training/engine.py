@@ -15,7 +15,7 @@ from penchant.config.keys import RunConfig
 from penchant.core.errors import RunInterrupted, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
-from penchant.data.source import Source, StepBatch
+from penchant.data.source import Ahead, Source, StepBatch
 from penchant.models.reference import KeptSums
 from penchant.training.checkpoint import Checkpoints, remove_checkpoint
 from penchant.training.folder import RunDirectory
@@ -104,10 +104,11 @@ class Engine:
             TrainingProgress(total, progress.step, shown=self.team.leads) as bar,
         ):
             started = self._saved_at = time.perf_counter()
-            for batch in () if self._stopped else self.source.steps(progress.step):
+            ahead = Ahead(self.source, progress.step, self.step.objective.look_ahead)
+            for batch in () if self._stopped else ahead:
                 remedy = partial(_shorter, batch)
                 with out_of_memory_explained(f"step {batch.step} was taken", remedy):
-                    metrics = self.step.take(batch)
+                    metrics = self.step.take(batch, ahead.look)
                 self.source.observe(metrics)
                 if self.after_step is not None:
                     self.after_step(batch.step)

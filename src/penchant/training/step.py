@@ -25,8 +25,43 @@ if TYPE_CHECKING:
     from penchant.objectives.base import Objective
 
 
+# Among the metrics of a step, until they are read.
+NOT_FINITE = "not finite"
+
+
 def say_nothing(step: int, finding: Finding) -> None:
     """For steps without a run directory; what fails is raised all the same."""
+
+
+class Passes:
+    """What the passes of one step have found, on the device: nobody has waited for it yet."""
+
+    def __init__(self) -> None:
+        self.sums = StepMetrics()
+        self._losses: list[tuple[Sequence[Any], torch.Tensor]] = []
+
+    def add(
+        self,
+        examples: Sequence[Any],
+        losses: torch.Tensor,
+        metrics: Mapping[str, torch.Tensor],
+        num_tokens: int,
+        weight: float,
+    ) -> None:
+        """Add one pass: losses and metrics of its examples, `[examples]` each."""
+        bad = (~torch.isfinite(losses)).to(losses.dtype)
+        self.sums.add({"loss": losses, NOT_FINITE: bad, **metrics}, weight)
+        self.sums.count("tokens", num_tokens * weight)
+        self._losses.append((examples, losses))
+
+    def not_finite(self) -> list[Any]:
+        """The examples whose loss is not a finite number."""
+        return [
+            example
+            for examples, losses in self._losses
+            for example, loss in zip(examples, losses.tolist(), strict=True)
+            if not math.isfinite(loss)
+        ]
 
 
 @dataclass
@@ -60,8 +95,17 @@ class Step:
         self.parameters = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
         self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, self.optimizer)
 
-    def take(self, batch: StepBatch[Any]) -> dict[str, float]:
+    def take(
+        self, batch: StepBatch[Any], meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
         """One optimizer step.
+
+        The host queues all passes and the clipping on the device, and looks at what came out of
+        them once: before the weights change.
+
+        Args:
+            batch: its examples, divided.
+            meanwhile: what the host does while the device computes.
 
         Returns:
             Means over the batch's examples, with `grad_norm` before clipping and `learning_rate`.
@@ -69,20 +113,32 @@ class Step:
         Raises:
             TrainingError: a loss or the gradient is not finite.
         """
-        means = self._accumulate(batch)
+        passes = self._accumulate(batch)
         rate = float(self.optimizer.param_groups[0]["lr"])
+        norm = self._clip()
+        meanwhile()
+        means = passes.sums.means(self.accelerator, also=norm)
+        norm_read = means.pop("also", 0.0)
+        if means.pop(NOT_FINITE, 0.0):
+            self._fail("the loss", passes.not_finite(), batch.step)
         if self.veto is not None and self.veto(means):
             # Without a gradient the optimizer's momentum alone would still move the weights.
             means |= {"skipped": 1.0, "grad_norm": 0.0}
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()  # it has unscaled this gradient
         else:
-            means["grad_norm"] = self._clip(batch)
+            means["grad_norm"] = norm_read
+            # A gradient scaler skips such steps by itself.
+            if not math.isfinite(norm_read) and self.accelerator.scaler is None:
+                every = [e for m, _ in batch.micro_batches for e in m]
+                self._fail("the gradient", every, batch.step)
             self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         self.optimizer.zero_grad()
         return {**batch.metrics, **means, "learning_rate": rate}
 
-    def _accumulate(self, batch: StepBatch[Any]) -> dict[str, float]:
+    def _accumulate(self, batch: StepBatch[Any]) -> Passes:
         """All passes of a step; they leave the gradient of the mean loss over its examples.
 
         Where memory runs out and a token budget divides the step, all its passes are made once
@@ -128,9 +184,9 @@ class Step:
         self.say(batch.step, Finding("out-of-memory", "warning", what, remedy, evidence, done))
         return batch.divided_again()
 
-    def _passes(self, batch: StepBatch[Any]) -> dict[str, float]:
+    def _passes(self, batch: StepBatch[Any]) -> Passes:
         self.wrapped.train()
-        sums = StepMetrics()
+        passes = Passes()
         # DDP averages over processes, so that the mean over all examples needs their number.
         scale = self.accelerator.num_processes / batch.num_examples
         last = len(batch.micro_batches) - 1
@@ -141,11 +197,9 @@ class Step:
                 with self.accelerator.autocast():
                     output, num_tokens = self.objective(self.wrapped, examples, shared)
                 losses, metrics = self._with_router(output)
-                self._require_finite(losses, examples, batch.step)
                 self.accelerator.backward(losses.sum() * (weight * scale))
-            sums.add({"loss": losses, **metrics}, weight)
-            sums.count("tokens", num_tokens * weight)
-        return sums.means(self.accelerator)
+            passes.add(examples, losses.detach(), metrics, num_tokens, weight)
+        return passes
 
     def _with_router(self, output: LossOutput) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses and metrics, with the loss of the experts' balance where there is one.
@@ -166,23 +220,14 @@ class Step:
         self.accelerator.sync_gradients = last
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
-    def _clip(self, batch: StepBatch[Any]) -> float:
-        """Clip the gradient; returns its norm before that."""
-        norm = float(
-            self.accelerator.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)
-        )
-        # A gradient scaler skips such steps by itself.
-        if not math.isfinite(norm) and self.accelerator.scaler is None:
-            self._fail("the gradient", [e for m, _ in batch.micro_batches for e in m], batch.step)
-        return norm
-
-    def _require_finite(self, losses: torch.Tensor, examples: Sequence[Any], step: int) -> None:
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        if bad:
-            self._fail("the loss", [examples[i] for i in bad], step)
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradient; returns its norm before that, a number on the device."""
+        parameters = list(self.parameters.values())
+        norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
+        return torch.as_tensor(norm, device=self.accelerator.device)
 
     def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:
-        rows = ", ".join(example.where for example in examples[:8])
+        rows = ", ".join(e.where for e in examples[:8]) or "of another process"
         remedy = (
             "lower learning_rate, look at these records, or use precision bf16 or fp32 where it "
             "is fp16"

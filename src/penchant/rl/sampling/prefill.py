@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
 
+from penchant.core.machine import to_device
 from penchant.rl.sampling.cache import is_plain
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def padded_left(
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)
+    ids, mask = to_device([ids, mask], device)
+    return ids, mask
 
 
 def _alike(prompts: Sequence[list[int]]) -> Iterator[list[list[int]]]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
+from penchant.core.machine import to_device, widest
 from penchant.core.screen import track
+from penchant.models.attention import layer_kinds
 from penchant.models.distribution import filtered
 from penchant.models.size import learned_positions
 from penchant.rl.sampling.cache import can_select, make_room
@@ -27,6 +29,8 @@ logger = logging.getLogger("penchant")
 
 # Rows leave the batch when at least this share of them has ended: moving a cache costs time.
 DROPPED_AT_ONCE = 0.25
+# A GPU is asked less often than once a token which rows have ended; rows that have go on meanwhile.
+TOKENS_BETWEEN_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,8 @@ class CachedSampler:
                     for i, count in batch
                     for k in range(len(answers[i]), len(answers[i]) + count)
                 ]
-                drawn = row_uniforms(keys, sampling.max_completion_length, seed).to(device)
+                drawn = row_uniforms(keys, sampling.max_completion_length, seed)
+                (drawn,) = to_device([drawn], device)
                 rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, drawn)
                 for (i, _), completions in zip(batch, rows, strict=True):
                     answers[i].extend(completions)
@@ -218,13 +223,22 @@ class _Rows:
         device = self.model.device
         read = read_prompts(self.model, prompts, scorer.pad_token_id)
         self.cache = read.cache
-        repeated = torch.arange(len(prompts), device=device).repeat_interleave(counts.to(device))
+        (repeated,) = to_device([torch.arange(len(prompts)).repeat_interleave(counts)], device)
         make_room(self.cache, repeated, sampling.max_completion_length)
         self.mask, self.logits = read.mask[repeated], read.logits[repeated]
         self.positions = self.mask.sum(1, keepdim=True) - 1
         self.rows = [_Row() for _ in range(len(repeated))]
         self.alive = list(range(len(repeated)))
         """Rows that are still in the batch, in its order."""
+        self._places = torch.arange(len(self.rows), device=device)
+        """Their numbers, on the device."""
+        self._unread: list[Tensor] = []
+        """Of each token that is drawn and not looked at, `[2, rows]`: ids and log-probs."""
+        self._length, self._patience = 0, 1 if device.type == "cpu" else TOKENS_BETWEEN_LOOKS
+        # In two dimensions transformers looks whether the mask leaves out anything: a wait a token.
+        config = self.model.config
+        plain = set(layer_kinds(config.get_text_config())) == {"full_attention"}
+        self._prepared = device.type != "cpu" and plain and config._attn_implementation == "sdpa"
 
     @property
     def completions(self) -> list[Completion]:
@@ -237,21 +251,20 @@ class _Rows:
             uniforms: `[rows]`, of all rows, ended ones too.
         """
         if len(self.alive) < len(self.rows):
-            uniforms = uniforms[torch.tensor(self.alive, device=uniforms.device)]
+            uniforms = uniforms[self._places]
         tokens, logprobs = draw(self.logits, self.sampling, uniforms)
-        drawn = zip(self.alive, tokens.tolist(), logprobs.tolist(), strict=True)
-        for i, token, logprob in drawn:
-            row = self.rows[i]
-            if not row.ended:
-                row.ids.append(token)
-                row.logprobs.append(logprob)
-                row.ended = token in self.ends
+        dtype = widest(tokens.device)
+        self._unread.append(torch.stack([tokens.to(dtype), logprobs.to(dtype)]))
+        self._length += 1
+        last = self._length >= self.sampling.max_completion_length
+        if last or len(self._unread) >= self._patience:
+            self._look()
         going = [k for k, i in enumerate(self.alive) if not self.rows[i].ended]
-        longest = len(self.rows[self.alive[going[0]]].ids) if going else 0
-        if not going or longest >= self.sampling.max_completion_length:
+        if last or not going:
             return False
-        if len(going) <= (1 - DROPPED_AT_ONCE) * len(self.alive):
-            kept = torch.tensor(going, device=self.mask.device)
+        if not self._unread and len(going) <= (1 - DROPPED_AT_ONCE) * len(self.alive):
+            (kept,) = to_device([torch.tensor(going)], self.mask.device)
+            self._places = self._places[kept]
             self.cache.batch_select_indices(kept)
             self.mask, self.positions, tokens = (
                 one[kept] for one in (self.mask, self.positions, tokens)
@@ -260,12 +273,23 @@ class _Rows:
         self._advance(tokens)
         return True
 
+    def _look(self) -> None:
+        """Read what was drawn since the last look; the host waits for the device here."""
+        for tokens, logprobs in torch.stack(self._unread).tolist():
+            for i, token, logprob in zip(self.alive, tokens, logprobs, strict=True):
+                row = self.rows[i]
+                if not row.ended:
+                    row.ids.append(int(token))
+                    row.logprobs.append(logprob)
+                    row.ended = int(token) in self.ends
+        self._unread.clear()
+
     def _advance(self, tokens: Tensor) -> None:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.positions = self.positions + 1
         out = self.model(
             input_ids=tokens.unsqueeze(1),
-            attention_mask=self.mask,
+            attention_mask=self.mask[:, None, None].bool() if self._prepared else self.mask,
             position_ids=self.positions,
             past_key_values=self.cache,
             use_cache=True,
