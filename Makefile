@@ -8,7 +8,7 @@ MODEL_STAMP := $(VENV)/.demo-model
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all lint docs bench install clean
+.PHONY: demo test test-all lint docs site bench install clean
 
 install: $(STAMP)
 
@@ -36,13 +36,18 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 docs: $(STAMP)
 	$(BIN)/python tools/document_methods.py
 	$(BIN)/python tools/document_models.py
+	$(BIN)/python tools/document_keys.py
+
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(MODEL_STAMP)
 	$(BIN)/python bench/compare.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache

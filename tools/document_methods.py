@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from penchant.core.explain import PAGE as EXPLAINED
@@ -16,15 +17,17 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = ROOT / "docs" / "methods"
 GUARDS = ROOT / "docs" / "guards.md"
+# Those that a newcomer chooses from; the rest are on the page of all methods.
+FIRST = ("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward", "ppo")
 OVERVIEW = ("Method", "Data", "Models in memory", "Stability", "When to use")
 
 
-def overview() -> str:
-    """The README's table: a row for every method."""
+def overview(names: Iterable[str], folder: str = "") -> str:
+    """A table with a row for each of the methods, whose pages lie in `folder`."""
     rows = [OVERVIEW, ("---",) * len(OVERVIEW)]
-    for name, method in METHODS.items():
-        facts = method.facts
-        link = f"[{name}](docs/methods/{name}.md)"
+    for name in names:
+        facts = METHODS[name].facts
+        link = f"[{name}]({folder}{name}.md)"
         rows.append((link, facts.data, facts.models_in_memory, facts.stability, facts.when))
     return _table(rows)
 
@@ -54,7 +57,9 @@ def stale() -> dict[Path, str]:
     Raises:
         ValueError: a page has no such table to rewrite.
     """
-    found = {README: _rewritten(README, "methods", OVERVIEW[0], overview())}
+    first, everything = overview(FIRST, "docs/methods/"), overview(METHODS)
+    found = {README: _rewritten(README, "methods", OVERVIEW[0], first)}
+    found[PAGES / "index.md"] = _rewritten(PAGES / "index.md", "methods", OVERVIEW[0], everything)
     for name, method in METHODS.items():
         page = PAGES / f"{name}.md"
         found[page] = _rewritten(page, "facts", "", facts_table(method))
