@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from penchant.advising import advise
     from penchant.commands.check import check
     from penchant.commands.check_result import CheckResult
+    from penchant.commands.compare import compare
+    from penchant.commands.comparison import Comparison
     from penchant.commands.evaluate import evaluate
     from penchant.commands.sweep import SweepResult, sweep
     from penchant.commands.train import train
@@ -39,11 +41,13 @@ except PackageNotFoundError:  # a source tree that is not installed
 __all__ = [
     "METHODS",
     "CheckResult",
+    "Comparison",
     "Evaluation",
     "SweepResult",
     "TrainResult",
     "advise",
     "check",
+    "compare",
     "evaluate",
     "report",
     "sweep",
@@ -53,11 +57,13 @@ __all__ = [
 _HOMES = {
     "METHODS": "penchant.methods",
     "CheckResult": "penchant.commands.check_result",
+    "Comparison": "penchant.commands.comparison",
     "Evaluation": "penchant.core.evaluation",
     "SweepResult": "penchant.commands.sweep",
     "TrainResult": "penchant.training.result",
     "advise": "penchant.advising",
     "check": "penchant.commands.check",
+    "compare": "penchant.commands.compare",
     "evaluate": "penchant.commands.evaluate",
     "report": "penchant.reporting",
     "sweep": "penchant.commands.sweep",

@@ -51,7 +51,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_begins_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     method = ["dpo"] if command in OF_METHODS else []
     with pytest.raises(SystemExit):
-        main([command, *method, "--help"])
+        main([*command.split(), *method, "--help"])
     first = EXAMPLES[command][0].replace("{}", "dpo")
     assert capsys.readouterr().out.startswith(f"usage: {first}\n")
 

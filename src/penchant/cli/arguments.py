@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -22,13 +22,17 @@ from penchant.cli.model_arguments import (
     add_recipes,
 )
 from penchant.cli.parser import Parser, add_command, add_shared
-from penchant.config.keys import EVERYDAY
+from penchant.config.keys import EVERYDAY, RunConfig
 from penchant.config.sections import SECTIONS
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
+
+
+# Keys that a method may need of its own in a comparison, as `--orpo.learning_rate`.
+OWN_KEYS = ("learning_rate", "num_train_epochs", "max_steps")
 
 
 def build_parser() -> Parser:
@@ -55,6 +59,14 @@ def build_parser() -> Parser:
         description="Train a method at every combination of comma-separated values, and compare.",
     )
     _add_methods(sweep, "sweep")
+    compare = add_command(
+        commands,
+        "compare",
+        help="several methods by one yardstick, with intervals",
+        description="Train methods from one start on the same pairs, each at every combination of "
+        "comma-separated values, and measure all on the same held-out pairs and prompts.",
+    )
+    compare.fill = _add_compare
     config = commands.add_parser(
         "config",
         help="every key of a method as a YAML file, with what it means",
@@ -127,6 +139,46 @@ def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> Non
         _add_keys(parser, title, rest)
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    """What decides, and the keys of runs: those of one method too, as `--simpo.beta`."""
+    add = parser.add_argument
+    add("--methods", required=True, metavar="A,B", help="such as dpo,simpo,orpo")
+    add("--yardstick", metavar="NAME", help="what decides: win_rate or reward (of own answers, by "
+        "monitor_reward), implicit or raw (accuracy on held-out pairs); default: win_rate with a "
+        "monitor_reward, otherwise implicit")  # fmt: skip
+    add("--num_answers", type=int, metavar="N",
+        help="held-out prompts that each point answers (default: 32)")  # fmt: skip
+    add_shared(parser, "json")
+    add("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
+    options = {key: field for method in METHODS.values()
+               for key, field in method.options.model_fields.items()}  # fmt: skip
+    known = {key for part in SECTIONS for key in part.model_fields}
+    options = {key: field for key, field in options.items() if key not in known}
+    _add_keys(parser, "options of methods; --METHOD.OPTION is of one alone", options)
+    for title, part in _titled_sections():
+        _add_keys(parser, title, part.model_fields)
+    for name, method in METHODS.items():
+        for key in (*method.options.model_fields, *OWN_KEYS):
+            add(f"--{name}.{key}", help=argparse.SUPPRESS)
+
+
+def lists(methods: Sequence[str], key: str, value: object) -> bool:
+    """Whether a comma separates values: not in a text such as lora_target_modules.
+
+    Args:
+        methods: whose options the key may be of.
+        key: of a run, or `method.key`.
+        value: as it was typed.
+    """
+    fields: dict[str, Any] = dict(RunConfig.model_fields)
+    for method in methods:
+        fields |= METHODS[method].options.model_fields
+    name = key.rpartition(".")[2]
+    if name not in fields or not isinstance(value, str) or "," not in value:
+        return False
+    return metavar(fields[name]) not in ("TEXT", "PATH")
+
+
 def _titled_sections() -> list[tuple[str, type[BaseModel]]]:
     return [(section.__doc__ or "", section) for section in SECTIONS]
 
@@ -161,36 +213,42 @@ def _show(default: Any) -> str:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    usual = parser.add_argument_group("usually set")
+    add = usual.add_argument
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
     add(
         "--data", action="append", required=True,
         help="held-out records; given several times, each is measured apart, then all together",
     )  # fmt: skip
-    add_reading(parser)
     add("--reference", help="the model to compare with (default: what the run started from)")
     add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
-    add_shared(parser, max_length="the run's, or 1024", max_prompt_length="half of max_length")
+    add_shared(usual, max_length="the run's, or 1024")
+    add("--batch_size", type=int, help="records per forward pass (default: 8)")
+    add_shared(usual, "json")
+    rest = parser.add_argument_group("more")
+    add_reading(rest)
+    add_shared(rest, max_prompt_length="half of max_length")
+    add = rest.add_argument
     add("--attention", help="auto, sdpa, flex, varlen or plain")
     add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
     add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
     add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
-    add("--batch_size", type=int, help="records per forward pass (default: 8)")
-    add_shared(parser, "chat_template", "chat_template_kwargs")
-    add_shared(parser, "strict", "trust_remote_code", "json")
+    add_shared(rest, "chat_template", "chat_template_kwargs", "strict", "trust_remote_code")
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    usual = parser.add_argument_group("usually set")
+    add = usual.add_argument
     add("--data", action="append", required=True,
         help="preference data, in any form that training takes; repeated, all of them")  # fmt: skip
-    add_reading(parser)
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
     add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
     add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
     add("--reward", metavar="REWARD", help="what judges answers, where the data are prompts")
-    add_shared(parser, max_length="covers 99%%", max_prompt_length="covers 99%%")
-    add_shared(parser, "chat_template", "trust_remote_code", "json")
+    rest = parser.add_argument_group("more")
+    add_reading(rest)
+    add_shared(rest, max_length="covers 99%%", max_prompt_length="covers 99%%")
+    add_shared(rest, "chat_template", "trust_remote_code", "json")
 
 
 def _add_label(commands: Any) -> None:
@@ -200,18 +258,20 @@ def _add_label(commands: Any) -> None:
         help="a local page to compare two completions",
         description="Serve a page on this machine to compare pairs; or export its answers.",
     )
-    add = label.add_argument
-    add("file", nargs="+", metavar="FILE",
+    label.add_argument("file", nargs="+", metavar="FILE",
         help="pairs, in any form that training takes, or without a label")  # fmt: skip
+    add = label.add_argument_group("usually set").add_argument
+    add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
+    add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
     add("--judge", metavar="URL|FILE",
         help="have a model compare each pair in both orders, and end: the address of an "
         "OpenAI-compatible API, or a YAML file with url, model and rubric")  # fmt: skip
-    add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
-    add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
-    add("--port", type=int, metavar="N", help="the port of the address (default: any free one)")
-    add_reading(label)
-    add_shared(label, "strict", seed="0, of the left and right order")
+    rest = label.add_argument_group("more")
+    rest.add_argument("--port", type=int, metavar="N",
+        help="the port of the address (default: any free one)")  # fmt: skip
+    add_reading(rest)
+    add_shared(rest, "strict", seed="0, of the left and right order")
 
 
 def _add_explain(commands: Any) -> None:

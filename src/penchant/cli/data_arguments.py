@@ -116,7 +116,7 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     add_shared(parser, "strict")
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+def add_reading(parser: Any) -> None:
     """How a source is read, wherever one is."""
     add = parser.add_argument
     add("--split", help="which split to take of data that have several (default: train)")
@@ -186,10 +186,11 @@ def add_commands(tools: Any) -> None:
         "its rows and a remedy.",
         command="data inspect",
     )
-    _add_inspect(inspect)
-    add = inspect.add_argument
-    add("--html", type=Path, metavar="PATH", help="write the report as one page, with plots")
-    add_shared(inspect, "json")
+    usual = inspect.add_argument_group("usually set")
+    usual.add_argument("--html", type=Path, metavar="PATH",
+        help="write the report as one page, with plots")  # fmt: skip
+    add_shared(usual, "json")
+    _add_inspect(inspect, usual)
     clean = add_command(
         tools,
         "clean",
@@ -197,16 +198,17 @@ def add_commands(tools: Any) -> None:
         description="Write the data without the rows of some findings, and those to OUT.removed.",
         command="data clean",
     )
-    add = clean.add_argument
+    usual = clean.add_argument_group("usually set")
+    add = usual.add_argument
     add("--drop", required=True, metavar="ID,ID", help="findings whose rows go")
     add("--output", required=True, type=Path, metavar="OUT",
         help="a new .jsonl, .jsonl.gz or .parquet file")  # fmt: skip
-    _add_inspect(clean)
+    _add_inspect(clean, usual)
 
 
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("data", nargs="+", metavar="FILE", help="in any form that training takes")
+def _add_inspect(parser: argparse.ArgumentParser, usual: Any) -> None:
+    parser.add_argument("data", nargs="+", metavar="FILE", help="in any form that training takes")
+    add = usual.add_argument
     add(
         "--eval_data",
         action="append",
@@ -214,15 +216,17 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         help="evaluation data: rows with its prompts are found",
     )
     add("--model", help="whose tokenizer measures lengths")
-    add_shared(parser, max_length="1024", max_prompt_length="half of max_length")
+    rest = parser.add_argument_group("more")
+    add_shared(rest, max_length="1024", max_prompt_length="half of max_length")
+    add = rest.add_argument
     add("--min_agreement", type=float, metavar="X", help="share of votes (default: 0.6)")
     add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
     add("--sample", type=int, metavar="N",
         help="records for noise, languages and tokens (default: 10000)")  # fmt: skip
     add("--eval_split", help="which split to take of eval_data (default: as split)")
-    add_reading(parser)
+    add_reading(rest)
     add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
-    add_shared(parser, "chat_template", "trust_remote_code")
+    add_shared(rest, "chat_template", "trust_remote_code")
 
 
 def run_inspect(values: dict[str, Any]) -> None:

@@ -13,8 +13,34 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "penchant check recipe.yaml",
     ),
     "sweep": (
-        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.05,0.1,0.3",
+        "penchant sweep {} --model M --data D --train_fraction F --output S --beta 0.01,0.1,0.3",
     ),
+    "compare": (
+        "penchant compare --methods dpo,simpo,orpo --model M --data D --train_fraction 0.8",
+        "penchant compare --methods dpo,simpo --dpo.beta 0.01,0.1 --simpo.beta 2,10 --model M "
+        "--data D --eval_data E --monitor_reward R --output C",
+    ),
+    "evaluate": (
+        "penchant evaluate --model RUN --data held-out.jsonl",
+        "penchant evaluate --model RUN --data a.jsonl --data b.jsonl --reference M --json",
+    ),
+    "advise": ("penchant advise --data pairs.jsonl --model M --memory 24GiB",),
+    "data build": (
+        "penchant data build votes.jsonl --output pairs.jsonl",
+        "penchant data build prompts.jsonl --sample M --reward R --output pairs.jsonl",
+    ),
+    "data convert": ("penchant data convert pairs.jsonl --to labels --output labels.jsonl",),
+    "data split": ("penchant data split pairs.jsonl --parts train=0.9,test=0.1 --output parts",),
+    "data inspect": ("penchant data inspect pairs.jsonl --html data.html",),
+    "data clean": ("penchant data clean pairs.jsonl --drop duplicates,ties --output clean.jsonl",),
+    "label": (
+        "penchant label pairs.jsonl",
+        "penchant label pairs.jsonl --annotators ann,bob --overlap 2",
+        "penchant label pairs.jsonl --export answers.jsonl",
+    ),
+    "report": ("penchant report RUN", "penchant report RUN OTHER --output report.html"),
+    "watch": ("penchant watch RUN",),
+    "explain": ("penchant explain length-bias",),
     "config": ("penchant config {} --model M --data D > recipe.yaml",),
     "recipes": ("penchant recipes", "penchant recipes dpo --output my-dpo.yaml"),
     "completion": ("penchant completion bash > penchant-completion.sh",),
@@ -62,6 +88,8 @@ JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "penchant advise --data pairs.jsonl --model M",
             "penchant sweep dpo --model M --data pairs.jsonl --train_fraction 0.9 "
             "--beta 0.01,0.03,0.1 --output sweep",
+            "penchant compare --methods dpo,simpo,orpo --model M --data pairs.jsonl "
+            "--train_fraction 0.8",
         ),
     ),
     ("a run in a file", ("penchant recipes", "penchant train recipe.yaml")),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from penchant.cli.arguments import build_parser, metavar
+from penchant.cli.arguments import build_parser, lists
 from penchant.cli.examples import journeys
 from penchant.cli.model_arguments import (
     print_completion,
@@ -17,12 +17,11 @@ from penchant.cli.model_arguments import (
     run_recipes,
 )
 from penchant.cli.words import as_parsed
-from penchant.config.keys import RunConfig, load_config, read_yaml, unknown_key
+from penchant.config.keys import load_config, read_yaml, unknown_key
 from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.core.findings import spoken
 from penchant.core.strict_json import to_json
-from penchant.methods import METHODS
 
 if TYPE_CHECKING:
     from penchant.commands.check_result import CheckResult
@@ -113,7 +112,7 @@ def _method(values: dict[str, Any]) -> str:
 
 def _sweep(values: dict[str, Any]) -> None:
     method = _method(values)
-    vary = {key: value.split(",") for key, value in values.items() if _is_list(method, key, value)}
+    vary = {key: value.split(",") for key, value in values.items() if lists([method], key, value)}
     keys = {key: value for key, value in values.items() if key not in vary}
     _require_valid(method, {**keys, **{key: each[0] for key, each in vary.items()}})
     from penchant.cli.show import print_sweep
@@ -122,12 +121,10 @@ def _sweep(values: dict[str, Any]) -> None:
     print_sweep(sweep(method, vary, **keys))
 
 
-def _is_list(method: str, key: str, value: object) -> bool:
-    """Whether a comma separates values: not in a text such as lora_target_modules."""
-    fields = {**RunConfig.model_fields, **METHODS[method].options.model_fields}
-    if key not in fields or not isinstance(value, str) or "," not in value:
-        return False
-    return metavar(fields[key]) not in ("TEXT", "PATH")
+def _compare(values: dict[str, Any]) -> None:
+    from penchant.cli.compare import run_compare
+
+    run_compare(values)
 
 
 def _evaluate(values: dict[str, Any]) -> None:
@@ -275,6 +272,7 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,
     "check": _check,
     "sweep": _sweep,
+    "compare": _compare,
     "evaluate": _evaluate,
     "advise": _advise,
     "methods": _methods,

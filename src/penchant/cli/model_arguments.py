@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from penchant.cli.examples import usage
 from penchant.cli.parser import Parser, add_command, add_shared
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError
@@ -27,7 +26,6 @@ def add_recipes(commands: Any) -> None:
         help="files of keys to start from: one a method, one a journey",
         description="List the recipes, or copy one of them to edit and to run.",
     )
-    recipes.usage = usage("recipes")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="which to copy; without: list all")
     recipes.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.yaml")
 
@@ -58,7 +56,6 @@ def add_completion(commands: Any) -> None:
         help="completion of commands and keys in your shell",
         description="Print a script for the shell, which completes commands, methods and keys.",
     )
-    completion.usage = usage("completion")
     completion.add_argument("shell", choices=SHELLS, help="whose script is printed")
 
 
@@ -85,7 +82,6 @@ def add_merge(commands: Any) -> None:
         help="a model of a run's adapter and its base, for tools that take no adapter",
         description="Add a run's adapter to its base and save the whole model.",
     )
-    merge.usage = usage("merge")
     merge.add_argument("run", metavar="RUN", help="a run that trained an adapter, or the adapter")
     merge.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/merged")
     add_shared(merge, "trust_remote_code")
@@ -110,7 +106,6 @@ def add_export(commands: Any) -> None:
         help="a model as a GGUF file, for llama.cpp and Ollama",
         description="Write a model in another format, with the converter that belongs to it.",
     )
-    export.usage = usage("export")
     export.add_argument("run", metavar="RUN", help="a run, or a folder with a model or an adapter")
     export.add_argument("--gguf", action="store_true", required=True,
         help="the format; llama.cpp's convert_hf_to_gguf.py writes it: on the PATH, or in the "
@@ -142,7 +137,6 @@ def add_push(commands: Any) -> None:
         description="Upload a model with its card, which shows figures, findings and answers to "
         "held-out prompts; --dry_run shows what would go. A new place is private.",
     )
-    push.usage = usage("push")
     push.add_argument("run", metavar="RUN", help="what train wrote to (output)")
     push.add_argument("name", metavar="OWNER/NAME", help="the model's place on the hub")
     push.add_argument("--public", action="store_true", help="anybody may see it")
@@ -174,7 +168,6 @@ def add_chat(commands: Any) -> None:
         help="talk with a tuned model, what it was tuned from beside it",
         description=f"Answer what is typed, piped or given. In a conversation: {CHAT_HELP}.",
     )
-    chat.usage = usage("chat")
     add = chat.add_argument
     add("model", metavar="RUN", help="a run, a model folder, a hub id, a .gguf, an adapter")
     add("--prompt", action="append", metavar="TEXT",

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from penchant.cli.examples import usage
 from penchant.core.errors import ConfigError
 
 
@@ -79,6 +80,8 @@ def add_command(
 ) -> Parser:
     """A command whose arguments are in the values only where they are given.
 
+    Its help begins with its examples.
+
     Args:
         commands: that it is added to.
         name: by which it is called.
@@ -94,4 +97,5 @@ def add_command(
         allow_abbrev=False,
     )
     parser.set_defaults(command=command or name, **defaults)
+    parser.usage = usage(command or name)
     return parser

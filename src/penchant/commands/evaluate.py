@@ -192,8 +192,9 @@ def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
     method = given.pop("method", None) or settings.get("method", guess)
     if method in METHODS and METHODS[method].samples:
         method = guess  # what a policy that was sampled from makes of pairs: its implicit rewards
-        settings = {key: value for key, value in settings.items() if key != "beta"}
-    options = METHODS[method].options.model_fields if method in METHODS else {}
+    # Another method's options may have the same names and mean something else.
+    same = method in METHODS and method == settings.get("method")
+    options = METHODS[method].options.model_fields if same else {}
     own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
     unpair = {"unpair": True} if method in METHODS and METHODS[method].data == "labels" else {}
     return load_config(method, {**own, **unpair, **given})

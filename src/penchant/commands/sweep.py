@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import math
 import shutil
@@ -12,60 +10,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.utils import set_seed
-
-from penchant.commands.run import run_on
-from penchant.config.keys import RunConfig, load_config
+from penchant.commands.points import (
+    Point,
+    Start,
+    combinations,
+    default_betas,
+    finished,
+    heavy_keys,
+    load_start,
+    open_folder,
+    point_config,
+    point_name,
+    resumes,
+    train_point,
+)
+from penchant.config.keys import read_yaml
 from penchant.core.atomic import write_atomically
-from penchant.core.errors import ConfigError, TrainingError
-from penchant.core.evaluation import Evaluation
-from penchant.core.screen import setup_logging, track
+from penchant.core.errors import ConfigError
+from penchant.core.screen import setup_logging
 from penchant.core.strict_json import to_json
-from penchant.guards.checks.gather import checked
-from penchant.guards.checks.snapshot import Snapshot
 from penchant.methods import METHODS
-from penchant.models.reference import AdapterReference
-from penchant.objectives.base import Parts
-from penchant.training.accelerator import make_accelerator
-from penchant.training.folder import open_directory
-from penchant.training.inputs import read_inputs, read_run_data
-from penchant.training.kind import kind_of
-from penchant.training.prepare import prepare
-from penchant.training.result import TrainResult
-from penchant.training.setup import RunData, Setup
+from penchant.training.inputs import read_run_data
 
 logger = logging.getLogger("penchant")
 
 FILE, PLOT = "sweep.json", "sweep.png"
-# Keys of the loop and the loss; a point that differs in any other is loaded again.
-LIGHT_KEYS = {
-    "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
-    "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "gradient_accumulation_steps", "eval_steps", "save_steps", "save_minutes", "logging_steps",
-    "max_new_tokens", "load_best_model_at_end", "save_total_limit", "eval_samples",
-    "eval_on_start", "merge", "silence", "on_finding", "monitor_steps", "monitor_share",
-    "monitor_prompts", "monitor_length", "monitor_reward",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Point:
-    """One setting of a sweep.
-
-    Attributes:
-        values: the keys that vary.
-        output: its run directory.
-        after: its held-out evaluation; None where it failed.
-        error: why it failed.
-        train_seconds: of its optimizer steps.
-    """
-
-    values: dict[str, Any]
-    output: Path
-    after: Evaluation | None
-    error: str | None = None
-    train_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +69,8 @@ def sweep(
 
     Args:
         method: a name in `penchant.METHODS`.
-        vary: values by key, such as `{"beta": [0.05, 0.1, 0.3]}`.
+        vary: values by key, such as `{"beta": [0.01, 0.1, 0.3]}`; nothing: the betas that are
+            usual for the method.
         config: a YAML file of flat keys; the arguments here win over it.
         keys: any further key of `penchant.train`; `data` is a path or a hub id.
 
@@ -109,149 +79,31 @@ def sweep(
     """
     setup_logging()
     file = None if config is None else Path(config)
-    base = load_config(method, _defaults(method, {**keys, **_first(vary)}), file=file)
+    if not vary:
+        if "beta" in {**(read_yaml(file) if file else {}), **keys}:
+            raise ConfigError("beta is given, and nothing varies; give several values of a key")
+        vary = {"beta": default_betas(method)}
+    configs = [
+        (values, point_config(method, {**keys, **values}, file)) for values in combinations(vary)
+    ]
+    base = configs[0][1]
     if not (base.eval_data or base.train_fraction):
         raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
-    configs = [
-        (values, load_config(method, _defaults(method, {**keys, **values}), file=file))
-        for values in _points(vary)
-    ]
-    _open_folder(base, vary)
+    open_folder(base.output, vary, resume=resumes(keys, file))
     run_data = read_run_data(base, base.data, base.eval_data)
     points: list[Point] = []
-    start: _Start | None = None
+    start: Start | None = None
     for values, point in configs:
-        point = point.model_copy(update={"output": base.output / _name(values)})
-        done = _finished(point, run_data)
+        point = point.model_copy(update={"output": base.output / point_name(values)})
+        done = finished(point, run_data)
         if done is None:
-            if start is None or start.keys != _heavy(point):
+            if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
-                start = _load(point, run_data)
-            logger.info("point %d of %d: %s", len(points) + 1, len(configs), _name(values))
-            done = _train(point, run_data, start)
+                start = load_start(point, run_data)
+            logger.info("point %d of %d: %s", len(points) + 1, len(configs), point_name(values))
+            done = train_point(point, run_data, start)
         points.append(replace(done, values=dict(values)))
     return _conclude(base.output, points)
-
-
-def _points(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    empty = [key for key, values in vary.items() if not values]
-    if not vary or empty:
-        raise ConfigError("a sweep needs values to vary, such as beta=[0.05, 0.1, 0.3]")
-    combinations = itertools.product(*vary.values())
-    return [dict(zip(vary, values, strict=True)) for values in combinations]
-
-
-def _first(vary: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    return _points(vary)[0]
-
-
-def _defaults(method: str, keys: dict[str, Any]) -> dict[str, Any]:
-    """A sweep's own defaults: the reference scored once, evaluation after training only."""
-    own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
-    config = load_config(method, {**keys, **own})
-    automatic = config.reference == "auto" and not config.sync_ref_model
-    if config.spec.needs_reference and automatic and config.cacheable:
-        own["reference"] = "cache"
-    return {**own, **keys, "resume": True}
-
-
-def _name(values: Mapping[str, Any]) -> str:
-    return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "_")
-
-
-def _heavy(config: RunConfig) -> dict[str, Any]:
-    """The keys that decide what is loaded."""
-    options = config.spec.options.model_fields
-    # What samples is made with its options; what reads pairs or labels is not.
-    light = LIGHT_KEYS if config.spec.samples else LIGHT_KEYS | set(options)
-    values = {key: value for key, value in config.flat().items() if key not in light}
-    # Some options change what the reference is asked for.
-    return {**values, "needs": config.spec.needs(config.options)}
-
-
-def _open_folder(config: RunConfig, vary: Mapping[str, Sequence[Any]]) -> None:
-    folder, wanted = config.output, {key: [str(v) for v in vs] for key, vs in vary.items()}
-    marker = folder / "vary.json"
-    if folder.exists() and any(folder.iterdir()):
-        if not marker.exists():
-            raise TrainingError(f"{folder} is not empty and holds no sweep; choose another output")
-        if not config.resume:
-            raise TrainingError(
-                f"{folder} already holds a sweep; choose another output, or --resume to go on"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, to_json(wanted))
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What points that differ in light keys only start from.
-
-    Attributes:
-        keys: those that decide what is loaded.
-        setup: of these points; snapshot: what the checks saw of the first.
-        weights: of the parameters that are trained.
-    """
-
-    keys: dict[str, Any]
-    setup: Setup
-    snapshot: Snapshot
-    weights: dict[str, torch.Tensor]
-
-
-def _load(config: RunConfig, run_data: RunData) -> _Start:
-    accelerator = make_accelerator(config.precision)
-    set_seed(config.seed)
-    inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
-    snapshot = checked(config, inputs, accelerator.num_processes)
-    setup = prepare(config, accelerator, inputs, keep_reference=True)
-    weights = {n: p.detach().to("cpu", copy=True) for n, p in setup.trained().items()}
-    return _Start(_heavy(config), setup, snapshot, weights)
-
-
-def _finished(config: RunConfig, run_data: RunData) -> Point | None:
-    accelerator = make_accelerator(config.precision)
-    summary = open_directory(config, accelerator, run_data).summary()
-    if summary is None:
-        return None
-    logger.info("%s is complete", config.output)
-    point = json.loads((config.output / "point.json").read_text(encoding="utf-8"))
-    after = Evaluation(**point["after"])
-    return Point({}, config.output, after, train_seconds=summary["train_seconds"])
-
-
-def _train(config: RunConfig, run_data: RunData, start: _Start) -> Point:
-    with torch.no_grad():
-        for name, parameter in start.setup.trained().items():
-            parameter.copy_(start.weights[name])
-    accelerator = make_accelerator(
-        config.precision, trackers=config.trackers, folder=config.output / "trackers"
-    )
-    set_seed(config.seed)
-    directory = open_directory(config, accelerator, run_data)
-    try:
-        result = run_on(config, accelerator, directory, start.setup, start.snapshot)
-    except TrainingError as error:
-        logger.warning("%s failed: %s", config.output.name, error)
-        return Point({}, config.output, None, str(error))
-    after = _with_kl(config, start.setup, result)
-    write_atomically(config.output / "point.json", to_json({"after": asdict(after)}))
-    return Point({}, config.output, after, train_seconds=result.train_seconds)
-
-
-def _with_kl(config: RunConfig, setup: Setup, result: TrainResult) -> Evaluation:
-    """The run's evaluation, with the distance from the start where the run did not need it."""
-    assert result.after is not None
-    adapted = config.spec.model == "language" and bool(config.lora_r)
-    if result.after.kl is not None or not adapted:
-        return result.after
-    parts = Parts(setup.scorer, AdapterReference(setup.scorer), config.spec, config.options)
-    compared = (
-        kind_of(config.spec)
-        .objective(parts)
-        .evaluate(setup.eval_set, batch_size=config.per_device_eval_batch_size, progress=track)
-    )
-    return replace(result.after, kl=compared.kl, entropy=compared.entropy)
 
 
 def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
@@ -307,7 +159,9 @@ def plot(result: SweepResult, file: Path) -> None:
         for i, point, after in points:
             x, y = after.kl if after.kl is not None else float(i), getattr(after, name) or 0.0
             axes.plot(x, y, "o", color="C1" if i == result.recommended else "C0")
-            axes.annotate(_name(point.values), (x, y), textcoords="offset points", xytext=(4, 4))
+            axes.annotate(
+                point_name(point.values), (x, y), textcoords="offset points", xytext=(4, 4)
+            )
         known = points[0][2].kl is not None
         axes.set_xlabel("KL from the reference, nats per token" if known else "point")
         axes.set_ylabel(f"held-out {name}")

@@ -8,8 +8,8 @@ from functools import cache
 
 # The program at the beginning of a command, not its name in a sentence or a path.
 COMMAND = re.compile(
-    r"(?<![\w./\[-])(?<!-m )penchant (?=(?:train|check|sweep|evaluate|advise|methods|data|label|"
-    r"report|watch|demo|explain|config|recipes|completion|merge|chat|export|push)\b)"
+    r"(?<![\w./\[-])(?<!-m )penchant (?=(?:train|check|sweep|compare|evaluate|advise|methods|data|"
+    r"label|report|watch|demo|explain|config|recipes|completion|merge|chat|export|push)\b)"
 )
 
 

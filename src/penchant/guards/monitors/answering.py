@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
@@ -44,7 +45,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         sampling=sampling,
         tokenizer=setup.tokenizer,
         rewards=None if setup.collector is None else setup.collector.rewards,
-        held_out=_held_out(config, accelerator, setup),
+        held_out=held_out_rewards(config, accelerator, setup),
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
         team=team_of(accelerator),
@@ -85,11 +86,24 @@ def measure_divergence(
 
 def _prompts(config: RunConfig, setup: Setup, wanted: int) -> list[MonitoredPrompt]:
     """The first distinct held-out prompts; a sample of the training prompts where they are all."""
-    records: dict[str, Any] = {record.where: record for record in setup.eval_records}
     examples = setup.eval_set
     if not examples:
         count = min(len(setup.train_set), wanted)
         examples = random.Random(config.seed).sample(setup.train_set, count)
+    records = {record.where: record for record in setup.eval_records}
+    return distinct_prompts(examples, records, wanted)
+
+
+def distinct_prompts(
+    examples: Sequence[Any], records: Mapping[str, Any], wanted: int
+) -> list[MonitoredPrompt]:
+    """The first distinct prompts of tokenised examples.
+
+    Args:
+        examples: in order.
+        records: what they were made of, by where it stands; not needed of examples that keep it.
+        wanted: how many at most.
+    """
     prompts: dict[tuple[int, ...], MonitoredPrompt] = {}
     for example in examples:
         if len(prompts) == wanted:
@@ -113,7 +127,8 @@ def _reference(setup: Setup) -> Reference | None:
     return None
 
 
-def _held_out(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
+def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
+    """What `monitor_reward` names, loaded; None where it names nothing."""
     if config.monitor_reward is None:
         return None
     options = RewardOptions.model_validate({"reward": config.monitor_reward})

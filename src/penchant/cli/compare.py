@@ -1,0 +1,84 @@
+"""`penchant compare`: its arguments, and what is printed of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from penchant.cli.arguments import lists
+from penchant.config.keys import nearest
+from penchant.core.errors import ConfigError
+from penchant.core.strict_json import to_json
+from penchant.methods import METHODS
+
+if TYPE_CHECKING:
+    from penchant.commands.comparison import Compared, Comparison
+
+# Of the columns, those that are shown where they were measured.
+COLUMNS = {
+    "win_rate": "win rate against the start",
+    "reward": "reward",
+    "implicit": "implicit accuracy",
+    "raw": "raw accuracy",
+    "kl": "KL of own answers, nats per answer",
+    "length": "tokens per answer",
+}
+
+
+def run_compare(values: dict[str, Any]) -> None:
+    """Compare, and print the table and what may be concluded."""
+    methods = [one.strip().replace("-", "_") for one in values.pop("methods").split(",")]
+    if unknown := [one for one in methods if one not in METHODS]:
+        raise ConfigError(f"unknown method {unknown[0]!r}; {nearest(unknown[0], METHODS)}")
+    as_json = values.pop("json", False)
+    vary = {key: value.split(",") for key, value in values.items() if lists(methods, key, value)}
+    keys = {key: value for key, value in values.items() if key not in vary}
+    from penchant.commands.compare import compare
+    from penchant.commands.comparison import figures
+
+    result = compare(methods, vary, **keys)
+    if as_json:
+        print(to_json(figures(result), indent=2, default=str))
+        return
+    print_comparison(result)
+
+
+def print_comparison(result: Comparison) -> None:
+    """One row a point, the start first; intervals are of 95%, by prompt."""
+    from penchant.commands.comparison import shown
+    from penchant.commands.yardstick import YARDSTICKS
+
+    measured = [one.measured for one in result.points if one.measured is not None]
+    names = [name for name in COLUMNS if any(one.interval(name) for one in measured)]
+    table = Table("", "point", *(COLUMNS[name] for name in names), "behind the best", "seconds",
+        title="means with their 95% intervals, by prompt")  # fmt: skip
+    table.add_row("", "start", *(shown(result.start.interval(name)) for name in names), "", "")
+    table.add_section()
+    for i, one in enumerate(result.points):
+        mark = "*" if i == result.recommended else ""
+        if one.measured is None:
+            table.add_row(mark, one.name, f"failed: {one.error}")
+            continue
+        cells = [shown(one.measured.interval(name)) for name in names]
+        behind = "the best" if i == result.best else _behind(one)
+        table.add_row(mark, one.name, *cells, behind, f"{one.train_seconds:.0f}")
+    Console().print(table)
+    meaning = YARDSTICKS[result.yardstick]
+    print(f"yardstick: {result.yardstick}, the {meaning}")
+    if result.recommended is not None:
+        chosen = result.points[result.recommended]
+        print(f"recommended: {chosen.name} ({result.reason})")
+        print(f"model: {chosen.output / 'model'}")
+    else:
+        print(f"nothing is recommended: {result.reason}")
+    print(f"comparison: {result.output} (compare.json, compare.png)")
+
+
+def _behind(one: Compared) -> str:
+    from penchant.commands.comparison import shown
+
+    if one.behind is None:
+        return "-"
+    return f"{shown(one.behind)}{', cannot be told apart' if one.behind.holds_zero else ''}"

@@ -1,0 +1,273 @@
+"""`penchant.compare`: several methods from one start on the same data, by one yardstick."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from penchant.commands.compare_plot import plot
+from penchant.commands.comparison import Compared, Comparison, conclude, figures
+from penchant.commands.points import (
+    Start,
+    combinations,
+    finished,
+    heavy_keys,
+    load_start,
+    open_folder,
+    point_config,
+    point_name,
+    resumes,
+    train_point,
+)
+from penchant.commands.yardstick import YARDSTICKS, Measured, Yardstick
+from penchant.config.keys import RunConfig, nearest, read_yaml
+from penchant.core.atomic import write_atomically
+from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.screen import setup_logging
+from penchant.core.strict_json import to_json
+from penchant.data.split import shared_prompts
+from penchant.methods import METHODS
+from penchant.training.accelerator import make_accelerator
+from penchant.training.inputs import read_run_data
+from penchant.training.setup import RunData
+
+logger = logging.getLogger("penchant")
+
+FILE, PLOT, START = "compare.json", "compare.png", "start"
+# All points are measured on the same pairs, against the same start.
+FIXED = (
+    *("model", "data", "eval_data", "train_fraction", "seed", "columns", "split", "eval_split"),
+    *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
+    *("loss_on_turns", "max_new_tokens", "monitor_reward", "quantization", "dtype"),
+)
+
+
+def compare(
+    methods: Sequence[str],
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    yardstick: str | None = None,
+    num_answers: int = 32,
+    config: Path | str | None = None,
+    **keys: Any,
+) -> Comparison:
+    """Train several methods, each at every combination of its keys' values, and compare them.
+
+    Every point starts from the same weights, sees the same pairs and is measured on the same
+    held-out pairs and prompts. The reference is scored once for all methods that have one.
+
+    Args:
+        methods: names in `penchant.METHODS` that learn from pairs, or from labels (pairs are then
+            taken apart).
+        vary: values by key, such as `{"beta": [0.01, 0.1]}`; an option that a method does not have
+            is left out of its points. `method.key` is of one method alone.
+        yardstick: `win_rate`, `reward`, `implicit` or `raw`; default: `win_rate` with a
+            `monitor_reward`, otherwise `implicit`.
+        num_answers: held-out prompts that every point answers.
+        config: a YAML file of flat keys; the arguments here win over it.
+        keys: any further key of `penchant.train`, or `method.key`. `monitor_reward` judges answers.
+
+    Raises:
+        UserError: a wrong key or value, no held-out pairs, anything that stops a single run too.
+    """
+    setup_logging()
+    file = None if config is None else Path(config)
+    planned = plan(methods, vary or {}, keys, file)
+    output, decides = planned[0].config.output.parent, _decides(yardstick, planned[0].config)
+    data = _read(planned)
+    open_folder(output, {"methods": methods, **(vary or {})}, resume=resumes(keys, file))
+    measuring = _Measuring(output, data, num_answers)
+    points = []
+    for number, one in enumerate(planned, 1):
+        logger.info("point %d of %d: %s", number, len(planned), one.config.output.name)
+        points.append(measuring.point(one))
+    assert measuring.start is not None, "a finished point was measured against it"
+    return _concluded(output, decides, measuring.start, points)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A point to train: the keys that vary, and all of them."""
+
+    method: str
+    values: dict[str, Any]
+    config: RunConfig
+
+
+def plan(
+    methods: Sequence[str],
+    vary: Mapping[str, Sequence[Any]],
+    keys: Mapping[str, Any],
+    file: Path | None,
+) -> list[Planned]:
+    """The points of a comparison, method by method.
+
+    Args:
+        methods, vary, keys: as for `compare`.
+        file: a YAML file of flat keys, over which `keys` win.
+
+    Raises:
+        ConfigError: a wrong key or value, or one that would make points incomparable.
+    """
+    _require_comparable(methods, [*vary, *(key for key in keys if "." in key)])
+    given = {**(read_yaml(file) if file else {}), **keys}
+    named = given.pop("method", None)
+    if named is not None and named not in methods:
+        raise ConfigError(f"{file} is for {named}, which is not compared; add it to methods")
+    output = Path(given.pop("output", "compare"))
+    planned = []
+    for method in methods:
+        own, varied = _of_method(method, methods, given), _of_method(method, methods, vary)
+        own |= {"unpair": True} if METHODS[method].data == "labels" else {}
+        own = {key: value for key, value in own.items() if key not in varied}
+        for values in combinations(varied) if varied else [{}]:
+            where = output / point_name({"method": method, **values}).removeprefix("method=")
+            point = point_config(method, {**own, **values, "output": where}, None)
+            planned.append(Planned(method, values, point))
+    if not (planned[0].config.eval_data or planned[0].config.train_fraction):
+        raise ConfigError("methods are compared on held-out pairs; set train_fraction or eval_data")
+    return planned
+
+
+def _require_comparable(methods: Sequence[str], differing: Sequence[str]) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+        if METHODS[method].samples or METHODS[method].model == "score":
+            raise ConfigError(
+                f"{method} learns no policy from pairs; compare takes methods that do, and "
+                "penchant sweep varies the keys of any one"
+            )
+    if len(set(methods)) < len(methods) or not methods:
+        raise ConfigError(f"methods are {', '.join(methods) or 'none'}; give each once")
+    if not any(METHODS[method].data == "pairs" for method in methods):
+        raise ConfigError("no method learns from pairs; penchant sweep varies the keys of one")
+    for key in differing:
+        method, dot, name = key.rpartition(".")
+        if dot and method not in methods:
+            raise ConfigError(f"{key} is of no method that is compared; {nearest(method, methods)}")
+        if name in FIXED:
+            raise ConfigError(
+                f"{name} cannot differ between points: all are measured on the same held-out "
+                "pairs, against the same start"
+            )
+
+
+def _of_method(method: str, methods: Sequence[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that a method has: its own win, and options that only others have are left out."""
+    others = {name for one in methods for name in METHODS[one].options.model_fields}
+    foreign = others - set(METHODS[method].options.model_fields)
+    common = {key: value for key, value in keys.items() if "." not in key and key not in foreign}
+    prefix = f"{method}."
+    own = {key.removeprefix(prefix): v for key, v in keys.items() if key.startswith(prefix)}
+    return {**common, **own}
+
+
+def _decides(yardstick: str | None, config: RunConfig) -> str:
+    judged = config.monitor_reward is not None
+    if yardstick is None:
+        return "win_rate" if judged else "implicit"
+    if yardstick not in YARDSTICKS:
+        raise ConfigError(f"unknown yardstick {yardstick!r}; {nearest(yardstick, YARDSTICKS)}")
+    if yardstick in ("win_rate", "reward") and not judged:
+        raise ConfigError(f"{yardstick} needs a reward that judges answers; set monitor_reward")
+    return yardstick
+
+
+def _read(planned: Sequence[Planned]) -> dict[str, RunData]:
+    """The data as each kind of method reads them; no pair is held out here and learned from there.
+
+    Raises:
+        ConfigError: the two readings are divided differently.
+    """
+    data: dict[str, RunData] = {}
+    for one in planned:
+        kind, config = one.config.spec.data, one.config
+        if kind not in data:
+            data[kind] = read_run_data(config, config.data, config.eval_data)
+    if "labels" in data and planned[0].config.train_fraction:
+        shared = shared_prompts(data["labels"].train, data["pairs"].evaluation)
+        if shared:
+            raise ConfigError(
+                f"{shared} held-out pairs would be learned from as labels: the data are divided "
+                "differently for the two; divide them with penchant data split, and set eval_data"
+            )
+    return data
+
+
+class _Measuring:
+    """Trains points, and measures each while its weights are there."""
+
+    def __init__(self, output: Path, data: Mapping[str, RunData], num_answers: int) -> None:
+        self.folder, self.data, self.num_answers = output / START, data, num_answers
+        self.pairs: Any = data["pairs"].evaluation
+        self.start = Measured.load(self.folder)
+        self.loaded: Start | None = None
+        self.yardstick: Yardstick | None = None
+
+    def point(self, one: Planned) -> Compared:
+        """Train a point and measure it, unless an earlier call has done so."""
+        run_data = self.data[one.config.spec.data]
+        done, measured = finished(one.config, run_data), Measured.load(one.config.output)
+        if done is not None and measured is None:
+            logger.warning("%s was not measured; it is trained again", one.config.output)
+            shutil.rmtree(one.config.output)
+            done = None
+        if done is None:
+            loaded, yardstick = self._load(one.config, run_data)
+            done = train_point(one.config, run_data, loaded)
+            if done.after is not None:
+                measured = yardstick.measure()
+                measured.save(one.config.output)
+        return Compared(
+            one.method,
+            one.values,
+            one.config.output,
+            measured,
+            error=done.error,
+            train_seconds=done.train_seconds,
+        )
+
+    def _load(self, config: RunConfig, run_data: RunData) -> tuple[Start, Yardstick]:
+        if self.loaded is None or self.yardstick is None or self.loaded.keys != heavy_keys(config):
+            self.loaded = self.yardstick = None  # the old model goes before the new one comes
+            self.loaded = load_start(config, run_data)
+            self.yardstick = Yardstick(
+                config,
+                make_accelerator(config.precision),
+                self.loaded.setup,
+                self.loaded.weights,
+                self.pairs,
+                self.num_answers,
+            )
+            self._require_same(self.yardstick.start)
+        return self.loaded, self.yardstick
+
+    def _require_same(self, start: Measured) -> None:
+        """All points are asked the same."""
+        if self.start is None:
+            self.folder.mkdir(exist_ok=True)
+            start.save(self.folder)
+            self.start = start
+        same = (
+            self.start.pair_prompts == start.pair_prompts
+            and self.start.answer_prompts == start.answer_prompts
+        )
+        if not same:
+            raise TrainingError(
+                f"the held-out pairs differ from those in {self.folder}; choose another output"
+            )
+
+
+def _concluded(
+    output: Path, yardstick: str, start: Measured, points: Sequence[Compared]
+) -> Comparison:
+    judged, best, recommended, reason = conclude(yardstick, start, points)
+    result = Comparison(output, yardstick, start, judged, best, recommended, reason)
+    write_atomically(output / FILE, to_json(figures(result), indent=2, default=str) + "\n")
+    plot(result, output / PLOT)
+    return result

@@ -1,0 +1,232 @@
+"""Runs that differ in some keys, trained one after the other from one start."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from pydantic import TypeAdapter
+
+from penchant.commands.run import run_on
+from penchant.config.keys import RunConfig, load_config, nearest, read_yaml
+from penchant.core.atomic import write_atomically
+from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.evaluation import Evaluation
+from penchant.core.screen import track
+from penchant.core.strict_json import to_json
+from penchant.guards.checks.gather import checked
+from penchant.guards.checks.snapshot import Snapshot
+from penchant.methods import METHODS
+from penchant.models.reference import AdapterReference
+from penchant.objectives.base import Parts
+from penchant.training.accelerator import make_accelerator
+from penchant.training.folder import open_directory
+from penchant.training.inputs import read_inputs
+from penchant.training.kind import kind_of
+from penchant.training.prepare import prepare
+from penchant.training.result import TrainResult
+from penchant.training.setup import RunData, Setup
+
+logger = logging.getLogger("penchant")
+
+# Of these, the ones that are sane for a method are tried.
+BETAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# Keys of the loop and the loss; a point that differs in any other is loaded again.
+LIGHT_KEYS = {
+    "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
+    "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "gradient_accumulation_steps", "eval_steps", "save_steps", "save_minutes", "logging_steps",
+    "max_new_tokens", "load_best_model_at_end", "save_total_limit", "eval_samples",
+    "eval_on_start", "merge", "silence", "on_finding", "monitor_steps", "monitor_share",
+    "monitor_prompts", "monitor_length", "monitor_reward",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a sweep.
+
+    Attributes:
+        values: the keys that vary.
+        output: its run directory.
+        after: its held-out evaluation; None where it failed.
+        error: why it failed.
+        train_seconds: of its optimizer steps.
+    """
+
+    values: dict[str, Any]
+    output: Path
+    after: Evaluation | None
+    error: str | None = None
+    train_seconds: float = 0.0
+
+
+def default_betas(method: str) -> tuple[float, ...]:
+    """What beta is tried at where nothing else varies.
+
+    Raises:
+        ConfigError: there is no such method, or it has no beta.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
+    if "beta" not in METHODS[method].options.model_fields:
+        raise ConfigError(f"{method} has no beta; name a key with several values to try")
+    usual = METHODS[method].options.model_fields["beta"].default
+    low, high = METHODS[method].facts.beta_range or (usual / 10, usual * 3)
+    return tuple(sorted({usual, *(beta for beta in BETAS if low <= beta <= high)}))
+
+
+def point_config(method: str, keys: Mapping[str, Any], file: Path | None) -> RunConfig:
+    """The keys of a point, with what is the default where several runs share their start.
+
+    The reference is scored once; evaluation comes after training only.
+
+    Raises:
+        ConfigError: a wrong key or value.
+    """
+    own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
+    config = load_config(method, {**keys, **own}, file=file)
+    automatic = config.reference == "auto" and not config.sync_ref_model
+    if config.spec.needs_reference and automatic and config.cacheable:
+        own["reference"] = "cache"
+    from_file = read_yaml(file) if file else {}
+    own = {key: value for key, value in own.items() if key not in from_file}
+    return load_config(method, {**own, **keys, "resume": True}, file=file)
+
+
+def resumes(keys: Mapping[str, Any], file: Path | None) -> bool:
+    """Whether the user wants to go on in a folder: a point's own `resume` is always set."""
+    value = {**(read_yaml(file) if file else {}), **keys}.get("resume", False)
+    return TypeAdapter(bool).validate_python(value)
+
+
+def combinations(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the values, in order.
+
+    Raises:
+        ConfigError: nothing varies.
+    """
+    empty = [key for key, values in vary.items() if not values]
+    if not vary or empty:
+        raise ConfigError("no values are given to vary; name them, such as beta=[0.01, 0.1, 0.3]")
+    return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+
+
+def point_name(values: Mapping[str, Any]) -> str:
+    """Of a point's run directory."""
+    return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "_")
+
+
+def heavy_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys that decide what is loaded."""
+    options = config.spec.options.model_fields
+    # What samples is made with its options; what reads pairs or labels is not.
+    light = LIGHT_KEYS if config.spec.samples else LIGHT_KEYS | set(options)
+    values = {key: value for key, value in config.flat().items() if key not in light}
+    # Some options change what the reference is asked for.
+    return {**values, "needs": config.spec.needs(config.options)}
+
+
+def open_folder(folder: Path, vary: Mapping[str, Sequence[Any]], *, resume: bool = True) -> None:
+    """Take a folder for points, or go on in it.
+
+    Args:
+        folder: is made.
+        vary: what varies, which is written into it.
+        resume: points may be there already.
+
+    Raises:
+        TrainingError: it holds something else, or points and `resume` is not set.
+    """
+    wanted = {key: [str(value) for value in values] for key, values in vary.items()}
+    marker = folder / "vary.json"
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.exists():
+            raise TrainingError(f"{folder} is not empty and holds no sweep; choose another output")
+        if not resume:
+            raise TrainingError(
+                f"{folder} already holds a sweep; choose another output, or --resume to go on"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(marker, to_json(wanted))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What points that differ in light keys only start from.
+
+    Attributes:
+        keys: those that decide what is loaded.
+        setup: of these points; snapshot: what the checks saw of the first.
+        weights: of the parameters that are trained.
+    """
+
+    keys: dict[str, Any]
+    setup: Setup
+    snapshot: Snapshot
+    weights: dict[str, torch.Tensor]
+
+
+def load_start(config: RunConfig, run_data: RunData) -> Start:
+    """Load what a point starts from."""
+    accelerator = make_accelerator(config.precision)
+    set_seed(config.seed)
+    inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
+    snapshot = checked(config, inputs, accelerator.num_processes)
+    setup = prepare(config, accelerator, inputs, keep_reference=True)
+    weights = {n: p.detach().to("cpu", copy=True) for n, p in setup.trained().items()}
+    return Start(heavy_keys(config), setup, snapshot, weights)
+
+
+def finished(config: RunConfig, run_data: RunData) -> Point | None:
+    """A point that an earlier call has trained."""
+    accelerator = make_accelerator(config.precision)
+    summary = open_directory(config, accelerator, run_data).summary()
+    if summary is None:
+        return None
+    logger.info("%s is complete", config.output)
+    point = json.loads((config.output / "point.json").read_text(encoding="utf-8"))
+    after = Evaluation(**point["after"])
+    return Point({}, config.output, after, train_seconds=summary["train_seconds"])
+
+
+def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
+    """Train a point; one that diverges is recorded with its error."""
+    with torch.no_grad():
+        for name, parameter in start.setup.trained().items():
+            parameter.copy_(start.weights[name])
+    accelerator = make_accelerator(
+        config.precision, trackers=config.trackers, folder=config.output / "trackers"
+    )
+    set_seed(config.seed)
+    directory = open_directory(config, accelerator, run_data)
+    try:
+        result = run_on(config, accelerator, directory, start.setup, start.snapshot)
+    except TrainingError as error:
+        logger.warning("%s failed: %s", config.output.name, error)
+        return Point({}, config.output, None, str(error))
+    after = _with_kl(config, start.setup, result)
+    write_atomically(config.output / "point.json", to_json({"after": asdict(after)}))
+    return Point({}, config.output, after, train_seconds=result.train_seconds)
+
+
+def _with_kl(config: RunConfig, setup: Setup, result: TrainResult) -> Evaluation:
+    """The run's evaluation, with the distance from the start where the run did not need it."""
+    assert result.after is not None
+    adapted = config.spec.model == "language" and bool(config.lora_r)
+    if result.after.kl is not None or not adapted:
+        return result.after
+    parts = Parts(setup.scorer, AdapterReference(setup.scorer), config.spec, config.options)
+    compared = (
+        kind_of(config.spec)
+        .objective(parts)
+        .evaluate(setup.eval_set, batch_size=config.per_device_eval_batch_size, progress=track)
+    )
+    return replace(result.after, kl=compared.kl, entropy=compared.entropy)
