@@ -48,7 +48,7 @@ def test_the_demo_shows_answers_and_numbers_before_and_after(
 
 
 @pytest.mark.slow
-def test_ten_steps_of_the_demo_teach_its_real_model(tmp_path: Path) -> None:
+def test_eight_steps_of_the_demo_teach_its_real_model(tmp_path: Path) -> None:
     import penchant
     from penchant.commands.demo import KEYS, demo_model, divided
     from penchant.core.errors import ModelError
@@ -58,11 +58,11 @@ def test_ten_steps_of_the_demo_teach_its_real_model(tmp_path: Path) -> None:
     except ModelError as error:
         pytest.skip(str(error))
     training, held_out = divided(tmp_path / "data")
-    keys = {**KEYS, "max_steps": 10, "eval_samples": 0, "monitor_prompts": 0}
+    keys = {**KEYS, "max_steps": 8, "eval_samples": 0, "monitor_prompts": 0}
     output = tmp_path / "run"
     result = penchant.train(
-        "dpo", model=model, data=training, eval_data=held_out, output=output, **keys
-    )
-    assert result.before is not None and result.after is not None
-    assert result.before.accuracy == 0.5
-    assert result.after.accuracy is not None and result.after.accuracy > 0.6
+        "dpo", model=model, data=training, eval_data=held_out, eval_on_start=False, output=output,
+        **keys,
+    )  # fmt: skip
+    assert result.after is not None and result.after.accuracy is not None
+    assert result.after.accuracy > 0.6  # every pair is a tie before: half

@@ -29,7 +29,7 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.screen import setup_logging
 from penchant.core.strict_json import to_json
-from penchant.data.split import shared_prompts
+from penchant.data.records import prompt_key
 from penchant.methods import METHODS
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import read_run_data
@@ -190,7 +190,8 @@ def _read(planned: Sequence[Planned]) -> dict[str, RunData]:
         if kind not in data:
             data[kind] = read_run_data(config, config.data, config.eval_data)
     if "labels" in data and planned[0].config.train_fraction:
-        shared = shared_prompts(data["labels"].train, data["pairs"].evaluation)
+        learned = {prompt_key(record) for record in data["labels"].train}
+        shared = sum(prompt_key(record) in learned for record in data["pairs"].evaluation)
         if shared:
             raise ConfigError(
                 f"{shared} held-out pairs would be learned from as labels: the data are divided "

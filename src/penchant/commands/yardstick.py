@@ -205,9 +205,10 @@ class Yardstick:
     @torch.no_grad()
     def _sums(self) -> list[tuple[float, float]]:
         """`[pairs]`: log-probs of the chosen and of the rejected answer."""
-        scorer, found = self.setup.scorer, {}
+        scorer = self.setup.scorer
+        found: dict[int, tuple[float, float]] = {}
         with scorer.evaluating(), self.accelerator.autocast():
-            for some in batches(self.examples, self.config.per_device_eval_batch_size, track):
+            for some, _ in batches(self.examples, self.config.per_device_eval_batch_size, track):
                 batch = scorer.batch([example.group() for example in some])
                 sums = segment_sums(batch, scorer(batch)).view(-1, 2)  # [pairs, 2]
                 for example, (chosen, rejected) in zip(some, sums.tolist(), strict=True):
