@@ -126,3 +126,11 @@ def test_layers_that_share_keys_and_values_are_served(make_model: Any) -> None:
     kinds = ["sliding_attention", "full_attention"] * 2
     changes = {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": kinds}
     assert_packed_is_plain(make_model, "gemma4_text", "float64", **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_and_merged_weights_open_in_transformers(
+    family: str, make_model: Any, assert_saved_opens: Any
+) -> None:
+    assert_saved_opens(make_model(family, **FAMILIES[family]))

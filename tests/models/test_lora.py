@@ -124,6 +124,21 @@ def test_named_layers_alone_are_adapted_and_spaces_do_not_matter(make_model):
     assert adapted == {"q_proj", "v_proj"}
 
 
+@pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid", "mamba", "qwen3_5_text"])
+def test_every_adapter_of_all_linear_is_read(family, make_model):
+    """Mamba's mixers hand some weights to kernels, past the layers that hold them."""
+    model = ours(make_model(family)).train()
+    model(input_ids=IDS).logits.square().mean().backward()
+    trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert any("in_proj" in name for name in trained)
+    assert all(gradient is not None and gradient.any() for gradient in trained.values())
+    if family != "qwen3_5_text":
+        assert not any("mixer.out_proj" in name or "mamba.out_proj" in name for name in trained)
+        message = "out_proj of this model's Mamba layers would be adapted for nothing"
+        with pytest.raises(ModelError, match=message):
+            ours(make_model(family), target_modules="in_proj,out_proj")
+
+
 def test_all_linear_leaves_the_head_alone(make_model):
     model = ours(make_model())
     assert not any("lm_head" in name for name, p in model.named_parameters() if p.requires_grad)

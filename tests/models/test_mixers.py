@@ -139,6 +139,12 @@ def test_what_carries_a_state_is_known_by_what_it_owns(make_model):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", STATEFUL)
+def test_adapters_and_merged_weights_open_in_transformers(family, make_model, assert_saved_opens):
+    assert_saved_opens(make_model(family))
+
+
 tokens = st.lists(st.integers(3, 96), min_size=1, max_size=12)
 some_groups = st.lists(
     st.builds(Group, tokens, st.lists(tokens, min_size=1, max_size=4).map(tuple)),

@@ -14,6 +14,8 @@ from penchant.core.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+# Layers of Mamba's mixers that kernels stand in for.
+HANDED_ON = ("out_proj", "x_proj", "dt_proj")
 SCORING = ("ForSequenceClassification", "ForTokenClassification")
 
 
@@ -137,6 +139,12 @@ def returns_more(module: torch.nn.Module) -> bool:
     """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
     own = type(module).__module__.startswith("transformers.models.")
     return own and isinstance(module, torch.nn.Linear)
+
+
+def past_adapters(model: torch.nn.Module) -> set[str]:
+    """Names of linear layers whose weights Mamba's mixers hand to kernels: no adapter is read."""
+    mixers = [one for one in model.modules() if hasattr(one, "A_log") and hasattr(one, "D")]
+    return {name for name in HANDED_ON for one in mixers if hasattr(one, name)}
 
 
 def train_text(model: Any) -> Any:

@@ -22,6 +22,7 @@ from penchant.models.architecture import (
     is_pattern,
     linear_layers,
     outside_text,
+    past_adapters,
     returns_more,
     text_backbone,
 )
@@ -108,14 +109,19 @@ def _targets(model: PreTrainedModel, target_modules: str, *, listed: bool) -> st
         return target_modules
     every = target_modules == "all-linear"
     backbone = text_backbone(model)
+    past = past_adapters(backbone)
     if every:
-        names = sorted({name.rpartition(".")[2] for name, _ in linear_layers(backbone)})
+        names = sorted({name.rpartition(".")[2] for name, _ in linear_layers(backbone)} - past)
+        if past:
+            logger.info(
+                "LoRA leaves out %s: Mamba's kernels read their weights", ", ".join(sorted(past))
+            )
     else:
         from penchant.models.targets import required_layers
 
         names = required_layers(model, target_modules)
     if not any(True for _ in outside_text(model)) and not any(map(returns_more, model.modules())):
-        return target_modules if every and not listed else names
+        return target_modules if every and not (listed or past) else names
     path = next(name for name, module in model.named_modules() if module is backbone)
     return rf"{re.escape(path)}\.(.+\.)?({'|'.join(map(re.escape, names))})"
 

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from penchant.core.errors import ModelError
-from penchant.models.architecture import is_pattern, linear_layers, text_backbone
+from penchant.models.architecture import (
+    is_pattern,
+    linear_layers,
+    past_adapters,
+    text_backbone,
+)
 
 
 def required_layers(model: Any, names: str, key: str = "lora_target_modules") -> list[str]:
@@ -23,7 +28,7 @@ def required_layers(model: Any, names: str, key: str = "lora_target_modules") ->
         key: that they were given to.
 
     Raises:
-        ModelError: no layer has one of the names; with the nearest.
+        ModelError: no layer has one of the names, or what has it would not read an adapter.
     """
     given = _split(names)
     layers = [f".{name}" for name, _ in text_backbone(model).named_modules()]
@@ -34,6 +39,13 @@ def required_layers(model: Any, names: str, key: str = "lora_target_modules") ->
         raise ModelError(
             f"{key}: no layer is called {', '.join(unknown) or 'nothing'}; this model has "
             f"{', '.join(sorted(linear))}{_others(unknown, layers)}"
+        )
+    unread = sorted(past_adapters(text_backbone(model)).intersection(given))
+    if unread and key == "lora_target_modules":  # trained as a whole, the weight itself is read
+        raise ModelError(
+            f"{key}: {', '.join(unread)} of this model's Mamba layers would be "
+            "adapted for nothing, since kernels read the weight alone; leave out "
+            f"{', '.join(unread)}"
         )
     return given
 
