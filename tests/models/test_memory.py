@@ -22,8 +22,10 @@ from penchant.models.memory import (
     measure_sizes,
 )
 from penchant.models.policy import PolicyScorer, make_value_head
-from penchant.models.scoring import Scorer
+from penchant.models.rough_sizes import sizes_of
+from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
+from penchant.models.size import measure_model
 from penchant.training import prepare, workload
 from penchant.training.workload import spare_bytes
 
@@ -51,6 +53,24 @@ def saved_bytes(scorer: Scorer, pairs: list[TokenisedPair]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         scorer(scorer.batch([pair.group() for pair in pairs]))
     return sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
+
+
+def test_activations_of_experts_are_estimated_as_they_are_measured(
+    make_model: Any, tmp_path: Path
+) -> None:
+    """Their weights are no linear layers, and two of eight serve a token."""
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_local_experts": 8}
+    model = make_model("mixtral", num_experts_per_tok=2, **sizes)
+    model.config.save_pretrained(tmp_path)
+    size = measure_model(str(tmp_path))
+    # Of each of two layers: gate and up `[512, 64]`, down `[64, 256]`, for two experts.
+    assert size.expert_width == 2 * 2 * (512 + 64 + 64 + 256)
+    scorer = Scorer(model, 0)
+    scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    _, measured = activation_bytes(scorer, PAIRS[0].group())
+    choices = {"reference": False, "precision": "fp32", "device": "cpu"}
+    estimated = sizes_of(size, lora_r=0, half_base=False, **choices).by_token
+    assert estimated == pytest.approx(measured, rel=0.5)
 
 
 def test_activations_measured_on_one_pair_foretell_those_of_a_batch(scorer: Scorer) -> None:

@@ -57,7 +57,7 @@ def sizes_of(
         rewards=0.0,
         process=OVERHEAD_BYTES,
         fixed=0.0 if lora_r else num_models * copies,
-        by_token=num_models * size.width * ACTIVATION_BYTES[kind, lora_r > 0],
+        by_token=num_models * (size.width + size.expert_width) * ACTIVATION_BYTES[kind, lora_r > 0],
         width=num_models * size.width,
         matrices=num_models * size.num_layer_parameters,
         matrix_bytes=2.0 if half_base else 4.0,

@@ -12,6 +12,9 @@ from penchant.core.errors import ModelError
 # Families whose positions have an embedding each: beyond the last there is none.
 LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-gpt")
 
+# What configurations call the number of experts that serve a token.
+SERVED = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -25,6 +28,7 @@ class ModelSize:
         context: longest input in tokens, where there is a limit.
         scores: whether it is a reward model.
         quantization: in which its matrices were saved: none, 4bit or 8bit.
+        expert_width: as `width`, of the experts that serve one token and are no linear layers.
     """
 
     num_parameters: int
@@ -36,6 +40,7 @@ class ModelSize:
     context: int | None
     scores: bool
     quantization: str = "none"
+    expert_width: int = 0
 
 
 def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any = None) -> Any:
@@ -87,6 +92,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         context=getattr(text, "max_position_embeddings", None),
         scores=is_score_model(name),
         quantization=_saved_quantization(config),
+        expert_width=expert_width(text_backbone(model)),
     )
 
 
@@ -105,6 +111,21 @@ def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
     for layer in matrix_layers(model):
         rows, columns = _shape(layer)
         yield rows, columns
+
+
+def expert_width(model: Any) -> int:
+    """Inputs and outputs of the experts that serve one token, added up over a backbone's layers.
+
+    Most families hold a layer's experts as parameters `[experts, out, in]`, or transposed, which
+    are no linear layers.
+    """
+    text = model.config.get_text_config()
+    served = next((k for name in SERVED if isinstance(k := getattr(text, name, None), int)), 1)
+    return served * sum(
+        sum(parameter.shape[1:])
+        for name, parameter in model.named_parameters()
+        if "experts" in name and parameter.ndim == 3
+    )
 
 
 def layer_weights(model: Any) -> Iterator[Any]:
