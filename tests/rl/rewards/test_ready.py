@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
@@ -103,6 +104,24 @@ def test_length_falls_linearly_to_0_at_nothing_and_at_twice_the_target():
     """1 - |n - 4| / 4 for n = 4, 2, 8, 0, 20, 5."""
     ids = [[1] * n for n in (4, 2, 8, 0, 20, 5)]
     assert score("length:4", completion_ids=ids) == [1.0, 0.5, 0.0, 0.0, 0.0, 0.75]
+
+
+def test_answers_are_compared_as_mathematics():
+    reward = ready("math")[1]
+    given = ["So it is $\\frac{1}{2}$.", "0.5", "\\boxed{x=3}", "about 7", "I do not know"]
+    assert reward(completions=given, answer=["1/2", "$0.5$", "3", "8", "1"]) == [1, 1, 1, 0, 0]
+    assert reward(completions=["It is $\\{1, 2\\}$"], solution=["$\\{2, 1\\}$"]) == [1]
+    with pytest.raises(ValueError, match="no column answer or solution"):
+        reward(completions=["1"])
+    with pytest.raises(ValueError, match="'' cannot be read as mathematics"):
+        reward(completions=["1"], answer=[""])
+
+
+def test_a_time_limit_needs_no_alarm_of_the_process():
+    """Which only the main thread may set: `reward_timeout` calls a reward in another."""
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(ready("math")[1], completions=["$1+1$"], answer=[2]).result()
+    assert found == [1.0]
 
 
 def test_sentiment_is_vaders_compound():

@@ -1,4 +1,4 @@
-"""Ready reward functions, by short names: `gsm8k`, `regex:…`, `length:…`, `sentiment`, `format`.
+"""Ready reward functions, by short names: `gsm8k`, `math`, `regex:…`, `length:…`, `format`, ….
 
 Each takes the batch by keyword, as a user's own function does, and gives one number an answer.
 """
@@ -6,6 +6,7 @@ Each takes the batch by keyword, as a user's own function does, and gives one nu
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import cache
@@ -61,6 +62,51 @@ def final_number(text: str) -> Decimal | None:
     sign, inner_sign, digits = numbers[0] if marker else numbers[-1]
     number = Decimal(digits.replace(",", ""))
     return -number if (sign in ("-", "−")) != bool(inner_sign) else number
+
+
+def math(
+    completions: Sequence[str],
+    answer: Sequence[Any] | None = None,
+    solution: Sequence[Any] | None = None,
+    **_: Any,
+) -> list[float]:
+    """1.0 where the final answer equals the reference's in value, else 0.0, by math-verify.
+
+    Numbers, fractions, LaTeX, sets, intervals and equations are compared as mathematics: `1/2`,
+    `0.5` and `\\boxed{\\frac{1}{2}}` are equal.
+
+    Args:
+        completions: the answers.
+        answer, solution: the reference answers, a column of the data under either name.
+
+    Raises:
+        ValueError: the data have neither column, or a reference answer cannot be read.
+    """
+    parse, verify = _math_verify()
+    right = answer if answer is not None else solution
+    if right is None:
+        raise ValueError("the data have no column answer or solution, which hold what is right")
+    # Its time limit is an alarm of the process, which only the main thread may set.
+    limit = 5 if threading.current_thread() is threading.main_thread() else None
+    scores = []
+    for given, wanted in zip(completions, right, strict=True):
+        gold = parse(str(wanted), parsing_timeout=limit) or parse(
+            f"${wanted}$", parsing_timeout=limit
+        )
+        if not gold:
+            raise ValueError(f"the reference answer {wanted!r} cannot be read as mathematics")
+        found = parse(given, parsing_timeout=limit)
+        scores.append(float(verify(gold, found, timeout_seconds=limit)))
+    return scores
+
+
+@cache
+def _math_verify() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise ConfigError(f"reward math needs math-verify: {install('math')}") from error
+    return parse, verify
 
 
 def regex(pattern: str) -> Callable[..., list[float]]:
@@ -157,7 +203,11 @@ def _compiled(pattern: str, name: str, flags: int = 0) -> re.Pattern[str]:
         ) from error
 
 
-WITHOUT_ARGUMENT: dict[str, Callable[..., list[float]]] = {"gsm8k": gsm8k, "sentiment": sentiment}
+WITHOUT_ARGUMENT: dict[str, Callable[..., list[float]]] = {
+    "gsm8k": gsm8k,
+    "math": math,
+    "sentiment": sentiment,
+}
 WITH_ARGUMENT: dict[str, Callable[[str], Callable[..., list[float]]]] = {
     "regex": regex,
     "length": length,
@@ -178,6 +228,6 @@ def ready(spec: str) -> tuple[str, Callable[..., list[float]]] | None:
         return name, WITH_ARGUMENT[name](argument)
     if spec not in WITHOUT_ARGUMENT:
         return None
-    if spec == "sentiment":
-        _analyser()
+    if needed := {"sentiment": _analyser, "math": _math_verify}.get(spec):
+        needed()
     return spec, WITHOUT_ARGUMENT[spec]
