@@ -198,7 +198,9 @@ def policy_of(folder, lora):
 def sampler_for(service, folder, *, lora=True, patience=5.0):
     policy = policy_of(folder, lora)
     server = Server.find(service.url, 5.0, 64)
-    return VllmServerSampler(server, HandedWeights(policy, str(folder)), [END], 8, patience)
+    return VllmServerSampler.start(
+        policy, str(folder), [END], server=server, folder=None, side_by_side=8, patience=patience
+    )
 
 
 def test_equal_prompts_get_different_answers_and_the_same_seed_the_same(serve, tiny_model_dir):
@@ -212,6 +214,15 @@ def test_equal_prompts_get_different_answers_and_the_same_seed_the_same(serve, t
     assert sampler.sample([[5, 6, 7]] * 3, seed=1, **ask) != first
     share = sampler.sample([[5, 6, 7]] * 2, seed=0, numbers=[2, 0], **ask)
     assert share == [first[2], first[0]]  # as another process would answer its share
+
+
+def test_an_adapter_is_not_put_on_the_weights_of_another_run(serve, tiny_model_dir):
+    service = serve()
+    sampler_for(service, tiny_model_dir)
+    sampler_for(service, tiny_model_dir, lora=False).sync()
+    sampler_for(service, tiny_model_dir, lora=False).sync()  # all weights are replaced anyhow
+    with pytest.raises(ConfigError, match=r"has the weights of another run .* start it again"):
+        sampler_for(service, tiny_model_dir)
 
 
 def test_processes_that_share_a_server_hand_over_once(serve, tiny_model_dir):

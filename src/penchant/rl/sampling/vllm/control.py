@@ -17,6 +17,8 @@ START_ADAPTERS = (
     f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 {START} --enable-lora --max-lora-rank {{rank}}"
 )
 START_WEIGHTS = f"VLLM_SERVER_DEV_MODE=1 {START}"
+LABEL = "penchant-"
+"""What names of adapters and labels of weights begin with."""
 # A log-prob of the only token that can be drawn is 0, rounding aside.
 _CERTAIN = -1e-3
 # How often a prefix cache is asked to forget: it cannot while blocks are in use.
@@ -109,6 +111,24 @@ class Server:
         except HttpError as error:
             if error.status != 404:
                 raise
+
+    def require_base(self) -> None:
+        """Refuse to put an adapter on weights that a run has put in the place of the model's own.
+
+        Raises:
+            ConfigError: such weights are there, as far as the server tells.
+        """
+        try:
+            label = self.client.get("/weight_info")["weight_version"]
+        except HttpError as error:
+            if error.status == 404:
+                return  # not in development mode, so that nobody can have replaced them
+            raise
+        if label.startswith(LABEL):
+            raise ConfigError(
+                f"the server at {self.client.url} has the weights of another run ({label}) in "
+                "place of its model's: start it again"
+            )
 
     def weights_label(self) -> str:
         """The label of the weights that the server answers with."""

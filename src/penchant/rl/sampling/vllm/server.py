@@ -79,8 +79,13 @@ class VllmServerSampler:
             side_by_side: answers asked for together.
             patience: seconds to wait for a server that is away.
             team: the processes that share the server.
+
+        Raises:
+            ConfigError: an adapter's server has other weights than its model's.
         """
         weights = HandedWeights(policy, name, folder, team)
+        if weights.rank is not None:
+            server.require_base()
         return cls(server, weights, end_token_ids, side_by_side, patience)
 
     def sync(self) -> None:

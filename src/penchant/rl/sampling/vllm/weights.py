@@ -15,6 +15,7 @@ from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.load import adapter_base, is_adapter
 from penchant.models.merging import effective_weights
+from penchant.rl.sampling.vllm.control import LABEL
 
 if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
@@ -64,7 +65,7 @@ class HandedWeights:
         self.run = self.team.agree(secrets.token_hex(4))
         if self.team.leads:
             parent = self.parent or _roomy(self.policy, adapter=self.rank is not None)
-            self._kept = tempfile.TemporaryDirectory(prefix="penchant-", dir=parent)
+            self._kept = tempfile.TemporaryDirectory(prefix=LABEL, dir=parent)
             if self.parent is not None:
                 Path(self._kept.name).chmod(0o755)  # a server may run as another user
         self._root = Path(self.team.agree(self._kept.name if self._kept else ""))
@@ -72,7 +73,7 @@ class HandedWeights:
     @property
     def label(self) -> str:
         """The present version's name, which no other run gives."""
-        return f"penchant-{self.run}-{self.version}"
+        return f"{LABEL}{self.run}-{self.version}"
 
     @property
     def rank(self) -> int | None:
