@@ -10,6 +10,7 @@ from penchant.cli.parser import add_command, add_shared
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
 from penchant.data.columns import parse_columns
+from penchant.data.faults import ALIKE
 
 # As the modules that read them have them: help must not import those.
 JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns", "text", "template")
@@ -96,7 +97,7 @@ def add_split(tools: Any) -> None:
     add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
     add("--by", metavar="COLUMN", help="whose values stand alike in all parts (default: source)")
     add("--similarity", type=float, metavar="X",
-        help="least similarity of prompts that stay together (default: 0.7)")  # fmt: skip
+        help=f"least similarity of prompts that stay together (default: {ALIKE})")  # fmt: skip
     add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
     add_shared(split, seed="0")
 

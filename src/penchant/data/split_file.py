@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from penchant.data.faults import ALIKE
 from penchant.data.hints import hint
 from penchant.data.lines import Item
 from penchant.data.opening import Sources
@@ -99,7 +100,7 @@ def split_file(
     *,
     parts: Mapping[str, float] | None = None,
     by: str = "source",
-    similarity: float = 0.7,
+    similarity: float = ALIKE,
     format: str = "jsonl",
     seed: int = 0,
     split: str = "train",
