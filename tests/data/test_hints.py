@@ -153,6 +153,14 @@ OTHER_NAMES = {
         {"instruction": "p?", "good_response": "yes", "bad_response": "no"},
         "prompt=instruction,chosen=good_response,rejected=bad_response",
     ),
+    "between other words": (
+        {"prompt": "p?", "full_chosen": "yes", "full_rejected": "no"},
+        "chosen=full_chosen,rejected=full_rejected",
+    ),
+    "German": (
+        {"Frage": "p?", "gut": "yes", "schlecht": "no"},
+        "prompt=Frage,chosen=gut,rejected=schlecht",
+    ),
     "letters": ({"x": "p?", "y_w": "yes", "y_l": "no"}, "prompt=x,chosen=y_w,rejected=y_l"),
     "Chinese": (
         {"问题": "p?", "好回答": "yes", "坏回答": "no"},
@@ -185,6 +193,18 @@ def test_thumbs_under_another_name_are_labels_once_named(tmp_path):
     ]  # fmt: skip
 
 
+def test_labels_under_other_names_are_no_pairs_and_the_columns_are_named_for_kto(tmp_path):
+    rows = [{"question": "p?", "answer": text, "thumbs_up": good}
+            for text, good in (("yes", True), ("no", False))]  # fmt: skip
+    path = write(tmp_path / "raw.jsonl", rows)
+    with pytest.raises(DataError, match=r"not pairs.*kto --columns (\S+)") as refused:
+        read_pairs(path)
+    columns = re.search(r"--columns (\S+)", str(refused.value))[1]
+    assert [one.desirable for one in read_labels(path, columns=parse_columns(columns)).records] == [
+        True, False,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("values", [("A", "B"), ("1", "2"), ("model_a", "model_b")])
 def test_two_answers_and_a_verdict_get_the_line_that_builds_pairs(
     tmp_path, monkeypatch, capsys, values
@@ -209,6 +229,21 @@ TO_BUILD = {
     "stars": [{"prompt": "p?", "response": "yes", "stars": 5},
               {"prompt": "p?", "response": "no", "stars": 1}],
     "a judge's signs": [{**LEFT, "label": "[[A>B]]"}],
+    "from -3 to 3": [{"question": "p?", "answer_1": "yes", "answer_2": "no", "strength": -2}],
+    "half for a tie": [{**LEFT, "score": 1.0}, {**LEFT, "prompt": "q?", "score": 0.5}],
+    "a judge's letter": [{**LEFT, "judgment": "[[A]]"}, {**LEFT, "judgment": "[[C]]"}],
+    "the better by its name": [{"query": "p?", "answer_x": "yes", "answer_y": "no",
+                                "better": "answer_x"}],
+    "left and right": [{"prompt": "p?", "left": "no", "right": "yes", "choice": "right"}],
+    "lists of good and bad": [{"query": "p?", "pos": ["yes"], "neg": ["no"]}],
+    "correct or not, in a list": [{"problem": "p?", "solutions": [
+        {"text": "no", "correct": False}, {"text": "yes", "correct": True}]}],
+    "correct or not, beside": [{"problem": "p?", "responses": ["no", "yes"],
+                                "is_correct": [False, True]}],
+    "correct or not, a row each": [{"problem": "p?", "solution": "no", "correct": False},
+                                   {"problem": "p?", "solution": "yes", "correct": True}],
+    "votes by the answers' names": [{"instruction": "p?", "response-1": "no", "response-2": "yes",
+                                     "preference.responses": ["response-2"]}],
     "the safer one": [{"prompt": "p?", "response_0": "no", "response_1": "yes",
                        "safer_response_id": 1}],
 }  # fmt: skip

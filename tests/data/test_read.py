@@ -292,6 +292,11 @@ MISNAMED = {
     "tabs": ("p.tsv", TABLE.replace(",", "\t").encode()),
     "semicolons": ("p.csv", TABLE.replace(",", ";").encode()),
     "a list within an object": ("p.json", json.dumps({"examples": SIMPLE}).encode()),
+    "by key": ("p.json", json.dumps({f"id{n}": row for n, row in enumerate(SIMPLE)}).encode()),
+    "JSON within JSON": (
+        "p.jsonl",
+        "".join(json.dumps(json.dumps(row)) + "\n" for row in SIMPLE).encode(),
+    ),
     "by column": ("p.json", json.dumps({k: [r[k] for r in SIMPLE] for k in SIMPLE[0]}).encode()),
 }
 

@@ -154,7 +154,11 @@ def _line_item(path: Path, where: str, line: bytes, parse: Callable[[str], objec
 
 
 def _json(line: str) -> object:
-    return json.loads(line, object_pairs_hook=unique_fields)
+    """A line's value; of a text that is an object written as JSON once more, that object."""
+    value = json.loads(line, object_pairs_hook=unique_fields)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return json.loads(value, object_pairs_hook=unique_fields)
+    return value
 
 
 def _text(line: str) -> object:

@@ -30,6 +30,8 @@ NUM_TRIED = 20
 # Gives a column another name, so that it is read no more.
 UNUSED = {"unused_prompt": "prompt"}
 TIES = {"0", "tie"}
+# How much better the second of two answers is; negative where the first is.
+GRADES = {str(grade): "a" if grade < 0 else "b" if grade else "tie" for grade in range(-3, 4)}
 WANTED = (
     ("prompt", "chosen", "rejected"),
     ("chosen", "rejected"),
@@ -43,6 +45,7 @@ SEVERAL = (
     ("ranking", ("prompt", "completions", "ranks")),
     ("ratings", ("prompt", "completion", "rating")),
     ("ratings", ("prompt", "completions")),
+    ("ranking", ("prompt", "chosen", "rejected")),
 )
 
 
@@ -63,7 +66,7 @@ def hint(sources: Sources, part: Part, kind: Kind[Any]) -> str | None:
         return None
     suggestions = (_conversions(sources, rows), _renamings(rows, kind), _builds(sources, rows),
                    _renamed_conversions(sources, rows), _verdicts(sources, rows),
-                   _several(sources, rows))  # fmt: skip
+                   _several(sources, rows), _otherwise(rows, kind))  # fmt: skip
     return next((text for found in suggestions for text in found), None)
 
 
@@ -141,6 +144,25 @@ def _renamings(rows: Placed, kind: Kind[Any]) -> Iterator[str]:
             yield f"name its columns: --columns {shlex.quote(written(columns))}"
     if _reads(rows, UNUSED, kind):
         yield f"its prompt is none of the messages; leave it out: --columns {written(UNUSED)}"
+
+
+def _otherwise(rows: Placed, kind: Kind[Any]) -> Iterator[str]:
+    """Labels of single completions under other names where pairs are wanted, and the reverse."""
+    for names in WANTED:
+        columns = own_names(rows[0][1], names)
+        if not columns:
+            continue
+        named = f"--columns {shlex.quote(written(columns))}"
+        if kind is not labels.LABELS and "label" in names and _reads(rows, columns, labels.LABELS):
+            yield (
+                "it holds labels of single completions under other names, not pairs; train on "
+                f"them with a method for labels: kto {named}"
+            )
+        if kind is labels.LABELS and "chosen" in names and _reads(rows, columns, labels.EITHER):
+            yield (
+                "it holds pairs under other names, not labels; train on them with a method for "
+                f"pairs: dpo {named}; or read each as two labels: --unpair {named}"
+            )
 
 
 def _reads(rows: Placed, columns: Mapping[str, str], kind: Kind[Any]) -> bool:
@@ -226,7 +248,9 @@ def _build_line(sources: Sources, **how: Any) -> str:
         words.append(f"--votes {shlex.quote(','.join(votes))}")
     for name in ("columns", "codes"):
         if how.get(name):
-            words.append(f"--{name} {shlex.quote(written(how[name]))}")
+            # A value that begins with a dash would be taken for an option after a blank.
+            value = written(how[name])
+            words.append(f"--{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}")
     return " ".join([*words, "--output pairs.jsonl"])
 
 
@@ -238,6 +262,10 @@ def _codes(values: Sequence[str], both: tuple[str, str]) -> Iterator[dict[str, s
     """What verdicts may mean: nothing to say where they name a side themselves."""
     yield {}
     words = {value.strip().removesuffix(".0") for value in values}
+    if words & {"0.5"} and words <= {"0", "0.5", "1"}:  # the share that the first one won
+        yield {"1": "a", "0": "b", "0.5": "tie"}
+    if words <= {*GRADES} and any(word.startswith("-") for word in words):
+        yield dict(GRADES)
     # Verdicts that count as the columns do come first: 1 is the second of answer_0 and answer_1.
     for first, second in ((both[0][-1:], both[1][-1:]), *ENDS, both):
         ties = words - {first, second}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 from penchant.data.rows.row import Row
@@ -11,31 +11,37 @@ from penchant.data.rows.row import Row
 # Compared without case and separators.
 NAMES = {
     "prompt": ("prompt", "request", "question", "instruction", "query", "input", "context",
-               "problem", "task", "user", "x", "问题", "提问", "指令", "质问", "質問", "指示",
+               "problem", "task", "user", "x", "frage", "anweisung", "pregunta",
+               "instruccion", "pergunta", "问题", "提问", "指令", "质问", "質問", "指示",
                "プロンプト", "질문"),
-    "completion": ("completion", "response", "answer", "output", "generation", "reply", "回答",
+    "completion": ("completion", "response", "answer", "output", "generation", "reply",
+                   "solution", "antwort", "respuesta", "回答",
                    "応答", "답변"),
     "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
               "verdict", "preference", "pref", "winner", "choice", "better", "preferred",
               "preferredresponse", "betterresponse", "betterresponseid", "saferresponseid",
-              "isgood", "issafe", "ischosen", "iscorrect", "correct"),
+              "isgood", "issafe", "ischosen", "iscorrect", "correct", "judgment", "judgement",
+              "thumbsup", "upvoted", "isliked", "selected", "overallpreference",
+              "preferencestrength", "strength"),
     "votes": ("votes", "annotations", "annotators", "judgments", "judgements", "preferences",
-              "labels", "verdicts"),
+              "labels", "verdicts", "preferenceresponses"),
     "rating": ("rating", "score", "stars", "star", "grade", "quality", "reward", "helpfulness",
-               "overallscore", "overall"),
+               "overallscore", "overall", "correct", "iscorrect", "passed"),
     "completions": ("completions", "responses", "answers", "generations", "candidates", "outputs",
-                    "replies"),
+                    "replies", "solutions", "samples"),
     "messages": ("messages", "conversation", "conversations", "chat", "dialogue"),
-    "ratings": ("ratings", "rating", "scores", "score", "rewards", "stars", "labels"),
+    "ratings": ("ratings", "rating", "scores", "score", "rewards", "stars", "labels",
+                "correct", "iscorrect", "correctness", "passed"),
     "ranks": ("ranks", "rank", "rankings", "ranking"),
 }  # fmt: skip
 # What the better and the worse answer are called; an answer's name may stand before or after.
 STEMS = {
     "chosen": ("chosen", "good", "better", "best", "preferred", "accepted", "win", "winner",
-               "winning", "pos", "positive", "j", "yw", "好", "良い", "较好", "採用"),
+               "winning", "pos", "positive", "j", "yw", "gut", "besser", "elegida", "mejor", "好",
+               "良い", "较好", "採用"),
     "rejected": ("rejected", "bad", "worse", "worst", "dispreferred", "nonpreferred",
-                 "unpreferred", "lose", "loser", "losing", "neg", "negative", "k", "yl", "坏",
-                 "差", "悪い", "较差", "不採用"),
+                 "unpreferred", "lose", "loser", "losing", "neg", "negative", "k", "yl", "schlecht",
+                 "schlechter", "rechazada", "peor", "坏", "差", "悪い", "较差", "不採用"),
 }  # fmt: skip
 ANSWERS = ("", *NAMES["completion"], "resp", "text", "message", "messages", "instruction")
 NAMES |= {
@@ -47,7 +53,8 @@ NAMES |= {
     for side, stems in STEMS.items()
 }
 # The ends of a pair of columns with answers, such as response1 and response2.
-ENDS = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"))
+ENDS = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"), ("x", "y"))
+BARE = ("left", "right"), ("a", "b"), ("first", "second")  # such names without an answer's
 VOTER = re.compile(r"(annotator|rater|judge|worker|vote|label)\d+")
 
 
@@ -61,21 +68,37 @@ def own_names(row: Row, wanted: Sequence[str]) -> dict[str, str] | None:
     Returns:
         None where one is not there.
     """
-    own = {_plain(name): str(name) for name in row}
     columns: dict[str, str] = {}
     for name in wanted:
         if name in row:
             continue
-        known = next((own[other] for other in NAMES[name] if other in own), None)
+        known = next(iter(own_name(row, name)), None)
         if known is None:
             return None
         columns[name] = known
     return columns
 
 
+def own_name(row: Row, wanted: str) -> list[str]:
+    """The row's names of a column, as it is called here first; empty where it has none."""
+    own = {_plain(name): str(name) for name in row}
+    known = [wanted] if wanted in row else []
+    known += [own[other] for other in NAMES[wanted] if other in own]
+    if wanted in STEMS:  # such as full_chosen beside full_rejected
+        other = next(side for side in STEMS if side != wanted)
+        known += [
+            name for plain, name in own.items()
+            if wanted in plain and plain.replace(wanted, other) in own
+        ]  # fmt: skip
+    return known
+
+
 def sides(row: Row) -> tuple[str, str] | None:
     """Two columns of answers whose names differ only in their ends."""
     names = list(map(str, row))
+    for both in BARE:
+        if all(isinstance(row.get(name), str | list) for name in both):
+            return both
     for first, second in ENDS:
         for name in names:
             stem = name[: len(name) - len(first)]
@@ -85,6 +108,44 @@ def sides(row: Row) -> tuple[str, str] | None:
             if other and isinstance(row[name], str | list) and isinstance(row[other], str | list):
                 return name, other
     return None
+
+
+def outcomes(row: Row) -> tuple[str, str, str] | None:
+    """A column for each outcome of a comparison, one of them 1, such as a_wins, b_wins and tie.
+
+    Returns:
+        Those of the first and the second side, and that of a tie, empty where there is none.
+    """
+    flags = {name: str(name) for name, value in row.items() if _is_flag(value)}
+    parts = {re.sub(r"(?<![a-z])(?:a|b)(?![a-z])", "*", name.lower()) for name in flags.values()}
+    for stem in sorted(part for part in parts if part.count("*") == 1):
+        first, second = (
+            next((n for n in flags.values() if n.lower() == stem.replace("*", side)), None)
+            for side in ("a", "b")
+        )
+        if first and second and sum(bool(row[name]) for name in (first, second)) <= 1:
+            tie = next((n for n in flags.values() if "tie" in n.lower()), "")
+            return first, second, tie
+    return None
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | int | float) and value in (0, 1)
+
+
+TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation")
+RATINGS = ("rating", "score", "overall_score", "reward", "correct", "is_correct")
+
+
+def rated_columns(row: Row) -> dict[str, Mapping[str, object]]:
+    """The columns that each hold an answer's text and its score, by name."""
+    return {
+        str(name): value
+        for name, value in row.items()
+        if isinstance(value, Mapping)
+        and any(isinstance(value.get(text), str) for text in TEXTS)
+        and any(value.get(rating) is not None for rating in RATINGS)
+    }
 
 
 def voters(row: Row) -> list[str]:

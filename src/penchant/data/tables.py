@@ -66,7 +66,14 @@ def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
         return list(value[(named or lists)[0]])
     if lists:
         raise SplitError(f"{path} holds several lists of rows, and none of '{split}'", lists)
-    return _from_columns(value) or [value]
+    return _from_columns(value) or _by_key(value) or [value]
+
+
+def _by_key(value: dict[str, Any]) -> list[object]:
+    """The rows of an object that names each of several by a key; none where it is not that."""
+    rows = list(value.values())
+    alike = len(rows) > 1 and all(isinstance(row, dict) and row for row in rows)
+    return rows if alike and len({tuple(sorted(row)) for row in rows}) == 1 else []
 
 
 def _from_columns(value: dict[str, Any]) -> list[object]:

@@ -8,10 +8,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
+from penchant.data.names import RATINGS, TEXTS
 from penchant.data.rows.row import Row, RowError, is_given, shown
-
-TEXTS = ("completion", "response", "text", "content", "answer", "output")
-RATINGS = ("rating", "score", "overall_score", "reward")
 
 
 class Scored(NamedTuple):
@@ -51,8 +49,11 @@ def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         entries = _listed(first, rules)
     else:
         entries = [(row.get("completion"), row.get("rating"), row.get("model")) for _, row in unit]
+    # True for correct is a rating where all are told so; among numbers it is a slip.
+    flags = all(isinstance(value, bool) for _, value, _ in entries)
     scored = []
-    for text, value, model in entries:
+    for text, given, model in entries:
+        value = int(bool(given)) if flags else given
         try:
             score = _rating(value, rules, counts)
             completion = answer(text, rules.name("completion"))

@@ -23,7 +23,8 @@ CODES = {
     "a_winner": "a", "b_winner": "b", "response_a": "a", "response_b": "b",
     "a>b": "a", "b>a": "b", "a=b": "tie", "a>>b": "a", "b>>a": "b", "draw": "tie",
     "response_1": "a", "response_2": "b", "answer_a": "a", "answer_b": "b",
-    "assistant_a": "a", "assistant_b": "b", "first": "a", "second": "b",
+    "assistant_a": "a", "assistant_b": "b", "first": "a", "second": "b", "c": "tie",
+    "a wins": "a", "b wins": "b", "response a": "a", "response b": "b",
 }  # fmt: skip
 MEANINGS = ("a", "b", "tie", "both_bad")
 

@@ -14,6 +14,7 @@ from penchant.data.converting.exchange import (
     NewRow,
     answer,
     answers,
+    asked,
     chat_of,
     has,
     user,
@@ -134,6 +135,18 @@ def read_swift(row: Row) -> NewRow:
     return {
         "prompt": list(chat[:-1]),
         "chosen": list(chat[-1:]),
+        "rejected": answer(row["rejected_response"]),
+    }
+
+
+def read_swift_query(row: Row) -> NewRow:
+    """ms-swift before its messages: a question with what came before it, and two answers."""
+    chat = asked(row, "\n")
+    if isinstance(chat, str):
+        chat = [user(chat)]
+    return {
+        "prompt": chat,
+        "chosen": answer(row["response"]),
         "rejected": answer(row["rejected_response"]),
     }
 

@@ -121,6 +121,14 @@ LAYOUTS = (
         ),
         foreign.read_swift,
     ),
+    Exchange(
+        "ms-swift",
+        "system, history, query, response, rejected_response",
+        "pairs",
+        ("query", "response", "rejected_response", *SYSTEM, "history"),
+        lambda row: has(row, "query", "response", "rejected_response"),
+        foreign.read_swift_query,
+    ),
     _renamed("stack-exchange-paired", "question", "response_j", "response_k"),
     _renamed("nemo", "prompt", "chosen_response", "rejected_response"),
     Exchange(

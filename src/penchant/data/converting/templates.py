@@ -15,9 +15,26 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 BUILTIN = {
+    # With tools, reasoning and calls, as Qwen and Hermes write them.
     "chatml": (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + "
-        "'<|im_end|>\\n' }}{% endfor %}"
+        "{% if tools %}{{ '<|im_start|>system\\n' }}"
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + '\\n\\n' }}{% endif %}"
+        "{{ '# Tools\\n\\nEach function on offer, as JSON:\\n<tools>' }}"
+        "{% for tool in tools %}{{ '\\n' + (tool | tojson) }}{% endfor %}"
+        "{{ '\\n</tools>\\n\\nTo call one, answer with its name and arguments as JSON within "
+        "<tool_call></tool_call>.<|im_end|>\\n' }}{% endif %}"
+        "{% for m in messages %}{% if not (tools and loop.first and m['role'] == 'system') %}"
+        "{{ '<|im_start|>' + m['role'] + '\\n' }}"
+        "{% set thoughts = m['reasoning_content'] or m['reasoning'] or m['thinking'] %}"
+        "{% if thoughts %}{{ '<think>\\n' + thoughts + '\\n</think>\\n\\n' }}{% endif %}"
+        "{% if m['role'] == 'tool' and m['name'] %}{{ m['name'] + ': ' }}{% endif %}"
+        "{{ m['content'] }}"
+        "{% for call in m['tool_calls'] or [] %}{% set called = call['function'] or call %}"
+        "{% if m['content'] or not loop.first %}{{ '\\n' }}{% endif %}"
+        "{{ '<tool_call>\\n' }}"
+        "{{ {'name': called['name'], 'arguments': called['arguments']} | tojson }}"
+        "{{ '\\n</tool_call>' }}{% endfor %}"
+        "{{ '<|im_end|>\\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
     "human_assistant": (

@@ -87,7 +87,8 @@ def _content(said: object, field: str) -> str:
         refuse_media(part, place, part.get("type"))
         if part.get("type", "text") not in ("text", "input_text", "output_text"):
             raise RowError("part that is not text", f"'{place}' is of type {shown(part['type'])}")
-        texts.append(read_text(part.get("text"), f"{place}.text"))
+        name = "value" if "value" in part and "text" not in part else "text"
+        texts.append(read_text(part.get(name), f"{place}.{name}"))
     return "\n".join(texts)
 
 

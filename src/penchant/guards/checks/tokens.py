@@ -186,7 +186,8 @@ def template_drops(run: Snapshot) -> Iterator[Finding]:
             "note" if earlier else "error",
             f"the chat template leaves out text of {what} in {counted(num, 'record')}, such as "
             f"{tokens.lost_examples[what]}",
-            "set chat_template to a file that writes it, or take that text out of the data"
+            "set chat_template to chatml, which writes tools, calls and reasoning, or to a file "
+            "that writes it; or take that text out of the data"
             + (", unless it is left out while sampling too, as reasoning often is" * earlier),
             {"num": num, "what": what, "example": tokens.lost_examples[what]},
         )
