@@ -53,7 +53,11 @@ if __name__ == "__main__":
     ask = {"n": 2, "sampling": Sampling(8, top_k=50, top_p=0.9)}
     drawn = [sampler.sample([[1, 5, 6]] * 3, seed=seed, **ask) for seed in (0, 0, 1)]
     ids = [[[answer.ids for answer in row] for row in rows] for rows in drawn]
-    print("ASKED" + json.dumps({"ids": ids, "same": same}))
+    sampler.end_token_ids = [*range(2, 260)]  # every other token ends an answer, and is its last
+    short = [answer for row in sampler.sample([[1, 5, 6]] * 3, seed=0, **ask) for answer in row]
+    ends = [[i < 260 for i in answer.ids] for answer in short]
+    told = [answer.ended for answer in short]
+    print("ASKED" + json.dumps({"ids": ids, "same": same, "ends": ends, "told": told}))
 """
 
 
@@ -143,6 +147,16 @@ def test_engine_in_the_process_samples_what_is_scored(
 
 
 @pytest.mark.slow
+def test_half_precision_differs_by_its_rounding_and_is_weighted(python, environment, keys):
+    keys |= {"generation": "vllm", "vllm_gpu_memory_utilization": 0.05, "precision": "bf16"}
+    batches, _ = train(python, environment, keys)
+    assert len(batches) >= 4
+    for row in batches:
+        assert 1e-5 < row["logprob/sampling_difference"] < 0.05
+        assert row["sampling/ratio_max"] != 1 and row["sampling/truncated"] == 0
+
+
+@pytest.mark.slow
 def test_equal_prompts_get_different_answers_and_training_keeps_its_random_numbers(
     python, environment, model
 ):
@@ -154,6 +168,9 @@ def test_equal_prompts_get_different_answers_and_training_keeps_its_random_numbe
     assert len({tuple(ids) for row in first for ids in row}) == 6
     assert first == again and first != other
     assert said["same"]
+    assert any(said["told"])
+    for ends, told in zip(said["ends"], said["told"], strict=True):
+        assert not any(ends[:-1]) and ends[-1] == told and (told or len(ends) == 8)
 
 
 class Service:
@@ -172,7 +189,7 @@ class Service:
             *("--enable-lora", "--max-lora-rank", "8"),
         ]
         own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_SERVER_DEV_MODE": "1"}
-        self.environment, self.log = {**environment, **own}, log
+        self.environment, self.log, self.model = {**environment, **own}, log, str(model)
         self.start()
 
     def start(self):
@@ -195,6 +212,14 @@ class Service:
             else:
                 return
         raise AssertionError(self.log.read_text()[-4000:])
+
+    def complete(self, **asked):
+        """The choices that answer, as the sampler asks for them."""
+        data = json.dumps({"model": self.model, "return_token_ids": True, **asked}).encode()
+        headers = {"Content-Type": "application/json"}
+        question = urllib.request.Request(f"{self.url}/v1/completions", data, headers)
+        with urllib.request.urlopen(question, timeout=60) as answer:
+            return json.load(answer)["choices"]
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -233,6 +258,13 @@ def killed_during(service, metrics):
 def test_server_samples_what_is_scored_and_is_waited_for_once_it_was_killed(
     python, environment, keys, service, lora_r, tmp_path
 ):
+    ends = [*range(2, 260)]  # every other token: an answer's last, and among its ids
+    asked = {"prompt": [1, 5, 6], "n": 4, "seed": 0, "ignore_eos": True, "stop_token_ids": ends}
+    for choice in service.complete(**asked, max_tokens=32, logprobs=0):
+        *others, last = choice["token_ids"]
+        assert last in ends and not set(others) & set(ends)
+        assert len(choice["logprobs"]["token_logprobs"]) == len(choice["token_ids"])
+
     keys |= {"generation": "vllm-server", "vllm_url": service.url, "lora_r": lora_r}
     for temperature in (1.0, 0.5):
         output = str(tmp_path / f"at-{temperature}")

@@ -164,19 +164,20 @@ def num_letters(completions, **_):
     return [float(len(set(text))) for text in completions]
 
 
-@pytest.mark.parametrize("lora_r", [2, 0])
+@pytest.mark.parametrize(("method", "lora_r"), [("grpo", 2), ("ppo", 0)])
 def test_every_batch_is_drawn_with_the_weights_of_its_step_though_the_server_restarts(
-    serve, tiny_keys, tmp_path, lora_r
+    serve, tiny_keys, tmp_path, method, lora_r
 ):
     service = serve()
-    service.die_at = 8
+    service.die_at = 8  # in the midst of a batch
     keys = {name: value for name, value in tiny_keys.items() if name != "max_new_tokens"}
     folder = tmp_path / "handed"
     folder.mkdir()
     penchant.train(
-        "grpo", **keys, output=tmp_path / "run", reward=num_letters,
+        method, **keys, output=tmp_path / "run", reward=num_letters,
         generation="vllm-server", vllm_url=service.url, vllm_folder=str(folder), lora_r=lora_r,
-        max_completion_length=6, num_generations=4, batch_size=16, max_steps=12, temperature=0.7,
+        max_completion_length=6, batch_size=16, max_steps=12, temperature=0.7,
+        **({"num_generations": 4} if method == "grpo" else {"ppo_epochs": 1}),
     )  # fmt: skip
     assert service.restarts == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]

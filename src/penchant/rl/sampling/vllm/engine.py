@@ -129,12 +129,15 @@ class VllmSampler:
             # vLLM knows adapters by number and keeps them: each version has one of its own.
             version, folder = self.weights.version, str(self.weights.folder)
             adapter = LoRARequest(self.weights.label, version, folder)
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            parameters,
-            lora_request=adapter,
-            use_tqdm=False,
-        )
+        device = self.weights.policy.causal_model.device.type
+        # The run's half precision is for the policy's passes: the engine has its own.
+        with torch.autocast(device, enabled=False):
+            outputs = self.engine.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                parameters,
+                lora_request=adapter,
+                use_tqdm=False,
+            )
         if self.sleeps:
             self.engine.sleep(level=2 if adapter is None else 1)  # 2 forgets the weights as well
         return [[self._completion(one) for one in output.outputs] for output in outputs]
