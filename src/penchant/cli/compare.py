@@ -14,15 +14,18 @@ from penchant.core.strict_json import to_json
 from penchant.methods import METHODS
 
 if TYPE_CHECKING:
-    from penchant.commands.comparison import Compared, Comparison
+    from penchant.commands.comparison import Comparison
+    from penchant.core.resampling import Interval
 
+# Marks a point that may be as good as the best.
+SAME = "≈"
 # Of the columns, those that are shown where they were measured.
 COLUMNS = {
-    "win_rate": "win rate against the start",
+    "win_rate": "win rate",
     "reward": "reward",
     "implicit": "implicit accuracy",
     "raw": "raw accuracy",
-    "kl": "KL of own answers, nats per answer",
+    "kl": "KL, nats per answer",
     "length": "tokens per answer",
 }
 
@@ -46,27 +49,26 @@ def run_compare(values: dict[str, Any]) -> None:
 
 
 def print_comparison(result: Comparison) -> None:
-    """One row a point, the start first; intervals are of 95%, by prompt."""
-    from penchant.commands.comparison import shown
+    """One row a point, the start first; a mean with half of its 95% interval, by prompt."""
     from penchant.commands.yardstick import YARDSTICKS
 
     measured = [one.measured for one in result.points if one.measured is not None]
     names = [name for name in COLUMNS if any(one.interval(name) for one in measured)]
-    table = Table("", "point", *(COLUMNS[name] for name in names), "behind the best", "seconds",
-        title="means with their 95% intervals, by prompt")  # fmt: skip
-    table.add_row("", "start", *(shown(result.start.interval(name)) for name in names), "", "")
+    table = Table("", "point", *(COLUMNS[name] for name in names), "behind the best", "seconds")
+    table.add_row("", "start", *(_cell(result.start.interval(name)) for name in names), "", "")
     table.add_section()
     for i, one in enumerate(result.points):
         mark = "*" if i == result.recommended else ""
         if one.measured is None:
             table.add_row(mark, one.name, f"failed: {one.error}")
             continue
-        cells = [shown(one.measured.interval(name)) for name in names]
-        behind = "the best" if i == result.best else _behind(one)
+        cells = [_cell(one.measured.interval(name)) for name in names]
+        same = f"{SAME} " if one.behind is not None and one.behind.holds_zero else ""
+        behind = "the best" if i == result.best else f"{same}{_cell(one.behind)}"
         table.add_row(mark, one.name, *cells, behind, f"{one.train_seconds:.0f}")
     Console().print(table)
-    meaning = YARDSTICKS[result.yardstick]
-    print(f"yardstick: {result.yardstick}, the {meaning}")
+    print(f"± half of the 95% interval, by prompt; {SAME} cannot be told apart from the best")
+    print(f"yardstick: {result.yardstick}, the {YARDSTICKS[result.yardstick]}")
     if result.recommended is not None:
         chosen = result.points[result.recommended]
         print(f"recommended: {chosen.name} ({result.reason})")
@@ -76,9 +78,9 @@ def print_comparison(result: Comparison) -> None:
     print(f"comparison: {result.output} (compare.json, compare.png)")
 
 
-def _behind(one: Compared) -> str:
-    from penchant.commands.comparison import shown
-
-    if one.behind is None:
+def _cell(found: Interval | None) -> str:
+    if found is None:
         return "-"
-    return f"{shown(one.behind)}{', cannot be told apart' if one.behind.holds_zero else ''}"
+    half = (found.high - found.low) / 2
+    digits = 3 if abs(found.mean) < 10 else 1
+    return f"{found.mean:.{digits}f} ± {half:.{digits}f}"

@@ -46,6 +46,7 @@ def plot(result: Comparison, file: Path) -> None:
         right.errorbar(distance.mean, found.mean, xerr=_ends(distance), yerr=_ends(found), **style)
     left.set_yticks(range(len(points)), [_label(one, result) for one, _, _ in points])
     left.invert_yaxis()
+    left.locator_params(axis="x", nbins=5)
     left.set_xlabel(f"{name}, 95% by prompt")
     right.set_xlabel("KL of its own answers from the start, nats per answer")
     right.set_ylabel(name)
