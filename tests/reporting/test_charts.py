@@ -85,6 +85,15 @@ def test_curves_differ_in_colour_dashes_and_marks_and_names_are_escaped() -> Non
     assert drawing.get("aria-label") == '"Diversity"'
 
 
+def test_a_long_name_is_wrapped_in_the_legend_and_leaves_the_curves_their_room() -> None:
+    long = " ".join(f"word{n}" for n in range(30))
+    texts = [one[0] for one in labels(drawn(Panel("Loss", "loss", [line(long, [1, 2])] * 2)))]
+    assert " ".join(texts).count(long) == 2
+    short = curve(drawn(Panel("Loss", "loss", [line("a", [1, 2]), line("b", [1, 2])])))
+    tall = curve(drawn(Panel("Loss", "loss", [line(long, [1, 2])] * 2)))
+    assert tall[0][1] - tall[1][1] >= (short[0][1] - short[1][1]) * 0.9
+
+
 def test_extremes_are_shaded_and_lie_within_the_axes() -> None:
     shaded = Line("loss", [1.0, 2.0], [1.0, 1.0], [0.0, 0.5], [2.0, 9.0])
     drawing = drawn(Panel("Loss", "loss", [shaded]))

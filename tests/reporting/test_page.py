@@ -15,6 +15,12 @@ import pytest
 
 from penchant.cli.main import main
 from penchant.reporting import report
+from penchant.reporting.answers import asked
+from penchant.reporting.curves import panels
+from penchant.reporting.figures import tiles
+from penchant.reporting.reading import read_run
+
+from .conftest import SUMMARY
 
 WriteRun = Callable[..., Path]
 HOSTILE = "</script><script>document.title='hacked'</script><img src=x onerror=alert(1)>&\u2028"
@@ -97,6 +103,52 @@ def test_command_line_names_the_file_or_the_mistake(
     assert "cannot write" in capsys.readouterr().err
     assert main(["report", str(run), "--card"]) == 1
     assert "no saved model" in capsys.readouterr().err
+
+
+def test_tiles_say_what_the_run_came_to_and_how_sure_that_is(write_run: WriteRun) -> None:
+    after = {"accuracy": 0.9, "num_examples": 100, "margin": 1.5}
+    summary = {**SUMMARY, "evaluation_before": {"accuracy": 0.5}, "evaluation_after": after}
+    samples = [{"step": step, "prompt": "p", "answer": "a", "num_tokens": 10 + step}
+               for step in (0, 0, 100)]  # fmt: skip
+    run = read_run(write_run(summary=summary, samples=samples))
+    found = {tile.name: (tile.value, tile.note) for tile in tiles(run)}
+    assert found["Held-out accuracy"] == ("90.0% ± 3.0%", "from 50.0%, 100 records")
+    assert found["Margin"] == ("1.5", "")
+    assert found["KL of its own answers"][0] == "4"
+    assert found["Answer length"] == ("110.0", "tokens, from 10.0")
+    assert found["Time"] == ("1 min 35 s", "100 steps") and found["Peak memory"][0] == "1 GiB"
+
+
+def test_runs_from_one_start_stand_side_by_side_under_each_prompt(write_run: WriteRun) -> None:
+    def answering(name: str, last: str) -> Path:
+        samples = [{"step": 0, "prompt": "Hi?", "answer": "as it was at the start"},
+                   {"step": 9, "prompt": "Hi?", "answer": last}]  # fmt: skip
+        return write_run(name, samples=samples)
+
+    runs = [read_run(answering(*one)) for one in (("a", "as it was at the end"), ("b", "No."))]
+    (only,) = asked(runs)
+    assert [heading for heading, _, _ in only.answers] == ["step 0", "a, step 9", "b, step 9"]
+    start, near, far = (words for _, _, words in only.answers)
+    assert start == [(False, "as it was at the start")]
+    assert (True, "end") in near
+    assert far == [(False, "No.")]  # it shares too little for marks to tell anything
+
+
+def test_a_curve_that_is_one_flat_line_is_left_out(write_run: WriteRun) -> None:
+    steps = range(1, 20)
+    metrics = [{"step": n, "loss": 1 / n, "learning_rate": 1e-5, "grad_norm": n} for n in steps]
+    (loss, norm) = panels([read_run(write_run(metrics=metrics))])
+    assert (loss.title, loss.group) == ("Loss", "training")
+    assert norm.title == "Norm of the gradient" and loss.lines[0].name == "training"
+
+
+def test_the_page_tells_how_its_model_is_loaded(write_run: WriteRun) -> None:
+    run = write_run()
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    page = _page(run)
+    assert f"AutoModelForCausalLM.from_pretrained(&#34;{run / 'model'}&#34;)" in page
+    assert f"penchant chat {run}" in page
 
 
 def test_a_report_of_2000_steps_is_small(long_run: Path) -> None:

@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 from penchant.reporting.curves import Line, Panel
 
 WIDTH, HEIGHT = 317.0, 202.0
+LEGEND = 25.0  # height of the legend that is counted in the chart's
 FONT, SMALL = 9.0, 8.0
 CHARACTER = 0.56  # mean width of a character, as a share of the font's size
 HANDLE = 22.0  # length of a curve's sample in the legend
@@ -78,14 +80,15 @@ def as_svg(panel: Panel) -> str:
     labels = [label for _, label in ticks(y.low, y.high, 6)]
     left = (14 if panel.y else 2) + CHARACTER * FONT * max(map(len, labels), default=0) + 6
     x = Axis(x.low, x.high, left, WIDTH - 12)
-    y = Axis(y.low, y.high, HEIGHT - 28, top + 6)
+    height = HEIGHT + max(0.0, top - LEGEND)  # a long legend leaves the curves their room
+    y = Axis(y.low, y.high, height - 28, top + 6)
     parts = [_background(panel, x, y)]
     parts += [_curve(panel, line, x, y) for line in panel.lines]
     if mark:
         parts.append(_rule(x.start, y.at(mark[0]), x.end))
     parts += [*legend, _frame(panel, x, y)]
     return (
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(panel.title)}" '
+        f'<svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(panel.title)}" '
         f'font-size="{FONT:g}" fill="currentColor">{"".join(parts)}</svg>'
     )
 
@@ -161,12 +164,17 @@ def _legend(panel: Panel, mark: tuple[float, str] | None) -> tuple[list[str], fl
     widest = HANDLE + 14 + CHARACTER * SMALL * max(len(name) for name, _ in entries)
     columns = max(1, min(int((WIDTH - 4) // widest), 2 if len(panel.lines) < 5 else 3))
     room = int(((WIDTH - 4) / columns - HANDLE - 4) / (CHARACTER * SMALL))
-    drawn = []
-    for number, (name, sample) in enumerate(entries):
-        x, y = 4 + number % columns * (WIDTH - 4) / columns, 8 + number // columns * 11.0
-        text = name if len(name) <= room else f"{name[: room - 1]}…"
-        drawn += [sample(x, y), _text(x + HANDLE + 4, y + 3, text, SMALL)]
-    return drawn, 11.0 * -(-len(entries) // columns) + 3
+    drawn, top = [], 8.0
+    for start in range(0, len(entries), columns):
+        row = [(wrap(name, room), sample) for name, sample in entries[start : start + columns]]
+        for column, (lines, sample) in enumerate(row):
+            x = 4 + column * (WIDTH - 4) / columns
+            drawn.append(sample(x, top))
+            drawn += [
+                _text(x + HANDLE + 4, top + 3 + 11 * i, line, SMALL) for i, line in enumerate(lines)
+            ]
+        top += 11.0 * max(len(lines) for lines, _ in row)
+    return drawn, top - 5
 
 
 def _sample(kind: int) -> Callable[[float, float], str]:
@@ -189,7 +197,7 @@ def _frame(panel: Panel, x: Axis, y: Axis) -> str:
     middle = (y.start + y.end) / 2
     texts = [_text(x.at(value), y.start + 12, text, FONT, "middle") for value, text in across]
     texts += [_text(x.start - 5, y.at(value) + 3, text, FONT, "end") for value, text in upward]
-    texts.append(_text((x.start + x.end) / 2, HEIGHT - 4, panel.x, FONT, "middle"))
+    texts.append(_text((x.start + x.end) / 2, y.start + 24, panel.x, FONT, "middle"))
     if panel.y:
         name = _text(0, 0, panel.y, FONT, "middle")
         texts.append(f'<g transform="translate(9 {middle:.1f}) rotate(-90)">{name}</g>')

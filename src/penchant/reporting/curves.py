@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from penchant.guards.monitors.history import DRIFTED_KL, HEALTHY_KL, History, Series
 from penchant.reporting.reading import Run, number
@@ -44,6 +45,7 @@ class Panel:
         lines: what it shows.
         band: a range that is healthy; mark: a value to compare with, and its name.
         scatter: x is no step; overlaid: lines are runs.
+        group: under which heading it stands, of `GROUPS`.
     """
 
     title: str
@@ -54,10 +56,12 @@ class Panel:
     mark: tuple[float, str] | None = None
     scatter: bool = False
     overlaid: bool = False
+    group: str = "outcome"
 
 
 @dataclass(frozen=True)
 class _Kind:
+    group: str
     title: str
     y: str
     metrics: tuple[str, ...]
@@ -66,31 +70,49 @@ class _Kind:
     scale: float = 1.0
 
 
+# In the order of the page.
+GROUPS = {"outcome": "Outcome", "training": "Training", "machine": "Machine"}
+# What a curve is called in a legend.
+WORDS = {
+    "eval": "held out", "monitor": "monitored", "logprob/chosen": "chosen",
+    "logprob/rejected": "rejected", "monitor/held_out_reward": "a reward not trained on",
+    "monitor/distinct_1": "distinct words", "monitor/distinct_2": "distinct pairs of words",
+    "monitor/distinct_3": "distinct triples of words", "monitor/self_bleu": "overlap of answers",
+    "monitor/same_opening": "same opening", "monitor/repetition": "repetition",
+}  # fmt: skip
+
+
+def in_words(metric: str) -> str:
+    """A metric as a legend names it: its title says what it is, and this of what."""
+    return WORDS.get(metric) or WORDS.get(metric.partition("/")[0], "training")
+
+
 KINDS = (
-    _Kind("Loss", "loss", ("loss", "eval/loss")),
-    _Kind("Margin between chosen and rejected", "reward", ("reward/margin", "eval/reward/margin")),
-    _Kind("Accuracy of preferences", "share", ("reward/accuracy", "eval/reward/accuracy"),
-          mark=(0.5, "a coin")),
-    _Kind("Log-probs of completions", "nats", ("logprob/chosen", "logprob/rejected")),
-    _Kind("KL of its own answers from the reference", "nats per answer",
+    _Kind("training", "Loss", "loss", ("loss", "eval/loss")),
+    _Kind("outcome", "Margin between chosen and rejected", "reward",
+          ("reward/margin", "eval/reward/margin")),
+    _Kind("outcome", "Accuracy of preferences", "share",
+          ("reward/accuracy", "eval/reward/accuracy"), mark=(0.5, "a coin")),
+    _Kind("training", "Log-probs of completions", "nats", ("logprob/chosen", "logprob/rejected")),
+    _Kind("outcome", "KL of its own answers from the reference", "nats per answer",
           ("kl/sequence", "monitor/kl_sequence", "eval/kl/sequence"), band=HEALTHY_KL,
           mark=(DRIFTED_KL, "drifted")),
-    _Kind("KL per token of its own answers", "nats per token", ("kl", "monitor/kl")),
-    _Kind("KL per token on held-out records", "nats per token", ("eval/kl",)),
-    _Kind("Reward of sampled answers", "reward",
+    _Kind("training", "KL per token of its own answers", "nats per token", ("kl", "monitor/kl")),
+    _Kind("outcome", "KL per token on held-out records", "nats per token", ("eval/kl",)),
+    _Kind("outcome", "Reward of sampled answers", "reward",
           ("reward/mean", "monitor/reward", "eval/reward/mean", "monitor/held_out_reward")),
-    _Kind("Win rate against the starting model", "share", ("monitor/win_rate",),
+    _Kind("outcome", "Win rate against the starting model", "share", ("monitor/win_rate",),
           mark=(0.5, "a draw")),
-    _Kind("Length of answers", "tokens",
+    _Kind("outcome", "Length of answers", "tokens",
           ("completion/length", "monitor/length", "eval/completion/length")),
-    _Kind("Entropy", "nats per token", ("entropy", "monitor/entropy", "eval/entropy")),
-    _Kind("Diversity of answers", "share",
+    _Kind("training", "Entropy", "nats per token", ("entropy", "monitor/entropy", "eval/entropy")),
+    _Kind("outcome", "Diversity of answers", "share",
           ("monitor/distinct_2", "monitor/distinct_1", "monitor/distinct_3", "monitor/self_bleu",
            "monitor/same_opening", "monitor/repetition")),
-    _Kind("Norm of the gradient", "before clipping", ("grad_norm",)),
-    _Kind("Learning rate", "", ("learning_rate",)),
-    _Kind("Throughput", "tokens per second", ("tokens_per_second",)),
-    _Kind("Peak memory", "GiB", ("memory_peak_bytes",), scale=2.0**-30),
+    _Kind("training", "Norm of the gradient", "before clipping", ("grad_norm",)),
+    _Kind("training", "Learning rate", "", ("learning_rate",)),
+    _Kind("machine", "Throughput", "tokens per second", ("tokens_per_second",)),
+    _Kind("machine", "Peak memory", "GiB", ("memory_peak_bytes",), scale=2.0**-30),
 )  # fmt: skip
 # By the rows in which the monitors, else the rollouts, tell both.
 SCATTERS = (("monitor/kl_sequence", "monitor/reward"), ("kl/sequence", "reward/mean"))
@@ -107,19 +129,25 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             metrics = metrics[:1]
         lines = [
             replace(
-                thin(run.name if overlaid else metric, history[metric], kind.scale),
+                thin(run.name if overlaid else in_words(metric), history[metric], kind.scale),
                 style=number if overlaid else order,
             )
             for order, metric in enumerate(metrics)
             for number, (run, history) in enumerate(zip(runs, histories, strict=True))
             if _has(history, metric)
         ]
-        if lines:
-            title = f"{kind.title} ({metrics[0]})" if overlaid else kind.title
-            drawn.append(
-                Panel(title, kind.y, lines, band=kind.band, mark=kind.mark, overlaid=overlaid)
-            )
+        if lines and not (len(lines) == 1 and is_flat(lines[0])):
+            told = overlaid and len(kind.metrics) > 1
+            title = f"{kind.title}, {in_words(metrics[0])}" if told else kind.title
+            common: Any = {"band": kind.band, "mark": kind.mark, "group": kind.group}
+            drawn.append(Panel(title, kind.y, lines, overlaid=overlaid, **common))
     return drawn + _scatter(runs)
+
+
+def is_flat(line: Line) -> bool:
+    """Whether a curve says no more than a number does."""
+    span = max(line.high) - min(line.low)
+    return span <= 1e-6 * max(map(abs, (*line.low, *line.high)))
 
 
 def _has(history: History, metric: str) -> bool:
@@ -148,7 +176,7 @@ def _scatter(runs: Sequence[Run]) -> list[Panel]:
             if (line := _pairs(run, kl, reward)) is not None
         ]
         if lines:
-            return [Panel("Reward against KL", reward, lines, x=f"{kl}, nats per answer",
+            return [Panel("Reward against KL", "reward", lines, x="KL of its own answers, nats",
                           band=HEALTHY_KL, scatter=True, overlaid=len(runs) > 1)]  # fmt: skip
     return []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penchant.core.screen import gibibytes
@@ -82,3 +84,70 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
 def _evaluation(summary: Mapping[str, Any], side: str) -> Mapping[str, Any]:
     evaluation = summary.get(f"evaluation_{side}")
     return evaluation if isinstance(evaluation, dict) else {}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that is read first: its name, its value, and what it is to be held against."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def tiles(run: Run) -> list[Tile]:
+    """The figures of a run that say most; those that it does not have are left out."""
+    summary, history = run.summary or {}, run.history
+    before, after = (_evaluation(summary, side) for side in ("before", "after"))
+    found = [_accuracy(before, after), _moved("Margin", "margin", before, after),
+             _moved("Held-out reward", "reward", before, after)]  # fmt: skip
+    reading = final_divergence(history)
+    if reading is not None:
+        error = f" ± {reading.error:.2g}" if reading.error else ""
+        band = f"nats per answer; healthy: {HEALTHY_KL[0]:g} to {HEALTHY_KL[1]:g}"
+        found.append(Tile("KL of its own answers", f"{reading.value:.3g}{error}", band))
+    found.append(_length(run))
+    seconds = number(summary.get("train_seconds"))
+    if seconds is not None:
+        found.append(Tile("Time", duration(seconds), f"{run.steps:,} steps"))
+    memory = number(summary.get("memory_peak_bytes"))
+    if memory is not None:
+        found.append(Tile("Peak memory", gibibytes(memory)))
+    return [tile for tile in found if tile is not None]
+
+
+def _accuracy(before: Mapping[str, Any], after: Mapping[str, Any]) -> Tile | None:
+    share, count = number(after.get("accuracy")), number(after.get("num_examples"))
+    if share is None:
+        return None
+    start = number(before.get("accuracy"))
+    notes = [] if start is None else [f"from {start:.1%}"]
+    error = ""
+    if count and 0 <= share <= 1:
+        error = f" ± {math.sqrt(share * (1 - share) / count):.1%}"
+        notes.append(f"{count:,.0f} records")
+    return Tile("Held-out accuracy", f"{share:.1%}{error}", ", ".join(notes))
+
+
+def _moved(name: str, key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Tile | None:
+    start, end = number(before.get(key)), number(after.get(key))
+    if end is None:
+        return None
+    return Tile(name, shown(end), "" if start is None else f"from {shown(start)}")
+
+
+def _length(run: Run) -> Tile | None:
+    """Mean tokens of the answers to held-out prompts, at the last step that has any."""
+    for records in (run.samples, run.monitored):
+        known = [one for one in records if number(one.get("num_tokens")) is not None]
+        if not known:
+            continue
+        first, last = (pick(one["step"] for one in known) for pick in (min, max))
+
+        def mean(step: int, known: list[dict[str, Any]] = known) -> float:
+            values = [one["num_tokens"] for one in known if one["step"] == step]
+            return sum(values) / len(values)
+
+        note = f"tokens, from {mean(first):.1f}" if last > first else "tokens"
+        return Tile("Answer length", f"{mean(last):.1f}", note)
+    return None

@@ -9,6 +9,7 @@ for (const box of document.querySelectorAll("input[type=search]")) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       found += !row.hidden;
+      if (words.length && !row.hidden) row.open = true;
     }
     count.textContent = `${found} of ${rows.length}`;
   };
