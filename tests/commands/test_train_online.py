@@ -17,7 +17,7 @@ from penchant.guards.monitors.levers import length_lever
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
-from penchant.training.rollouts import Prompts
+from penchant.training.rollouts import Prompts, require_whole_mini_batches
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 KEYS = {
@@ -311,12 +311,13 @@ def test_empty_prompts_and_long_ones(tiny_model_dir, tmp_path):
         train("ppo", tiny_model_dir, tmp_path / "strict", data=data, strict=True)
 
 
-def test_more_than_one_process_is_refused(tiny_model_dir):
-
-    from penchant.training.rollouts import require_one_process
-
-    with pytest.raises(ConfigError, match="one process"):
-        require_one_process(2)
+def test_answers_that_do_not_fill_the_mini_batches_of_all_processes_are_refused(tiny_model_dir):
+    keys = {"model": str(tiny_model_dir), "data": "prompts.jsonl", "reward": "length:4"}
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "batch_size": 8}
+    config = load_config("ppo", {**keys, **sizes})
+    require_whole_mini_batches(config, 2)
+    with pytest.raises(ConfigError, match=r"batch_size \(8 .* of 3 processes \(12"):
+        require_whole_mini_batches(config, 3)
 
 
 def test_a_sampled_policy_is_held_against_pairs_too(tiny_model_dir, tmp_path):

@@ -39,7 +39,9 @@ def test_processes_that_do_not_see_each_other_are_refused(
     assert "ACCELERATE_USE_CPU=true" in said
 
 
-@pytest.mark.parametrize(("name", "word"), [("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")]
+)
 def test_launches_that_are_not_supported_are_refused_by_name(
     name: str, word: str, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

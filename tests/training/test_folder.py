@@ -131,3 +131,16 @@ def test_complete_run_is_known_by_its_summary(tmp_path: Path) -> None:
     assert run.summary() is None
     run.write_summary({"steps": 3})
     assert run.summary() == {"steps": 3}
+
+
+def test_resuming_may_divide_a_step_among_other_processes_but_not_change_its_size(
+    tmp_path: Path,
+) -> None:
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    two = {**CONFIG, **sizes, "num_processes": 2, "sharding": "full"}
+    run = RunDirectory(tmp_path / "run", two, resume=False)
+    run.append("metrics.jsonl", {"step": 1})
+    eight = {**two, "num_processes": 8, "gradient_accumulation_steps": 1, "sharding": "off"}
+    assert RunDirectory(run.path, eight, resume=True).resumed
+    with pytest.raises(TrainingError, match=r"examples of a step .*: 32 then, 128 now"):
+        RunDirectory(run.path, {**eight, "gradient_accumulation_steps": 4}, resume=True)

@@ -131,6 +131,19 @@ def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> Non
     if command == "check":
         add_shared(parser, "json")
         parser.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
+        parser.add_argument(
+            "--num_processes",
+            type=int,
+            metavar="N",
+            help="look at the run as one of N processes would meet it",
+        )
+    if command == "sweep":
+        parser.add_argument(
+            "--worker",
+            metavar="I/N",
+            help="train the I-th of every N points only; N commands with the same output train "
+            "all of them, and the last that ends compares them",
+        )
     fields = {key: field for part in (*SECTIONS, options)
               for key, field in part.model_fields.items()}  # fmt: skip
     _add_keys(parser, "usually set", {key: fields[key] for key in EVERYDAY if key in fields})

@@ -111,14 +111,14 @@ def _method(values: dict[str, Any]) -> str:
 
 
 def _sweep(values: dict[str, Any]) -> None:
-    method = _method(values)
+    method, worker = _method(values), values.pop("worker", None)
     vary = {key: value.split(",") for key, value in values.items() if lists([method], key, value)}
     keys = {key: value for key, value in values.items() if key not in vary}
     _require_valid(method, {**keys, **{key: each[0] for key, each in vary.items()}})
     from penchant.cli.show import print_sweep
     from penchant.commands.sweep import sweep
 
-    print_sweep(sweep(method, vary, **keys))
+    print_sweep(sweep(method, vary, worker=worker, **keys))
 
 
 def _compare(values: dict[str, Any]) -> None:

@@ -140,6 +140,7 @@ def _estimate(estimate: RunEstimate) -> Group:
 
 def print_sweep(result: SweepResult) -> None:
     """A sweep for a person: one row a point, the recommended one marked."""
+    from penchant.commands.points import PENDING
     from penchant.commands.sweep import comparable_margins
 
     keys = list(result.points[0].values)
@@ -167,6 +168,9 @@ def print_sweep(result: SweepResult) -> None:
         settings = ", ".join(f"{key} {value}" for key, value in chosen.values.items())
         print(f"recommended: {settings} ({result.reason})")
         print(f"model: {chosen.output / 'model'}")
+    elif PENDING in result.reason:
+        print(result.reason)
+        return
     print(f"sweep: {result.output} (sweep.json, sweep.png)")
 
 

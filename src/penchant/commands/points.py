@@ -21,9 +21,11 @@ from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
+from penchant.core.team import Team
 from penchant.guards.checks.gather import checked
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.methods import METHODS
+from penchant.models.memory import own_part
 from penchant.models.reference import AdapterReference
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
@@ -38,6 +40,7 @@ logger = logging.getLogger("penchant")
 
 # Of these, the ones that are sane for a method are tried.
 BETAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+PENDING = "not trained yet"
 # Keys of the loop and the loss; a point that differs in any other is loaded again.
 LIGHT_KEYS = {
     "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
@@ -147,7 +150,8 @@ def open_folder(folder: Path, vary: Mapping[str, Sequence[Any]], *, resume: bool
     """
     wanted = {key: [str(value) for value in values] for key, values in vary.items()}
     marker = folder / "vary.json"
-    if folder.exists() and any(folder.iterdir()):
+    # A file that another process is writing is not there yet.
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         if not marker.exists():
             raise TrainingError(f"{folder} is not empty and holds no sweep; choose another output")
         if not resume:
@@ -181,7 +185,8 @@ def load_start(config: RunConfig, run_data: RunData) -> Start:
     inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
     snapshot = checked(config, inputs, accelerator.num_processes)
     setup = prepare(config, accelerator, inputs, keep_reference=True)
-    weights = {n: p.detach().to("cpu", copy=True) for n, p in setup.trained().items()}
+    trained = setup.trained().items()
+    weights = {n: own_part(p.detach()).to("cpu", copy=True) for n, p in trained}
     return Start(heavy_keys(config), setup, snapshot, weights)
 
 
@@ -197,11 +202,39 @@ def finished(config: RunConfig, run_data: RunData) -> Point | None:
     return Point({}, config.output, after, train_seconds=summary["train_seconds"])
 
 
+def point_of_others(config: RunConfig) -> Point:
+    """A point that another worker trains, as far as it is known."""
+    file = config.output / "point.json"
+    if not file.exists():
+        return Point({}, config.output, None, PENDING)
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if "error" in known:
+        return Point({}, config.output, None, known["error"])
+    seconds = known["train_seconds"]
+    return Point({}, config.output, Evaluation(**known["after"]), train_seconds=seconds)
+
+
+def parse_worker(text: str | None) -> tuple[int, int]:
+    """The first of a worker's points, and how many there are from one to the next.
+
+    Raises:
+        ConfigError: it is not a number of a count.
+    """
+    if text is None:
+        return 0, 1
+    number, _, count = str(text).partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(
+            f"worker must be a number and a count, as 2/4 for the second of four, got {text!r}"
+        )
+    return int(number) - 1, int(count)
+
+
 def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
     """Train a point; one that diverges is recorded with its error."""
     with torch.no_grad():
         for name, parameter in start.setup.trained().items():
-            parameter.copy_(start.weights[name])
+            own_part(parameter).copy_(start.weights[name])
     accelerator = make_accelerator(
         config.precision, trackers=config.trackers, folder=config.output / "trackers"
     )
@@ -211,19 +244,22 @@ def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
         result = run_on(config, accelerator, directory, start.setup, start.snapshot)
     except TrainingError as error:
         logger.warning("%s failed: %s", config.output.name, error)
+        directory.write("point.json", {"error": str(error)})
         return Point({}, config.output, None, str(error))
-    after = _with_kl(config, start.setup, result)
-    write_atomically(config.output / "point.json", to_json({"after": asdict(after)}))
+    after = _with_kl(config, start.setup, result, directory.team)
+    known = {"after": asdict(after), "train_seconds": result.train_seconds}
+    directory.write("point.json", known)
     return Point({}, config.output, after, train_seconds=result.train_seconds)
 
 
-def _with_kl(config: RunConfig, setup: Setup, result: TrainResult) -> Evaluation:
+def _with_kl(config: RunConfig, setup: Setup, result: TrainResult, team: Team) -> Evaluation:
     """The run's evaluation, with the distance from the start where the run did not need it."""
     assert result.after is not None
     adapted = config.spec.model == "language" and bool(config.lora_r)
     if result.after.kl is not None or not adapted:
         return result.after
-    parts = Parts(setup.scorer, AdapterReference(setup.scorer), config.spec, config.options)
+    reference = AdapterReference(setup.scorer)
+    parts = Parts(setup.scorer, reference, config.spec, config.options, team)
     compared = (
         kind_of(config.spec)
         .objective(parts)

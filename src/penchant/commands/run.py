@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,25 +270,30 @@ class _Run:
         setup = self.setup
         groups = self.kind.groups(self.config, setup.train_set[:RECORDS_COMPARED])
         records = [[*g.prompt, *completion] for g in groups for completion in g.completions]
-        if self.team.leads:
-            with setup.scorer.plain_attention():
-                save_model(
-                    setup.scorer.model,
-                    setup.tokenizer,
-                    self.directory.model,
-                    merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
-                    records=records,
-                )
-                if self.config.merge:
-                    save_model(
-                        setup.scorer.model,
-                        setup.tokenizer,
-                        self.directory.path / "merged",
-                        merged=True,
-                        records=records,
-                    )
+        with setup.scorer.plain_attention():
+            save_model(
+                setup.scorer.model,
+                setup.tokenizer,
+                self.directory.model,
+                merged=bool(self.config.lora_r) and is_adapter(Path(setup.base)),
+                records=records,
+                team=self.team,
+            )
+            if self.config.merge and self.team.leads:
+                self._merge(records)
         with self.accelerator.autocast():
             self.kind.save_beside(self.config, setup, self.objective, self.directory.model)
+
+    def _merge(self, records: list[list[int]]) -> None:
+        setup, folder = self.setup, self.directory.path / "merged"
+        if not setup.scorer.is_sharded:
+            model, tokenizer = setup.scorer.model, setup.tokenizer
+            save_model(model, tokenizer, folder, merged=True, records=records)
+            return
+        from penchant.commands.merge import merge  # no process has all weights to add to
+
+        shutil.rmtree(folder, ignore_errors=True)
+        merge(self.directory.path, trust_remote_code=self.config.trust_remote_code)
 
     def _record(self) -> dict[str, Any]:
         setup = self.setup

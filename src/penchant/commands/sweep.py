@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from penchant.commands.points import (
+    PENDING,
     Point,
     Start,
     combinations,
@@ -19,8 +20,10 @@ from penchant.commands.points import (
     heavy_keys,
     load_start,
     open_folder,
+    parse_worker,
     point_config,
     point_name,
+    point_of_others,
     resumes,
     train_point,
 )
@@ -29,7 +32,9 @@ from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
 from penchant.core.screen import setup_logging
 from penchant.core.strict_json import to_json
+from penchant.core.team import Team
 from penchant.methods import METHODS
+from penchant.training.accelerator import make_accelerator, team_of
 from penchant.training.inputs import read_run_data
 
 logger = logging.getLogger("penchant")
@@ -59,6 +64,7 @@ def sweep(
     vary: Mapping[str, Sequence[Any]],
     *,
     config: Path | str | None = None,
+    worker: str | None = None,
     **keys: Any,
 ) -> SweepResult:
     """Train every combination of some keys' values and compare them.
@@ -72,6 +78,8 @@ def sweep(
         vary: values by key, such as `{"beta": [0.01, 0.1, 0.3]}`; nothing: the betas that are
             usual for the method.
         config: a YAML file of flat keys; the arguments here win over it.
+        worker: `2/4` trains the second of every four points; others with the same output train
+            the rest, and the last that ends compares all points.
         keys: any further key of `penchant.train`; `data` is a path or a hub id.
 
     Raises:
@@ -89,21 +97,28 @@ def sweep(
     base = configs[0][1]
     if not (base.eval_data or base.train_fraction):
         raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
-    open_folder(base.output, vary, resume=resumes(keys, file))
+    first, count = parse_worker(worker)
+    team = team_of(make_accelerator(base.precision))
+    if team.leads:
+        open_folder(base.output, vary, resume=worker is not None or resumes(keys, file))
+    team.wait()
     run_data = read_run_data(base, base.data, base.eval_data)
     points: list[Point] = []
     start: Start | None = None
-    for values, point in configs:
+    for number, (values, point) in enumerate(configs):
         point = point.model_copy(update={"output": base.output / point_name(values)})
+        if number % count != first:
+            points.append(replace(team.agree(point_of_others(point)), values=dict(values)))
+            continue
         done = finished(point, run_data)
         if done is None:
             if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
                 start = load_start(point, run_data)
-            logger.info("point %d of %d: %s", len(points) + 1, len(configs), point_name(values))
+            logger.info("point %d of %d: %s", number + 1, len(configs), point_name(values))
             done = train_point(point, run_data, start)
         points.append(replace(done, values=dict(values)))
-    return _conclude(base.output, points)
+    return _conclude(base.output, points, team)
 
 
 def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
@@ -132,9 +147,14 @@ def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
     return chosen, reason
 
 
-def _conclude(output: Path, points: list[Point]) -> SweepResult:
+def _conclude(output: Path, points: list[Point], team: Team) -> SweepResult:
+    if pending := sum(point.error == PENDING for point in points):
+        reason = f"{pending} of {len(points)} points are {PENDING}: the last worker compares them"
+        return SweepResult(output, points, None, reason)
     chosen, reason = recommend(points)
     result = SweepResult(output, points, chosen, reason)
+    if not team.leads:
+        return result
     write_atomically(output / FILE, to_json(asdict(result), indent=2, default=str) + "\n")
     plot(result, output / PLOT)
     return result

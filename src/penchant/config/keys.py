@@ -18,6 +18,7 @@ from penchant.config.sections import (
     LoraSection,
     ModelSection,
     OptimizerSection,
+    ProcessSection,
     RunSection,
 )
 from penchant.core.errors import ConfigError
@@ -42,6 +43,7 @@ class RunConfig(
     ModelSection,
     LoraSection,
     OptimizerSection,
+    ProcessSection,
     EvaluationSection,
     GuardSection,
 ):

@@ -244,6 +244,17 @@ class OptimizerSection(Section):
     )
 
 
+class ProcessSection(Section):
+    """Several processes"""
+
+    sharding: Literal["auto", "off", "full", "hybrid"] = Field(
+        "auto",
+        description="Whether the processes divide the weights, gradients and moments among them "
+        "(FSDP2): full, or hybrid, where those of each node do; off: each has all of them. auto: "
+        "full where accelerate launch asks for FSDP.",
+    )
+
+
 class EvaluationSection(Section):
     """Evaluation and checkpoints"""
 
@@ -305,6 +316,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ModelSection,
     LoraSection,
     OptimizerSection,
+    ProcessSection,
     EvaluationSection,
     GuardSection,
     RunSection,

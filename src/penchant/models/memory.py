@@ -28,13 +28,13 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
 
     Measured by running one group forward, alone and twice in one batch.
     """
-    weights = {p.untyped_storage().data_ptr() for p in scorer.parameters()}
-    kept: dict[int, int] = {}
+    weights = {own_part(p).untyped_storage().data_ptr() for p in scorer.parameters()}
+    kept: dict[int, Any] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage._cdata] = storage  # of sharded weights, empty once the pass is over
         # Not the tensor itself: an output that its own node holds is a cycle nobody collects.
         return tensor.detach()
 
@@ -46,8 +46,11 @@ def activation_bytes(scorer: Scorer, group: Group) -> tuple[float, float]:
             batch = scorer.batch([group] * copies)
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
                 scores = scorer.as_trained(batch)
-            measured.append((batch.input_ids.numel(), sum(kept.values())))
+            measured.append(
+                (batch.input_ids.numel(), sum(storage.nbytes() for storage in kept.values()))
+            )
             del scores
+    kept.clear()
     (tokens, once), (more_tokens, twice) = measured
     per_token = (twice - once) / (more_tokens - tokens)
     return max(0.0, once - per_token * tokens), per_token
@@ -96,7 +99,7 @@ def measure_sizes(
         reference=reference,
         rewards=rewards,
         process=max(0.0, room.held - weights - reference - rewards) + later,
-        fixed=fixed + unpacked,
+        fixed=fixed + unpacked + _gathered_bytes(scorer),
         by_token=by_token,
         width=sum(a + b for a, b in shapes),
         matrices=matrices,
@@ -115,8 +118,14 @@ def measure_sizes(
 
 
 def unique_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of all of them together, tied ones once."""
-    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+    """Of all of them together, tied ones once; of sharded ones, the part that is here."""
+    own = [own_part(tensor) for tensor in tensors]
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in own}.values())
+
+
+def own_part(tensor: Any) -> torch.Tensor:
+    """What this process holds of a weight."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def trained_bytes(scorer: Scorer) -> int:
@@ -154,6 +163,15 @@ def weight_bytes(model: torch.nn.Module) -> int:
     from penchant.models.quantised import held_tensors
 
     return unique_bytes(held_tensors(model))
+
+
+def _gathered_bytes(scorer: Scorer) -> int:
+    """Of weights that a pass has whole, where processes hold parts of them."""
+    if not scorer.is_sharded:
+        return 0
+    from penchant.models.sharding import whole_bytes
+
+    return whole_bytes(scorer)
 
 
 def _cache_bytes(text: Any, itemsize: int) -> float:

@@ -83,9 +83,11 @@ class PolicyScorer(Scorer):
             logprobs, entropy = self.whole_distribution(head, batch)
         else:
             hidden, weight, bias = head
-            logprobs, entropy = completion_logprobs(
+            both = completion_logprobs(
                 hidden, weight, batch.targets, bias=bias, transform=self.transform, also="entropy"
-            ).unbind(0)
+            )
+            # No views: what a forward returns carries the hooks of sharded weights.
+            logprobs, entropy = both[0].clone(), both[1].clone()
         return PolicyOutput(logprobs, entropy, self._values(batch, states))
 
     def as_trained(self, batch: TokenBatch) -> PolicyOutput:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -16,6 +16,7 @@ from penchant.core.machine import to_device
 from penchant.core.team import ALONE, Team
 from penchant.models.reference import Progress, Reference, completion_keys
 from penchant.models.scoring import segment_sums
+from penchant.models.sharding import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,6 +129,6 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
     }
     for name, parameter in sorted(base.items()):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        flat = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        flat: Any = whole(parameter).flatten().view(torch.uint8)
         digest.update(memoryview(flat.numpy()))
     return digest.hexdigest()

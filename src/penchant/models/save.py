@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
+from penchant.core.team import ALONE, Team
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +24,7 @@ def save_model(
     *,
     merged: bool,
     records: Sequence[Sequence[int]] = (),
+    team: Team = ALONE,
 ) -> None:
     """Write a model or adapter with its tokenizer.
 
@@ -32,16 +35,33 @@ def save_model(
         merged: add the adapter to the weights, in fp32: half precision would round it away. What
             was quantised becomes bf16.
         records: token ids of a few texts, of which what is merged must say the same.
+        team: the processes that hold the weights; the leader writes.
     """
+    weights = _gathered(model, keep=team.leads)
+    if not team.leads:
+        return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     saved = _merged(model, records) if merged else model
     # Adapters of reward models may stand on the same weights.
     own = {"selected_adapters": saved.active_adapters} if isinstance(saved, PeftModel) else {}
-    saved.save_pretrained(partial, **own)
+    saved.save_pretrained(partial, state_dict=weights, **own)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _gathered(model: Any, *, keep: bool) -> dict[str, torch.Tensor] | None:
+    """The weights to save, of a model of which each process holds a part; None: they are whole."""
+    if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        return None
+    from penchant.models.sharding import gathered
+
+    weights = model.state_dict(keep_vars=True)
+    if isinstance(model, PeftModel):  # the base is saved already
+        added = (".lora_", ".modules_to_save.", ".trainable_tokens_")
+        weights = {n: w for n, w in weights.items() if any(part in n for part in added)}
+    return gathered(weights, keep=keep)
 
 
 def _merged(model: Any, records: Sequence[Sequence[int]]) -> Any:

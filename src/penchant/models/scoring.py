@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -140,8 +140,22 @@ class Scorer(nn.Module):
     @contextmanager
     def generating(self) -> Iterator[None]:
         """Let the model answer: its own attention, no dropout, logits as scoring has them."""
-        with self.evaluating(), self.plain_attention(), unrounded(self.output_head):
+        whole, plain = self.opened(layers=True), self.plain_attention()
+        with whole, self.evaluating(), plain, unrounded(self.output_head):
             yield
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes of the run divide the weights among them (`sharding.py`)."""
+        return hasattr(self, "unshard")
+
+    def opened(self, *, layers: bool = False) -> AbstractContextManager[None]:
+        """Weights that are read outside of `forward`: the heads', or with `layers` all, whole."""
+        if not self.is_sharded:
+            return nullcontext()
+        from penchant.models.sharding import opened
+
+        return opened(self, layers=layers)
 
     @property
     def output_head(self) -> Any:

@@ -183,7 +183,7 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
         with torch.set_grad_enabled(bool(trained)):
             logprobs = scorer(scorer.batch(groups))
             if trained:  # a kernel may compile forward and fail backward
-                torch.autograd.grad(logprobs.sum(), trained, allow_unused=True)
+                _run_backward(scorer, logprobs.sum(), trained)
     except torch.OutOfMemoryError:  # a RuntimeError, but no disagreement
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -195,6 +195,15 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
         return ""
     kind = f"mean {measured:.2g}" if half else f"largest {measured:.2g}"
     return f"{layout} log-probs differ from a plain forward: {kind} nats per token"
+
+
+def _run_backward(scorer: Scorer, loss: Tensor, trained: Sequence[Tensor]) -> None:
+    """A backward pass of which no gradient stays."""
+    if not scorer.is_sharded:
+        torch.autograd.grad(loss, trained, allow_unused=True)
+        return
+    loss.backward()  # the weights that took part are others than those of this process
+    scorer.zero_grad()
 
 
 def _exactly(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tensor | None:

@@ -106,20 +106,20 @@ def score_both(
     if reference is None:
         return Scored(scorer(batch), None, None, None)
     with reference.active() as other:
-        exact = other is not None and _comparable(scorer.plan, other.plan)
-        if other is not None and exact:
-            their_head, their_transform = other.head_inputs(batch), other.transform
-    if not exact:
-        return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
+        if other is None or not _comparable(scorer.plan, other.plan):
+            return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
     from penchant.models.comparison import compare_heads
 
-    both = compare_heads(
-        scorer.head_inputs(batch),
-        their_head,
-        batch.targets,
-        transform=scorer.transform,
-        ref_transform=their_transform,
-    )
+    with scorer.opened(), other.opened():
+        with reference.active():
+            their_head, their_transform = other.head_inputs(batch), other.transform
+        both = compare_heads(
+            scorer.head_inputs(batch),
+            their_head,
+            batch.targets,
+            transform=scorer.transform,
+            ref_transform=their_transform,
+        )
     ref_sums = weighted_sums(batch, both.ref_logprobs, weights)
     return Scored(both.logprobs, ref_sums, both.kl, both.entropy)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from penchant.core.machine import release_memory
 from penchant.core.screen import track
+from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group, share_prompts
 from penchant.methods.experience import Advantages, Experience
 from penchant.models.comparison import compare_heads
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
-    from penchant.rl.rewards.judging import Rewards, Scores
+    from penchant.rl.rewards.judging import Asked, Rewards, Scores
     from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
 
 
@@ -64,6 +65,15 @@ class Answer:
     completion: Completion
 
 
+class _Known(NamedTuple):
+    """One answer with what its process found of it: rewards, and `[T]` columns of the models."""
+
+    number: int
+    completion: Completion
+    asked: Asked
+    columns: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Judged:
     """Answers that have a reward, with everything that is known of them."""
@@ -89,6 +99,7 @@ class Collector:
         full_kl: also the exact divergence of every token.
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
+        team: the processes that share the prompts.
     """
 
     policy: PolicyScorer
@@ -101,6 +112,7 @@ class Collector:
     full_kl: bool = False
     batch_size: int = 8
     autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         self._at_first = self.rewards.state_dict(), self.rewards.options
@@ -113,35 +125,60 @@ class Collector:
     def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:
         """Answer, judge and score; what the rewards dropped is left out."""
         clock = _Clock()
-        self.sampler.sync()
-        with self.autocast():
-            drawn = self.sampler.sample(
-                [p.prompt for p in prompts], n=self.num_generations, sampling=self.sampling,
-                seed=seed,
-            )  # fmt: skip
-        answers = [
-            Answer(prompt, number, completion)
-            for number, (prompt, completions) in enumerate(zip(prompts, drawn, strict=True))
-            for completion in completions
-        ]
+        # Prompts that stand in keep the passes of all processes equally many.
+        rounds = self.team.rounds(range(len(prompts)))
+        own = self._answer(prompts, [number for number, _ in rounds], seed)
         release_memory()  # of the key-value cache
         clock.lap("generation")
-        samples = [
-            make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer)
-            for a in answers
-        ]
-        scores = self.rewards.score(samples)
+        asked = self.rewards.ask(self._samples(own))
         clock.lap("reward")
-        kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
-        answers = [answers[i] for i in kept]
-        experience = self._experience(answers, scores, kept)
+        columns = self._columns(own)
         release_memory()
         clock.lap("scoring")
-        metrics = {**_described(answers, scores), **clock.seconds}
+        n = self.num_generations
+        rows = [
+            _Known(answer.number, answer.completion, given, column)
+            for answer, given, column in zip(own, asked, columns, strict=True)
+        ]
+        whole = [rows[i * n : (i + 1) * n] for i, (_, counts) in enumerate(rounds) if counts]
+        rows = [row for some in self.team.together(whole) for row in some]
+        answers = [Answer(prompts[row.number], row.number, row.completion) for row in rows]
+        samples = self._samples(answers)
+        scores = self.rewards.score(samples, [row.asked for row in rows])
+        kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
+        answers = [answers[i] for i in kept]
+        experience = _experience(answers, scores, kept, [rows[i].columns for i in kept])
+        metrics = {**_described(answers, scores), **self.team.agree(clock.seconds)}
         if answers:
             metrics |= _compared(answers, experience)
         texts = [samples[i].completion for i in kept]
         return Judged(answers, texts, scores, experience, metrics)
+
+    def _answer(
+        self, prompts: Sequence[TokenisedPrompt], numbers: Sequence[int], seed: int
+    ) -> list[Answer]:
+        """Answers to the prompts of these numbers, those to one prompt together."""
+        self.sampler.sync()
+        apart = {"numbers": numbers} if self.team.size > 1 else {}
+        with self.autocast():
+            drawn = self.sampler.sample(
+                [prompts[i].prompt for i in numbers],
+                n=self.num_generations,
+                sampling=self.sampling,
+                seed=seed,
+                **apart,
+            )
+        return [
+            Answer(prompts[number], number, completion)
+            for number, completions in zip(numbers, drawn, strict=True)
+            for completion in completions
+        ]
+
+    def _samples(self, answers: Sequence[Answer]) -> list[Sample]:
+        return [
+            make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer)
+            for a in answers
+        ]
 
     def peek(self, prompts: Sequence[TokenisedPrompt], seed: int) -> dict[str, float]:
         """Metrics of answers to held-out prompts; running statistics stay as they are."""
@@ -163,38 +200,16 @@ class Collector:
         ]
 
     @torch.no_grad()
-    def _experience(
-        self, answers: Sequence[Answer], scores: Scores, kept: Sequence[int]
-    ) -> Experience:
-        """Everything that is said of the answers, on the CPU, in their order; `kept` of scores."""
-        with self.policy.evaluating():
-            columns: dict[int, dict[str, Tensor]] = {}
-            ordered = _side_by_side(answers)
-            with self.autocast():
-                for start in track(range(0, len(ordered), self.batch_size), "scoring"):
-                    some = ordered[start : start + self.batch_size]
-                    scored = self._scored([answers[i] for i in some])
-                    columns.update(zip(some, scored, strict=True))
-        laid = {
-            name: torch.cat([columns[i][name] for i in range(len(answers))])
-            for name in (columns[0] if columns else {})
-        }
-        empty = torch.zeros(0)
-        sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
-        return Experience(
-            lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
-            group=torch.tensor([a.number for a in answers], dtype=torch.long),
-            scores=_column(scores.rewards, kept),
-            ended=torch.tensor([a.completion.ended for a in answers], dtype=torch.bool),
-            by_reward=torch.stack([_column(given, kept) for given in scores.given], 1),
-            penalties=_column(scores.penalties, kept),
-            logprobs=laid.get("logprobs", empty),
-            ref_logprobs=laid.get("ref_logprobs"),
-            full_kl=laid.get("full_kl"),
-            values=laid.get("values"),
-            entropy=laid.get("entropy"),
-            sampled_logprobs=sampled if len(sampled) == len(laid.get("logprobs", empty)) else None,
-        )
+    def _columns(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
+        """What the models say of each answer, `[T]` by name, on the CPU."""
+        columns: dict[int, dict[str, Tensor]] = {}
+        ordered = _side_by_side(answers)
+        with self.policy.evaluating(), self.autocast():
+            for start in track(range(0, len(ordered), self.batch_size), "scoring"):
+                some = ordered[start : start + self.batch_size]
+                scored = self._scored([answers[i] for i in some])
+                columns.update(zip(some, scored, strict=True))
+        return [columns[i] for i in range(len(answers))]
 
     def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
         """Of each answer, `[T]` by name."""
@@ -218,14 +233,45 @@ class Collector:
 
     def _divergence(self, batch: Any) -> Tensor:
         assert self.reference is not None
-        own = self.policy.head_inputs(batch)
         with self.reference.active() as other:
             assert other is not None
-            theirs, transform = other.head_inputs(batch), other.transform
-        both = compare_heads(
-            own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
-        )
+        with self.policy.opened(), other.opened():
+            own = self.policy.head_inputs(batch)
+            with self.reference.active():
+                theirs, transform = other.head_inputs(batch), other.transform
+            both = compare_heads(
+                own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
+            )
         return both.kl
+
+
+def _experience(
+    answers: Sequence[Answer],
+    scores: Scores,
+    kept: Sequence[int],
+    columns: Sequence[dict[str, Tensor]],
+) -> Experience:
+    """Everything that is said of the answers, in their order; `kept` of the scores are theirs."""
+    laid = {
+        name: torch.cat([column[name] for column in columns])
+        for name in (columns[0] if columns else {})
+    }
+    sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
+    logprobs = laid.get("logprobs", torch.zeros(0))
+    return Experience(
+        lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
+        group=torch.tensor([a.number for a in answers], dtype=torch.long),
+        scores=_column(scores.rewards, kept),
+        ended=torch.tensor([a.completion.ended for a in answers], dtype=torch.bool),
+        by_reward=torch.stack([_column(given, kept) for given in scores.given], 1),
+        penalties=_column(scores.penalties, kept),
+        logprobs=logprobs,
+        ref_logprobs=laid.get("ref_logprobs"),
+        full_kl=laid.get("full_kl"),
+        values=laid.get("values"),
+        entropy=laid.get("entropy"),
+        sampled_logprobs=sampled if len(sampled) == len(logprobs) else None,
+    )
 
 
 def make_rollouts(judged: Judged, estimate: Advantages) -> list[Rollout]:

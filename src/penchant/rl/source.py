@@ -116,7 +116,10 @@ class RolloutSource:
             yield StepBatch(
                 step=step,
                 epoch=self._num_sampled / len(self.prompts),
-                micro_batches=[(some, 1.0) for some in self._divided(chosen)],
+                micro_batches=[
+                    (some, float(counts))
+                    for some, counts in self.collector.team.rounds(self._divided(chosen))
+                ],
                 examples=chosen,
                 metrics=self.metrics,
                 budget=self.budget,
@@ -150,7 +153,8 @@ class RolloutSource:
 
     @property
     def _step_size(self) -> int:
-        return self.schedule.micro_batch_size * self.schedule.accumulation
+        one = self.schedule.micro_batch_size * self.schedule.accumulation
+        return one * self.collector.team.size
 
     @property
     def _num_mini_batches(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.machine import resolve_precision
+from penchant.core.screen import console
 from penchant.core.team import Team
 
 if TYPE_CHECKING:
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
 
-OTHER_LAUNCHES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+logger = logging.getLogger("penchant")
+
+OTHER_LAUNCHES = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+# What the launcher asked for; its variable would make Accelerate and transformers shard as well.
+_launched = {"fsdp": False}
 # What launchers tell every process of how many there are.
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -42,6 +48,7 @@ def make_accelerator(
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
     found = Accelerator()
     _require_all_processes(found.num_processes)
+    console.quiet = not found.is_main_process  # what all processes find is told once
     resolved = resolve_precision(precision, found.device)
     AcceleratorState._reset_state()
     atexit.register(_disconnect)
@@ -63,9 +70,27 @@ def _refuse_other_launches() -> None:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
             raise ConfigError(
                 f"the processes were launched with {OTHER_LAUNCHES[name]}, which is not supported; "
-                "launch without it (data-parallel: accelerate launch --multi_gpu), and where a "
-                "model does not fit one device, set lora_r above 0"
+                "launch without it (accelerate launch --multi_gpu, or torchrun), and where a "
+                "model does not fit one device, set sharding to full"
             )
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() in ("true", "1"):
+        raise ConfigError(
+            "the processes were launched with FSDP that offloads weights to main memory, which is "
+            "not supported; launch without fsdp_offload_params"
+        )
+    if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
+        _launched["fsdp"] = True
+        logger.info("launched with FSDP: sharding auto is full; its other settings are not read")
+
+
+def sharding_of(config: RunConfig, accelerator: Accelerator) -> Literal["off", "full", "hybrid"]:
+    """How the processes of a run divide the weights."""
+    if config.sharding == "auto":
+        return "full" if _launched["fsdp"] and accelerator.num_processes > 1 else "off"
+    if config.sharding != "off" and accelerator.num_processes == 1:
+        logger.info("sharding %s: one process holds all weights", config.sharding)
+        return "off"
+    return config.sharding
 
 
 def _require_all_processes(num_processes: int) -> None:

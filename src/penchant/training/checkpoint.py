@@ -21,6 +21,7 @@ from penchant.core.team import Team
 from penchant.training.optimizer import (
     load_optimizer,
     optimizer_tensors,
+    placed,
     random_states,
     schedule_state,
     set_random_states,
@@ -90,8 +91,10 @@ class Checkpoints:
         source, source_record = self.source.state()
         state = TrainingState(
             step=number,
-            weights={n: p.detach().cpu().contiguous() for n, p in self._weights().items()},
-            optimizer=optimizer_tensors(self.step.optimizer.optimizer, self.step.parameters),
+            weights=self._whole(self._weights()),
+            optimizer=self._whole(
+                optimizer_tensors(self.step.optimizer.optimizer, self.step.parameters)
+            ),
             random=random_states(self.team),
             source=source,
             reference={} if self.kept is None else self.kept.state(),
@@ -150,10 +153,20 @@ class Checkpoints:
     def _weights(self) -> dict[str, torch.Tensor]:
         return {**self.step.parameters, **self.extra_weights}
 
+    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """All of each tensor on the CPU, where the leader saves them."""
+        if self.step.scorer.is_sharded:
+            from penchant.models.sharding import gathered
+
+            return gathered(tensors, keep=self.team.leads)
+        if not self.team.leads:
+            return {}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
     @torch.no_grad()
     def _load_weights(self, state: TrainingState) -> None:
         for name, weight in self._weights().items():
-            weight.copy_(state.weights[name])
+            weight.copy_(placed(state.weights[name], weight))
 
     def _load_moments(self, state: TrainingState) -> None:
         load_optimizer(self.step.optimizer.optimizer, self.step.parameters, state.optimizer)

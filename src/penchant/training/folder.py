@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -29,8 +30,11 @@ logger = logging.getLogger("penchant")
 FREE_KEYS = {
     "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
     "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
-    "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch",
+    "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch", "sharding",
 }  # fmt: skip
+
+# Keys that may differ as long as their product, the examples of a step, does not.
+STEP_KEYS = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
 
 # Files of one JSON object a line, each with its step.
 LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
@@ -229,14 +233,24 @@ def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         f"{key}: {before.get(key)!r} then, {value!r} now"
         for key, value in now.items()
         # A key that an older version did not have is as it was.
-        if key in before and key not in FREE_KEYS and key != "versions" and before[key] != value
+        if key in before and key not in {*FREE_KEYS, *STEP_KEYS, "versions"}
+        if before[key] != value
         if not (key in GROWING_KEYS and _grown(key, before, now))
     ]
+    was, is_now = _step_size(before), _step_size(now)
+    if was != is_now and None not in (was, is_now):
+        changed.append(f"examples of a step ({' x '.join(STEP_KEYS)}): {was} then, {is_now} now")
     if changed:
         raise TrainingError(
             f"{path} holds a run with other settings, which resuming cannot change "
             f"({'; '.join(changed)}); choose another output, or --overwrite without --resume"
         )
+
+
+def _step_size(keys: Mapping[str, Any]) -> int | None:
+    """Examples of an optimizer step; None where keys do not say."""
+    sizes = [keys.get(key) for key in STEP_KEYS]
+    return None if None in sizes else math.prod(int(size) for size in sizes if size is not None)
 
 
 def _is_foreign(path: Path) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.models.memory import own_part
+
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
     from penchant.core.team import Team
@@ -91,9 +93,14 @@ def optimizer_tensors(
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             for path, tensor in _parts(f"{name}/{key}", value):
-                if tensor.data_ptr() not in seen:
-                    seen.add(tensor.data_ptr())
-                    tensors[path] = tensor.detach().cpu().contiguous()
+                place = own_part(tensor).data_ptr()
+                if place and place in seen:  # an empty part has no place
+                    continue
+                seen.add(place)
+                # What is sharded is gathered by who saves it, with all other processes.
+                tensors[path] = tensor.detach()
+                if not hasattr(tensor, "full_tensor"):
+                    tensors[path] = tensors[path].cpu().contiguous()
     return tensors
 
 
@@ -124,7 +131,7 @@ def load_optimizer(
                 if path not in tensors:
                     continue
                 if torch.is_tensor(value):
-                    tensor.copy_(tensors[path])
+                    tensor.copy_(placed(tensors[path], tensor))
                 else:
                     state[key] = type(value)(tensors[path].item())
 
@@ -133,9 +140,19 @@ def _parts(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
     """The plain tensors that a value of an optimizer's state is made of, by path."""
     if not torch.is_tensor(value):
         return [(path, torch.tensor(value))]
-    if type(value) is torch.Tensor or not hasattr(value, "__tensor_flatten__"):
+    plain = type(value) is torch.Tensor or hasattr(value, "full_tensor")
+    if plain or not hasattr(value, "__tensor_flatten__"):
         return [(path, value)]
     return [(f"{path}/{name}", getattr(value, name)) for name in value.__tensor_flatten__()[0]]
+
+
+def placed(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A whole value of a parameter, or beside it, as this process holds the parameter."""
+    if not hasattr(parameter, "full_tensor") or value.shape != parameter.shape:
+        return value.to(parameter.device)
+    from penchant.models.sharding import divided_as
+
+    return divided_as(value, parameter)
 
 
 def random_states(team: Team) -> dict[str, torch.Tensor]:

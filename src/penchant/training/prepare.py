@@ -11,6 +11,7 @@ from penchant.core.machine import map_large_blocks, out_of_memory_explained, res
 from penchant.models.architecture import router_coefficient
 from penchant.models.memory import enable_checkpointing
 from penchant.models.selfcheck import plan_scoring
+from penchant.training.accelerator import sharding_of
 from penchant.training.kind import kind_of
 from penchant.training.references import ReferenceMaker, find_difference, measure_cost
 from penchant.training.setup import Inputs, Setup
@@ -67,6 +68,11 @@ def _prepare(
     if config.spec.samples:
         map_large_blocks()
     precision = resolve_precision(config.precision, accelerator.device)
+    sharded = sharding_of(config, accelerator) != "off"
+    if sharded:
+        from penchant.training.sharded import divide, require_divisible
+
+        require_divisible(config, inputs.base, inputs.settings, precision)
     device = accelerator.device
     policy = kind.load(config, precision, inputs.base, model, device)
     critic = None
@@ -80,6 +86,8 @@ def _prepare(
         from penchant.models.router import RouterLoss
 
         setup.scorer.router = RouterLoss(setup.scorer.causal_model, coefficient)
+    if sharded:
+        divide(setup.scorer, config, accelerator)
     spare = _plan(config, accelerator, setup)
     maker = ReferenceMaker(
         config, setup.scorer, accelerator, precision, setup.base,
@@ -110,7 +118,8 @@ def _require_same_start(
 
 def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
     """Plan the policy's passes on its device; the bytes that they leave."""
-    setup.scorer.to(accelerator.device)
+    if not setup.scorer.is_sharded:
+        setup.scorer.to(accelerator.device)
     groups = kind_of(config.spec).groups(config, setup.train_set)
     with accelerator.autocast():
         setup.plan = plan_scoring(

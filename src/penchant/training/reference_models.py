@@ -37,6 +37,7 @@ class ReferenceModels:
         policy: planned, on its device, as it was loaded.
         accelerator: for its autocast and its processes.
         precision: of the arithmetic.
+        base: the policy's resolved name.
         loaded: a model in memory, in place of what is named.
     """
 
@@ -44,10 +45,13 @@ class ReferenceModels:
     policy: Scorer
     accelerator: Accelerator
     precision: str
+    base: str
     loaded: Any = None
 
-    def copied(self) -> CopyReference:
-        """The policy as it is now, frozen."""
+    def copied(self, groups: Sequence[Group]) -> CopyReference:
+        """The policy as it is now, frozen; `groups` plan the passes of one that is loaded again."""
+        if self.policy.is_sharded:  # no process has all weights to copy
+            return self.load(self.base, groups)
         reference = frozen_copy(self.policy)
         with reference.active() as scorer:
             self._hold(scorer.causal_model)
@@ -78,7 +82,7 @@ class ReferenceModels:
             label = f"{scorer.causal_model.dtype}-{self.precision}".removeprefix("torch.")
             live = held if keep or isinstance(held, AdapterReference) else None
             if keep and held is None:  # the policy itself is the reference as yet
-                live = self.copied()
+                live = self.copied(groups)
             reference = CachedReference(folder, scorer.causal_model, label, live)
             with scorer.evaluating(), self.accelerator.autocast():
                 missing = reference.fill(
@@ -119,8 +123,13 @@ class ReferenceModels:
         else:
             if self.loaded is None:  # a caller's own model is left as it was given
                 self._hold(model)
-            model.to(self.accelerator.device)
+            if not self.policy.is_sharded:
+                model.to(self.accelerator.device)
         scorer = Scorer(model, self.policy.pad_token_id)
+        if self.policy.is_sharded:
+            from penchant.training.sharded import divide
+
+            divide(scorer.requires_grad_(False), self.config, self.accelerator)
         with self.accelerator.autocast():
             plan_scoring(
                 scorer,

@@ -95,12 +95,12 @@ class ReferenceMaker:
 
         config, other = self.config, self.config.reference_model
         models = ReferenceModels(
-            config, self.policy, self.accelerator, self.precision, loaded=self.loaded
+            config, self.policy, self.accelerator, self.precision, self.base, self.loaded
         )
         if kind == "cache":
             return models.cached(groups, keep=self.keep)
         if kind == "copy" and not other:
-            return models.copied()
+            return models.copied(groups)
         bits = None if kind == "copy" else int(kind.removeprefix("copy-")[0])
         return models.load(other or self.base, groups, bits=bits, kind=kind)
 

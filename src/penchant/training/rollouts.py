@@ -22,6 +22,7 @@ from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLContr
 from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
 from penchant.models.reference import CopyReference
 from penchant.models.scoring import Scorer
+from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
@@ -62,9 +63,9 @@ class Prompts(Pairs):
     def find_rewards(
         self, config: RunConfig, rewards: Sequence[Any] | None, num_processes: int
     ) -> list[Any]:
-        require_one_process(num_processes)
         options: Any = config.options
         require_engine(options, config.max_length, num_processes)
+        require_whole_mini_batches(config, num_processes)
         return find_rewards(rewards or options.reward, options.reward_timeout)
 
     def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
@@ -75,7 +76,7 @@ class Prompts(Pairs):
         return share_prompts([(e.prompt, e.completion) for e in examples])[0]
 
     def num_steps(self, config: RunConfig, examples: Sequence[Any], num_processes: int = 1) -> int:
-        return num_sampled_steps(config, len(examples))
+        return num_sampled_steps(config, len(examples), num_processes)
 
     def has_critic(self, config: RunConfig) -> bool:
         return getattr(config.options, "value_model", "shared") == "copy"
@@ -90,7 +91,7 @@ class Prompts(Pairs):
             model,
             pad_token_id,
             value_head=make_value_head(model) if needs.values else None,
-            critic=None if critic is None else Scorer(critic, pad_token_id),
+            critic=None if critic is None else Scorer(_without_head(critic), pad_token_id),
             entropy_gradient=needs.entropy_gradient,
         )
         scorer.sample_from(
@@ -121,8 +122,10 @@ class Prompts(Pairs):
         """Save the value head, where there is one."""
         assert isinstance(objective, RolloutObjective)
         head = setup.scorer.value_head if isinstance(setup.scorer, PolicyScorer) else None
-        if head is not None and objective.parts.team.leads:
-            weights = {name: p.detach().cpu() for name, p in head.named_parameters()}
+        if head is None:
+            return
+        weights = {name: whole(p) for name, p in head.named_parameters()}
+        if objective.parts.team.leads:
             save_file(weights, folder / VALUE_HEAD)
 
     def objective(self, parts: Parts, setup: Setup | None = None) -> Objective:
@@ -130,16 +133,28 @@ class Prompts(Pairs):
         return RolloutObjective(parts, setup.collector)
 
 
-def require_one_process(num_processes: int) -> None:
-    """Refuse what sampling cannot do yet.
+def _without_head(critic: Any) -> Any:
+    """A model under a value head: its own head says nothing, so that nothing trains it."""
+    head, embedding = critic.get_output_embeddings(), critic.get_input_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        head.requires_grad_(False)
+    return critic
+
+
+def require_whole_mini_batches(config: RunConfig, num_processes: int) -> None:
+    """Refuse answers that the mini-batches of all processes do not come out even with.
 
     Raises:
-        ConfigError: several processes.
+        ConfigError: with the sizes.
     """
-    if num_processes > 1:
+    options: Any = config.options
+    passes = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if options.batch_size % (passes * num_processes):
         raise ConfigError(
-            "methods that sample their own answers run in one process; start without "
-            "`accelerate launch` or with --num_processes 1"
+            f"batch_size ({options.batch_size} sampled answers) must be a multiple of the "
+            f"mini-batch of {num_processes} processes ({passes * num_processes}: "
+            "per_device_train_batch_size x gradient_accumulation_steps x processes); change one "
+            "of them"
         )
 
 
@@ -194,6 +209,7 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         full_kl=config.spec.needs(options).full_kl,
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
+        team=team_of(accelerator),
     )
 
 
@@ -219,7 +235,8 @@ def _rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewar
     model = setup.scorer.model
     context = reward_context(config, accelerator, setup)
     if options.share_reward_adapter and isinstance(model, PeftModel):
-        context = replace(context, policy=model)
+        whole = partial(setup.scorer.opened, layers=True)
+        context = replace(context, policy=model, whole=whole)
     made = make_rewards(setup.rewards, options, context)
     columns = [set(example.record.fields) for example in setup.train_set]
     made.check(set.intersection(*columns))
@@ -261,7 +278,7 @@ def make_source(
             epochs=options.epochs,
             micro_batch_size=config.per_device_train_batch_size,
             accumulation=config.gradient_accumulation_steps,
-            num_steps=num_sampled_steps(config, len(setup.train_set)),
+            num_steps=num_sampled_steps(config, len(setup.train_set), setup.collector.team.size),
             shuffle=config.shuffle,
             seed=config.seed,
             early_stopping_kl=getattr(options, "early_stopping_kl", None),
@@ -280,7 +297,7 @@ def _controller(options: Any) -> KLController:
     return FixedKLController(value)
 
 
-def num_sampled_steps(config: RunConfig, num_prompts: int) -> int:
+def num_sampled_steps(config: RunConfig, num_prompts: int, num_processes: int = 1) -> int:
     """Optimizer steps: as many as were asked for, or as the answers to sample come to."""
     if config.max_steps is not None:
         return config.max_steps
@@ -288,6 +305,7 @@ def num_sampled_steps(config: RunConfig, num_prompts: int) -> int:
     passes = config.num_train_epochs * num_prompts * options.generations
     episodes = options.total_episodes or math.ceil(passes)
     mini_batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    mini_batch *= num_processes
     return (
         math.ceil(episodes / options.batch_size)
         * options.epochs

@@ -93,7 +93,10 @@ class Step:
 
     def __post_init__(self) -> None:
         self.parameters = {n: p for n, p in self.scorer.named_parameters() if p.requires_grad}
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, self.optimizer)
+        if self.scorer.is_sharded:  # its passes and gradients travel by themselves
+            self.wrapped, self.optimizer = self.scorer, self.accelerator.prepare(self.optimizer)
+        else:
+            self.wrapped, self.optimizer = self.accelerator.prepare(self.scorer, self.optimizer)
 
     def take(
         self, batch: StepBatch[Any], meanwhile: Callable[[], None] = lambda: None
@@ -224,6 +227,7 @@ class Step:
         """Clip the gradient; returns its norm before that, a number on the device."""
         parameters = list(self.parameters.values())
         norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
         return torch.as_tensor(norm, device=self.accelerator.device)
 
     def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import NamedTuple
 
 from penchant.core.errors import ConfigError
 from penchant.methods.online import RewardOptions
@@ -38,6 +39,13 @@ class Scores:
     by_name: dict[str, list[float]]
     dropped: int
     disagreement: list[float] | None
+
+
+class Asked(NamedTuple):
+    """What one sample was given by each reward, and the deviations of each ensemble's members."""
+
+    given: tuple[float, ...]
+    deviations: tuple[float, ...]
 
 
 class Rewards:
@@ -77,20 +85,37 @@ class Rewards:
             if isinstance(reward, FunctionReward):
                 reward.check(columns)
 
-    def score(self, samples: Sequence[Sample]) -> Scores:
-        """Score samples, and take them into the running statistics.
+    def ask(self, samples: Sequence[Sample]) -> list[Asked]:
+        """What each reward gives for each sample; the running statistics stay as they are.
 
         Raises:
             RewardError: a reward cannot be called, fails on a sample where that is an error, or
                 fails on all.
         """
         if not samples:
-            return Scores([], [], [[] for _ in self.rewards], [], {}, 0, None)
-        given, disagreements = [], []
+            return []
+        given, deviations = [], []
         for reward in self.rewards:
-            values, deviations = self._call(reward, samples)
+            values, apart = self._call(reward, samples)
             given.append(values)
-            disagreements += [deviations] if deviations is not None else []
+            deviations += [apart] if apart is not None else []
+        rows = zip(*given, strict=True)
+        return [Asked(row, tuple(one[i] for one in deviations)) for i, row in enumerate(rows)]
+
+    def score(self, samples: Sequence[Sample], asked: Sequence[Asked] | None = None) -> Scores:
+        """Score samples, and take them into the running statistics.
+
+        Args:
+            samples: of a whole batch, by which rewards are normalised.
+            asked: what `ask` gave for them, of all processes; default: the rewards are asked now.
+
+        Raises:
+            RewardError: as of `ask`.
+        """
+        if not samples:
+            return Scores([], [], [[] for _ in self.rewards], [], {}, 0, None)
+        rows = self.ask(samples) if asked is None else asked
+        given = [list(values) for values in zip(*(row.given for row in rows), strict=True)]
         raw = [self._weighted(values) for values in zip(*given, strict=True)]
         self._running.update([value for value in raw if not math.isnan(value)])
         taken = [penalties(sample, self.options) for sample in samples]
@@ -110,7 +135,7 @@ class Rewards:
                 **{name: [each[name] for each in taken] for name in taken[0]},
             },
             dropped=sum(map(math.isnan, raw)),
-            disagreement=[mean(each) for each in zip(*disagreements, strict=True)] or None,
+            disagreement=[mean(row.deviations) for row in rows if row.deviations] or None,
         )
 
     def state_dict(self) -> dict[str, float]:

@@ -43,6 +43,7 @@ class ModelContext:
         batch_size: answers in a forward pass.
         max_length: the longest prompt with its answer, where that is known.
         trust_remote_code: run code that comes with a model.
+        whole: while it lasts, the policy's weights are whole, which processes may have divided.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -56,6 +57,7 @@ class ModelContext:
     batch_size: int = 8
     max_length: int | None = None
     trust_remote_code: bool = False
+    whole: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class ModelReward:

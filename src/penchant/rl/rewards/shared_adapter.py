@@ -76,7 +76,7 @@ class SharedAdapterReward(ModelReward):
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
-        with _restored(self.policy):
+        with self.context.whole(), _restored(self.policy):
             self.policy.set_adapter(self.adapter, inference_mode=True)
             self.policy.requires_grad_(False)
             self.policy.eval()

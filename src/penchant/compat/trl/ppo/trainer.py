@@ -80,7 +80,6 @@ class PPOTrainer:
         from penchant.compat.trl.ppo.learner import Learner
         from penchant.core.screen import setup_logging
         from penchant.training.accelerator import make_accelerator
-        from penchant.training.rollouts import require_one_process
 
         setup_logging()
         refusals = Refusals()
@@ -108,7 +107,11 @@ class PPOTrainer:
             trackers=[self.config.log_with] if self.config.log_with else [],
             folder=self.config.tracker_folder,
         )
-        require_one_process(self.accelerator.num_processes)
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                "a script that samples by itself runs in one process; penchant train ppo trains "
+                "in several"
+            )
         self._track()
         self.policy = parts.make_scorer(
             self.model, int(self.tokenizer.pad_token_id), self.accelerator.device

@@ -1,0 +1,156 @@
+"""Weights divided among the processes: torch's FSDP2, one unit a decoder layer.
+
+Each process holds a part of every weight; a unit's weights are gathered for its passes and given up
+after them. Embeddings, the last norm and the heads are the root's, which is the scorer itself: its
+forward has them whole. What reads weights outside of a forward pass does so inside `opened`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sharding = Literal["off", "full", "hybrid"]
+
+
+@lru_cache
+def make_mesh(device: torch.device, sharding: Sharding, size: int, node_size: int) -> Any:
+    """The processes that divide weights among them.
+
+    Args:
+        device: of the passes.
+        sharding: `full`: all processes divide; `hybrid`: those of a node do, and nodes are copies.
+        size: number of processes; node_size: of those on one node.
+
+    Raises:
+        ValueError: nodes of different sizes, for `hybrid`.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if sharding == "full":
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+    if size % node_size:
+        raise ValueError(
+            f"sharding hybrid needs nodes of equal size, and {size} processes are not a multiple "
+            f"of {node_size}; set sharding to full"
+        )
+    shape = (size // node_size, node_size)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def shard(scorer: Any, mesh: Any) -> None:
+    """Divide a scorer's weights; from now on every process takes part in each of its passes.
+
+    Adapters and heads must be there, and no optimizer: its parameters are others afterwards.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for layers in _layers(scorer):
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard(scorer, mesh=mesh, reshard_after_forward=True)
+    # By default the order of all earlier forward passes says what is gathered next in backward,
+    # and passes that one process alone has made, as in sampling, would make it another order.
+    for layers in _layers(scorer):
+        for before, layer in zip([layers[0], *layers], layers, strict=False):
+            layer.set_modules_to_backward_prefetch([before])
+        scorer.set_modules_to_backward_prefetch([layers[-1]])
+
+
+def _layers(scorer: Any) -> list[list[Any]]:
+    """The decoder layers of each model that is trained together."""
+    layers = []
+    for model in scorer.causal_models:
+        lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+        layers.append(max(lists, key=len))
+    return layers
+
+
+def units_of(module: nn.Module) -> list[Any]:
+    """The units of a sharded module, the root first."""
+    return [unit for unit in module.modules() if hasattr(unit, "set_reshard_after_forward")]
+
+
+@contextmanager
+def opened(scorer: nn.Module, *, layers: bool = False) -> Iterator[None]:
+    """Have the root's weights whole for a while, and with `layers` all weights.
+
+    Every process comes here. It may be entered again inside of itself.
+    """
+    units = [unit for unit in units_of(scorer) if not getattr(unit, "_is_opened", False)]
+    if not layers:
+        units = [unit for unit in units if unit is scorer]
+    for unit in units:
+        unit._is_opened = True
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            unit._is_opened = False
+            unit.set_reshard_after_forward(True, recurse=False)
+            unit.reshard()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a process holds a part of a tensor only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on the CPU; every process calls it."""
+    gathered: Any = tensor.detach()
+    if is_sharded(tensor):
+        gathered = gathered.full_tensor()
+    return gathered.cpu().contiguous()
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """All of every tensor by name, on the CPU; every process calls it, some `keep` them.
+
+    Tensors that are one stay one.
+    """
+    known: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if id(tensor) not in known:
+            one = whole(tensor)
+            known[id(tensor)] = one if keep else one.new_empty(0)
+    return {name: known[id(tensor)] for name, tensor in tensors.items()} if keep else {}
+
+
+def divided_as(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, divided as another one is."""
+    if not is_sharded(like):
+        return value.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    twin: Any = like
+    # Every process has the whole value: nothing travels.
+    return distribute_tensor(
+        value.to(twin.device), twin.device_mesh, twin.placements, src_data_rank=None
+    )
+
+
+def whole_bytes(scorer: nn.Module) -> int:
+    """Bytes of weights that a pass has whole beside the parts: the root's, and two layers'."""
+    sizes = [_unit_bytes(unit) for unit in units_of(scorer)]
+    return sizes[0] + sum(sorted(sizes[1:])[-2:]) if sizes else 0
+
+
+def _unit_bytes(unit: Any) -> int:
+    """Of the weights that are a unit's own."""
+    inner = {id(p) for other in units_of(unit)[1:] for p in other.parameters()}
+    return _bytes(p for p in unit.parameters() if id(p) not in inner)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

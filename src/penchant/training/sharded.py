@@ -1,0 +1,76 @@
+"""Runs whose processes divide the weights among them: what is asked for, and what cannot be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penchant.core.errors import ConfigError
+from penchant.models.load import is_adapter
+from penchant.models.sharding import make_mesh, shard
+from penchant.training.accelerator import sharding_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from penchant.config.keys import RunConfig
+    from penchant.models.scoring import Scorer
+
+
+def require_divisible(config: RunConfig, base: str, settings: Any, precision: str) -> None:
+    """Refuse what sharded weights cannot serve, before a weight is loaded.
+
+    Args:
+        config: of the run.
+        base: the resolved name of its model; settings: its configuration as it was saved.
+        precision: of the arithmetic.
+
+    Raises:
+        ConfigError: with the key and what to set it to.
+    """
+    engine = getattr(config.options, "generation", "auto")
+    saved = getattr(settings, "quantization_config", None)
+    refused = {
+        "quantization: codes of weights are not sharded; set quantization to none": (
+            config.quantization != "none" or saved is not None
+        ),
+        "reference: quantised copies are not sharded; set reference to copy or cache": (
+            config.reference.startswith("copy-")
+        ),
+        "precision fp16: its gradient scaler does not know sharded gradients; set bf16": (
+            precision == "fp16"
+        ),
+        "sync_ref_model: a reference that follows is not sharded; set it to false": (
+            config.sync_ref_model
+        ),
+        f"optim {config.optim}: it is not for parts of weights; set optim to adamw or sgd": (
+            config.optim not in ("adamw", "sgd")
+        ),
+        "dtype bf16: all weights in it are rounded at random, whole; set dtype to fp32": (
+            config.rounds_stochastically
+        ),
+        f"generation {engine}: it needs whole weights; set generation to cached": (
+            engine not in ("auto", "cached")
+        ),
+        f"model: {base} is an adapter, which LoRA would be merged into at the end; merge "
+        "it first: penchant merge": bool(config.lora_r) and is_adapter(Path(base)),
+    }
+    for reason, given in refused.items():
+        if given:
+            raise ConfigError(f"sharding {config.sharding}, {reason}, or sharding to off")
+
+
+def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
+    """Divide a scorer's weights among the processes, on their devices.
+
+    Raises:
+        ConfigError: nodes of different sizes, where each is to hold all weights.
+    """
+    sharding, size = sharding_of(config, accelerator), accelerator.num_processes
+    node_size = int(os.environ.get("LOCAL_WORLD_SIZE") or size)
+    try:
+        mesh = make_mesh(accelerator.device, sharding, size, node_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    shard(scorer, mesh)

@@ -1,0 +1,62 @@
+"""Runs in several processes, started as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a function that finds a port that nobody uses."""
+    return _free_port
+
+
+@pytest.fixture
+def start() -> Callable[..., Any]:
+    """Return a function that starts a run in two processes, or as the launcher's options say."""
+
+    def begin(method: str, keys: dict[str, Any], *options: str) -> Any:
+        words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        launch = options or ("--nproc-per-node", "2", "--master-port", str(_free_port()))
+        run = ["-m", "penchant", "train", method, *words]
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *launch, *run],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        )
+
+    return begin
+
+
+@pytest.fixture
+def launch(start: Callable[..., Any]) -> Callable[..., str]:
+    """Return a function that carries a run out in several processes; it tells what was shown."""
+
+    def carry_out(num_processes: int, method: str, keys: dict[str, Any]) -> str:
+        ports = ("--nproc-per-node", str(num_processes), "--master-port", str(_free_port()))
+        process = start(method, keys, *ports)
+        try:
+            _, told = process.communicate(timeout=180)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the launcher ends its own processes; a kill would leave them
+            process.wait(timeout=60)
+            raise
+        assert process.returncode == 0, told
+        return str(told)
+
+    return carry_out
