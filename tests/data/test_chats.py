@@ -7,6 +7,7 @@ import json
 import pytest
 
 from penchant.data.chats import render
+from penchant.data.converting.templates import BUILTIN
 from penchant.data.rows.pairs import to_pair
 from penchant.data.rows.template import with_kwargs
 from penchant.data.token_report import TemplateRefusal
@@ -169,3 +170,55 @@ def test_prompts_and_answers_have_the_tokens_of_trls_trainer(
         assert batch["input_ids"][row][trained].tolist() == answer
     first = tokenizer.decode(examples[0].prompt)
     assert "weather" in first and ("[no thought]" in first) == bool(kwargs)
+
+
+def test_a_fault_that_is_not_the_templates_is_not_called_its_refusal(
+    byte_level_tokenizer, monkeypatch
+):
+    tokenizer = byte_level_tokenizer("{{ messages[0].content + 1 }}")
+    with pytest.raises(TemplateRefusal, match="can only concatenate str"):
+        render(tokenizer, (USER,), generation_prompt=False)
+
+    def broken(*_, **__):
+        raise AttributeError("'NoneType' object has no attribute 'ours'")
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", broken)
+    with pytest.raises(AttributeError, match="ours"):
+        render(tokenizer, (USER,), generation_prompt=False)
+
+
+def test_the_built_in_chatml_writes_tools_calls_and_reasoning(byte_level_tokenizer):
+    tokenizer = byte_level_tokenizer(BUILTIN["chatml"])
+    system = {"role": "system", "content": "Be brief."}
+    plain = [system, USER, {"role": "assistant", "content": "Hello"}]
+    assert (
+        render(tokenizer, plain, generation_prompt=True)
+        == "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in plain)
+        + "<|im_start|>assistant\n"
+    )
+    answer = {"role": "assistant", "content": "Rain.", "reasoning_content": "I look."}
+    for first in ([system], []):
+        head, *others = [*first, USER]
+        chat = [
+            {**head, "tools": [{"type": "function", "function": TOOL}]}, *others,
+            {**CALLS, "content": ""},
+            {"role": "tool", "name": "weather", "content": "wet"}, answer,
+        ]  # fmt: skip
+        text = render(tokenizer, chat, generation_prompt=False)
+        assert text.count("<|im_start|>system") == 1 and text.count("Be brief.") == len(first)
+        call = {"name": "weather", "arguments": ARGUMENTS}
+        assert json.loads(text.split("<tool_call>\n")[1].split("\n</tool_call>")[0]) == call
+        for said in ('"city"', "<|im_start|>tool\nweather: wet", "<think>\nI look.\n</think>"):
+            assert said in text
+
+
+def test_tools_stay_where_a_prompt_is_cut_on_the_left(byte_level_tokenizer):
+    tokenizer = byte_level_tokenizer(BUILTIN["chatml"])
+    for first in ([{"role": "system", "content": "Be brief."}], []):
+        prompt = [*first, {"role": "user", "content": "so " * 400}, CALLS,
+                  {"role": "tool", "content": "wet"}]  # fmt: skip
+        tokeniser = Tokeniser(tokenizer, max_length=900, max_prompt_length=600)
+        [example], report = tokeniser.pairs([to_pair(row(prompt=prompt), None, "f:1")])
+        text = tokenizer.decode(example.prompt)
+        assert report.prompts_cut == 1 and len(example.prompt) == 600
+        assert '"name": "weather", "parameters"' in text and text.endswith("assistant\n")

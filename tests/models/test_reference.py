@@ -11,10 +11,16 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from penchant.data.batch import Group
+from penchant.data.batch import Group, Turns
 from penchant.models.lora import add_lora
 from penchant.models.merging import effective_weights
-from penchant.models.reference import AdapterReference, CopyReference, KeptSums, frozen_copy
+from penchant.models.reference import (
+    AdapterReference,
+    CopyReference,
+    KeptSums,
+    completion_keys,
+    frozen_copy,
+)
 from penchant.models.reference_cache import CachedReference
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 from penchant.objectives.pairs import tail_weights
@@ -369,3 +375,11 @@ def test_kept_weighted_sums_belong_to_a_whole_pair(make_model):
         weights = tail_weights(batch, 0.5)
         found = kept.sums(pair, batch, weights)
         assert torch.equal(found, CopyReference(base).sums(pair, batch, weights))
+
+
+def test_what_is_trained_of_the_other_completion_is_part_of_a_pairs_key():
+    whole, part = [5, 6, 7, 8], Turns((5, 6, 7, 8), ((0, 1),))
+    keys = [completion_keys(Group([1], ([2, 3], o)), together=True)[0] for o in (whole, part)]
+    assert keys[0] != keys[1]
+    keys = [completion_keys(Group([1], ([2, 3], o)))[0] for o in (whole, part)]
+    assert keys[0] == keys[1]  # alone, the other one says nothing of it

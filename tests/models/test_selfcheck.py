@@ -340,7 +340,9 @@ def test_memory_that_holds_no_fp32_pass_leaves_the_check_in_half_precision(
 
     for packed in (True, False):
         model = run_in_norm(make_model("llama", dtype="bfloat16"), exhausted, packed=packed)
-        assert planned(model, groups, caplog)[1].packed
+        _, plan, warnings = planned(model, groups, caplog)
+        assert plan.packed
+        assert ["compared in half precision alone" in one for one in warnings] == [True]
 
 
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "weights"])

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
@@ -62,7 +63,20 @@ def render(
             return written(messages)
         return _with_arguments(messages, written)
     except TEMPLATE_ERRORS as error:
+        if not _is_of_template(error):
+            raise
         raise TemplateRefusal(str(error) or type(error).__name__) from error
+
+
+def _is_of_template(error: Exception) -> bool:
+    """Whether a template refuses, or computes what fails: the same error elsewhere is our fault.
+
+    Jinja leaves its mark in the frame that stands for the line of the template.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    by_library = "transformers" in str(frames[-1].f_globals.get("__name__"))
+    inside = any("__jinja_exception__" in frame.f_globals for frame in frames)
+    return isinstance(error, TemplateError) or inside or by_library
 
 
 def _with_arguments(messages: Messages, written: Any) -> str:
@@ -72,7 +86,7 @@ def _with_arguments(messages: Messages, written: Any) -> str:
     try:
         text: str = written(objects)
     except TEMPLATE_ERRORS as refusal:
-        if not shapes:
+        if not shapes or not _is_of_template(refusal):
             raise
         try:
             return str(written([_with_calls(message, _as_text) for message in messages]))

@@ -268,12 +268,15 @@ class Tokeniser:
         return None if first_end is None else first_end + 1
 
     def _head_length(self, prompt: Text, ids: list[int]) -> int:
-        """How much of a prompt stays when it is cut on the left: BOS, and a system message."""
+        """How much of a prompt stays when it is cut on the left: BOS, tools, a system message."""
         head = int(ids[0] == self.tokenizer.bos_token_id)
-        if is_chat(prompt) and prompt[0]["role"] in ("system", "developer"):
+        system_first = is_chat(prompt) and prompt[0]["role"] in ("system", "developer")
+        if is_chat(prompt) and (system_first or prompt[0].get("tools")):
             # Some templates refuse or drop a system message that no user message follows.
             user: Message = {"role": "user", "content": PLACEHOLDER}
-            text = self.render((prompt[0], user), generation_prompt=False)
+            tooled: Message = {**prompt[0], **user}
+            chat = (prompt[0], user) if system_first else (tooled,)
+            text = self.render(chat, generation_prompt=False)
             system = self.encode(text.partition(PLACEHOLDER)[0], special=False)
             shared = (a == b for a, b in zip(ids, system, strict=False))
             head = max(head, next((i for i, s in enumerate(shared) if not s), len(system)))

@@ -203,7 +203,7 @@ def dequantised(model: Any) -> Any:
             base._weight_conversions = None  # those that read codes have no way back
         else:
             base = base.dequantize(dtype=torch.float32)
-    except (NotImplementedError, ValueError, TypeError, AttributeError) as error:
+    except (NotImplementedError, ValueError) as error:
         raise ModelError(
             f"weights that are quantised by {method_of(model.get_base_model())} cannot be turned "
             f"into numbers again, which a merge needs ({error}); use the adapter as it is"

@@ -12,7 +12,7 @@ import xxhash
 from peft import PeftModel
 
 from penchant.core.machine import to_device
-from penchant.data.batch import Group, TokenBatch, Turns
+from penchant.data.batch import Group, TokenBatch, Turns, trained_spans
 from penchant.models.scoring import Scorer, segment_sums
 
 if TYPE_CHECKING:
@@ -188,7 +188,9 @@ def completion_keys(group: Group, *, together: bool = False) -> list[bytes]:
     """Of each completion after its prompt, or where they are scored together after all others."""
     prompt = xxhash.xxh3_128(f"layout {LAYOUT_VERSION} prompt {list(group.prompt)}".encode())
     if together:
-        prompt.update(f"beside {[list(c) for c in group.completions]}".encode())
+        # What is trained of the others decides how long they are, and with that the weights.
+        others = [(list(c), trained_spans(c)) for c in group.completions]
+        prompt.update(f"beside {others}".encode())
     keys = []
     for completion in group.completions:
         digest = prompt.copy()

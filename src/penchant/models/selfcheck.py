@@ -220,6 +220,13 @@ def _exactly(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tens
                 return _plain_forward(scorer, groups)
             scorer.use(plan)
             return scorer(scorer.batch(groups))
+    except torch.OutOfMemoryError as error:  # the run itself needs less: half as much a weight
+        logger.warning(
+            "memory ran out while layouts were compared in fp32 (%s): they are compared in half "
+            "precision alone, where less is told apart",
+            error,
+        )
+        return None
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         # What fails in half precision too is reported there.
         logger.info("not compared in fp32 (%s): %s", plan.describe(), error)
