@@ -69,6 +69,7 @@ def _train(values: dict[str, Any]) -> None:
 
 def _check(values: dict[str, Any]) -> int:
     as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
+    num_processes = values.pop("num_processes", 1)
     method = _method(values)
     try:
         _require_valid(method, values)
@@ -82,7 +83,7 @@ def _check(values: dict[str, Any]) -> int:
     from penchant.cli.show import print_check
     from penchant.commands.check import check
 
-    result = check(method, probe=probe, **values)
+    result = check(method, probe=probe, num_processes=num_processes, **values)
     if as_json:
         return _print_json(result)
     print_check(result)

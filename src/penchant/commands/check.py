@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from penchant.commands.check_result import CheckResult, stopped
 from penchant.commands.train import Given, given
 from penchant.config.keys import RunConfig
-from penchant.core.errors import TrainingError, UserError
+from penchant.core.errors import ConfigError, TrainingError, UserError
 from penchant.core.findings import Finding, by_severity, spoken
 from penchant.core.machine import find_machine, resolve_precision
 from penchant.core.screen import setup_logging
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def check(
-    method: str | None = None, *, config: Path | str | None = None, probe: bool = True, **keys: Any
+    method: str | None = None,
+    *,
+    config: Path | str | None = None,
+    probe: bool = True,
+    num_processes: int = 1,
+    **keys: Any,
 ) -> CheckResult:
     """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
 
@@ -44,6 +49,7 @@ def check(
         config: a YAML file of flat keys; the arguments here win over it.
         probe: load the weights, and measure memory and time in a few passes; without it memory is
             estimated from the model's configuration, and time is not.
+        num_processes: that will share the run, as of `torchrun`: what one of them meets is told.
         keys: any key that `penchant.train` takes.
     """
     setup_logging()
@@ -52,20 +58,22 @@ def check(
     except UserError as error:
         return CheckResult(method or "", spoken([stopped(error)], str(keys.get("silence") or "")))
     try:
-        return _look(wanted, probe)
+        return _look(wanted, probe, num_processes)
     except UserError as error:
         return CheckResult(wanted.config.method, spoken([stopped(error)], wanted.config.silence))
 
 
-def _look(wanted: Given, probe: bool) -> CheckResult:
+def _look(wanted: Given, probe: bool, num_processes: int) -> CheckResult:
     import torch
 
     config = wanted.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolve_precision(config.precision, device)
     run_data = read_run_data(config, wanted.data, wanted.eval_data)
-    inputs = read_inputs(config, run_data, rewards=wanted.rewards)
-    run = take_snapshot(config, inputs)
+    if num_processes < 1:
+        raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
+    inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
+    run = take_snapshot(config, inputs, num_processes)
     findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
     estimate: RunEstimate | None = None
     trials: Sequence[Trial] = ()
@@ -76,7 +84,7 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
             trust_remote_code=config.trust_remote_code,
             attention=config.attention,
         )
-        estimate, trials = _estimate(config, inputs, probe)
+        estimate, trials = _estimate(config, inputs, probe, num_processes)
         refusal = estimate.finding()
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
     shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
@@ -84,11 +92,11 @@ def _look(wanted: Given, probe: bool) -> CheckResult:
 
 
 def _estimate(
-    config: RunConfig, inputs: Inputs, probe: bool
+    config: RunConfig, inputs: Inputs, probe: bool, num_processes: int
 ) -> tuple[RunEstimate, Sequence[Trial]]:
     """What the run would take and what its rewards pay: with the weights, where they fit."""
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
-    rough = estimate_unloaded(config, size, find_machine(None), inputs.train_set)
+    rough = estimate_unloaded(config, size, find_machine(None), inputs.train_set, num_processes)
     if not probe or rough.impossible:
         return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)
@@ -100,7 +108,7 @@ def _estimate(
 
         samples = setup.collector.draw_samples(inputs.train_set[:TRIED], config.seed)
         trials = try_rewards(setup.collector.rewards, samples, sampled=True)
-    return estimate_run(config, setup, accelerator), trials
+    return estimate_run(config, setup, accelerator, num_processes=num_processes), trials
 
 
 def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:

@@ -144,6 +144,21 @@ class Sizes:
         codes = self.matrices * CODE_BYTES[kind]
         return replace(self, weights=self.trained + others + codes, matrix_bytes=CODE_BYTES[kind])
 
+    def divided(self, processes: int) -> Sizes:
+        """What one of several processes holds that divide the weights among them (FSDP2).
+
+        Beside its part it has the embeddings and heads whole for a pass, and two layers.
+        """
+        matrices = self.matrices * self.matrix_bytes
+        whole = max(0.0, self.weights - matrices) + 2 * matrices / max(1, self.num_layers)
+        return replace(
+            self,
+            weights=self.weights / processes,
+            trained=self.trained / processes,
+            reference=self.reference / processes,
+            fixed=self.fixed + whole,
+        )
+
 
 @dataclass(frozen=True)
 class Load:

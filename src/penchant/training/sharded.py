@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import AutocastKwargs
+
 from penchant.core.errors import ConfigError
 from penchant.models.load import is_adapter
 from penchant.models.sharding import make_mesh, shard
@@ -73,4 +75,6 @@ def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
         mesh = make_mesh(accelerator.device, sharding, size, node_size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    # The cache of autocast would keep a copy of every weight that a pass has had whole.
+    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
     shard(scorer, mesh)

@@ -106,7 +106,12 @@ class RunEstimate:
 
 
 def estimate_run(
-    config: RunConfig, setup: Setup, accelerator: Accelerator, *, timed: bool = True
+    config: RunConfig,
+    setup: Setup,
+    accelerator: Accelerator,
+    *,
+    timed: bool = True,
+    num_processes: int | None = None,
 ) -> RunEstimate:
     """Predict peak memory and time of a prepared run; nothing about it changes.
 
@@ -114,20 +119,36 @@ def estimate_run(
         config, setup, accelerator: of the run.
         timed: probe the time too: a few forward and backward passes, and for methods that sample
             a few short answers, which their rewards judge.
+        num_processes: that the run will have; default: those that are here.
     """
     sizes, room = measure_run(config, setup, accelerator)
+    if num_processes is None:
+        num_processes = accelerator.num_processes
+    else:
+        sizes = _divided(config, sizes, num_processes)
     work = partial(
         count_work,
         examples=setup.train_set,
         layout=setup.scorer.plan.layout,
-        num_processes=accelerator.num_processes,
+        num_processes=num_processes,
     )
-    times = probe_times(config, setup, accelerator) if timed else Times({}, 0.0)
+    times = Times({}, 0.0)
+    if timed:
+        times = probe_times(config, setup, accelerator, num_processes)
     return _estimate(config, sizes, room, work, times, checkpointing=setup.checkpointing)
 
 
+def _divided(config: RunConfig, sizes: Sizes, num_processes: int) -> Sizes:
+    """Of one process of several, as far as the keys say that they divide the weights."""
+    return sizes.divided(num_processes) if config.sharding in ("full", "hybrid") else sizes
+
+
 def estimate_unloaded(
-    config: RunConfig, size: ModelSize, machine: Machine, examples: Sequence[Any]
+    config: RunConfig,
+    size: ModelSize,
+    machine: Machine,
+    examples: Sequence[Any],
+    num_processes: int = 1,
 ) -> RunEstimate:
     """Predict peak memory roughly, before the model is loaded.
 
@@ -136,6 +157,7 @@ def estimate_unloaded(
         size: of its model, as `measure_model` finds it.
         machine: as `find_machine` finds it.
         examples: tokenised, to train on.
+        num_processes: that share the run; what one of them takes is predicted.
     """
     from penchant.models.rough_sizes import sizes_of  # a run that loads its model measures them
 
@@ -157,6 +179,7 @@ def estimate_unloaded(
         quantization=size.quantization if config.quantization == "none" else config.quantization,
         optim=config.optim,
     )
+    sizes = _divided(config, sizes, num_processes)
     total = memory_total_bytes(torch.device(machine.device))
     total = machine.memory_bytes if machine.given else total
     room = Room(0.0, machine.memory_bytes - engine_bytes(config, total), total)
@@ -164,7 +187,7 @@ def estimate_unloaded(
         config,
         sizes,
         room,
-        partial(count_work, examples=examples),
+        partial(count_work, examples=examples, num_processes=num_processes),
         Times({}, 0.0),
         checkpointing=config.gradient_checkpointing == "on",
     )

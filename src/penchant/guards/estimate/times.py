@@ -71,11 +71,14 @@ def fitted(points: Sequence[tuple[int, float]]) -> Line:
     return Line(fixed, by_token) if fixed >= 0 else Line(0.0, slow / many)
 
 
-def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Times:
+def probe_times(
+    config: RunConfig, setup: Setup, accelerator: Accelerator, num_processes: int = 1
+) -> Times:
     """Time passes, updates, and where answers are sampled these, and add up the run.
 
     Args:
         config, setup, accelerator: of the run.
+        num_processes: that share it; the time of one of them is predicted.
     """
     with untouched(setup):
         sampling = _sampling(config, setup, accelerator)
@@ -84,12 +87,13 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
             config,
             setup.train_set,
             layout=setup.scorer.plan.layout,
-            num_processes=accelerator.num_processes,
+            num_processes=num_processes,
             answer_length=length,
         )
         first, *points = _timed_passes(config, setup, accelerator, sampling)
         first_update, update = update_seconds(config, setup)
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
+        evaluation /= num_processes
     line = fitted(points)
     times = {
         "passes": line.total(work),
@@ -100,10 +104,11 @@ def probe_times(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Ti
     if sampling is not None:
         options: Any = config.options
         mini_batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        mini_batch *= num_processes
         iterations = math.ceil(
             work.num_steps / (options.epochs * (options.batch_size // mini_batch))
         )
-        rounds = sampling.of(config, options.batch_size)
+        rounds = sampling.of(config, math.ceil(options.batch_size / num_processes))
         times |= {name: seconds * iterations for name, seconds in rounds.items()}
     return Times(times, evaluation)
 
