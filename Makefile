@@ -42,6 +42,7 @@ docs: $(STAMP)
 	$(BIN)/python tools/document_methods.py
 	$(BIN)/python tools/document_models.py
 	$(BIN)/python tools/document_keys.py
+	$(BIN)/python tools/document_memory.py
 
 site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

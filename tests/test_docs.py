@@ -39,6 +39,10 @@ def test_the_table_of_models_is_that_of_the_tests() -> None:
     assert load_tool("document_models").stale() == "", "run make docs"
 
 
+def test_the_table_of_what_fits_where_is_that_of_the_forecast() -> None:
+    assert load_tool("document_memory").stale() == "", "run make docs"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):

@@ -99,6 +99,7 @@ class Sizes:
         head_trained, fused_head: of the language-model head.
         half: whether the arithmetic is half precision.
         device: cpu or cuda.
+        whole: weights that a pass has whole, of those that processes divide among them.
     """
 
     weights: float
@@ -121,6 +122,7 @@ class Sizes:
     fused_head: bool
     half: bool
     device: str
+    whole: float = 0.0
 
     def with_lora(self, rank: int) -> Sizes:
         """The same run with an adapter of a rank in place of all weights."""
@@ -156,7 +158,7 @@ class Sizes:
             weights=self.weights / processes,
             trained=self.trained / processes,
             reference=self.reference / processes,
-            fixed=self.fixed + whole,
+            whole=whole,
         )
 
 
@@ -246,10 +248,13 @@ def footprint(sizes: Sizes, load: Load) -> Footprint:
 def _activation_bytes(sizes: Sizes, load: Load) -> float:
     """Kept for the backward pass, with the one layer whose backward runs and the head."""
     one_layer = sizes.by_token / max(1, sizes.num_layers)
-    by_token = sizes.by_token
+    by_token, fixed = sizes.by_token, sizes.fixed
+    if load.checkpointing and sizes.whole:  # half-precision copies go with a layer's weights
+        fixed /= max(1, sizes.num_layers)
     if load.checkpointing:  # each layer's input, and all of the layer that is recomputed
         by_token = one_layer + 4 * sizes.hidden * sizes.num_layers
-    return sizes.fixed + (by_token + one_layer) * load.tokens + _head_bytes(sizes, load)
+    passes = (by_token + one_layer) * load.tokens
+    return sizes.whole + fixed + passes + _head_bytes(sizes, load)
 
 
 def _head_bytes(sizes: Sizes, load: Load) -> float:

@@ -99,7 +99,7 @@ def measure_sizes(
         reference=reference,
         rewards=rewards,
         process=max(0.0, room.held - weights - reference - rewards) + later,
-        fixed=fixed + unpacked + _gathered_bytes(scorer),
+        fixed=fixed + unpacked,
         by_token=by_token,
         width=sum(a + b for a, b in shapes),
         matrices=matrices,
@@ -114,6 +114,7 @@ def measure_sizes(
         fused_head=scorer.plan.fused_head or head is None,
         half=half,
         device=device,
+        whole=_gathered_bytes(scorer),
     )
 
 
