@@ -510,3 +510,17 @@ def test_documentation_has_every_rule_and_threshold() -> None:
     assert f"fewer than {FEW}" in page
     for goal, text in GOALS.items():
         assert f"| {goal} | {text} |" in page
+
+
+def test_processes_that_divide_the_weights_hold_parts_and_a_pass_has_layers_whole(
+    tiny_model_dir: Path,
+) -> None:
+    size = measure_model(str(tiny_model_dir))
+    alone = sizes_of(size, lora_r=0, **ROUGH)
+    one_of_four = alone.divided(4)
+    assert (one_of_four.weights, one_of_four.trained) == (alone.weights / 4, alone.trained / 4)
+    ends = 4.0 * (size.num_parameters - size.num_layer_parameters)
+    assert one_of_four.whole == ends + 2 * 4.0 * size.num_layer_parameters / size.num_layers
+    load = Load(tokens=8, predicted=4)
+    state = footprint(alone, load).parts["optimizer"]
+    assert footprint(one_of_four, load).parts["optimizer"] == state / 4
