@@ -37,13 +37,21 @@ def test_explain_prints_what_is_known_of_a_finding(capsys: pytest.CaptureFixture
 
 
 def test_commands_in_messages_run_where_the_program_is_not_on_the_path(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(commands, "_on_path", lambda: False)
     text = "penchant: drop them: penchant data clean x; pip install 'penchant[data]'"
     wanted = "penchant: drop them: python -m penchant data clean x; pip install 'penchant[data]'"
     assert commands.typeable(text) == wanted
     assert commands.typeable(wanted) == wanted
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "penchant"
+    program.touch()
+    monkeypatch.setattr("sys.argv", [str(program), "demo"])
+    assert commands.typeable("run penchant chat RUN") == f"run {program} chat RUN"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bin/penchant", "demo"])
+    assert commands.typeable("run penchant chat RUN") == "run bin/penchant chat RUN"
 
 
 def test_every_finding_that_the_code_makes_can_be_silenced_and_looked_up() -> None:

@@ -255,7 +255,11 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
     add("--data", action="append", required=True,
         help="preference data, in any form that training takes; repeated, all of them")  # fmt: skip
     add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
-    add("--memory", metavar="SIZE", help="such as 24GiB (default: what is free here)")
+    add(
+        "--memory",
+        metavar="SIZE",
+        help="memory to plan for, such as 24GiB (default: what is free here)",
+    )
     add("--goal", metavar="GOAL", help="balanced (default), memory, noise, length, simple, reward")
     add("--reward", metavar="REWARD", help="what judges answers, where the data are prompts")
     rest = parser.add_argument_group("more")
@@ -304,7 +308,9 @@ def _add_report(commands: Any) -> None:
         help="what happened in a run, as one page",
         description="Write one HTML file that opens offline: of a run, or of several side by side.",
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", help="what train wrote to (output)")
+    report.add_argument(
+        "runs", metavar="RUN", nargs="+", help="the folder that train wrote to (output)"
+    )
     report.add_argument("--output", type=Path, metavar="FILE",
         help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
     report.add_argument("--card", action="store_true",

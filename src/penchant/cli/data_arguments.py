@@ -94,8 +94,17 @@ def add_split(tools: Any) -> None:
     )
     _add_files(split, "a folder; each part becomes a file in it")
     add = split.add_argument
-    add("--parts", type=_shares, metavar="NAME=SHARE,...", help="default: train=0.9,test=0.1")
-    add("--by", metavar="COLUMN", help="whose values stand alike in all parts (default: source)")
+    add(
+        "--parts",
+        type=_shares,
+        metavar="NAME=SHARE,...",
+        help="the parts and their shares (default: train=0.9,test=0.1)",
+    )
+    add(
+        "--by",
+        metavar="COLUMN",
+        help="the column whose values are spread alike over all parts (default: source)",
+    )
     add("--similarity", type=float, metavar="X",
         help=f"least similarity of prompts that stay together (default: {ALIKE})")  # fmt: skip
     add("--format", metavar="F", help="jsonl (default), jsonl.gz or parquet")
@@ -208,7 +217,9 @@ def add_commands(tools: Any) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser, usual: Any) -> None:
-    parser.add_argument("data", nargs="+", metavar="FILE", help="in any form that training takes")
+    parser.add_argument(
+        "data", nargs="+", metavar="FILE", help="data in any form that training takes"
+    )
     add = usual.add_argument
     add(
         "--eval_data",
@@ -216,17 +227,27 @@ def _add_inspect(parser: argparse.ArgumentParser, usual: Any) -> None:
         metavar="E",
         help="evaluation data: rows with its prompts are found",
     )
-    add("--model", help="whose tokenizer measures lengths")
+    add("--model", help="the model whose tokenizer measures lengths")
     rest = parser.add_argument_group("more")
     add_shared(rest, max_length="1024", max_prompt_length="half of max_length")
     add = rest.add_argument
-    add("--min_agreement", type=float, metavar="X", help="share of votes (default: 0.6)")
+    add(
+        "--min_agreement",
+        type=float,
+        metavar="X",
+        help="the least share of votes for a preference (default: 0.6)",
+    )
     add("--noise_rate", type=float, metavar="X", help="share of flipped labels, if you know it")
     add("--sample", type=int, metavar="N",
-        help="records for noise, languages and tokens (default: 10000)")  # fmt: skip
+        help="records to measure noise, languages and tokens on (default: 10000)")  # fmt: skip
     add("--eval_split", help="which split to take of eval_data (default: as split)")
     add_reading(rest)
-    add("--processes", type=int, metavar="N", help="that read at once (default: one a core)")
+    add(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="how many processes read at once (default: one per core)",
+    )
     add_shared(rest, "chat_template", "trust_remote_code")
 
 

@@ -137,7 +137,7 @@ def add_push(commands: Any) -> None:
         description="Upload a model with its card, which shows figures, findings and answers to "
         "held-out prompts; --dry_run shows what would go. A new place is private.",
     )
-    push.add_argument("run", metavar="RUN", help="what train wrote to (output)")
+    push.add_argument("run", metavar="RUN", help="the folder that train wrote to (output)")
     push.add_argument("name", metavar="OWNER/NAME", help="the model's place on the hub")
     push.add_argument("--public", action="store_true", help="anybody may see it")
     push.add_argument("--merged", action="store_true", help="the model that penchant merge made")

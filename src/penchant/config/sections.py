@@ -152,7 +152,9 @@ class ModelSection(Section):
         description="Where reference log-probs come from: the switched-off adapter, a frozen copy "
         "(also quantised), or a disk cache filled once; none: the method has no reference.",
     )
-    reference_model: str | None = Field(None, description="Another model as the reference.")
+    reference_model: str | None = Field(
+        None, description="Another model that serves as the reference."
+    )
     sync_ref_model: bool = Field(
         False, description="Let the reference follow the policy (TR-DPO); keeps a copy."
     )
@@ -169,7 +171,7 @@ class ModelSection(Section):
 class LoraSection(Section):
     """LoRA"""
 
-    lora_r: int = Field(16, ge=0, description="Rank; 0 trains all weights.")
+    lora_r: int = Field(16, ge=0, description="Rank of the adapter; 0 trains all weights.")
     lora_alpha: float = Field(32, gt=0, description="Updates are scaled by lora_alpha / lora_r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in front of the adapter.")
     lora_target_modules: CommaSeparated = Field(
@@ -194,7 +196,10 @@ class OptimizerSection(Section):
     """Optimization"""
 
     learning_rate: float | None = Field(
-        None, gt=0, description="Default: the method's own, for LoRA or for all weights."
+        None,
+        gt=0,
+        description="The peak learning rate; by default the method's own, for LoRA or for all "
+        "weights.",
     )
     num_train_epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
@@ -216,7 +221,7 @@ class OptimizerSection(Section):
         "constant",
         "constant_with_warmup",
         "inverse_sqrt",
-    ] = Field("linear", description="A schedule of transformers.")
+    ] = Field("linear", description="How the learning rate falls, by the names of transformers.")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the steps for warm-up.")
     optim: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"] = Field(
         "adamw",
@@ -224,7 +229,9 @@ class OptimizerSection(Section):
         "leave a full GPU for the host; adafactor keeps a row and a column of them; muon (of "
         "hidden matrices; AdamW trains the rest) keeps one; sgd none.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="The optimizer's decay; AdamW's decoupled.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="The optimizer's weight decay; decoupled in AdamW."
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
@@ -258,7 +265,9 @@ class ProcessSection(Section):
 class EvaluationSection(Section):
     """Evaluation and checkpoints"""
 
-    per_device_eval_batch_size: int = Field(8, ge=1, description="Pairs per forward pass.")
+    per_device_eval_batch_size: int = Field(
+        8, ge=1, description="Pairs per forward pass of an evaluation."
+    )
     eval_steps: int | None = Field(
         None, ge=1, description="Evaluate every so many steps as well as before and after."
     )
@@ -266,7 +275,7 @@ class EvaluationSection(Section):
     eval_samples: int = Field(
         3, ge=0, description="Held-out prompts that the model answers before and after."
     )
-    max_new_tokens: int = Field(128, ge=1, description="Longest sampled answer.")
+    max_new_tokens: int = Field(128, ge=1, description="The longest sampled answer, in tokens.")
     logging_steps: int = Field(1, ge=1, description="Write metrics every so many steps.")
     save_steps: int = Field(500, ge=1, description="Checkpoint every so many steps.")
     save_minutes: float = Field(

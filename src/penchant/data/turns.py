@@ -207,7 +207,7 @@ def _last_turns(tokeniser: Encoder, prompt: Messages, completions: Sequence[Mess
 
 
 def _whole_chats(tokeniser: Encoder, prompt: Messages, completions: Sequence[Messages]) -> Encoded:
-    """Whole chats, as a reward model reads them, behind the beginning that they share."""
+    """Whole chats, as a reward model reads them, after the beginning that they share."""
     lost: list[tuple[str, str]] = []
     wholes: list[list[int]] = []
     for completion in completions:

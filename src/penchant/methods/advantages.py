@@ -43,7 +43,7 @@ def gae(
     last = advantages.new_zeros(len(lengths))
     following = last
     for t in reversed(range(width)):
-        # Behind the end of a row everything is 0, and so is what is carried from there.
+        # After the end of a row everything is 0, and so is what is carried from there.
         delta = reward[:, t] + gamma * following - value[:, t]
         last = delta + gamma * lam * last
         advantages[:, t] = last

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from penchant.methods.kl import KLController
     from penchant.rl.rollout import Collector, Judged
 
-# Batches without anything to learn from, one behind the other, after which a run gives up.
+# Batches without anything to learn from, one after the other, after which a run gives up.
 FRUITLESS = 10
 SAMPLE_LESS = (
     "set a lower generation_batch_size, per_device_eval_batch_size or max_completion_length"

@@ -133,7 +133,7 @@ class ReferenceCost:
     logprob_error: float | None
 
     def describe(self) -> str:
-        """Behind the reference's name, for people."""
+        """What follows the reference's name, for people."""
         size = f", {gibibytes(self.num_bytes)}" if self.num_bytes else ", no further memory"
         if self.logprob_error is None:
             return size

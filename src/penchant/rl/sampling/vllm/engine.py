@@ -183,7 +183,7 @@ def answer_seed(seed: int, prompt: int) -> int:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Random numbers, threads and environment of this process, which vLLM's engine sets anew."""
+    """Random numbers, threads and environment of this process, which vLLM's engine sets again."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     states = random.getstate(), np.random.get_state()
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
