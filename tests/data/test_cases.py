@@ -117,7 +117,8 @@ def test_two_steps_of_training_take_every_case(tmp_path: Path, tiny_model_dir: P
         method = "dpo" if isinstance(records_of(path, columns)[0], Pair) else "kto"
         result = penchant.train(
             method, model=str(tiny_model_dir), data=str(path), output=folder / "run",
-            columns=columns or None, chat_template="chatml", max_steps=2, max_length=2048,
+            columns=parse_columns(columns) if columns else {}, chat_template="chatml", max_steps=2,
+            max_length=2048,
             per_device_train_batch_size=2, gradient_accumulation_steps=1, monitor_prompts=0,
         )  # fmt: skip
         steps = (result.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -47,3 +47,10 @@ def test_run_says_which_pad_token_gives_its_scores_elsewhere(
     with torch.no_grad():
         scores = torch.cat([elsewhere(input_ids=one).logits.squeeze(-1) for one in ids])
         torch.testing.assert_close(scorer(scorer.batch([pair.group()])), scores)
+        # As docs/rewards.md shows it: padded on the right, with a mask.
+        longest = max(len(one[0]) for one in ids)
+        rows = [one[0].tolist() for one in ids]
+        padded = torch.tensor([r + [tokenizer.pad_token_id] * (longest - len(r)) for r in rows])
+        mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows])
+        batch = elsewhere(input_ids=padded, attention_mask=mask).logits.squeeze(-1)
+        torch.testing.assert_close(batch, scores)
