@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.models import vocabulary
-from penchant.models.vocabulary import Also, Head, product, row_blocks, walk_vocabulary
+from penchant.models.vocabulary import Also, Head, product, walk_vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,21 +53,21 @@ class TrainableHead(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden, dtype=head.accumulate)  # [N, H]
         d_weight = torch.empty_like(head.weight, dtype=head.accumulate)  # [V, H]
         d_bias = None if head.bias is None else d_weight.new_zeros(len(head.weight))  # [V]
-        for rows in row_blocks(len(hidden)):
-            inputs = hidden[rows].to(head.dtype)  # [R, H]
-            for first, chunk in head.chunks():  # chunk: [C, H]
-                saved = None if kept is None else next(kept)
-                d_logits = _d_logits(
-                    head, inputs, targets[rows], logsumexp[rows], grad[rows], first, chunk, saved
-                )  # [R, C]
-                tokens = slice(first, first + len(chunk))
-                if d_bias is not None:
-                    d_bias[tokens] += d_logits.sum(0)  # [C]
-                d_logits = d_logits.to(head.dtype)
-                d_hidden[rows] += product(d_logits, chunk, head.accumulate)  # [R, H]
-                # The first rows write, so that nothing has to be zeroed before.
-                combine = set_product if rows.start == 0 else add_product
-                combine(d_weight[tokens], d_logits.t(), inputs)  # [C, H]
+        inputs = hidden.to(head.dtype)  # [N, H]
+        for first, chunk, rows in head.blocks(len(hidden)):  # chunk: [C, H]
+            saved = None if kept is None else next(kept)
+            own = inputs[rows]  # [R, H]
+            d_logits = _d_logits(
+                head, own, targets[rows], logsumexp[rows], grad[rows], first, chunk, saved
+            )  # [R, C]
+            tokens = slice(first, first + len(chunk))
+            if d_bias is not None:
+                d_bias[tokens] += d_logits.sum(0)  # [C]
+            d_logits = d_logits.to(head.dtype)
+            d_hidden[rows] += product(d_logits, chunk, head.accumulate)  # [R, H]
+            # The first rows write, so that nothing has to be zeroed before.
+            combine = set_product if rows.start == 0 else add_product
+            combine(d_weight[tokens], d_logits.t(), own)  # [C, H]
         d_bias = None if d_bias is None else d_bias.to(head.weight.dtype)
         return d_hidden.to(hidden.dtype), d_weight.to(head.weight.dtype), d_bias, None, None, None
 
@@ -108,17 +108,23 @@ def _d_logits(
     return d_logits
 
 
+# Rows of a product that are formed apart before they are added where they belong.
+ROWS_APART = 4096
+
+
 def set_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total = a @ b`, without a temporary where the dtypes allow it."""
+    """`total = a @ b`, without a temporary of its size."""
     if total.dtype == a.dtype:
         torch.mm(a, b, out=total)
     else:
-        total.copy_(product(a, b, total.dtype))
+        for part, own in zip(total.split(ROWS_APART), a.split(ROWS_APART), strict=True):
+            part.copy_(product(own, b, total.dtype))
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, without a temporary where the dtypes allow it."""
+    """`total += a @ b`, without a temporary of its size."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
-        total += product(a, b, total.dtype)
+        for part, own in zip(total.split(ROWS_APART), a.split(ROWS_APART), strict=True):
+            part += product(own, b, total.dtype)

@@ -83,6 +83,21 @@ class Head:
         for first in range(0, len(self.weight), self.width):
             yield first, self.weight[first : first + self.width].to(self.dtype)
 
+    def blocks(self, count: int) -> Iterator[tuple[int, Tensor, slice]]:
+        """Chunks with blocks of `count` rows, each with each: `first`, `[C, H]`, rows.
+
+        Where weights are rounded for the products, all rows meet a chunk before the next one is
+        rounded; otherwise a block of rows meets all chunks, and its sums stay near the processor.
+        """
+        if self.weight.dtype != self.dtype:
+            for first, chunk in self.chunks():
+                for rows in row_blocks(count):
+                    yield first, chunk, rows
+        else:
+            for rows in row_blocks(count):
+                for first, chunk in self.chunks():
+                    yield first, chunk, rows
+
     def logits(self, hidden: Tensor, first: int, chunk: Tensor) -> Tensor:
         """`[R, C]` of hidden states `[R, H]`, transformed, in the accumulation dtype."""
         logits = product(hidden, chunk.t(), self.accumulate)  # [R, C]
@@ -117,7 +132,7 @@ def walk_vocabulary(
 
     Args:
         head: `[V, H]`.
-        hidden: `[N, H]`; a block of rows is taken through the whole vocabulary before the next.
+        hidden: `[N, H]`, taken through the vocabulary in the order of `Head.blocks`.
         targets: `[N]`.
         direction: also form the gradient of the log-probs with respect to the hidden states.
         also: what else of each row's distribution.
@@ -128,11 +143,17 @@ def walk_vocabulary(
     logprobs = hidden.new_empty(len(hidden), dtype=head.accumulate)  # [N]
     logsumexp, second = torch.empty_like(logprobs), torch.empty_like(logprobs)  # [N] each
     directions = torch.empty_like(hidden) if direction else None  # [N, H]
-    for rows in row_blocks(len(hidden)):
-        block = _walk_rows(head, hidden[rows], targets[rows], direction, also, kept)
-        logprobs[rows], logsumexp[rows], second[rows] = block[:3]
-        if directions is not None and block.direction is not None:
-            directions[rows] = block.direction
+    walks: dict[int, _Walk] = {}
+    for first, chunk, rows in head.blocks(len(hidden)):
+        if first == 0:
+            walks[rows.start] = _Walk(head, hidden[rows], targets[rows], direction, also)
+        walk = walks[rows.start]
+        walk.meet(first, chunk, kept)
+        if first + len(chunk) == len(head.weight):
+            block = walks.pop(rows.start).found()
+            logprobs[rows], logsumexp[rows], second[rows] = block[:3]
+            if directions is not None and block.direction is not None:
+                directions[rows] = block.direction
     return Walked(logprobs, logsumexp, second, directions)
 
 
@@ -142,61 +163,67 @@ def row_blocks(count: int) -> Iterator[slice]:
         yield slice(first, min(first + ROWS_AT_ONCE, count))
 
 
-def _walk_rows(
-    head: Head,
-    hidden: Tensor,
-    targets: Tensor,
-    direction: bool,
-    also: Also,
-    kept: list[tuple[Tensor, Tensor]] | None,
-) -> Walked:
+class _Walk:
     """Online softmax over the chunks of the vocabulary, for R rows of hidden states `[R, H]`.
 
     Every running sum is relative to the largest logit so far. Where a chunk has a larger one, the
     sums are first multiplied by exp(old maximum - new maximum), so that no exponential overflows.
     """
 
-    def fill(value: float) -> Tensor:
-        return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
+    def __init__(
+        self, head: Head, hidden: Tensor, targets: Tensor, direction: bool, also: Also
+    ) -> None:
+        def fill(value: float) -> Tensor:
+            return hidden.new_full((len(hidden),), value, dtype=head.accumulate)
 
-    hidden = hidden.to(head.dtype)
-    maximum, total, target_logit = fill(-torch.inf), fill(0.0), fill(0.0)  # [R] each
-    squares, spread = fill(0.0), fill(0.0)  # [R] each
-    mean = hidden.new_zeros(hidden.shape, dtype=head.accumulate) if direction else None  # [R, H]
-    for first, chunk in head.chunks():  # chunk: [C, H]
-        logits = head.logits(hidden, first, chunk)  # [R, C]
-        target_logit = _pick(logits, targets - first, target_logit)
+        self.head, self.targets, self.also = head, targets, also
+        self.hidden = hidden.to(head.dtype)
+        self.maximum, self.total = fill(-torch.inf), fill(0.0)  # [R] each
+        self.target_logit, self.squares, self.spread = fill(0.0), fill(0.0), fill(0.0)  # [R] each
+        shape = hidden.shape
+        self.mean = hidden.new_zeros(shape, dtype=head.accumulate) if direction else None  # [R, H]
+
+    def meet(self, first: int, chunk: Tensor, kept: list[tuple[Tensor, Tensor]] | None) -> None:
+        """Take in a chunk of weights `[C, H]`, whose first token is `first`."""
+        head, also = self.head, self.also
+        logits = head.logits(self.hidden, first, chunk)  # [R, C]
+        self.target_logit = _pick(logits, self.targets - first, self.target_logit)
         # The derivative is taken before the logits are overwritten below.
         slope = head.transform.derivative(logits)  # [R, C], or one number without soft-capping
-        new_maximum = torch.maximum(maximum, logits.amax(1))  # [R]
-        correction = (maximum - new_maximum).exp_()  # [R]; 0 at the first chunk
-        below = logits.sub_(new_maximum.unsqueeze(1))  # [R, C], in place of the logits
+        maximum = torch.maximum(self.maximum, logits.amax(1))  # [R]
+        correction = (self.maximum - maximum).exp_()  # [R]; 0 at the first chunk
+        below = logits.sub_(maximum.unsqueeze(1))  # [R, C], in place of the logits
         # Only the entropy needs the differences again: all else overwrites them.
         weights = below.exp() if also == "entropy" else below.exp_()  # [R, C]
         if also == "entropy":
             # spread = sum of weight * (logit - maximum). With a new maximum every difference
             # falls by the same amount; at the first chunk there is none, and -inf * 0 is no number.
-            drop = torch.where(total > 0, maximum - new_maximum, 0.0)  # [R]
-            spread = correction * (spread + total * drop)
-            spread += torch.linalg.vecdot(weights, below)  # [R]
-        total = total * correction + weights.sum(1)  # [R]
+            drop = torch.where(self.total > 0, self.maximum - maximum, 0.0)  # [R]
+            self.spread = correction * (self.spread + self.total * drop)
+            self.spread += torch.linalg.vecdot(weights, below)  # [R]
+        self.total = self.total * correction + weights.sum(1)  # [R]
         if also == "collisions":
-            squares = squares * correction**2 + weights.square().sum(1)  # [R]
-        maximum = new_maximum
+            self.squares = self.squares * correction**2 + weights.square().sum(1)  # [R]
+        self.maximum = maximum
         if kept is not None:
             kept.append((weights, maximum))
-        if mean is not None:
+        if self.mean is not None:
             if isinstance(slope, torch.Tensor):
                 weights *= slope  # nothing reads the weights after this, and none is kept here
-            mean.mul_(correction.unsqueeze(1))
-            mean += product(weights.to(head.dtype), chunk, head.accumulate)  # [R, H]
-    logsumexp = maximum + total.log()  # [R]
-    second = squares.log() - 2 * total.log()  # [R]; -inf unless collisions are asked for
-    if also == "entropy":
-        second = total.log() - spread / total  # [R]
-    if mean is not None:
-        mean = _direction(head, targets, target_logit, mean.div_(total.unsqueeze(1)))
-    return Walked(target_logit - logsumexp, logsumexp, second, mean)
+            self.mean.mul_(correction.unsqueeze(1))
+            self.mean += product(weights.to(head.dtype), chunk, head.accumulate)  # [R, H]
+
+    def found(self) -> Walked:
+        """Of these rows, once they have met every chunk."""
+        logsumexp = self.maximum + self.total.log()  # [R]
+        second = self.squares.log() - 2 * self.total.log()  # [R]; -inf unless collisions are asked
+        if self.also == "entropy":
+            second = self.total.log() - self.spread / self.total  # [R]
+        mean = self.mean
+        if mean is not None:
+            mean = mean.div_(self.total.unsqueeze(1))
+            mean = _direction(self.head, self.targets, self.target_logit, mean)
+        return Walked(self.target_logit - logsumexp, logsumexp, second, mean)
 
 
 def _pick(logits: Tensor, local: Tensor, otherwise: Tensor) -> Tensor:
