@@ -20,6 +20,7 @@ import penchant
 import records
 import work
 from gpu_rows import Part, attempt, release, row
+from ppo_penchant import share_of_even_ids
 from settings import Outcome, Settings
 
 STEPS = 3
@@ -61,7 +62,7 @@ def methods(part: Part) -> None:
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for model, method, precision in planned(part):
         name = f"{method}, {model}, {precision}"
-        if part.left() < 40:
+        if part.left() < (5 if part.tiny else 40):
             row(name, left_out="no time is left")
             continue
         with attempt(name):
@@ -100,8 +101,7 @@ def few_steps(part: Part, model: str, method: str, precision: str) -> dict[str, 
     spec = penchant.METHODS[method]
     keys: dict[str, Any] = {"precision": precision, "per_device_train_batch_size": 2}
     if spec.samples:
-        keys |= {"reward": "length:8", "batch_size": 4, "max_completion_length": 16}
-        keys |= {"temperature": 0.7}
+        keys |= {"reward": share_of_even_ids, "batch_size": 4, "max_completion_length": 16}
         if "num_generations" in spec.options.model_fields:
             keys |= {"num_generations": 2}
     elif spec.data == "labels":
@@ -251,12 +251,12 @@ def sampled(part: Part, method: str, **keys: Any) -> tuple[list[dict[str, Any]],
     model, answers, length = ("llama-tiny", 4, 8) if part.tiny else ("llama-1b", 64, 256)
     mini = answers if part.tiny else 16
     release()
-    more = {"num_generations": 4} if method == "grpo" else {}
+    more = {"num_generations": 4} if method == "grpo" else {"ppo_epochs": 1}
     return run(
         part, method, model, steps=3, lengths="hh",
-        reward="length:20", batch_size=answers, per_device_train_batch_size=mini,
-        gradient_accumulation_steps=answers // mini, ppo_epochs=1, max_completion_length=length,
-        max_length=1024, generation_batch_size=answers, precision="auto", **more, **keys,
+        reward=share_of_even_ids, batch_size=answers, per_device_train_batch_size=mini,
+        gradient_accumulation_steps=answers // mini, max_completion_length=length, max_length=1024,
+        generation_batch_size=answers, precision="auto", **more, **keys,
     )  # fmt: skip
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +44,23 @@ def test_a_script_says_what_it_takes(
 )
 def test_a_module_of_scripts_can_be_imported(script: str) -> None:
     assert runpy.run_path(str(BENCH / script), run_name="imported")["__doc__"]
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_gpu_runs_whole_on_a_cpu(tmp_path: Path) -> None:
+    """What is missing on this machine is a row of its own; nothing fails."""
+    pytest.importorskip("bitsandbytes")
+    words = ["--output", str(tmp_path), "--device", "cpu", "--size", "tiny", "--strict"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(BENCH / "gpu.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    rows = [row for part in found["parts"].values() for row in part["rows"]]
+    assert {row["part"] for row in rows} == set(found["parts"])
+    assert all(row.keys() > {"part", "name"} for row in rows)
+    losses = {row["name"].split(",")[0]: row["losses"] for row in rows if "losses" in row}
+    assert losses.keys() >= {"dpo", "kto", "reward", "ppo", "grpo"}
+    assert {len(values) for values in losses.values()} == {3}
+    table = (tmp_path / "gpu.md").read_text("utf-8")
+    assert table.count("\n| ") == len(rows) + 1

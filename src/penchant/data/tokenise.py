@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group, num_trained
+from penchant.data.encoding import Ahead, Encoder, Written, completions_of, in_chunks
 from penchant.data.records import REASONING, Label, Message, Messages, Pair, Record, Text, is_chat
 from penchant.data.token_report import Dropped, Encoded, LossOnTurns, TemplateRefusal, TokenReport
 
@@ -68,10 +69,6 @@ class TokenisedPrompt:
         return Group(self.prompt, tuple(completions))
 
 
-R = TypeVar("R", Pair, Label, "Prompt")
-T = TypeVar("T", TokenisedPair, TokenisedLabel, TokenisedPrompt)
-
-
 class Tokeniser:
     """Turns pairs, labels and prompts into token ids for one model.
 
@@ -109,18 +106,19 @@ class Tokeniser:
         self.max_prompt_length = max_prompt_length
         self.loss_on_turns = loss_on_turns
         self._blank: dict[int, bool] = {}
+        self._encoder, self._written = Encoder(tokenizer), Ahead()
 
     def pairs(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
         """Tokenise, cut and count. Pairs that cutting makes equal are dropped."""
-        return _each(pairs, self._pair, TokenReport("pairs"))
+        return in_chunks(pairs, self._write_ahead, self._pair, TokenReport("pairs"))
 
     def labels(self, labels: Iterable[Label]) -> tuple[list[TokenisedLabel], TokenReport]:
         """Tokenise, cut and count."""
-        return _each(labels, self._label, TokenReport("examples"))
+        return in_chunks(labels, self._write_ahead, self._label, TokenReport("examples"))
 
     def prompts(self, prompts: Iterable[Prompt]) -> tuple[list[TokenisedPrompt], TokenReport]:
         """Tokenise, cut on the left to max_prompt_length, and count."""
-        return _each(prompts, self._prompt, TokenReport("prompts"))
+        return in_chunks(prompts, self._write_ahead, self._prompt, TokenReport("prompts"))
 
     def prompt_ids(self, prompt: Text) -> list[int]:
         """The tokens that the model answers, as in training; not cut.
@@ -128,7 +126,10 @@ class Tokeniser:
         Raises:
             TemplateRefusal: the chat template does not write the messages.
         """
-        ids = self.encode(self._prompt_text(prompt), special=not is_chat(prompt))
+        return self._prompt_ids(prompt, self._prompt_text(prompt))
+
+    def _prompt_ids(self, prompt: Text, text: str) -> list[int]:
+        ids = self.encode(text, special=not is_chat(prompt))
         # Some tokenizers close whatever they encode; a prompt is not over.
         closed = len(ids) > 1 and not is_chat(prompt) and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if closed else ids
@@ -202,8 +203,10 @@ class Tokeniser:
 
     def single(self, prompt: Text, completions: Sequence[Text]) -> Encoded:
         """The tokens of a prompt and of completions of one turn each; not cut."""
-        prompt_ids, before = self.prompt_ids(prompt), self._prompt_text(prompt)
-        written = [self._completion_text(prompt, before, one) for one in completions]
+        before, written = self._written.take(prompt, completions) or self._write(
+            prompt, completions
+        )
+        prompt_ids = self._prompt_ids(prompt, before)
         lost: list[tuple[str, str]] = []
         if is_chat(prompt):
             from penchant.data.rendered import lost_parts  # plain strings lose nothing
@@ -220,6 +223,28 @@ class Tokeniser:
             answers = [self.encode(text, special=False) for text in texts]
         finished: list[Sequence[int]] = [self.finish(ids) for ids in answers]
         return Encoded(prompt_ids, finished, lost, not all(together), apart)
+
+    def _write(self, prompt: Text, completions: Sequence[Text]) -> Written:
+        """The prompt's text, and each completion's as it follows, with whether it does so."""
+        before = self._prompt_text(prompt)
+        return before, [self._completion_text(prompt, before, one) for one in completions]
+
+    def _write_ahead(self, records: Sequence[Record]) -> None:
+        """Write records of one turn and encode their texts, all in one call."""
+        texts: dict[bool, list[str]] = {False: [], True: []}
+        for record in records:
+            prompt, completions = record.prompt, completions_of(record)
+            if any(is_chat(one) and len(one) > 1 for one in completions):
+                continue
+            try:
+                before, written = self._write(prompt, completions)
+            except TemplateRefusal:
+                continue  # it is raised again where it counts
+            self._written.keep(prompt, completions, (before, written))
+            special = not is_chat(prompt)
+            texts[special] += [before, *(before + text for text, _ in written)]
+        for special, some in texts.items():
+            self._encoder.ahead(some, special=special)
 
     def _cut(self, prompt: Text, ids: list[int]) -> list[int]:
         """The head of a prompt, and as much of its end as there is room for."""
@@ -290,9 +315,7 @@ class Tokeniser:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Token ids of a text, with at most one BOS token."""
-        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+        return self._encoder(text, special=special)
 
     def _is_blank(self, token: int) -> bool:
         if token not in self._blank:
@@ -300,24 +323,3 @@ class Tokeniser:
                 token not in self.end_ids and not str(self.tokenizer.decode([token])).strip()
             )
         return self._blank[token]
-
-
-def _each(
-    records: Iterable[R],
-    tokenise: Callable[[R, TokenReport], T],
-    report: TokenReport,
-) -> tuple[list[T], TokenReport]:
-    """Tokenise record by record, and report what became of them."""
-    examples: list[T] = []
-    for record in records:
-        try:
-            examples.append(tokenise(record, report))
-        except Dropped as reason:
-            report.dropped[str(reason)] = report.dropped.get(str(reason), 0) + 1
-            report.dropped_examples.setdefault(str(reason), record.where)
-    groups = [example.group() for example in examples]
-    report.num_examples = len(examples)
-    report.longest_prompt = max((len(group.prompt) for group in groups), default=0)
-    lengths = (len(ids) for group in groups for ids in group.completions)
-    report.longest_completion = max(lengths, default=0)
-    return examples, report
