@@ -57,7 +57,7 @@ def test_a_chunk_of_records_takes_one_call_and_each_gets_what_it_would_get_alone
     monkeypatch.setattr(encoding, "AT_ONCE", 10)
     pairs = read_pairs(training_file).records
     pairs = chats(pairs) if chat else pairs
-    tokeniser = Tokeniser(tokenizer, max_length=64, max_prompt_length=32)
+    tokeniser = Tokeniser(tokenizer, max_length=128, max_prompt_length=96)
     together, _ = tokeniser.pairs(pairs)
     assert tokenizer.calls == 3  # 24 records
     assert together == [tokeniser.pairs([pair])[0][0] for pair in pairs]
@@ -78,7 +78,7 @@ def test_a_record_that_the_template_refuses_is_dropped_and_the_others_stay(
     pairs = chats(read_pairs(training_file).records)
     system = ({"role": "system", "content": "Be brief."}, *pairs[1].prompt)
     refused: Any = Pair(system, pairs[1].chosen, pairs[1].rejected, "row 2")
-    tokeniser = Tokeniser(byte_level_tokenizer(template), max_length=64, max_prompt_length=32)
+    tokeniser = Tokeniser(byte_level_tokenizer(template), max_length=128, max_prompt_length=96)
     examples, report = tokeniser.pairs([pairs[0], refused, pairs[2]])
     assert [example.where for example in examples] == [pairs[0].where, pairs[2].where]
     (reason,) = report.dropped
