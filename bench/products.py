@@ -15,7 +15,7 @@ import torch
 
 from compare import demo_model
 from penchant.data.batch import Group
-from penchant.models import linear, products
+from penchant.models import products
 from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
@@ -85,7 +85,7 @@ def alternate(work: Callable[[], None], rounds: int) -> dict[bool, Sequence[floa
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(rounds + 1):
         for fast in seconds:
-            linear.onednn_is_faster = lambda rows, fast=fast: fast
+            products.onednn_is_faster = lambda rows, fast=fast: fast
             start = time.perf_counter()
             work()
             if turn:  # the first warms up

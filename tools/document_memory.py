@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from penchant.models.footprint import Load, footprint
-from penchant.models.rough_sizes import sizes_of
-from penchant.models.size import ModelSize
+from penchant.models.rough_sizes import ModelSize, sizes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cluster.md"

@@ -20,13 +20,12 @@ from penchant.cli.arguments import build_parser
 from penchant.cli.main import main
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError, ModelError, UserError
-from penchant.core.machine import parse_memory
+from penchant.core.target import parse_memory
 from penchant.data.quality import BIASED, NOISY, STRONG, STRONGLY_BIASED
 from penchant.methods import METHODS
 from penchant.methods.kto import weight_advice
 from penchant.models.footprint import Load, footprint
-from penchant.models.rough_sizes import sizes_of
-from penchant.models.size import measure_model
+from penchant.models.rough_sizes import measure_model, sizes_of
 
 NAMES = (
     *("plain", "few", "noisy", "coin toss", "standard", "strong", "unanimous", "long wins"),

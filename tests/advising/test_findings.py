@@ -13,7 +13,8 @@ from penchant.advising.advice import Advice
 from penchant.advising.findings import Findings, find
 from penchant.data.lengths import Cut, Percentiles, Sample, TokenLengths, choose_lengths
 from penchant.data.quality import LengthBias, measure_noise
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 
 NONE = Percentiles(1, 1, 1, 1)
 TOKENS = TokenLengths(

@@ -11,7 +11,8 @@ import pytest
 
 from penchant.cli.main import main
 from penchant.data import build
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
 
 SIDES = {"prompt": "q", "completion_a": "one", "completion_b": "two"}

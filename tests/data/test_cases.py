@@ -17,7 +17,8 @@ from penchant.cli.main import main
 from penchant.data import inspect
 from penchant.data.columns import parse_columns
 from penchant.data.prompts import read_prompts
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError, Label, Pair, Record, Text
 from penchant.data.rows.messages import contents
 

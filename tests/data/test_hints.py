@@ -11,7 +11,8 @@ import pytest
 from penchant.audit import inspect
 from penchant.cli.main import main
 from penchant.data.columns import parse_columns
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
 
 SIDES = {"prompt": "p?", "completion_a": "yes", "completion_b": "no"}

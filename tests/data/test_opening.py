@@ -10,7 +10,8 @@ from penchant.audit import inspect
 from penchant.data.building import build
 from penchant.data.converting.convert import convert
 from penchant.data.opening import MissingDataError, Sources
-from penchant.data.read import OtherKindError, read_labels, read_pairs
+from penchant.data.read import OtherKindError, read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
 from penchant.data.split_file import split_file
 

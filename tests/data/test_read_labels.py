@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from penchant.data.read import OtherKindError, read_labels, read_pairs
+from penchant.data.read import OtherKindError, read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError, Label
 
 ROWS = [

@@ -13,7 +13,7 @@ from penchant.data.tokenise import Tokeniser
 from penchant.methods import METHODS
 from penchant.models.architecture import router_coefficient
 from penchant.models.load import load_causal_model, load_tokenizer
-from penchant.models.reference import CopyReference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.router import RouterLoss
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring

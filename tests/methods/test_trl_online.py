@@ -16,7 +16,7 @@ from penchant.methods import METHODS
 from penchant.methods.importance import reweighted
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.policy import PolicyScorer
-from penchant.models.reference import CopyReference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective

@@ -12,10 +12,9 @@ from penchant.config.keys import load_config
 from penchant.models.frozen import frozen_bytes, hold_frozen
 from penchant.models.load import load_causal_model
 from penchant.models.memory import unique_bytes
-from penchant.models.reference import CopyReference
-from penchant.models.rough_sizes import sizes_of
+from penchant.models.reference_copy import CopyReference
+from penchant.models.rough_sizes import measure_model, sizes_of
 from penchant.models.scoring import Scorer, ScoringPlan
-from penchant.models.size import measure_model
 from penchant.training.references import ReferenceMaker, measure_cost
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from penchant.models import linear, products
+from penchant.models import products
 from penchant.models.linear import FastLinear, product, use_fast_linear
 
 pytestmark = pytest.mark.skipif(not products.has_onednn(), reason="no oneDNN on this processor")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not products.has_onednn(), reason="no oneDNN on 
 @pytest.fixture
 def fast_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Products that took oneDNN's way, chosen here whatever the machine's probe says."""
-    monkeypatch.setattr(linear, "onednn_is_faster", lambda rows: True)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda rows: True)
     calls: list[Any] = []
     original = torch.ops.mkldnn._linear_pointwise
 

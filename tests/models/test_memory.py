@@ -22,10 +22,9 @@ from penchant.models.memory import (
     measure_sizes,
 )
 from penchant.models.policy import PolicyScorer, make_value_head
-from penchant.models.rough_sizes import sizes_of
+from penchant.models.rough_sizes import measure_model, sizes_of
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
-from penchant.models.size import measure_model
 from penchant.training import prepare, workload
 from penchant.training.workload import spare_bytes
 

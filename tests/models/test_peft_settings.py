@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from penchant.core.errors import ModelError
 from penchant.models.lora import add_lora
 from penchant.models.merging import merge_adapter
-from penchant.models.reference import AdapterReference, frozen_copy
+from penchant.models.reference import AdapterReference
+from penchant.models.reference_copy import frozen_copy
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 

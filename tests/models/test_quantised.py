@@ -27,10 +27,11 @@ from penchant.models.quantised import (
     require_packages,
     saved_method,
 )
+from penchant.models.rough_sizes import measure_model
 from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.models.size import layer_shapes, measure_model
+from penchant.models.size import layer_shapes
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
 FP32 = torch.float32

@@ -14,14 +14,9 @@ from safetensors.torch import load_file, save_file
 from penchant.data.batch import Group, Turns
 from penchant.models.lora import add_lora
 from penchant.models.merging import effective_weights
-from penchant.models.reference import (
-    AdapterReference,
-    CopyReference,
-    KeptSums,
-    completion_keys,
-    frozen_copy,
-)
+from penchant.models.reference import AdapterReference, KeptSums, completion_keys
 from penchant.models.reference_cache import CachedReference
+from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
 from penchant.objectives.pairs import tail_weights
 

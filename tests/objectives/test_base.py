@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from penchant.core.team import Team
-from penchant.models.reference import CopyReference
-from penchant.objectives.base import Scored, TokenMeans, batches, mean, score_both
+from penchant.models.reference_copy import CopyReference
+from penchant.objectives.held_out import Scored, TokenMeans, batches, mean, score_both
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 99])

@@ -17,7 +17,8 @@ from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
-from penchant.models.reference import AdapterReference, CopyReference
+from penchant.models.reference import AdapterReference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective, blocks_of, ranked_right

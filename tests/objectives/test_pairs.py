@@ -15,8 +15,9 @@ from penchant.data.batch import Group, pack
 from penchant.data.source import DatasetSource
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
-from penchant.models.reference import AdapterReference, CopyReference, KeptSums
+from penchant.models.reference import AdapterReference, KeptSums
 from penchant.models.reference_cache import CachedReference
+from penchant.models.reference_copy import CopyReference
 from penchant.objectives.base import Parts
 from penchant.objectives.pairs import PairObjective, pair_inputs, tail_weights
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from penchant.data.batch import Turns, trained_spans
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair
 from penchant.methods import METHODS
-from penchant.models.reference import CopyReference
 from penchant.models.reference_cache import CachedReference
+from penchant.models.reference_copy import CopyReference
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective
 from penchant.objectives.pairs import PairObjective

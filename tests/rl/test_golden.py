@@ -13,7 +13,7 @@ from penchant.methods import METHODS
 from penchant.methods.experience import Experience
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, kl_penalty
 from penchant.models.policy import PolicyScorer
-from penchant.models.reference import CopyReference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective

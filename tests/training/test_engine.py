@@ -17,7 +17,7 @@ from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair
 from penchant.methods import METHODS, Method
 from penchant.models.load import load_causal_model
-from penchant.models.reference import frozen_copy
+from penchant.models.reference_copy import frozen_copy
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer

@@ -14,7 +14,7 @@ import penchant
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
 from penchant.models.lora import add_lora
-from penchant.models.reference import CopyReference, frozen_copy
+from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.training import kinds, reference_models
 from penchant.training.kind import kind_of
 

@@ -9,7 +9,8 @@ import torch
 
 from penchant.config.keys import load_config
 from penchant.models.lora import add_lora
-from penchant.models.reference import AdapterReference, CopyReference, frozen_copy
+from penchant.models.reference import AdapterReference
+from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.training.references import ReferenceMaker, measure_cost
 

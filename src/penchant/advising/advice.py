@@ -12,16 +12,18 @@ from penchant.advising.ranking import GOALS, Ranked, noise_text, obstacle, rank
 from penchant.advising.settings import Settings, choose_settings, make_command
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
-from penchant.core.machine import USABLE, Machine, find_machine, parse_memory
+from penchant.core.machine import USABLE
 from penchant.core.screen import gibibytes
+from penchant.core.target import Machine, find_machine, parse_memory
 from penchant.data.lengths import UNCUT, sample_lengths
 from penchant.data.opening import MissingDataError, Sources
 from penchant.data.prompts import PROMPT_LAYOUTS, Prompt, read_prompts
 from penchant.data.quality import FEW
-from penchant.data.read import OtherKindError, read_labels, read_pairs
+from penchant.data.read import OtherKindError, read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import Data, DataError, counted
 from penchant.methods import METHODS, Method
-from penchant.models.size import ModelSize, measure_model
+from penchant.models.rough_sizes import ModelSize, measure_model
 
 NUM_SHOWN = 3
 PLACEHOLDER = "REWARD"  # in a command, where the user has not said what judges answers

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from penchant.advising.findings import Findings
-from penchant.core.machine import Machine
+from penchant.core.target import Machine
 from penchant.data.lengths import Sample
 from penchant.methods import Method
 from penchant.models.footprint import Footprint, Load, footprint
-from penchant.models.rough_sizes import sizes_of
-from penchant.models.size import ModelSize
+from penchant.models.rough_sizes import ModelSize, sizes_of
 
 LORA_R = 16
 MANY = 10_000  # records from which training all weights pays

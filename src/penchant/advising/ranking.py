@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from penchant.advising.findings import Findings
 from penchant.advising.plan import Plan
-from penchant.core.machine import Machine
 from penchant.core.screen import gibibytes
+from penchant.core.target import Machine
 from penchant.data.faults import Count, fault_of
 from penchant.data.records import counted
 from penchant.methods import METHODS, Method

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from penchant.cli.arguments import lists
-from penchant.config.keys import nearest
+from penchant.config.mistakes import nearest
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
 from penchant.methods import METHODS

@@ -17,7 +17,9 @@ from penchant.cli.model_arguments import (
     run_recipes,
 )
 from penchant.cli.words import as_parsed
-from penchant.config.keys import load_config, read_yaml, unknown_key
+from penchant.config.files import read_yaml
+from penchant.config.keys import known_keys, load_config
+from penchant.config.mistakes import unknown_key
 from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.core.findings import spoken
@@ -55,7 +57,8 @@ def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
         key = word[2:].partition("=")[0]
         if "method" not in values:
             raise ConfigError(f"unknown option {word}; see --help")
-        raise ConfigError(unknown_key(key, values["method"].replace("-", "_")))
+        method = values["method"].replace("-", "_")
+        raise ConfigError(unknown_key(key, method, known_keys(method)))
 
 
 def _train(values: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from penchant.config.keys import method_of
+from penchant.config.files import method_of
 from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 

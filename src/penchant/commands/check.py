@@ -14,13 +14,14 @@ from penchant.commands.train import Given, given
 from penchant.config.keys import RunConfig
 from penchant.core.errors import ConfigError, TrainingError, UserError
 from penchant.core.findings import Finding, by_severity, spoken
-from penchant.core.machine import find_machine, resolve_precision
+from penchant.core.machine import resolve_precision
 from penchant.core.screen import setup_logging
+from penchant.core.target import find_machine
 from penchant.guards.checks.gather import find_faults, take_snapshot
 from penchant.guards.checks.preview import preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.models.path import describe_path
-from penchant.models.size import measure_model
+from penchant.models.rough_sizes import measure_model
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data

@@ -24,7 +24,9 @@ from penchant.commands.points import (
     train_point,
 )
 from penchant.commands.yardstick import YARDSTICKS, Measured, Yardstick
-from penchant.config.keys import RunConfig, nearest, read_yaml
+from penchant.config.files import read_yaml
+from penchant.config.keys import RunConfig
+from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.screen import setup_logging

@@ -20,7 +20,8 @@ from penchant.data.batch import Group
 from penchant.methods import METHODS
 from penchant.models.load import DTYPES, end_token_ids, load_tokenizer, resolve
 from penchant.models.memory import is_quantised
-from penchant.models.reference import AdapterReference, CopyReference, Reference
+from penchant.models.reference import AdapterReference, Reference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring

@@ -15,7 +15,9 @@ from accelerate.utils import set_seed
 from pydantic import TypeAdapter
 
 from penchant.commands.run import run_on
-from penchant.config.keys import RunConfig, load_config, nearest, read_yaml
+from penchant.config.files import read_yaml
+from penchant.config.keys import RunConfig, load_config
+from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.core.evaluation import Evaluation

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from penchant.config.keys import nearest, read_yaml
+from penchant.config.files import read_yaml
+from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
 

@@ -20,9 +20,8 @@ from penchant.core.screen import track
 from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor
+from penchant.models.linear import chosen_products
 from penchant.models.load import is_adapter
-from penchant.models.products import measured_products
-from penchant.models.reference import CopyReference
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
 from penchant.training.accelerator import end_trackers, start_trackers
@@ -233,6 +232,8 @@ class _Run:
         return replace(evaluation, kl_sequence=own[0], kl_sequence_error=own[1])
 
     def _sync_reference(self, step: int) -> None:
+        from penchant.models.reference_copy import CopyReference
+
         if step % self.config.ref_model_sync_steps == 0:
             reference = self.setup.reference
             assert isinstance(reference, CopyReference)
@@ -305,7 +306,7 @@ class _Run:
             "chat": self.snapshot.data.num_chat > 0,
             **self._guarded(),
             "scoring": setup.plan,
-            "products": measured_products(),
+            "products": chosen_products(),
             "reference": None if setup.reference is None else setup.reference.kind,
             "reference_cost": setup.reference_cost and asdict(setup.reference_cost),
             "gradient_checkpointing": setup.checkpointing,
@@ -326,5 +327,7 @@ class _Run:
 
 
 def _reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
+    from penchant.models.reference_copy import CopyReference
+
     assert isinstance(setup.reference, CopyReference)
     return {f"reference/{name}": w for name, w in setup.reference.weights().items()}

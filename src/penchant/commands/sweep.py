@@ -27,7 +27,7 @@ from penchant.commands.points import (
     resumes,
     train_point,
 )
-from penchant.config.keys import read_yaml
+from penchant.config.files import read_yaml
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
 from penchant.core.screen import setup_logging

@@ -22,7 +22,7 @@ from penchant.guards.monitors.answering import distinct_prompts, held_out_reward
 from penchant.guards.monitors.monitor import Check, Monitor
 from penchant.models.reference import AdapterReference, Reference, weighted_sums
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import batches
+from penchant.objectives.held_out import batches
 from penchant.rl.sampling.sampler import CachedSampler, Sampling
 from penchant.training.inputs import make_tokeniser, tokenise
 from penchant.training.kinds import Pairs

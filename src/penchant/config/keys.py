@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,7 @@ from penchant.core.errors import ConfigError
 from penchant.core.findings import require_known
 from penchant.methods import METHODS, Method, MethodOptions
 
-# What config.yaml of a run holds beside its keys.
-RECORDED = ("data_fingerprints", "num_processes", "versions")
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
-# Keys of methods that sample, and what serves the same purpose where nothing is sampled.
-OFFLINE_NAMES = {
-    "batch_size": "per_device_train_batch_size",
-    "max_completion_length": "max_length",
-    "total_episodes": "max_steps",
-}
-REMOVED_NAMES = {"ref_model": "reference_model", "output_dir": "output", "lr": "learning_rate"}
 
 
 class RunConfig(
@@ -108,6 +98,8 @@ class RunConfig(
     def _keys_agree(self) -> RunConfig:
         for name in self.trackers:
             if name not in TRACKERS:
+                from penchant.config.mistakes import nearest
+
                 raise ValueError(f"report_to: unknown tracker {name!r}; {nearest(name, TRACKERS)}")
         if self.eval_data and self.train_fraction:
             raise ValueError("eval_data and train_fraction exclude each other; drop one of them")
@@ -218,21 +210,6 @@ EVERYDAY = (
 )
 
 
-def method_of(file: Path) -> str:
-    """The method that a YAML file of keys is for.
-
-    Raises:
-        ConfigError: it names none, or cannot be read.
-    """
-    method = read_yaml(file).get("method")
-    if method is None:
-        raise ConfigError(
-            f"{file} names no method; add a line such as 'method: dpo' to it, or name the method "
-            "before --config"
-        )
-    return str(method)
-
-
 def load_config(
     method: str | None, values: Mapping[str, Any], *, file: Path | None = None
 ) -> RunConfig:
@@ -247,11 +224,14 @@ def load_config(
         ConfigError: an unknown key (the nearest known one is named), an impossible value, a file
             that cannot be read.
     """
+    merged = dict(values)
+    if file is not None:
+        from penchant.config.files import method_of, read_yaml
+
+        method = method or method_of(file)
+        merged = {**read_yaml(file), **values}
     if method is None:
-        if file is None:
-            raise ConfigError("no method is named; name one, or give a config that does")
-        method = method_of(file)
-    merged: dict[str, Any] = {**(read_yaml(file) if file else {}), **values}
+        raise ConfigError("no method is named; name one, or give a config that does")
     if merged.get("peft"):
         from penchant.config.peft import spread  # few runs have any
 
@@ -260,71 +240,25 @@ def load_config(
     if named != method:
         raise ConfigError(f"the configuration is for method {named}, but {method} was asked for")
     if method not in METHODS:
+        from penchant.config.mistakes import nearest
+
         raise ConfigError(f"unknown method {method!r}; {nearest(method, METHODS)}")
     option_model = METHODS[method].options
-    known = _known_keys(method)
-    if unknown := [unknown_key(key, method) for key in merged if key not in known]:
-        raise ConfigError("\n".join(unknown))
+    known = known_keys(method)
+    if unknown := [key for key in merged if key not in known]:
+        from penchant.config.mistakes import unknown_key
+
+        raise ConfigError("\n".join(unknown_key(key, method, known) for key in unknown))
     own = {key: merged.pop(key) for key in option_model.model_fields if key in merged}
     try:
         return RunConfig(method=method, options=option_model(**own), **merged)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from None
+        from penchant.config.mistakes import explain
+
+        raise ConfigError("\n".join(explain(problem) for problem in error.errors())) from None
 
 
-def _known_keys(method: str) -> list[str]:
+def known_keys(method: str) -> list[str]:
+    """Every key of a run with a method."""
     run = [name for section in SECTIONS for name in section.model_fields]
     return [*run, *METHODS[method].options.model_fields]
-
-
-def unknown_key(name: object, method: str) -> str:
-    """What to say about a key that `method` does not have; a file's may be any YAML."""
-    key = str(name)
-    owners = [name for name, other in METHODS.items() if key in other.options.model_fields]
-    if owners:
-        some = ", ".join(owners[:3]) + (" and others" if len(owners) > 3 else "")
-        instead = OFFLINE_NAMES.get(key)
-        remedy = f"set {instead} instead" if instead else "drop it"
-        return f"{key} is an option of {some}, not of {method}; {remedy}"
-    renamed = REMOVED_NAMES.get(key)
-    hint = f"did you mean {renamed}?" if renamed else nearest(key, _known_keys(method))
-    return f"unknown key {key!r}; {hint}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A question for the nearest of the known words, or else all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-
-
-def _explain(problem: Any) -> str:
-    message = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:
-        return message
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "missing":
-        return f"{key} is required; set {key}"
-    message = message.removeprefix("Input ")
-    return f"{key} {message}, got {problem['input']!r}; set {key}"
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The keys in a YAML file, without what a run has recorded beside them.
-
-    Raises:
-        ConfigError: it is not there, or holds no flat keys.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no such configuration file: {file}") from None
-    except OSError as error:
-        raise ConfigError(f"{file} could not be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file} must hold flat keys (beta: 0.1), got {type(content).__name__}")
-    return {key: value for key, value in content.items() if key not in RECORDED}

@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from penchant.data.columns import parse_columns, parse_kwargs
 
+# What config.yaml of a run holds beside its keys.
+RECORDED = ("data_fingerprints", "num_processes", "versions")
+
 
 def joined(value: Any) -> Any:
     """Text with commas, of a list of names or of a mapping such as `{"collapse": "rollback"}`."""

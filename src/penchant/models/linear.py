@@ -7,6 +7,7 @@ oneDNN is the faster of the two in fp32 as well: `products.py` measures it on th
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from penchant.models.products import onednn, onednn_is_faster
 
 # oneDNN compiles a kernel for every shape it meets, in a millisecond: not for small matrices.
 WORTHWHILE = 1 << 16
@@ -77,6 +76,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not _is_faster(x, weight):
         return functional.linear(x, weight, bias)
+    from penchant.models.products import onednn
+
     return onednn(x, weight, bias)
 
 
@@ -100,7 +101,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _is_faster(x: Tensor, weight: Tensor) -> bool:
-    return (
+    worthwhile = (
         fast()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
@@ -108,5 +109,16 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.numel() > 0
         and type(weight) in PLAIN_TENSORS  # not quantised
         and not torch.is_autocast_enabled("cpu")
-        and onednn_is_faster(x.numel() // x.shape[-1])
     )
+    if not worthwhile:
+        return False
+    from penchant.models.products import onednn_is_faster
+
+    return onednn_is_faster(x.numel() // x.shape[-1])
+
+
+def chosen_products() -> dict[str, str]:
+    """The library for few and for many rows, for the summary; empty where nothing was chosen."""
+    # Imported only where a matrix is large enough to ask which library is faster.
+    products = sys.modules.get("penchant.models.products")
+    return {} if products is None else products.measured_products()

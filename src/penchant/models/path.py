@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 from penchant.models.attention import layer_kinds
+from penchant.models.rough_sizes import empty_model
 from penchant.models.scoring import stateful_modules
 from penchant.models.selfcheck import unservable
-from penchant.models.size import empty_model
 
 PADDED = "padded rows, a row for each completion, as attention plain asks"
 

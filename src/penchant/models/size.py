@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,96 +13,6 @@ LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-
 
 # What configurations call the number of experts that serve a token.
 SERVED = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """What memory depends on.
-
-    Attributes:
-        num_parameters: of the language model, tied ones once.
-        num_layer_parameters: of the linear layers without the head.
-        width: inputs and outputs of those layers, added up: times the rank it is LoRA's weights.
-        hidden: size of the hidden state; num_layers: of them; vocabulary: tokens.
-        context: longest input in tokens, where there is a limit.
-        scores: whether it is a reward model.
-        quantization: in which its matrices were saved: none, 4bit or 8bit.
-        expert_width: as `width`, of the experts that serve one token and are no linear layers.
-    """
-
-    num_parameters: int
-    num_layer_parameters: int
-    width: int
-    hidden: int
-    num_layers: int
-    vocabulary: int
-    context: int | None
-    scores: bool
-    quantization: str = "none"
-    expert_width: int = 0
-
-
-def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any = None) -> Any:
-    """A resolved model as its configuration says, without any memory for weights.
-
-    Args:
-        name: of a model or an adapter.
-        trust_remote_code: run code that comes with the model.
-        find_class: `causal_class` or `score_class` of `models.architecture`; default: the first.
-
-    Raises:
-        ModelError: no configuration, or not one of a language model.
-    """
-    import torch
-
-    from penchant.models.architecture import causal_class, read_config
-
-    config = read_config(base_model(name), trust_remote_code)
-    factory = (find_class or causal_class)(config, name, trust_remote_code)
-    try:
-        with torch.device("meta"):
-            if hasattr(factory, "from_config"):  # an auto class, for code that comes with the model
-                return factory.from_config(config, trust_remote_code=True)
-            return factory(config)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no model could be loaded from {name}: {error}") from error
-
-
-def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
-    """Sizes of a resolved model, built from its configuration alone.
-
-    Raises:
-        ModelError: no configuration, or not one of a language model.
-    """
-    from penchant.models.architecture import text_backbone
-    from penchant.models.score_model import is_score_model
-
-    model = empty_model(name, trust_remote_code=trust_remote_code)
-    config = model.config
-    layers = list(layer_shapes(text_backbone(model)))
-    text = config.get_text_config()
-    return ModelSize(
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        num_layer_parameters=sum(a * b for a, b in layers),
-        width=sum(a + b for a, b in layers),
-        hidden=int(text.hidden_size),
-        num_layers=int(text.num_hidden_layers),
-        vocabulary=int(text.vocab_size),
-        context=getattr(text, "max_position_embeddings", None),
-        scores=is_score_model(name),
-        quantization=_saved_quantization(config),
-        expert_width=expert_width(text_backbone(model)),
-    )
-
-
-def _saved_quantization(config: Any) -> str:
-    """The nearest of the kinds that are told apart here."""
-    settings = getattr(config, "quantization_config", None)
-    if settings is None:
-        return "none"
-    said = settings if isinstance(settings, dict) else settings.to_dict()
-    coarse = said.get("load_in_4bit") or said.get("bits", 8) <= 4
-    return "4bit" if coarse else "8bit"
 
 
 def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:

@@ -16,16 +16,8 @@ from penchant.methods import LabelInputs, LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import (
-    LaidOut,
-    Parts,
-    Scored,
-    TokenMeans,
-    batches,
-    by_length,
-    mean,
-    score_both,
-)
+from penchant.objectives.base import LaidOut, Parts
+from penchant.objectives.held_out import Scored, TokenMeans, batches, by_length, mean, score_both
 
 if TYPE_CHECKING:
     from torch import Tensor

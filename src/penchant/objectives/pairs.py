@@ -15,7 +15,7 @@ from penchant.methods import LossOutput, Needs, PairInputs
 from penchant.methods.base import accuracy
 from penchant.models.reference import Progress, weighted_sums
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import LaidOut, Parts, TokenMeans, batches, mean, score_both
+from penchant.objectives.base import LaidOut, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +111,8 @@ class PairObjective:
     def evaluate(
         self, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
     ) -> Evaluation:
+        from penchant.objectives.held_out import TokenMeans, batches, mean, score_both
+
         scorer, team = self.parts.scorer, self.parts.team
         with scorer.evaluating():
             parts: list[PairInputs] = []

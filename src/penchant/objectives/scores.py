@@ -13,7 +13,8 @@ from penchant.core.machine import to_device
 from penchant.core.screen import track
 from penchant.methods import LossOutput, ScoreInputs
 from penchant.models.reference import Progress
-from penchant.objectives.base import LaidOut, Parts, batches, mean
+from penchant.objectives.base import LaidOut, Parts
+from penchant.objectives.held_out import batches, mean
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penchant.config.keys import RECORDED
-from penchant.config.sections import SECTIONS
+from penchant.config.sections import RECORDED, SECTIONS
 from penchant.data.columns import written
 from penchant.methods import METHODS
 from penchant.reporting.reading import Run

@@ -117,7 +117,9 @@ def read_inputs(
         base, settings = config.model, model.config
         require_decoder(settings, base)
     if config.quantization != "none" or getattr(settings, "quantization_config", None) is not None:
-        _require_quantisable(config, settings, base, loaded=loaded)
+        from penchant.training.quantisable import require_quantisable
+
+        require_quantisable(config, settings, base, loaded=loaded)
     router_coefficient(settings, config.router_aux_loss_coef, base)
     if config.reference_model and reference is None:
         _require_reference(config, settings)
@@ -142,7 +144,7 @@ def read_inputs(
 
 def _require_targets(config: RunConfig, base: str, find_class: Any) -> None:
     """Refuse names that nothing in the model has, where LoRA goes to names."""
-    from penchant.models.size import empty_model
+    from penchant.models.rough_sizes import empty_model
     from penchant.models.targets import require_targets
 
     if config.lora_r:
@@ -153,40 +155,6 @@ def _require_targets(config: RunConfig, base: str, find_class: Any) -> None:
             config.lora_target_modules,
             config.lora_target_parameters,
             config.peft.get("modules_to_save") or (),
-        )
-
-
-def _require_quantisable(config: RunConfig, settings: Any, base: str, *, loaded: bool) -> None:
-    """Refuse what cannot be quantised, or cannot be trained because it is."""
-    from penchant.models.quantised import require_packages, saved_method
-
-    wanted, saved = config.quantization, saved_method(settings)
-    if wanted != "none":
-        if loaded:
-            raise ConfigError(
-                f"quantization {wanted} quantises a model while it is loaded, and this one was; "
-                "load it with a quantization_config, and drop quantization"
-            )
-        if saved is not None:
-            raise ConfigError(
-                f"quantization {wanted}: {base} is quantised already ({saved}); drop quantization"
-            )
-        if is_adapter(Path(base)):
-            raise ModelError(
-                f"quantization {wanted}: {base} is an adapter, which codes cannot take up; merge "
-                "it first (merge: true), then quantise what is merged"
-            )
-        require_packages("bitsandbytes", f"quantization {wanted}: {base}")
-        return
-    assert saved is not None
-    require_packages(saved, base)
-    if is_adapter(Path(base)):  # merged, its base consists of numbers again
-        return
-    if not config.lora_r or config.sync_ref_model:
-        key = "sync_ref_model mixes" if config.lora_r else "lora_r 0 trains"
-        raise ModelError(
-            f"{base} is quantised ({saved}), and {key} its weights themselves; set lora_r above 0 "
-            "and sync_ref_model to false, or give the model as it was before it was quantised"
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
 from penchant.data.batch import share_prompts
-from penchant.data.read import read_labels
+from penchant.data.read_labels import read_labels
 from penchant.objectives.labels import LabelObjective, blocks_of
 from penchant.training.kinds import Pairs
 

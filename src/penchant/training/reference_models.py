@@ -13,8 +13,9 @@ from penchant.core.machine import default_cache_dir
 from penchant.core.screen import track
 from penchant.models.load import DTYPES, load_causal_model, resolve
 from penchant.models.memory import is_quantised
-from penchant.models.reference import AdapterReference, CopyReference, Reference, frozen_copy
+from penchant.models.reference import AdapterReference, Reference
 from penchant.models.reference_cache import CachedReference
+from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.accelerator import team_of

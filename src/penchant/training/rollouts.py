@@ -20,7 +20,7 @@ from penchant.data.prompts import read_prompts
 from penchant.methods.importance import reweighted
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
 from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
-from penchant.models.reference import CopyReference
+from penchant.models.reference_copy import CopyReference
 from penchant.models.scoring import Scorer
 from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective

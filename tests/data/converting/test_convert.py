@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from penchant.cli.main import main
 from penchant.data.converting.convert import convert, labels_to_pairs, pairs_to_labels
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError, Label, Pair
 
 PAIRS = [{"prompt": f"q {n} ☃", "chosen": "good\u2028", "rejected": "bad"} for n in range(3)]

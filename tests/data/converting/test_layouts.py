@@ -17,7 +17,8 @@ from penchant.data.building import build
 from penchant.data.converting import judgements, projects
 from penchant.data.converting.convert import convert
 from penchant.data.prompts import read_prompts
-from penchant.data.read import read_labels, read_pairs
+from penchant.data.read import read_pairs
+from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
 
 Row = dict[str, Any]

@@ -16,7 +16,8 @@ import penchant
 from penchant.cli.main import main
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.core.machine import Machine, bf16_slowdown
+from penchant.core.machine import bf16_slowdown
+from penchant.core.target import Machine
 from penchant.guards.checks import check_snapshot, gather
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 

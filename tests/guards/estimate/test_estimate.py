@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 import penchant
 from penchant.commands.run import run_on
 from penchant.config.keys import RunConfig, load_config
-from penchant.core.machine import Machine, Room
+from penchant.core.machine import Room
+from penchant.core.target import Machine
 from penchant.data.tokenise import TokenisedPair
 from penchant.guards.checks.gather import take_snapshot
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_times import expected_length, longest_answer
 from penchant.guards.estimate.times import fitted
-from penchant.models.size import ModelSize, measure_model
+from penchant.models.rough_sizes import ModelSize, measure_model
 from penchant.training import workload
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.core.machine import Machine
-    from penchant.models.size import ModelSize
+    from penchant.core.target import Machine
+    from penchant.models.rough_sizes import ModelSize
     from penchant.training.setup import Setup
 
 

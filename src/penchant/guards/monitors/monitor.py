@@ -16,7 +16,7 @@ from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.models.scoring import segment_sums
-from penchant.objectives.base import Scored, score_both
+from penchant.objectives.held_out import Scored, score_both
 from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.text import answer_text
 from penchant.training.optimizer import random_state, set_random_state

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from penchant.compat.trl.ppo.tokens import Tokens
     from penchant.methods.ppo import PPOOptions
     from penchant.models.policy import PolicyScorer
-    from penchant.models.reference import AdapterReference, CopyReference
+    from penchant.models.reference import AdapterReference
+    from penchant.models.reference_copy import CopyReference
 
 
 # What happened when memory ran out, and what to set.

@@ -15,7 +15,8 @@ from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.frozen import hold_frozen
 from penchant.models.policy import PolicyScorer
-from penchant.models.reference import AdapterReference, CopyReference, frozen_copy
+from penchant.models.reference import AdapterReference
+from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.reference_models import require_same_vocabulary
