@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,24 @@ def test_text_of_records_is_escaped_on_the_page_and_the_terminal(
     # Nothing is fetched: addresses are only names of XML.
     assert set(re.findall(r'(?:src|href)="(http[^"]*)"', html)) == set()
     assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_the_page_has_a_command_that_runs_and_a_readable_example(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = tmp_path / "my pairs.jsonl", tmp_path / "report.html"
+    row = {"prompt": "p", "chosen": "x", "rejected": "y"}
+    rows = [*({**row, "prompt": f"question {n}"} for n in range(8)), row, row]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "inspect", str(path), "--html", str(page)]) == 0
+    html = page.read_text()
+    command = re.search(r"<pre><code>penchant (.*?)</code></pre>", html)
+    assert command is not None
+    assert main(shlex.split(unescape(command[1]))) == 0
+    assert len((tmp_path / "my pairs.clean.jsonl").read_text().splitlines()) == 9
+    finding = html.partition('id="duplicates"')[2].partition("</section>")[0]
+    assert "my pairs.jsonl:10" in finding.partition("<details>")[0]
+    assert "prefers-color-scheme: dark" in html and "currentColor" in html
 
 
 def test_several_processes_find_what_one_does(

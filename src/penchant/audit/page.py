@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,10 @@ from penchant.audit.finding import Finding
 from penchant.audit.plots import as_svg
 from penchant.audit.report import Report
 from penchant.core.atomic import write_atomically
-from penchant.data.opening import Sources
+from penchant.core.commands import typeable
+from penchant.core.pages import style
+from penchant.data.columns import written
+from penchant.data.opening import Sources, path_names
 from penchant.data.records import DataError, Refusal, counted
 
 NUM_PLACES, NUM_SHOWN = 20, 2
@@ -38,11 +42,32 @@ def write_page(report: Report, sources: Sources, path: Path) -> None:
         examples=_examples(report, sources),
         places=lambda finding: places(report, finding, NUM_PLACES),
         shown=shown,
+        style=Markup(style()),
+        ready=clean_command(report, sources),
     )
     try:
         write_atomically(path, text.encode("utf-8", "replace").decode())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; set html") from error
+
+
+def clean_command(report: Report, sources: Sources) -> str:
+    """The command that drops the rows of every error and warning; empty where there are none.
+
+    Data that are objects have no name: there is no command for them.
+    """
+    names = path_names(sources.data)
+    drop = [one.id for one in report.findings if one.droppable and one.severity != "note"]
+    if not names or not drop:
+        return ""
+    first = Path(names[0])
+    kept = first.with_name(f"{first.name.partition('.')[0] or 'data'}.clean.jsonl")
+    words = ["penchant", "data", "clean", *names, "--drop", ",".join(drop), "--output", str(kept)]
+    if sources.split != "train":
+        words += ["--split", sources.split]
+    if sources.columns:
+        words += ["--columns", written(sources.columns)]
+    return typeable(shlex.join(words))
 
 
 def places(report: Report, finding: Finding, limit: int) -> str:

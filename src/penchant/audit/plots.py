@@ -16,6 +16,9 @@ from penchant.data.lengths import Sample, TokenLengths
 
 NUM_BINS = 40
 COLOURS = ("#2a78b8", "#d9822b")
+# Stands for the page's own colour of text, which is another on dark screens.
+INK = "#010203"
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def as_svg(plot: Plot) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "penchant", "svg.fonttype": "path"}):
+    colours = dict.fromkeys(INKED, INK)
+    with matplotlib.rc_context({"svg.hashsalt": "penchant", "svg.fonttype": "path", **colours}):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.add_subplot()
         if plot.names:
@@ -143,7 +147,7 @@ def as_svg(plot: Plot) -> str:
             for colour, (name, heights) in zip(COLOURS, plot.series.items(), strict=False):
                 axes.stairs(heights, plot.edges, label=name, color=colour, fill=True, alpha=0.45)
         for (name, at), style in zip(plot.marks.items(), (":", "--"), strict=False):
-            axes.axvline(at, color="#444", linestyle=style, label=name)
+            axes.axvline(at, color=INK, linestyle=style, label=name)
         if plot.log:
             axes.set_xscale("log")
         axes.set(title=plot.title, xlabel=plot.x, ylabel=plot.y)
@@ -151,8 +155,10 @@ def as_svg(plot: Plot) -> str:
         if len(plot.series) + len(plot.marks) > 1:
             axes.legend(frameon=False, fontsize="small")
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]
+        figure.savefig(
+            file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True
+        )
+    return "<svg" + file.getvalue().partition("<svg")[2].replace(INK, "currentColor")
 
 
 def _bars(axes: Any, plot: Plot) -> None:
@@ -163,5 +169,5 @@ def _bars(axes: Any, plot: Plot) -> None:
     turned = max(map(len, plot.names)) > 4 and len(plot.names) > 5
     axes.set_xticks(at + 0.4 - width / 2, plot.names, rotation=30 if turned else 0)
     if plot.y == "accuracy":
-        axes.axhline(0.5, color="#444", linestyle=":")
+        axes.axhline(0.5, color=INK, linestyle=":")
         axes.set_ylim(0.4, 1)
