@@ -137,7 +137,7 @@ def as_svg(plot: Plot) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    colours = dict.fromkeys(INKED, INK)
+    colours: dict[Any, Any] = dict.fromkeys(INKED, INK)
     with matplotlib.rc_context({"svg.hashsalt": "penchant", "svg.fonttype": "path", **colours}):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.add_subplot()
