@@ -245,6 +245,10 @@ TO_BUILD = {
                                    {"problem": "p?", "solution": "yes", "correct": True}],
     "votes by the answers' names": [{"instruction": "p?", "response-1": "no", "response-2": "yes",
                                      "preference.responses": ["response-2"]}],
+    "a table kept by column": [{"question": "p?", "answers": {"text": ["no", "yes"],
+                                                              "score": [1, 7]}}],
+    "annotations as objects": [{**LEFT, "annotations": [{"who": "x", "preference": "a"},
+                                                         {"who": "y", "preference": "a"}]}],
     "the safer one": [{"prompt": "p?", "response_0": "no", "response_1": "yes",
                        "safer_response_id": 1}],
 }  # fmt: skip
@@ -306,3 +310,19 @@ def test_unknown_columns_and_broken_rows_keep_their_own_error(tmp_path):
     path = write(tmp_path / "raw.jsonl", [{"text": "nothing"}, {**SIDES, "label": "neither"}])
     with pytest.raises(DataError, match="recognised layouts"):
         read_pairs(path)
+
+
+@pytest.mark.parametrize("name", ["context", "documents", "images", "tools"])
+def test_what_stands_beside_the_prompt_is_left_out_by_the_option_named(tmp_path, name):
+    row = {"prompt": "p?", "chosen": "yes", "rejected": "no", name: [{"name": "a page"}]}
+    path = write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match=rf"'{name}'.*--columns unused_{name}={name}"):
+        read_pairs(path)
+    assert len(read_pairs(path, columns={f"unused_{name}": name}).records) == 1
+
+
+def test_steps_that_are_right_or_wrong_are_no_answers_to_choose_of(tmp_path):
+    row = {"prompt": "p?", "completions": ["first", "then"], "labels": [True, False]}
+    with pytest.raises(DataError) as refused:
+        read_pairs(write(tmp_path / "raw.jsonl", [row]))
+    assert "data build" not in str(refused.value)

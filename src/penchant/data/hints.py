@@ -24,11 +24,12 @@ from penchant.data.opening import Part, Sources
 from penchant.data.records import DataError
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import Kind, Row, RowError
+from penchant.data.rows.row import MEDIA, TEMPLATE_COLUMNS, Kind, Row, RowError
 
 NUM_TRIED = 20
 # Gives a column another name, so that it is read no more.
 UNUSED = {"unused_prompt": "prompt"}
+BESIDE_PROMPT = ("context", "documents", "system", *MEDIA, *TEMPLATE_COLUMNS)
 TIES = {"0", "tie"}
 # How much better the second of two answers is; negative where the first is.
 GRADES = {str(grade): "a" if grade < 0 else "b" if grade else "tie" for grade in range(-3, 4)}
@@ -142,6 +143,13 @@ def _renamings(rows: Placed, kind: Kind[Any]) -> Iterator[str]:
         columns = own_names(rows[0][1], names)
         if columns and _reads(rows, columns, kind):
             yield f"name its columns: --columns {shlex.quote(written(columns))}"
+    for name in BESIDE_PROMPT:
+        unused = {f"unused_{name}": name}
+        if rows[0][1].get(name) and _reads(rows, unused, kind):
+            yield (
+                f"its '{name}' is not read, of which the prompt may be a part; where the texts do "
+                f"without it, leave it out: --columns {written(unused)}"
+            )
     if _reads(rows, UNUSED, kind):
         yield f"its prompt is none of the messages; leave it out: --columns {written(UNUSED)}"
 
@@ -234,9 +242,18 @@ def _several(sources: Sources, rows: Placed) -> Iterator[str]:
     texts = [row for _, row in rows]
     for form, needed in SEVERAL:
         columns = own_names(texts[0], needed)
+        # Steps of one answer that are right or wrong (TRL's `labels`) are no answers to choose of.
+        if columns and _are_steps(texts[0], columns):
+            continue
         if columns and _built(texts, form=form, columns=columns):
             line = _build_line(sources, form=form, columns=columns)
             yield f"it holds several answers to a prompt, {form}; build pairs:\n  {line}"
+
+
+def _are_steps(row: Row, columns: Mapping[str, str]) -> bool:
+    flags = row.get("labels")
+    listed = isinstance(flags, list) and any(isinstance(one, bool) for one in flags)
+    return listed and columns.get("ratings") == "labels"
 
 
 def _build_line(sources: Sources, **how: Any) -> str:

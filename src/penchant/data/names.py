@@ -28,10 +28,12 @@ NAMES = {
     "rating": ("rating", "score", "stars", "star", "grade", "quality", "reward", "helpfulness",
                "overallscore", "overall", "correct", "iscorrect", "passed"),
     "completions": ("completions", "responses", "answers", "generations", "candidates", "outputs",
-                    "replies", "solutions", "samples"),
+                    "replies", "solutions", "samples", "allresponses", "allanswers",
+                    "alloutputs"),
     "messages": ("messages", "conversation", "conversations", "chat", "dialogue"),
     "ratings": ("ratings", "rating", "scores", "score", "rewards", "stars", "labels",
-                "correct", "iscorrect", "correctness", "passed"),
+                "correct", "iscorrect", "correctness", "passed", "allrewards", "allscores",
+                "allratings"),
     "ranks": ("ranks", "rank", "rankings", "ranking"),
 }  # fmt: skip
 # What the better and the worse answer are called; an answer's name may stand before or after.
@@ -146,6 +148,19 @@ def rated_columns(row: Row) -> dict[str, Mapping[str, object]]:
         and any(isinstance(value.get(text), str) for text in TEXTS)
         and any(value.get(rating) is not None for rating in RATINGS)
     }
+
+
+def listed_objects(value: object) -> object:
+    """The objects of a table kept by column, as datasets hands lists of objects out.
+
+    `{"text": ["a", "b"], "score": [1, 2]}` is a list of two; anything else stays as it is.
+    """
+    if not isinstance(value, Mapping) or not {*TEXTS} & {*value} or not {*RATINGS} & {*value}:
+        return value
+    columns = list(value.values())
+    if not all(isinstance(one, list | tuple) for one in columns) or len({*map(len, columns)}) != 1:
+        return value
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def voters(row: Row) -> list[str]:

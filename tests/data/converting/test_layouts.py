@@ -112,6 +112,8 @@ CASES = [
     case("ms-swift DPO, before its messages", "convert",
          {"system": "s", "history": [["before", "so"]], "query": "q", "response": "GOOD",
           "rejected_response": "BAD"}, prompt="s|before|so|q"),
+    case("A chat with its system message beside", "convert",
+         {"system": "s", "prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, prompt="s|q"),
     case("LLaMA-Factory v1", "train",
          {side: [turn("user", [{"type": "text", "value": "q"}]),
                  turn("assistant", [{"type": "text", "value": text}])]

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from penchant.data.building.logs import CHATS, THUMBS
 from penchant.data.building.rated import RANKED, RATED
@@ -20,6 +20,7 @@ from penchant.data.converting.judgements import LAYOUTS
 from penchant.data.converting.textform import TextForm, text_form
 from penchant.data.grouping import grouped
 from penchant.data.lines import Item
+from penchant.data.names import listed_objects
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.chats import read_messages
@@ -245,7 +246,7 @@ def named(row: object, rules: Rules) -> dict[str, object]:
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"a row must be an object with columns, got {shown(row)}")
     refuse_media(row, "the row")
-    own = dict(row)
+    own: dict[str, Any] = {name: listed_objects(value) for name, value in row.items()}
     known = next((layout for layout in LAYOUTS if layout.matches(own)), None)
     read = known.read(own) if known else {}
     if known:  # its columns are read, and do not stand beside what is made of them

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
 from penchant.data.grouping import digest
+from penchant.data.names import own_name
 from penchant.data.rows.row import Row, RowError, is_given, shown
 
 SIDES = ("completion_a", "completion_b")
@@ -99,7 +100,7 @@ def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:
     elif isinstance(given, Mapping):
         votes = {str(name): vote for name, vote in given.items()}
     elif isinstance(given, list | tuple):
-        votes = {str(number): vote for number, vote in enumerate(given, start=1)}
+        votes = {str(number): _cast(vote) for number, vote in enumerate(given, start=1)}
     else:
         got = shown(given)
         raise RowError("wrong type", f"'{rules.name('votes')}' must be a list or object, got {got}")
@@ -110,6 +111,13 @@ def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:
         for name, vote in votes.items()
         if vote is not None
     }
+
+
+def _cast(vote: object) -> object:
+    """The vote that an annotation is; of an object, the one field that votes have."""
+    if not isinstance(vote, Mapping):
+        return vote
+    return next((vote[name] for name in own_name(vote, "label")), None)
 
 
 def _verdict(votes: list[str], rules: Rules, counts: Counts) -> tuple[str | None, float]:

@@ -73,10 +73,14 @@ def write_axolotl(pair: Pair) -> NewRow:
 
 
 def is_asked(row: Row, *completions: str) -> bool:
-    """Whether a question and completions are texts, and more than those three may be the prompt."""
+    """Whether there are a question and completions, and more than those three may be the prompt."""
     names = ("question", "instruction", "prompt", "input")
     texts = [name for name in names if kind(row.get(name)) == "text"]
-    return bool(texts) and all(kind(row.get(name)) == "text" for name in completions)
+    if texts and all(kind(row.get(name)) == "text" for name in completions):
+        return True
+    # Of chats, what stands beside them goes before their first message.
+    chats = all(kind(row.get(name)) == "messages" for name in ("prompt", *completions))
+    return chats and any(is_given(row, name) for name in (*SYSTEM, "history"))
 
 
 def is_factory(row: Row) -> bool:

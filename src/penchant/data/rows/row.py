@@ -153,6 +153,7 @@ BESIDE = {
     "input": "'penchant data convert FILE --from llama-factory --to trl --output NEW' puts it into "
     "the prompt",
     "context": "put it into the prompt",
+    "documents": "put them into the prompt",
 }
 MEDIA = (
     "image",
