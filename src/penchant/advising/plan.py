@@ -23,7 +23,7 @@ class Plan:
 
     Attributes:
         lora_r: rank; 0 trains all weights.
-        micro_batch, accumulation: records per forward pass, passes a step.
+        micro_batch, accumulation: records per forward pass, passes per step.
         checkpointing: activations are recomputed.
         reference: kind, as the configuration names it.
         dtype: of the weights; quantization: of the frozen ones.

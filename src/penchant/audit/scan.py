@@ -93,7 +93,7 @@ class Scan:
 
 @dataclass
 class _Gatherer:
-    """Collects blocks in order; what grows with the source is 80 bytes a row, the rest on disk."""
+    """Collects blocks in order: 80 bytes per row grow with the source, the rest is on disk."""
 
     num_sampled: int
     file: IO[bytes]

@@ -61,7 +61,7 @@ class PairInputs:
         return self.chosen - self.ref_chosen, self.rejected - self.ref_rejected
 
     def nll(self, *, with_prompt: bool = False) -> Tensor:
-        """Negative log-likelihood of the chosen text, a token of the global batch, [pairs].
+        """Negative log-likelihood of the chosen text, per token of the global batch, [pairs].
 
         Its mean over the global batch is the mean over all its tokens, as in supervised training.
 

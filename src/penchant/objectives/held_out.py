@@ -76,7 +76,7 @@ class TokenMeans:
                 self._sums[name] = self._sums.get(name, 0.0) + value.cpu().double().sum().item()
 
     def means(self, team: Team = ALONE) -> dict[str, float]:
-        """What was compared, a token of all processes."""
+        """What was compared, per token of all processes."""
         known = [one for one in team.gather((self._sums, self._tokens)) if one[1]]
         tokens = sum(num for _, num in known)
         names = known[0][0] if known else {}

@@ -74,7 +74,7 @@ def _costs(summary: Mapping[str, Any]) -> dict[str, str]:
         costs["Monitors"] = f"{duration(monitors)} ({monitors / seconds:.0%} of the steps' time)"
     rate = number(summary.get("tokens_per_second"))
     if rate is not None:
-        costs["Tokens a second"] = f"{rate:,.0f}"
+        costs["Tokens per second"] = f"{rate:,.0f}"
     memory = number(summary.get("memory_peak_bytes"))
     if memory is not None:
         costs["Peak memory"] = gibibytes(memory)

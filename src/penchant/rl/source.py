@@ -39,7 +39,7 @@ class Schedule:
         batch_size: answers sampled at a time; a multiple of the mini-batch.
         num_generations: answers a prompt.
         epochs: training passes over them.
-        micro_batch_size: answers a forward pass; accumulation: passes a step.
+        micro_batch_size: answers per forward pass; accumulation: passes per step.
         num_steps: optimizer steps of the run.
         shuffle, seed: of the prompts and of the mini-batches.
         early_stopping_kl: sample again once the policy has moved so far, nats per token.

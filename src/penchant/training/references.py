@@ -125,8 +125,8 @@ class ReferenceCost:
 
     Attributes:
         num_bytes: of memory beside the policy.
-        logprob_error: mean absolute difference a token, in nats, from the log-probs of the weights
-            it stands for; None where they are the same weights, or another model's.
+        logprob_error: mean absolute difference, in nats per token, from the log-probs of the
+            weights it stands for; None where they are the same weights, or another model's.
     """
 
     num_bytes: int
