@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from penchant.data.batch import Group, Turns
@@ -66,6 +66,27 @@ def test_adapter_copy_and_cache_give_the_base_models_sums(make_model, groups, ex
     with torch.no_grad():
         trained = policy.eval()(batch)
     assert (trained.sum() - expected.sum()).abs() > 1
+
+
+@pytest.mark.parametrize("whole", [None, ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_an_adapter_is_switched_off_as_peft_does_it(make_model, groups, whole):
+    """Layers that are trained as a whole are switched by the same attribute as LoRA's."""
+    config = LoraConfig(r=2, target_modules="all-linear", modules_to_save=whole)
+    model = get_peft_model(make_model(), config)
+    policy = scorer_for(model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            parameter.data.normal_()
+    batch = policy.batch(groups)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad(), model.disable_adapter():
+        expected = policy(batch)
+    with pytest.raises(KeyError), AdapterReference(policy).active() as scorer, torch.no_grad():
+        assert torch.equal(scorer(batch), expected)
+        raise KeyError
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
+    with torch.no_grad():
+        assert (policy(batch) - expected).abs().max() > 0.1
 
 
 def test_the_adapter_reference_leaves_the_policy_as_it_was(make_model, groups):

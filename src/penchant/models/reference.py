@@ -54,11 +54,33 @@ class AdapterReference:
         assert isinstance(policy.model, PeftModel)
         self._policy = policy
         self._adapted: PeftModel = policy.model
+        self._switches = [
+            module for module in policy.modules() if "_disable_adapters" in vars(module)
+        ]
 
     @contextmanager
     def active(self) -> Iterator[Scorer]:
-        with self._policy.evaluating(), self._adapted.disable_adapter():
+        with self._policy.evaluating(), self._switched_off():
             yield self._policy
+
+    @contextmanager
+    def _switched_off(self) -> Iterator[None]:
+        """As PEFT's `disable_adapter`, which walks the whole model twice and turns gradients off.
+
+        Its layers read the same attribute; adapters without such layers are left to PEFT.
+        """
+        if not self._switches:
+            with self._adapted.disable_adapter():
+                yield
+            return
+        before = [switch._disable_adapters for switch in self._switches]
+        for switch in self._switches:
+            switch._disable_adapters = True
+        try:
+            yield
+        finally:
+            for switch, disabled in zip(self._switches, before, strict=True):
+                switch._disable_adapters = disabled
 
     @torch.no_grad()
     def sums(
