@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penchant.data.batch import Group, pack, pack_repeated, pad, share_prompts
+from penchant.data.batch import Group, pack, pack_repeated, pad
 from penchant.data.budget import TokenBudget
+from penchant.data.shared_prompts import share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import penchant.methods
 from penchant.config.keys import RunConfig
 from penchant.methods import METHODS, Method, PairInputs
-from penchant.methods.base import LabelInputs, ScoreInputs
 from penchant.methods.experience import Experience, RolloutInputs
+from penchant.methods.inputs import LabelInputs, ScoreInputs
 from penchant.methods.online import OnlineOptions
 
 ROOT = Path(__file__).resolve().parents[2]

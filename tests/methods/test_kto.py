@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from penchant.methods.base import LabelInputs
+from penchant.methods.inputs import LabelInputs
 from penchant.methods.kto import KTO, KTOOptions, kto_loss, weight_advice
 
 # Log-ratios: -10 - -12 = 2, -7 - -6 = -1, -3 - -5 = 2.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from penchant.methods.base import ScoreInputs
+from penchant.methods.inputs import ScoreInputs
 from penchant.methods.reward import RewardOptions, reward_loss
 
 # Differences: 1 - 0 = 1 and -0.5 - 1 = -1.5.

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.core.team import Team
-from penchant.data.batch import Turns, share_prompts
+from penchant.data.batch import Turns
+from penchant.data.shared_prompts import share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedLabel
 from penchant.methods import METHODS

@@ -21,7 +21,8 @@ from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.guards.checks.gather import checked
-from penchant.methods import LossOutput, ScoreInputs
+from penchant.methods import LossOutput
+from penchant.methods.inputs import ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory

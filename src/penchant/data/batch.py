@@ -223,27 +223,6 @@ def pack_repeated(groups: Sequence[Group], *, with_prompts: bool = False) -> Tok
     return replace(batch, segments=None, predictors=predictors, **_targets(groups, with_prompts))
 
 
-def share_prompts(
-    items: Sequence[tuple[Sequence[int], Sequence[int]]],
-) -> tuple[list[Group], list[int]]:
-    """Group items by prompt, so that its tokens are laid out once.
-
-    Returns:
-        One group a prompt, and which of the groups' completions each item is.
-    """
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for i, (prompt, _) in enumerate(items):
-        by_prompt.setdefault(tuple(prompt), []).append(i)
-    groups = [
-        Group(prompt, tuple(items[i][1] for i in members)) for prompt, members in by_prompt.items()
-    ]
-    laid_out = [i for members in by_prompt.values() for i in members]
-    order = [0] * len(items)
-    for number, i in enumerate(laid_out):
-        order[i] = number
-    return groups, order
-
-
 def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = False) -> TokenBatch:
     """Lay every completion out in a row of its own after its prompt, padded on the right."""
     laid_out = [(group.prompt, c) for group in groups for c in group.completions]

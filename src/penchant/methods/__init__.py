@@ -7,13 +7,11 @@ from importlib import import_module
 
 from penchant.methods.base import (
     Facts,
-    LabelInputs,
     LossOutput,
     Method,
     MethodOptions,
     Needs,
     PairInputs,
-    ScoreInputs,
 )
 
 NAMES = (
@@ -51,11 +49,9 @@ METHODS: Mapping[str, Method] = _Methods()
 __all__ = [
     "METHODS",
     "Facts",
-    "LabelInputs",
     "LossOutput",
     "Method",
     "MethodOptions",
     "Needs",
     "PairInputs",
-    "ScoreInputs",
 ]

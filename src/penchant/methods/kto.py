@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from penchant.core.findings import Finding
-from penchant.methods.base import Facts, LabelInputs, LossOutput, Method, MethodOptions, Needs
+from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, Needs
+from penchant.methods.inputs import LabelInputs
 
 BALANCE = (1.0, 4 / 3)
 """Sane `desirable_weight * num_desirable : undesirable_weight * num_undesirable` (Eq. 8)."""

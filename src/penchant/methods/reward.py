@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    Method,
-    MethodOptions,
-    Needs,
-    ScoreInputs,
-    accuracy,
-)
+from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, Needs, accuracy
+from penchant.methods.inputs import ScoreInputs
 
 
 class RewardOptions(MethodOptions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import xxhash
@@ -54,7 +54,7 @@ class AdapterReference:
         assert isinstance(policy.model, PeftModel)
         self._policy = policy
         self._adapted: PeftModel = policy.model
-        self._switches = [
+        self._switches: list[Any] = [
             module for module in policy.modules() if "_disable_adapters" in vars(module)
         ]
 

@@ -10,7 +10,7 @@ import torch
 
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import to_device
-from penchant.data.batch import share_prompts
+from penchant.data.shared_prompts import share_prompts
 from penchant.methods import LossOutput
 from penchant.methods.experience import RolloutInputs
 from penchant.models.reference import Progress

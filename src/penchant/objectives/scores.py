@@ -11,7 +11,8 @@ import torch
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import to_device
 from penchant.core.screen import track
-from penchant.methods import LossOutput, ScoreInputs
+from penchant.methods import LossOutput
+from penchant.methods.inputs import ScoreInputs
 from penchant.models.reference import Progress
 from penchant.objectives.base import LaidOut, Parts
 from penchant.objectives.held_out import batches, mean

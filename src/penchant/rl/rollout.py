@@ -12,7 +12,8 @@ import torch
 from penchant.core.machine import release_memory
 from penchant.core.screen import track
 from penchant.core.team import ALONE, Team
-from penchant.data.batch import Group, share_prompts
+from penchant.data.batch import Group
+from penchant.data.shared_prompts import share_prompts
 from penchant.methods.experience import Advantages, Experience
 from penchant.models.comparison import compare_heads
 from penchant.rl.rewards.samples import Sample, make_sample

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
-from penchant.data.batch import share_prompts
 from penchant.data.read_labels import read_labels
+from penchant.data.shared_prompts import share_prompts
 from penchant.objectives.labels import LabelObjective, blocks_of
 from penchant.training.kinds import Pairs
 

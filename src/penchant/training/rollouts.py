@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from penchant.core.errors import ConfigError
 from penchant.core.findings import Finding
 from penchant.core.machine import resolve_precision
-from penchant.data.batch import Group, share_prompts
+from penchant.data.batch import Group
 from penchant.data.prompts import read_prompts
+from penchant.data.shared_prompts import share_prompts
 from penchant.methods.importance import reweighted
 from penchant.methods.kl import AdaptiveKLController, FixedKLController, KLController
 from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
