@@ -65,11 +65,12 @@ def _families() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
 
 
 def _described(kind: str, settings: dict[str, Any], factory: Any) -> tuple[str, str, str]:
-    """The class of the text model, the path, and what LoRA can adapt."""
+    """The class of the text model, the path, and what LoRA adapts."""
     import torch
     from transformers import AutoConfig
 
     from penchant.models.architecture import text_backbone
+    from penchant.models.lora import add_lora
     from penchant.models.path import layout
     from penchant.models.scoring import stateful_modules
 
@@ -83,9 +84,15 @@ def _described(kind: str, settings: dict[str, Any], factory: Any) -> tuple[str, 
         path = f"packed and shared, {', '.join(mixers)} apart"
     else:
         path = "packed and shared"
+    kind_of_text = type(text_backbone(model)).__name__
     experts = any("experts" in n and p.dim() == 3 for n, p in model.named_parameters())
-    lora = "linear layers; experts" if experts else "linear layers"
-    return type(text_backbone(model)).__name__, path, lora
+    adapted = add_lora(model, r=1, alpha=1, dropout=0.0, target_modules="all-linear")
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    if any(".experts." in name for name in trained):
+        lora = "linear layers, experts, routers"
+    else:
+        lora = "linear layers; experts by name" if experts else "linear layers"
+    return kind_of_text, path, lora
 
 
 def _checked(model: Any) -> str:

@@ -124,6 +124,16 @@ def test_named_layers_alone_are_adapted_and_spaces_do_not_matter(make_model):
     assert adapted == {"q_proj", "v_proj"}
 
 
+@pytest.mark.parametrize("family", ["llama4_text", "falcon"])
+def test_all_linear_knows_which_of_a_models_own_layers_are_linear(family, make_model):
+    """Falcon's only multiply in another order; Llama 4's router is one in name alone."""
+    settings = {"num_local_experts": 2} if family == "llama4_text" else {"num_hidden_layers": 1}
+    model = ours(make_model(family, **settings))
+    assert torch.isfinite(model(input_ids=IDS).logits).all()
+    adapted = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted and not any("router" in name for name in adapted)
+
+
 @pytest.mark.parametrize("family", ["falcon_h1", "granitemoehybrid", "mamba", "qwen3_5_text"])
 def test_every_adapter_of_all_linear_is_read(family, make_model):
     """Mamba's mixers hand some weights to kernels, past the layers that hold them."""

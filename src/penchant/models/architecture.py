@@ -14,6 +14,8 @@ from penchant.core.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+# Linear layers of transformers' models that only multiply in another order.
+STILL_LINEAR = ("FalconLinear",)
 # Layers of Mamba's mixers that kernels stand in for.
 HANDED_ON = ("out_proj", "x_proj", "dt_proj")
 SCORING = ("ForSequenceClassification", "ForTokenClassification")
@@ -137,7 +139,8 @@ def linear_layers(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module
 
 def returns_more(module: torch.nn.Module) -> bool:
     """Whether it is a linear layer that a model made into something else, as Llama 4's router."""
-    own = type(module).__module__.startswith("transformers.models.")
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.models.") and kind.__name__ not in STILL_LINEAR
     return own and isinstance(module, torch.nn.Linear)
 
 

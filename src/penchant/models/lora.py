@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger("penchant")
+
+OWN_PATTERN = r"The following (rank|alpha)_pattern keys .*: \['\.\*\\\\\.gate_up_proj'\]\."
 
 
 def add_lora(
@@ -83,10 +86,19 @@ def add_lora(
             task_type=task_type,
             **settings,
         )
-        adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
+        with warnings.catch_warnings():
+            # A pattern that PEFT writes itself, for experts that it then finds by another way.
+            warnings.filterwarnings("ignore", OWN_PATTERN)
+            adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     except (ValueError, NotImplementedError, re.error) as error:
         raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
     fuse_lora(adapted)
+    if more := set(config.target_parameters or ()).difference(parameters):
+        logger.info(
+            "experts and routers get adapters too, as PEFT has it for this family: %s; linear "
+            "layers of the experts' names get none",
+            ", ".join(sorted(more)),
+        )
     for module in adapted.modules():
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
             _train_in_fp32(module)

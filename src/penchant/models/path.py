@@ -8,7 +8,7 @@ from typing import Any
 from penchant.models.attention import layer_kinds
 from penchant.models.rough_sizes import empty_model
 from penchant.models.scoring import stateful_modules
-from penchant.models.selfcheck import unservable
+from penchant.models.selfcheck import unknown_layers, unservable
 
 PADDED = "padded rows, a row for each completion, as attention plain asks"
 
@@ -77,6 +77,8 @@ def _scores(model: Any, config: Any) -> str:
 
 def layout(model: Any) -> str:
     """Which layout a run would score a model in, and why; weights are not looked at."""
+    if unknown_layers(model):
+        return f"padded rows: {unservable(model, trained=True)}"
     if reason := unservable(model, trained=True):
         return f"prompts repeated in one row, or else padded rows: {reason}"
     if not model._can_set_attn_implementation():

@@ -45,11 +45,11 @@ def sizes_of(
     """
     kind = "fp32" if precision == "fp32" else "half"
     weights = size.num_parameters * (2.0 if half_base else 4.0)
-    adapter = 4.0 * size.width * lora_r
+    adapter = 4.0 * size.rank_one * lora_r
     # Of all weights those that are trained in bf16.
     half_trained = half_base and not lora_r
     ends = 0 if lora_r else size.num_parameters - size.num_layer_parameters
-    inner = size.width * lora_r if lora_r else size.num_layer_parameters
+    inner = size.rank_one * lora_r if lora_r else size.num_layer_parameters
     state = state_bytes(optim, inner, ends, half=half_trained)
     # Autocast keeps a half-precision copy of every trained matrix that it multiplied with.
     copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
@@ -62,7 +62,7 @@ def sizes_of(
         process=OVERHEAD_BYTES,
         fixed=0.0 if lora_r else num_models * copies,
         by_token=num_models * (size.width + size.expert_width) * ACTIVATION_BYTES[kind, lora_r > 0],
-        width=num_models * size.width,
+        width=num_models * size.rank_one,
         matrices=num_models * size.num_layer_parameters,
         matrix_bytes=2.0 if half_base else 4.0,
         state=state / (adapter if lora_r else weights),
@@ -86,12 +86,13 @@ class ModelSize:
     Attributes:
         num_parameters: of the language model, tied ones once.
         num_layer_parameters: of the linear layers without the head.
-        width: inputs and outputs of those layers, added up: times the rank it is LoRA's weights.
+        width: inputs and outputs of those layers, added up.
         hidden: size of the hidden state; num_layers: of them; vocabulary: tokens.
         context: longest input in tokens, where there is a limit.
         scores: whether it is a reward model.
         quantization: in which its matrices were saved: none, 4bit or 8bit.
         expert_width: as `width`, of the experts that serve one token and are no linear layers.
+        adapter: weights of an adapter of rank 1 on all of them, where `width` does not say it.
     """
 
     num_parameters: int
@@ -104,6 +105,12 @@ class ModelSize:
     scores: bool
     quantization: str = "none"
     expert_width: int = 0
+    adapter: int = 0
+
+    @property
+    def rank_one(self) -> int:
+        """Weights of LoRA with a rank of 1: times the rank it is LoRA's weights."""
+        return self.adapter or self.width
 
 
 def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any = None) -> Any:
@@ -144,9 +151,11 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
     model = empty_model(name, trust_remote_code=trust_remote_code)
     config = model.config
     layers = list(layer_shapes(text_backbone(model)))
+    experts = expert_width(text_backbone(model))
+    num_parameters = sum(p.numel() for p in model.parameters())
     text = config.get_text_config()
     return ModelSize(
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=num_parameters,
         num_layer_parameters=sum(a * b for a, b in layers),
         width=sum(a + b for a, b in layers),
         hidden=int(text.hidden_size),
@@ -155,8 +164,20 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         context=getattr(text, "max_position_embeddings", None),
         scores=is_score_model(name),
         quantization=_saved_quantization(config),
-        expert_width=expert_width(text_backbone(model)),
+        expert_width=experts,
+        adapter=_adapter_weights(model) if experts else 0,
     )
+
+
+def _adapter_weights(model: Any) -> int:
+    """Weights of an adapter of rank 1 on all linear layers, and on experts where PEFT takes them.
+
+    The model is used up.
+    """
+    from penchant.models.lora import add_lora
+
+    adapted = add_lora(model, r=1, alpha=1, dropout=0.0, target_modules="all-linear")
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def _saved_quantization(config: Any) -> str:

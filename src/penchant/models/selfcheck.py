@@ -154,6 +154,8 @@ def _refusal(scorer: Scorer, groups: Sequence[Group], expected: Expected, plan: 
     trained = any(p.requires_grad for p in scorer.parameters())
     if plan.packed and (reason := unservable(scorer.causal_model, trained=trained)):
         return reason
+    if plan.repeated and unknown_layers(scorer.causal_model):
+        return "such layers need a row for each text"
     scorer.use(plan)
     reason = _disagreement(scorer, groups, expected)
     if reason and plan.packed:
@@ -270,17 +272,24 @@ def tolerance(scorer: Scorer) -> tuple[float, bool]:
 
 def unservable(model: PreTrainedModel, *, trained: bool) -> str:
     """What the attention hook cannot do for this model, if anything; weights are not looked at."""
+    if other := unknown_layers(model):
+        return f"layers that the attention hook cannot serve: {', '.join(other)}"
     config = model.config.get_text_config()
-    kinds = set(layer_kinds(config))
-    served = {"full_attention", "sliding_attention", "chunked_attention"} | WITHOUT_STATE
-    if stateful_modules(model):
-        served |= STATEFUL
-    if other := kinds - served:
-        return f"layers that the attention hook cannot serve: {', '.join(sorted(other))}"
     # The check itself runs without dropout and would not see it.
     if trained and (name := attention_dropout(config)):
         return f"attention dropout is on; set {name} to 0 in the model's config"
     return ""
+
+
+def unknown_layers(model: PreTrainedModel) -> list[str]:
+    """The kinds of layers that are not known here, as those that pick or compress their keys.
+
+    Nor may texts stand in one row for them, each with its prompt: what they pick may be of others.
+    """
+    served = {"full_attention", "sliding_attention", "chunked_attention"} | WITHOUT_STATE
+    if stateful_modules(model):
+        served |= STATEFUL
+    return sorted(set(layer_kinds(model.config.get_text_config())) - served)
 
 
 def attention_dropout(config: PretrainedConfig) -> str:
