@@ -12,8 +12,10 @@ from penchant.models.footprint import (
     state_bytes,
     update_bytes,
 )
-from penchant.models.size import base_model, expert_width, layer_shapes
+from penchant.models.size import base_model, layer_shapes
 
+# What configurations call the number of experts that serve a token.
+SERVED = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
 OVERHEAD_BYTES = 0.6e9  # the program itself, and the device's libraries
 
 
@@ -166,6 +168,21 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         quantization=_saved_quantization(config),
         expert_width=experts,
         adapter=_adapter_weights(model) if experts else 0,
+    )
+
+
+def expert_width(model: Any) -> int:
+    """Inputs and outputs of the experts that serve one token, added up over a backbone's layers.
+
+    Most families hold a layer's experts as parameters `[experts, out, in]`, or transposed, which
+    are no linear layers.
+    """
+    text = model.config.get_text_config()
+    served = next((k for name in SERVED if isinstance(k := getattr(text, name, None), int)), 1)
+    return served * sum(
+        sum(parameter.shape[1:])
+        for name, parameter in model.named_parameters()
+        if "experts" in name and parameter.ndim == 3
     )
 
 

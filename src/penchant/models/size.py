@@ -11,30 +11,12 @@ from penchant.core.errors import ModelError
 # Families whose positions have an embedding each: beyond the last there is none.
 LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "openai-gpt")
 
-# What configurations call the number of experts that serve a token.
-SERVED = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
-
 
 def layer_shapes(model: Any) -> Iterator[tuple[int, int]]:
     """Shapes of the matrices between embeddings and head, as `[out, in]` or transposed."""
     for layer in matrix_layers(model):
         rows, columns = _shape(layer)
         yield rows, columns
-
-
-def expert_width(model: Any) -> int:
-    """Inputs and outputs of the experts that serve one token, added up over a backbone's layers.
-
-    Most families hold a layer's experts as parameters `[experts, out, in]`, or transposed, which
-    are no linear layers.
-    """
-    text = model.config.get_text_config()
-    served = next((k for name in SERVED if isinstance(k := getattr(text, name, None), int)), 1)
-    return served * sum(
-        sum(parameter.shape[1:])
-        for name, parameter in model.named_parameters()
-        if "experts" in name and parameter.ndim == 3
-    )
 
 
 def layer_weights(model: Any) -> Iterator[Any]:
