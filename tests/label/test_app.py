@@ -284,3 +284,36 @@ def test_failing_disk_is_said_and_nothing_acknowledged(page):
     site.session.store._database.execute("PRAGMA query_only = 0")
     assert labels(site) == []
     assert site.answer("left").status_code == 303
+
+
+# What is asked, and what is left
+
+
+def test_question_and_guidelines_are_shown_and_hold_no_markup_of_their_own(page):
+    site = page(question="Which <b>explains</b> better?", guidelines="# Rules\n\n- short <i>x</i>")
+    shown = site.show()
+    assert "Which &lt;b&gt;explains&lt;/b&gt; better?" in shown
+    assert "<li>short &lt;i&gt;x&lt;/i&gt;</li>" in shown
+    assert "Guidelines" not in page().show()
+
+
+def test_everyone_sees_their_own_progress_and_the_last_what_to_do_next(page):
+    site = page(overlap=2)
+    for _ in range(3):
+        site.answer("left", "ann")
+    site.answer("tie", "bob")
+    assert "3 of 3 that are yours to answer" in site.show("ann")
+    assert "1 of 3 that are yours to answer" in site.show("bob")
+    # The first pair has its two answers: two are left for somebody new.
+    assert site.session.num_open("cas") == 2
+    assert "--export" not in site.show("ann")
+    for _ in range(2):
+        site.answer("right", "bob")
+    assert "pairs.jsonl --export answers.jsonl" in unescape(site.show("bob"))
+
+
+def test_a_pair_that_was_skipped_is_open_to_others_and_to_nobody_twice(page):
+    site = page()
+    site.answer("skip", "ann")
+    assert "1 of 3 that are yours" in site.show("ann")
+    assert "0 of 3 that are yours" in site.show("bob")

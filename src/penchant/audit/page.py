@@ -18,7 +18,6 @@ from penchant.audit.report import Report
 from penchant.core.atomic import write_atomically
 from penchant.core.commands import typeable
 from penchant.core.pages import style
-from penchant.data.columns import written
 from penchant.data.opening import Sources, path_names
 from penchant.data.records import DataError, Refusal, counted
 
@@ -62,12 +61,10 @@ def clean_command(report: Report, sources: Sources) -> str:
         return ""
     first = Path(names[0])
     kept = first.with_name(f"{first.name.partition('.')[0] or 'data'}.clean.jsonl")
-    words = ["penchant", "data", "clean", *names, "--drop", ",".join(drop), "--output", str(kept)]
-    if sources.split != "train":
-        words += ["--split", sources.split]
-    if sources.columns:
-        words += ["--columns", written(sources.columns)]
-    return typeable(shlex.join(words))
+    output = shlex.quote(str(kept))
+    return typeable(
+        f"penchant data clean {sources.argument} --drop {','.join(drop)} --output {output}"
+    )
 
 
 def places(report: Report, finding: Finding, limit: int) -> str:

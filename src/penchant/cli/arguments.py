@@ -280,6 +280,9 @@ def _add_label(commands: Any) -> None:
     add = label.add_argument_group("usually set").add_argument
     add("--annotators", metavar="NAMES", help="who may answer, as ann,bob (default: anyone)")
     add("--overlap", type=int, metavar="K", help="annotators for each pair (default: 1)")
+    add("--question", metavar="TEXT", help="asked of each pair (default: Which answer is better?)")
+    add("--guidelines", type=Path, metavar="FILE",
+        help="text or Markdown that annotators can read beside the pairs")  # fmt: skip
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
     add("--judge", metavar="URL|FILE",
         help="have a model compare each pair in both orders, and end: the address of an "

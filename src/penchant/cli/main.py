@@ -189,7 +189,7 @@ def _label(values: dict[str, Any]) -> None:
     if "export" in values:
         from penchant.label.export import export_answers
 
-        if extra := values.keys() & {"annotators", "overlap", "port", "seed"}:
+        if extra := values.keys() & OF_LABELLING:
             raise ConfigError(
                 f"--export only writes answers; leave out --{' --'.join(sorted(extra))}"
             )
@@ -271,6 +271,8 @@ def _methods(values: dict[str, Any]) -> None:
     print_path(describe_path(resolve(values["model"]), trust_remote_code=trusted))
 
 
+# Of a page that is served, and not of an export.
+OF_LABELLING = {"annotators", "overlap", "port", "seed", "question", "guidelines"}
 # Each returns its exit status; nothing is 0.
 COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,

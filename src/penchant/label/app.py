@@ -95,6 +95,8 @@ class _Pages:
             "task": task,
             "answered": self.session.store.num_answers(annotator),
             "complete": self.session.store.num_complete(self.session.overlap),
+            "left_over": self.session.num_open(annotator),
+            "guidelines": render(self.session.guidelines, plain=False),
         }
         if task:
             pair = self.session.data.records[task.item]

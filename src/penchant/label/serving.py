@@ -13,7 +13,7 @@ from penchant.core.commands import install
 from penchant.core.errors import ConfigError, UserError
 from penchant.data.opening import Sources
 from penchant.data.records import counted
-from penchant.label.session import open_session
+from penchant.label.session import QUESTION, open_session
 
 ADDRESS = "127.0.0.1"
 EXTRA = ("starlette", "uvicorn", "markdown_it")
@@ -40,6 +40,8 @@ def label(
     split: str = "train",
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
+    question: str = QUESTION,
+    guidelines: str | Path | None = None,
 ) -> None:
     """Serve a page to compare the completions of a file, and print its address.
 
@@ -52,10 +54,12 @@ def label(
         seed: of the left and right order, which differs by item and annotator.
         split, columns: as for `read_pairs`.
         strict: any refused row is an error.
+        question: that is asked of each pair.
+        guidelines: a file of text or Markdown that annotators can read beside the pairs.
 
     Raises:
-        UserError: the extra `label` is not installed, the file cannot be labelled, or the port
-            is not free.
+        UserError: the guidelines cannot be read, the extra `label` is not installed, the file
+            cannot be labelled, or the port is not free.
     """
     try:
         import uvicorn
@@ -67,6 +71,7 @@ def label(
         raise UserError(
             f"the labelling page needs {error.name}, which is not installed; {install('label')}"
         ) from error
+    rules = "" if guidelines is None else _read(Path(guidelines))
     with _listen(port) as listening:
         session = open_session(
             Sources.of(file, split, columns),
@@ -74,6 +79,8 @@ def label(
             overlap=overlap,
             seed=seed,
             strict=strict,
+            question=question,
+            guidelines=rules,
         )
         token = secrets.token_urlsafe(24)
         server = uvicorn.Server(uvicorn.Config(create_app(session, token), **QUIET))
@@ -86,7 +93,15 @@ def label(
         with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has stopped
             server.run(sockets=[listening])
         print(f"stopped; {counted(session.store.num_answers(), 'answer')} in {session.store.path}")
+        print(f"next: {session.export_command}")
         session.store.close()
+
+
+def _read(guidelines: Path) -> str:
+    try:
+        return guidelines.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"guidelines cannot be read from {guidelines}: {error}") from error
 
 
 def _listen(port: int) -> socket.socket:

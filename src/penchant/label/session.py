@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError
 from penchant.data.opening import Sources, path_names
 from penchant.data.records import Data, Pair
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from penchant.data.opening import Source
 
 MAX_NAME = 40
+QUESTION = "Which answer is better?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Session:
         annotators: the names that may answer; any when empty.
         overlap: how many annotators answer an item.
         seed: of the left and right order.
+        question: that is asked of each pair.
+        guidelines: as text or Markdown, shown on request; empty for none.
+        argument: the file as a command line names it, with how it is read.
     """
 
     data: Data[Pair]
@@ -56,6 +61,14 @@ class Session:
     annotators: tuple[str, ...] = ()
     overlap: int = 1
     seed: int = 0
+    question: str = QUESTION
+    guidelines: str = ""
+    argument: str = "FILE"
+
+    @property
+    def export_command(self) -> str:
+        """What is typed to write the answers into a file."""
+        return typeable(f"penchant label {self.argument} --export answers.jsonl")
 
     def next_task(self, annotator: str) -> Task | None:
         """What to show an annotator, or None when nothing is left for them."""
@@ -64,6 +77,10 @@ class Session:
             return random.Random(f"{self.seed}/{item}/{annotator}").random() < 0.5
 
         return self.store.next_task(annotator, len(self.data.records), self.overlap, swap)
+
+    def num_open(self, annotator: str) -> int:
+        """Pairs that an annotator may still be asked for, whoever answers them first."""
+        return self.store.num_open(annotator, len(self.data.records), self.overlap)
 
     def agreement(self) -> Agreement:
         """How far the annotators agree; skips are no answers."""
@@ -92,11 +109,13 @@ def open_session(
     overlap: int = 1,
     seed: int = 0,
     strict: bool = False,
+    question: str = QUESTION,
+    guidelines: str = "",
 ) -> Session:
     """Read what is to be labelled and open the answers next to it, in FILE.labels.sqlite.
 
     Raises:
-        ConfigError: a name or the overlap is impossible.
+        ConfigError: a name or the overlap is impossible, or the question is empty.
         DataError: the file cannot be read, or it has changed since it was labelled.
     """
     names = tuple(check_name(name) for name in annotators)
@@ -105,12 +124,16 @@ def open_session(
     if overlap < 1 or (names and overlap > len(names)):
         most = f" and at most {len(names)}, the number of annotators" if names else ""
         raise ConfigError(f"overlap must be at least 1{most}, got {overlap}; set overlap")
+    if not question.strip():
+        raise ConfigError("the question is empty; set question, or leave it out")
     sources = Sources.of(source)
     database = database_path(sources)
     # Answers lie beside a file: a name is never taken for an id on the hub.
     sources = replace(sources, data=[Path(name) for name in path_names(sources.data)])
     data = read_comparisons(sources, strict=strict)
-    return Session(data, Store(database, data.fingerprint), names, overlap, seed)
+    store = Store(database, data.fingerprint)
+    asked = question.strip()
+    return Session(data, store, names, overlap, seed, asked, guidelines, sources.argument)
 
 
 def database_path(sources: Sources) -> Path:

@@ -241,6 +241,21 @@ class Store:
         ).fetchone()
         return int(number)
 
+    def num_open(self, annotator: str, num_items: int, overlap: int) -> int:
+        """How many items an annotator has not answered and others have left room in.
+
+        Args:
+            annotator, num_items, overlap: as for `next_task`; what others look at now is not
+                counted as answered.
+        """
+        (number,) = self._database.execute(
+            """SELECT count(*) FROM (SELECT 1 FROM tasks GROUP BY item HAVING
+            sum(annotator = ? AND label IS NOT NULL) > 0
+            OR sum(annotator != ? AND label IS NOT NULL AND label != 'skip') >= ?)""",
+            [annotator, annotator, overlap],
+        ).fetchone()
+        return num_items - int(number)
+
     def annotators(self) -> list[str]:
         """Everyone who has answered, by name."""
         rows = self._database.execute(
