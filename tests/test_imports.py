@@ -51,8 +51,9 @@ def test_no_torch_is_imported_before_it_is_needed(what: str) -> None:
 
 @pytest.mark.parametrize("what", ["import penchant", "penchant --help"])
 def test_answer_comes_within_a_second_and_a_half(what: str) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: other processes share the machine
+    seconds: list[float] = []
+    # The best of three: other processes share the machine.
+    while len(seconds) < 3 and min(seconds, default=LIMIT_SECONDS) >= LIMIT_SECONDS:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", CODE[what]], capture_output=True, check=True)
         seconds.append(time.perf_counter() - started)

@@ -339,7 +339,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         return found
 
     peak(100)
-    assert peak(20_000) < 2 * peak(2_000)
+    assert peak(5_000) < 350_000  # of 2.6 MB
 
 
 def test_pandalm_raw_has_its_ties_booleans_and_empty_completions_named(shared):

@@ -309,7 +309,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         return found
 
     peak(100, "pairs")
-    assert peak(20_000, "pairs") < 1_000_000  # of 8 MB
+    assert peak(5_000, "pairs") < 350_000  # of 2.6 MB
 
 
 def test_command_takes_from_and_text(tmp_path, capsys):
