@@ -115,13 +115,20 @@ class ModelSize:
         return self.adapter or self.width
 
 
-def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any = None) -> Any:
+def empty_model(
+    name: str,
+    *,
+    trust_remote_code: bool = False,
+    find_class: Any = None,
+    num_labels: int | None = None,
+) -> Any:
     """A resolved model as its configuration says, without any memory for weights.
 
     Args:
         name: of a model or an adapter.
         trust_remote_code: run code that comes with the model.
         find_class: `causal_class` or `score_class` of `models.architecture`; default: the first.
+        num_labels: of a score head; default: as the configuration says.
 
     Raises:
         ModelError: no configuration, or not one of a language model.
@@ -132,6 +139,8 @@ def empty_model(name: str, *, trust_remote_code: bool = False, find_class: Any =
 
     config = read_config(base_model(name), trust_remote_code)
     factory = (find_class or causal_class)(config, name, trust_remote_code)
+    if num_labels is not None:
+        config.num_labels = num_labels
     try:
         with torch.device("meta"):
             if hasattr(factory, "from_config"):  # an auto class, for code that comes with the model

@@ -65,6 +65,41 @@ def shard(scorer: Any, mesh: Any) -> None:
         scorer.set_modules_to_backward_prefetch([layers[-1]])
 
 
+def empty(scorer: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give up the memory of weights that another process hands out, in its dtypes."""
+    scorer.to("meta")
+    for name, parameter in scorer.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+
+
+def place_buffers(scorer: nn.Module, buffers: Mapping[str, Tensor], device: torch.device) -> None:
+    """Take the buffers of another process, such as the frequencies of positions."""
+    for name, buffer in buffers.items():
+        owner, _, key = name.rpartition(".")
+        scorer.get_submodule(owner)._buffers[key] = buffer.to(device)
+
+
+@torch.no_grad()
+def hand_out(scorer: nn.Module, weights: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give every process its part of the first one's weights, one tensor after the other.
+
+    Args:
+        scorer: sharded.
+        weights: whole, by name, in the first process; empty elsewhere.
+        device: of the passes.
+    """
+    from torch import distributed
+
+    for name, parameter in scorer.named_parameters():
+        if weights:
+            one = weights[name].to(device)
+        else:
+            one = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        distributed.broadcast(one, src=0)
+        part: Any = parameter
+        part.to_local().copy_(divided_as(one, parameter).to_local())  # type: ignore[attr-defined]
+
+
 def _layers(scorer: Any) -> list[list[Any]]:
     """The decoder layers of each model that is trained together."""
     layers = []

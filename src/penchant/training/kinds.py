@@ -93,6 +93,7 @@ class Pairs:
         base: str,
         model: Any = None,
         device: torch.device | None = None,
+        empty: bool = False,
     ) -> Any:
         """The model to train: all weights, or a frozen base with a fresh adapter.
 
@@ -101,7 +102,18 @@ class Pairs:
             base: the resolved name.
             model: already loaded, in place of it.
             device: where weights go that are quantised now.
+            empty: no memory for weights, of which another process hands out a part.
         """
+        if model is None and empty and not is_adapter(Path(base)):
+            from penchant.models.rough_sizes import empty_model
+
+            labels = 1 if self.task_type == "SEQ_CLS" else None
+            model = empty_model(
+                base,
+                trust_remote_code=config.trust_remote_code,
+                find_class=type(self).find_class,
+                num_labels=labels,
+            ).eval()
         if model is None:
             model = type(self).load_model(
                 base,

@@ -74,10 +74,12 @@ def _prepare(
 
         require_divisible(config, inputs.base, inputs.settings, precision)
     device = accelerator.device
-    policy = kind.load(config, precision, inputs.base, model, device)
+    # Where processes divide the weights, the first loads them and hands out parts.
+    empty = sharded and not accelerator.is_main_process
+    policy = kind.load(config, precision, inputs.base, model, device, empty)
     critic = None
     if kind.has_critic(config):
-        critic = kind.load(config, precision, inputs.base, device=device)
+        critic = kind.load(config, precision, inputs.base, device=device, empty=empty)
     pad_token_id = inputs.tokenizer.pad_token_id
     assert pad_token_id is not None  # load_tokenizer falls back to EOS
     setup = Setup(**vars(inputs), scorer=kind.scorer(config, policy, int(pad_token_id), critic))

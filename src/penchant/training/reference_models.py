@@ -6,16 +6,18 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
 from penchant.core.screen import track
-from penchant.models.load import DTYPES, load_causal_model, resolve
+from penchant.models.load import DTYPES, is_adapter, load_causal_model, resolve
 from penchant.models.memory import is_quantised
 from penchant.models.reference import AdapterReference, Reference
 from penchant.models.reference_cache import CachedReference
 from penchant.models.reference_copy import CopyReference, frozen_copy
+from penchant.models.rough_sizes import empty_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.accelerator import team_of
@@ -110,12 +112,7 @@ class ReferenceModels:
         Raises:
             ModelError: nothing there, or another vocabulary.
         """
-        model: Any = self.loaded or load_causal_model(
-            resolve(name, self.config.cache_dir),
-            dtype=self.policy.causal_model.dtype,
-            trust_remote_code=self.config.trust_remote_code,
-            quantization=self._quantization(bits),
-        )
+        model: Any = self.loaded or self._load(resolve(name, self.config.cache_dir), bits)
         require_same_vocabulary(self.policy.causal_model.config, model.config)
         if is_quantised(model):  # its weights are where they belong and stay there
             from penchant.models.quantised import compute_in
@@ -139,6 +136,18 @@ class ReferenceModels:
                 max_length=self.config.max_length,
             )
         return CopyReference(scorer, kind)
+
+    def _load(self, base: str, bits: int | None) -> Any:
+        first = self.accelerator.is_main_process
+        if self.policy.is_sharded and not first and not is_adapter(Path(base)):
+            # The first process hands out the weights.
+            return empty_model(base, trust_remote_code=self.config.trust_remote_code).eval()
+        return load_causal_model(
+            base,
+            dtype=self.policy.causal_model.dtype,
+            trust_remote_code=self.config.trust_remote_code,
+            quantization=self._quantization(bits),
+        )
 
     def _quantization(self, bits: int | None) -> Any:
         if bits is None:

@@ -10,8 +10,8 @@ from accelerate.utils import AutocastKwargs
 
 from penchant.core.errors import ConfigError
 from penchant.models.load import is_adapter
-from penchant.models.sharding import make_mesh, shard
-from penchant.training.accelerator import sharding_of
+from penchant.models.sharding import empty, hand_out, make_mesh, place_buffers, shard
+from penchant.training.accelerator import sharding_of, team_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,7 +64,7 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
 
 
 def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
-    """Divide a scorer's weights among the processes, on their devices.
+    """Divide a scorer's weights, those of the first process, among all, on their devices.
 
     Raises:
         ConfigError: nodes of different sizes, where each is to hold all weights.
@@ -77,4 +77,14 @@ def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
         raise ConfigError(str(error)) from error
     # The cache of autocast would keep a copy of every weight that a pass has had whole.
     accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+    team, device = team_of(accelerator), accelerator.device
+    whole = {name: p.detach() for name, p in scorer.named_parameters()} if team.leads else {}
+    dtypes = team.agree({name: weight.dtype for name, weight in whole.items()})
+    buffers = team.agree({n: b.cpu() for n, b in scorer.named_buffers()} if team.leads else {})
+    if not team.leads:
+        empty(scorer, dtypes)
     shard(scorer, mesh)
+    if not team.leads:
+        scorer.to_empty(device=device)
+        place_buffers(scorer, buffers, device)
+    hand_out(scorer, whole, device)
