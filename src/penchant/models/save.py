@@ -37,7 +37,7 @@ def save_model(
         records: token ids of a few texts, of which what is merged must say the same.
         team: the processes that hold the weights; the leader writes.
     """
-    weights = _gathered(model, keep=team.leads)
+    weights = gathered_weights(model, keep=team.leads)
     if not team.leads:
         return
     partial = folder.with_name(f".{folder.name}.partial")
@@ -51,8 +51,13 @@ def save_model(
     partial.rename(folder)
 
 
-def _gathered(model: Any, *, keep: bool) -> dict[str, torch.Tensor] | None:
-    """The weights to save, of a model of which each process holds a part; None: they are whole."""
+def gathered_weights(model: Any, *, keep: bool) -> dict[str, torch.Tensor] | None:
+    """The weights to save, of a model of which each process holds a part; None: they are whole.
+
+    Args:
+        model: of an adapter, what was added alone.
+        keep: whether this process keeps them; every process calls it.
+    """
     if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         return None
     from penchant.models.sharding import gathered

@@ -82,10 +82,19 @@ def environment(python):
 @pytest.fixture(scope="module")
 def model(shared, tmp_path_factory):
     """Return a random Llama whose heads are of a size that vLLM has kernels for."""
+    return made(shared, tmp_path_factory.mktemp("heads-of-32"), tied=False)
+
+
+@pytest.fixture(scope="module")
+def tied(shared, tmp_path_factory):
+    """Return one whose head is its embedding."""
+    return made(shared, tmp_path_factory.mktemp("tied"), tied=True)
+
+
+def made(shared, folder, *, tied):
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("heads-of-32")
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260k")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
@@ -98,7 +107,7 @@ def model(shared, tmp_path_factory):
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -139,8 +148,10 @@ def require_equal(batches):
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("lora_r", [4, 0])
 def test_engine_in_the_process_samples_what_is_scored(
-    python, environment, keys, lora_r, temperature
+    python, environment, keys, tied, lora_r, temperature
 ):
+    if temperature == 0.5:
+        keys |= {"model": str(tied)}
     keys |= {"generation": "vllm", "vllm_gpu_memory_utilization": 0.05}
     keys |= {"lora_r": lora_r, "temperature": temperature}
     require_equal(train(python, environment, keys)[0])
@@ -259,6 +270,8 @@ def test_server_samples_what_is_scored_and_is_waited_for_once_it_was_killed(
     python, environment, keys, service, lora_r, tmp_path
 ):
     ends = [*range(2, 260)]  # every other token: an answer's last, and among its ids
+    with urllib.request.urlopen(f"{service.url}/server_info?config_format=json") as info:
+        assert json.load(info)["vllm_config"]["device_config"]["device_type"] == "cpu"
     asked = {"prompt": [1, 5, 6], "n": 4, "seed": 0, "ignore_eos": True, "stop_token_ids": ends}
     for choice in service.complete(**asked, max_tokens=32, logprobs=0):
         *others, last = choice["token_ids"]

@@ -39,6 +39,7 @@ class Service:
         self.allowed = {"adapters": adapters, "development": development}
         self.lock, self.asked, self.loads, self.restarts = threading.Lock(), 0, [], 0
         self.die_at = None
+        self.device = "cuda"
         self.port = 0
         self._begin()
 
@@ -104,6 +105,8 @@ class Service:
             return 200, {"data": [*served, *({"id": n, "parent": "served"} for n in self.adapters)]}
         if path == "/v1/completions":
             return self.complete(payload)
+        if path == "/server_info?config_format=json":
+            return 200, {"vllm_config": {"device_config": {"device_type": self.device}}}
         if path == "/v1/load_lora_adapter":
             if payload["lora_name"] in self.adapters:
                 return 400, {"error": "has already been loaded"}
@@ -224,6 +227,20 @@ def test_an_adapter_is_not_put_on_the_weights_of_another_run(serve, tiny_model_d
     sampler_for(service, tiny_model_dir, lora=False).sync()  # all weights are replaced anyhow
     with pytest.raises(ConfigError, match=r"has the weights of another run .* start it again"):
         sampler_for(service, tiny_model_dir)
+
+
+def test_a_head_that_is_the_embedding_is_refused_where_vllm_keeps_the_old_one(
+    serve, tiny_model_dir
+):
+    service = serve()
+    policy = policy_of(tiny_model_dir, lora=False)
+    policy.causal_model.config.tie_word_embeddings = True
+    ask = {"server": Server.find(service.url, 5.0, 64), "folder": None}
+    ask |= {"side_by_side": 8, "patience": 5.0}
+    VllmServerSampler.start(policy, str(tiny_model_dir), [END], **ask)
+    service.device = "cpu"
+    with pytest.raises(ConfigError, match=r"keeps the old head .* train it with LoRA"):
+        VllmServerSampler.start(policy, str(tiny_model_dir), [END], **ask)
 
 
 def test_processes_that_share_a_server_hand_over_once(serve, tiny_model_dir):

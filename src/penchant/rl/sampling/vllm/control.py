@@ -130,6 +130,22 @@ class Server:
                 "place of its model's: start it again"
             )
 
+    def require_fresh_heads(self) -> None:
+        """Refuse a server on a CPU for a model whose head shares its weights with the embedding.
+
+        vLLM 0.32 multiplies with a packed copy there, and keeps that of the weights before.
+
+        Raises:
+            ConfigError: it runs on a CPU, or is not in development mode.
+        """
+        info = self._developing(lambda: self.client.get("/server_info?config_format=json"))
+        if info["vllm_config"]["device_config"]["device_type"] == "cpu":
+            raise ConfigError(
+                f"the server at {self.client.url} runs on a CPU, where vLLM keeps the old head of "
+                "a model whose head is its embedding: train it with LoRA (lora_r above 0), or set "
+                "generation to vllm"
+            )
+
     def weights_label(self) -> str:
         """The label of the weights that the server answers with."""
         return self._developing(lambda: self.client.get("/weight_info"))["weight_version"]

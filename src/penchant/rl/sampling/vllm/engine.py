@@ -105,6 +105,7 @@ class VllmSampler:
         before, folder = self.weights.version, self.weights.write()
         if self.weights.rank is None:
             self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            self.engine.collective_rpc(_pack_head)
         elif before:
             self.engine.llm_engine.remove_lora(before)
         self.engine.reset_prefix_cache()
@@ -179,6 +180,17 @@ def request(sampling: Sampling, ends: Sequence[int], n: int, seed: int) -> dict[
 def answer_seed(seed: int, prompt: int) -> int:
     """The seed of a prompt's first answer, far from those of its neighbours' answers."""
     return random.Random(f"{seed} {prompt}").getrandbits(48)
+
+
+def _pack_head(worker: Any) -> None:
+    """Pack the head of vLLM's model again, in the engine's process.
+
+    On a CPU vLLM 0.32 multiplies with a packed copy, and of a head that shares its weights with
+    the embedding it keeps the copy of the weights before.
+    """
+    for module in worker.get_model().modules():
+        if hasattr(module, "cpu_linear") and hasattr(module, "tie_weights"):
+            module.quant_method.process_weights_after_loading(module)
 
 
 @contextmanager

@@ -81,11 +81,14 @@ class VllmServerSampler:
             team: the processes that share the server.
 
         Raises:
-            ConfigError: an adapter's server has other weights than its model's.
+            ConfigError: an adapter's server has other weights than its model's, or all weights
+                would not be taken.
         """
         weights = HandedWeights(policy, name, folder, team)
         if weights.rank is not None:
             server.require_base()
+        elif policy.causal_model.config.get_text_config().tie_word_embeddings:
+            server.require_fresh_heads()
         return cls(server, weights, end_token_ids, side_by_side, patience)
 
     def sync(self) -> None:

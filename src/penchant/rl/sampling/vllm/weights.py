@@ -15,6 +15,7 @@ from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.load import adapter_base, is_adapter
 from penchant.models.merging import effective_weights
+from penchant.models.save import gathered_weights
 from penchant.rl.sampling.vllm.control import LABEL
 
 if TYPE_CHECKING:
@@ -99,25 +100,31 @@ class HandedWeights:
         """
         before, self.version = self.folder, self.version + 1
         self.folder = self._root / self.label
-        if self.team.leads:
-            self._save(self.folder)
-            if before is not None:
-                shutil.rmtree(before)
+        self._save(self.folder)
+        if before is not None and self.team.leads:
+            shutil.rmtree(before)
         self.team.wait()
         return self.folder
 
     def _save(self, folder: Path) -> None:
+        """Write one version; processes that hold a part of the weights each give theirs."""
         model: Any = self.policy.model
-        if self.rank is not None:
-            model.save_pretrained(folder, selected_adapters=["default"])
-        else:
+        if self.rank is None and isinstance(model, PeftModel):
             causal: Any = self.policy.causal_model
             if getattr(causal, "quantization_method", None) is not None:
                 raise ModelError(
                     "vLLM cannot serve this adapter by itself, and a quantised base cannot be "
                     "merged with it for each batch: drop quantization, or set generation to cached"
                 )
-            causal.save_pretrained(folder, state_dict=dict(effective_weights(self.policy)))
+            with self.policy.opened(layers=True):
+                if self.team.leads:
+                    merged = dict(effective_weights(self.policy))
+                    causal.save_pretrained(folder, state_dict=merged)
+            return
+        own = {"selected_adapters": ["default"]} if self.rank is not None else {}
+        weights = gathered_weights(model, keep=self.team.leads)
+        if self.team.leads:
+            model.save_pretrained(folder, state_dict=weights, **own)
 
 
 def _roomy(policy: Scorer, *, adapter: bool) -> Path | None:
