@@ -120,6 +120,11 @@ class DataSection(Section):
     unpair: bool = Field(
         False, description="Methods for labels: turn each pair into a good and a bad completion."
     )
+    token_cache: bool = Field(
+        True,
+        description="Keep the token ids of 2,000 records or more in cache_dir: a second run of the "
+        "same data, tokenizer and lengths starts at once.",
+    )
     shuffle: bool = Field(True, description="Visit the pairs in a new random order every epoch.")
 
 

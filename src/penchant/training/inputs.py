@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, ModelError
+from penchant.core.machine import default_cache_dir
 from penchant.core.screen import track
 from penchant.data.opening import Sources
 from penchant.data.records import Data
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from penchant.training.kinds import Pairs
 
 logger = logging.getLogger("penchant")
+
+# Fewer records are tokenised in a few seconds.
+CACHED_FROM = 2000
 
 
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
@@ -128,11 +132,14 @@ def read_inputs(
     )
     end_ids = end_token_ids(model)
     tokeniser = make_tokeniser(config, tokenizer, end_ids)
-    train_set, report = tokenise(kind, run_data.train, tokeniser, "training")
+    folder = (config.cache_dir or default_cache_dir()) / "tokens" if config.token_cache else None
+    train_set, report = tokenise(kind, run_data.train, tokeniser, "training", folder)
     reports = {"training": report}
     eval_set: list[Any] = []
     if run_data.evaluation:
-        eval_set, reports["held_out"] = tokenise(kind, run_data.evaluation, tokeniser, "held-out")
+        eval_set, reports["held_out"] = tokenise(
+            kind, run_data.evaluation, tokeniser, "held-out", folder
+        )
     _require_embedded(base, tokenizer, settings, [*train_set, *eval_set])
     kind.require(config, train_set)
     if eval_set:
@@ -201,14 +208,25 @@ def make_tokeniser(
 
 
 def tokenise(
-    kind: Pairs, records: Sequence[Record], tokeniser: Tokeniser, name: str
+    kind: Pairs,
+    records: Sequence[Record],
+    tokeniser: Tokeniser,
+    name: str,
+    cache: Path | None = None,
 ) -> tuple[list[Any], TokenReport]:
     """Tokenise one side of the data and say what was cut or dropped.
+
+    Token ids of large data are kept in the folder `cache`, if it is given.
 
     Raises:
         ConfigError: nothing is left.
     """
-    examples, report = kind.tokenise(tokeniser, track(records, f"tokenising {name}"))
+    if cache is None or len(records) < CACHED_FROM:
+        examples, report = kind.tokenise(tokeniser, track(records, f"tokenising {name}"))
+    else:
+        from penchant.data.token_cache import cached
+
+        examples, report = cached(cache, records, tokeniser, kind, name)
     logger.info("%s: %s", name, report.summary())
     if not examples:
         raise ConfigError(f"no {name} record is left after tokenising ({report.summary()})")
