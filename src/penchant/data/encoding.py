@@ -47,13 +47,9 @@ def in_chunks(
     tokenise: Callable[[R, TokenReport], E],
     report: TokenReport,
 ) -> tuple[list[E], TokenReport]:
-    """Tokenise record by record, and report what became of them.
+    """Tokenise record by record; `ahead` does for a chunk what is quicker for many at once.
 
-    Args:
-        records: in their order.
-        ahead: does for a chunk of them what is quicker for many at once.
-        tokenise: one record.
-        report: filled here.
+    The report, which is returned too, says what became of them.
     """
     examples: list[E] = []
     for some in chunked(records, AT_ONCE):
@@ -81,11 +77,7 @@ def completions_of(record: Record) -> tuple[Text, ...]:
 
 
 class Encoder:
-    """Token ids of texts, of which some were encoded before they are asked for.
-
-    Args:
-        tokenizer: of transformers.
-    """
+    """Token ids of texts, of which some were encoded before they are asked for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

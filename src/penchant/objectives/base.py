@@ -61,11 +61,7 @@ class Parts:
 
 
 class LaidOut(Generic[L]):
-    """What passes over micro-batches take, laid out ahead of them or when it is asked for.
-
-    Args:
-        lay_out: examples to what a pass over them takes, on the device.
-    """
+    """What passes over micro-batches take, on the device: laid out ahead, or when asked for."""
 
     def __init__(self, lay_out: Callable[[Sequence[Any]], L]) -> None:
         self._lay_out = lay_out

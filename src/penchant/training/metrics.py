@@ -41,12 +41,8 @@ class StepMetrics:
     def means(self, accelerator: Accelerator, also: Tensor | None = None) -> dict[str, float]:
         """Means over the examples of all processes; counts as they are; what is empty left out.
 
-        The host waits for the device here, and only here.
-
-        Args:
-            accelerator: of the processes.
-            also: one number, the same in all of them, that is read at the same time: it comes
-                back under the name `also`.
+        The host waits for the device here, and only here. One number more, the same in all
+        processes, is read at the same time, and comes back under the name `also`.
         """
         totals: dict[str, Tensor] = {}  # `[2]` each
         for names, sums in self._sums.items():
