@@ -12,7 +12,8 @@ import pytest
 from penchant.advising.advice import Advice
 from penchant.advising.findings import Findings, find
 from penchant.data.lengths import Cut, Percentiles, Sample, TokenLengths, choose_lengths
-from penchant.data.quality import LengthBias, measure_noise
+from penchant.data.noise import measure_noise
+from penchant.data.quality import LengthBias
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels
 

@@ -27,7 +27,7 @@ def test_counts_stand_in_the_page_and_faults_only_where_there_are_any(write_run:
         ("Records", "1,200 for training, as messages; 80 held out"),
         ("Distinct prompts", "900"),
         ("Ties, left out", "7"),
-        ("In cycles of preferences", "3"),
+        ("Cycles", "3"),
         ("Longer answer chosen", "in 75% of pairs of unequal length"),
         ("Votes", "50 pairs have them, 20% not unanimous; about 8% of the labels are wrong, "
          "as they tell"),

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from penchant.data.faults import count_contradicted
+from penchant.data.noise import Noise, measure_noise
 from penchant.data.quality import (
     FEW,
     LengthBias,
-    Noise,
     Signal,
     measure_length_bias,
-    measure_noise,
     signal_of,
 )
 from penchant.data.records import Data, Label, Pair, prompt_key

@@ -10,11 +10,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from penchant.audit.patterns import CUES, opening
+from penchant.audit.patterns import CUES, bits, opening
 from penchant.data.faults import answers, joined, nearly_same, whole_text
 from penchant.data.lines import Item
 from penchant.data.near import ABSENT, NUM_HASHES, Signatures, sign_records
-from penchant.data.patterns import LEFTOVERS, PERSONAL, SEARCHED_CHARACTERS, bits
+from penchant.data.patterns import LEFTOVERS, PERSONAL, SEARCHED_CHARACTERS
 from penchant.data.records import Label, Pair, Refusal, Text, canonical, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats

@@ -37,6 +37,11 @@ CUES: Mapping[str, Callable[[str], bool]] = {
 }
 
 
+def bits(tests: Mapping[str, Callable[[str], bool]], text: str) -> int:
+    """Which of some patterns are in a text, the first as the lowest bit."""
+    return sum(1 << bit for bit, test in enumerate(tests.values()) if test(text))
+
+
 def opening(text: str) -> str:
     """The first words of a text, in lower case."""
     return " ".join(WORD.findall(text[:OPENING_CHARACTERS].lower())[:NUM_OPENING_WORDS])

@@ -19,8 +19,8 @@ from penchant.audit.probe import Probe
 from penchant.audit.scan import Scan, scan
 from penchant.audit.tokens import token_lengths
 from penchant.data.lengths import Sample, TokenLengths
+from penchant.data.noise import Noise, measure_noise
 from penchant.data.opening import Sources
-from penchant.data.quality import Noise, measure_noise
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,8 @@ from penchant.audit.scan import Scan
 from penchant.core.screen import track
 from penchant.data.faults import answers, joined
 from penchant.data.near import Indices, combined
-from penchant.data.quality import (
-    BIASED,
-    NOISY_LABELS,
-    LengthBias,
-    Noise,
-    severity_of_noise,
-)
+from penchant.data.noise import NOISY_LABELS, Noise, severity_of_noise
+from penchant.data.quality import BIASED, LengthBias
 from penchant.data.records import Pair, counted
 
 CUE_Z, CUE_WHEN_DIFFERS = 4.0, 0.6

@@ -59,11 +59,6 @@ LEFTOVERS: Mapping[str, Callable[[str], bool]] = {
 }  # fmt: skip
 
 
-def bits(tests: Mapping[str, Callable[[str], bool]], text: str) -> int:
-    """Which of some patterns are in a text, the first as the lowest bit."""
-    return sum(1 << bit for bit, test in enumerate(tests.values()) if test(text))
-
-
 def matching(tests: Mapping[str, Callable[[str], bool]], text: str) -> list[str]:
     """Which of some patterns are in a text, by name."""
     return [name for name, test in tests.items() if test(text)]

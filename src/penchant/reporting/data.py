@@ -10,20 +10,6 @@ from penchant.reporting.words import shown
 
 # Told where there are any.
 LEFT_OUT = {"num_ties": "Ties, left out", "num_refused": "Rows refused"}
-FAULTS = {
-    "white-space": "Answers that differ in white space or case only",
-    "zero-margin": "Margins of 0",
-    "duplicates": "Repeat an earlier record",
-    "near-duplicates": "Nearly repeat an earlier record",
-    "contradictions": "Contradict another record",
-    "cycles": "In cycles of preferences",
-    "low-agreement": "Few votes for the preference",
-    "split-votes": "Votes that are not unanimous",
-    "personal-data": "Personal data",
-    "template-leftovers": "Leftovers of a chat template",
-    "leaks": "A prompt that is held out too",
-    "near-leaks": "Nearly a prompt that is held out",
-}
 
 
 def audit(run: Run) -> list[tuple[str, str]]:
@@ -35,8 +21,8 @@ def audit(run: Run) -> list[tuple[str, str]]:
     rows = [(name, _count(data, key)) for key, name in counts.items()]
     faults = data.get("faults")
     if isinstance(faults, dict):
-        shown = ((name, faults.get(key)) for key, name in FAULTS.items())
-        rows += [(name, _count(one, "num")) for name, one in shown if isinstance(one, dict)]
+        named = ((name.replace("-", " ").capitalize(), one) for name, one in faults.items())
+        rows += [(name, _count(one, "num")) for name, one in named if isinstance(one, dict)]
     numbers = [(name, f"{count:,.0f}") for name, count in rows if count]
     return [("Records", _records(data)), *numbers, *_preferences(data)]
 

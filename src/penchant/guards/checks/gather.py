@@ -11,7 +11,7 @@ from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.core.machine import bf16_slowdown
 from penchant.data.batch import trained_spans
 from penchant.data.faults import Count, answers, count_faults, count_leaks, count_patterns
-from penchant.data.quality import measure_length_bias, measure_noise, signal_of
+from penchant.data.quality import measure_length_bias, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
@@ -44,7 +44,11 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
     train, evaluation = run_data.train, run_data.evaluation
     pairs = [record for record in train if isinstance(record, Pair)]
     shares = [pair.agreement for pair in pairs if pair.agreement is not None]
-    noise = measure_noise(shares)
+    noise = None
+    if shares:
+        from penchant.data.noise import measure_noise
+
+        noise = measure_noise(shares)
     faults = _faults(train, evaluation)
     contradicted = faults["contradictions"].num if "contradictions" in faults else 0
     specials = [token for token in tokenizer.all_special_tokens if len(token) > 1]

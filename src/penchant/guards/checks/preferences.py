@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from penchant.core.findings import Finding, note, warning
 from penchant.data.faults import FEW_SPOIL, Share, fault_of
-from penchant.data.quality import FEW, severity_of_noise
+from penchant.data.quality import FEW
 from penchant.data.records import counted
 from penchant.guards.checks.snapshot import Snapshot
 
@@ -33,6 +33,8 @@ def label_noise(run: Snapshot) -> Iterator[Finding]:
     noise = run.data.noise
     if noise is None or not noise.told or getattr(run.options, "label_smoothing", None):
         return
+    from penchant.data.noise import severity_of_noise
+
     yield Finding(
         "label-noise",
         severity_of_noise(noise.flip_probability),

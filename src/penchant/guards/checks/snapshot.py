@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penchant.data.faults import Count
-from penchant.data.quality import LengthBias, Noise, Signal
+from penchant.data.quality import LengthBias, Signal
 
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
+    from penchant.data.noise import Noise
     from penchant.methods import Facts
 
 
