@@ -58,6 +58,14 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     )
     for kind in ("4bit", "8bit"):
         found[f"lora-128-{kind}"] = "dpo", {"lora_r": 16, "max_length": 128, "quantization": kind}
+    whole: dict[str, Any] = {"lora_r": 0, "max_length": 64, "reference": "cache"}
+    for optim in ("adamw_8bit", "adafactor", "muon", "sgd"):
+        rate = {"learning_rate": 1e-3} if optim == "sgd" else {}
+        found[f"full-64-{optim}"] = "dpo", {**whole, "optim": optim, **rate}
+    half = {"dtype": "bf16", "precision": "bf16"}
+    found["full-64-bf16"] = "dpo", {**whole, **half}
+    found["full-64-bf16-adamw_8bit"] = "dpo", {**whole, **half, "optim": "adamw_8bit"}
+    found["lora-128-bf16"] = "dpo", {"lora_r": 16, "max_length": 128, **half}
     found["simpo-128"] = "simpo", {"lora_r": 16, "max_length": 128}
     found["kto-128"] = (
         "kto",
