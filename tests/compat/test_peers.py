@@ -57,7 +57,10 @@ def losses(library: Any, model: Any, tokenizer: Any, folder: Path, **arguments: 
         ),
         (
             "tokens",
-            {"peft_config": {"trainable_token_indices": [40, 41], "target_modules": ["q_proj"]}},
+            {
+                "peft_config": {"trainable_token_indices": [40, 41], "target_modules": ["q_proj"]},
+                "learning_rate": 1e-1,
+            },
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -200,6 +200,21 @@ def test_steps_raise_the_score_of_what_is_rewarded(make: Any) -> None:
     assert sum(means[-3:]) / 3 > means[0] + 0.3, means
 
 
+def test_out_of_memory_ends_with_what_to_set(
+    make: Any, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    trainer = make()
+    monkeypatch.setattr("penchant.compat.trl.ppo.generation.answer", fail)
+    with pytest.raises(TrainingError, match="3 GiB; set a lower batch_size or max_new_tokens"):
+        trainer.generate(batch["queries"])
+    monkeypatch.setattr(type(trainer._learner._step), "take", fail)
+    with pytest.raises(TrainingError, match="3 GiB; set lower mini_batch_size and batch_size"):
+        step(trainer, batch)
+
+
 # Forms of the same batch
 
 

@@ -14,7 +14,7 @@ from penchant.commands.train import Given, given
 from penchant.config.keys import RunConfig
 from penchant.core.errors import ConfigError, TrainingError, UserError
 from penchant.core.findings import Finding, by_severity, spoken
-from penchant.core.machine import resolve_precision
+from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.core.target import find_machine
 from penchant.guards.checks.gather import find_faults, take_snapshot
@@ -103,13 +103,16 @@ def _estimate(
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
     setup = prepare(config, accelerator, inputs)
+    config = setup.decide(config)
     trials: Sequence[Trial] = ()
     if setup.collector is not None:
         from penchant.rl.rewards.trial import TRIED, try_rewards
 
         samples = setup.collector.draw_samples(inputs.train_set[:TRIED], config.seed)
         trials = try_rewards(setup.collector.rewards, samples, sampled=True)
-    return estimate_run(config, setup, accelerator, num_processes=num_processes), trials
+    remedy = "set max_tokens_per_batch, gradient_checkpointing on, or a lower max_length"
+    with out_of_memory_explained("passes were tried", remedy):
+        return estimate_run(config, setup, accelerator, num_processes=num_processes), trials
 
 
 def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:

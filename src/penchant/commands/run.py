@@ -57,6 +57,7 @@ def run_on(
         setup: runs may follow each other on it.
         snapshot: what the checks saw of the run, or of one on the same setup.
     """
+    config = setup.decide(config)
     start_trackers(accelerator, config)
     try:
         remedy = "set lower per_device_eval_batch_size and max_new_tokens, or a smaller model"

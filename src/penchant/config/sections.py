@@ -213,13 +213,13 @@ class OptimizerSection(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps.")
     per_device_train_batch_size: int = Field(4, ge=1, description="Pairs per forward pass.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes per step.")
-    max_tokens_per_batch: int | None = Field(
+    max_tokens_per_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        ge=1,
         description="Fill forward passes by tokens: as many whole pairs as this many positions "
         "hold, padding included; a longer pair is a pass of its own. A step still has "
         "per_device_train_batch_size x gradient_accumulation_steps pairs, and its result is the "
-        "same. Halved when memory runs out. Default: passes of a fixed number of pairs.",
+        "same. auto: as many as memory is predicted to hold. Halved when memory runs out. "
+        "Default: passes of a fixed number of pairs.",
     )
     lr_scheduler_type: Literal[
         "linear",

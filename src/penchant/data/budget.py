@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 KEY = "max_tokens_per_batch"
 
 
+class FoundLimit(int):
+    """A limit that was found in the memory there was, where nobody asked for a number."""
+
+
 @dataclass
 class TokenBudget:
     """Divides the examples of a step; how it does so depends on nothing but them and the limit.
@@ -27,10 +31,12 @@ class TokenBudget:
     limit: int
     lay_out: Callable[[Sequence[Any]], Sequence[Group]]
     layout: Layout
-    asked: int = field(init=False)
+    asked: int | str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asked = self.limit
+        # A run that goes on keeps what it found at first, whatever memory is free now.
+        self.asked = "auto" if isinstance(self.limit, FoundLimit) else self.limit
+        self.limit = int(self.limit)
 
     def cost(self, examples: Sequence[Any]) -> int:
         """Positions that one micro-batch of the examples lays out."""
@@ -64,7 +70,7 @@ class TokenBudget:
         self.limit = max(1, min(self.limit, largest) // 2)
         return largest
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, int | str]:
         """What a resumed run needs to divide as this one does."""
         return {KEY: self.limit, "asked": self.asked}
 

@@ -154,11 +154,12 @@ class Pairs:
 
     def budget(self, config: RunConfig, layout: Layout) -> TokenBudget | None:
         """What fills micro-batches by tokens, where that is asked for; batches have this layout."""
-        if config.max_tokens_per_batch is None:
+        limit = config.max_tokens_per_batch
+        if not isinstance(limit, int):  # auto is found once the model is there
             return None
         from penchant.data.budget import TokenBudget
 
-        return TokenBudget(config.max_tokens_per_batch, self.laid_out, layout)
+        return TokenBudget(limit, self.laid_out, layout)
 
     def dataset(
         self,

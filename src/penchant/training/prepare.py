@@ -91,6 +91,7 @@ def _prepare(
     if sharded:
         divide(setup.scorer, config, accelerator)
     spare = _plan(config, accelerator, setup)
+    config = setup.decide(config)
     maker = ReferenceMaker(
         config, setup.scorer, accelerator, precision, setup.base,
         keep=keep_reference, loaded=reference,
@@ -128,7 +129,11 @@ def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
             setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
         ).describe()
         logger.info("%s", setup.plan)
-    return spare_bytes(config, setup, accelerator)
+    if config.max_tokens_per_batch == "auto":
+        from penchant.training.token_limit import find_limit
+
+        setup.decided["max_tokens_per_batch"] = find_limit(config, setup, accelerator)
+    return spare_bytes(setup.decide(config), setup, accelerator)
 
 
 def _make_reference(

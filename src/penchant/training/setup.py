@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from penchant.config.keys import RunConfig
     from penchant.data.prompts import Prompt
     from penchant.rl.rollout import Collector
 
@@ -73,6 +74,7 @@ class Setup(Inputs):
         notes: what is to be said of the rewards.
         collector: answers and judges prompts, for methods that sample; memory_held: bytes of what
             these keep in memory, by part.
+        decided: values of keys that were left to be found.
     """
 
     scorer: Scorer
@@ -83,6 +85,12 @@ class Setup(Inputs):
     notes: list[Finding] = field(default_factory=list)
     collector: Collector | None = None
     memory_held: dict[str, int] = field(default_factory=dict)
+    decided: dict[str, Any] = field(default_factory=dict)
+
+    def decide(self, config: RunConfig) -> RunConfig:
+        """The configuration with what was found for those of its keys that are auto."""
+        found = {key: v for key, v in self.decided.items() if getattr(config, key) == "auto"}
+        return config.model_copy(update=found) if found else config
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""

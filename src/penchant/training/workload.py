@@ -126,7 +126,8 @@ def _sampled(
     options: Any = config.options
     longest = int(options.max_completion_length)
     micro_batch, num_passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    budget = config.max_tokens_per_batch
+    limit = config.max_tokens_per_batch
+    budget = limit if isinstance(limit, int) else None
     if budget is not None:  # of a whole step first
         micro_batch, num_passes = micro_batch * num_passes, 1
     kind = kind_of(config.spec)

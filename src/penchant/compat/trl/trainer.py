@@ -202,6 +202,7 @@ class Trainer:
         Raises:
             ConfigError: there is no `eval_dataset`.
         """
+        from penchant.core.machine import out_of_memory_explained
         from penchant.core.screen import track
         from penchant.training.kind import make_objective
 
@@ -210,7 +211,10 @@ class Trainer:
         accelerator, _ = self._begun()
         setup = self._prepared()
         objective = make_objective(self.run_config, accelerator, setup)
-        with self._as_planned(setup), accelerator.autocast():
+        explained = out_of_memory_explained(
+            "eval_dataset was evaluated", "set a lower per_device_eval_batch_size"
+        )
+        with self._as_planned(setup), accelerator.autocast(), explained:
             evaluation = objective.evaluate(
                 setup.eval_set,
                 batch_size=self.args.per_device_eval_batch_size,
@@ -257,6 +261,7 @@ class Trainer:
 
     def _prepared(self) -> Setup:
         """Everything that is loaded, made once."""
+        from penchant.core.machine import out_of_memory_explained
         from penchant.guards.checks.gather import take_snapshot
         from penchant.models.scoring import PLAIN
         from penchant.training.prepare import prepare
@@ -267,9 +272,11 @@ class Trainer:
         model = None if isinstance(self.model, str) else self.model
         if model is None and any(self._loading):
             scored = self.run_config.spec.model == "score"
-            model = load_named(
-                self.model, *self._loading, self.run_config, accelerator.device, scored=scored
-            )
+            remedy = "set quantization_config with load_in_4bit, or a smaller model"
+            with out_of_memory_explained("the model was loaded", remedy):
+                model = load_named(
+                    self.model, *self._loading, self.run_config, accelerator.device, scored=scored
+                )
         if model is not None and not self.run_config.lora_r:
             whole_weights(model)
         reference = self._reference()

@@ -102,6 +102,8 @@ def _ways(config: RunConfig, now: Way) -> Iterator[Way]:
 def _smaller_batch(config: RunConfig, way: Way) -> Way | None:
     size, passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     budget = config.max_tokens_per_batch
+    if budget == "auto":
+        return None
     if budget is not None:  # a shorter one could only part what is together
         alone = {"max_tokens_per_batch": config.max_length}
         return replace(way, keys={**way.keys, **alone}) if budget > config.max_length else None

@@ -154,7 +154,7 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
     every = sum(group.num_tokens for group in groups)
     limit = config.max_tokens_per_batch
     while (
-        limit is not None
+        isinstance(limit, int)
         and len(groups) > 1
         and laid_out(groups, layout=scorer.plan.layout) > limit
     ):

@@ -19,6 +19,7 @@ from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.stats import for_tracker, of_lengths
 from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError
+from penchant.core.machine import out_of_memory_explained
 from penchant.models.load import end_token_ids
 
 if TYPE_CHECKING:
@@ -200,7 +201,9 @@ class PPOTrainer:
             ways.append(self.reference.active())
         answers = []
         for way in ways:
-            with way as scorer, self.accelerator.autocast():
+            remedy = "set a lower batch_size or max_new_tokens of generate"
+            explained = out_of_memory_explained("queries were answered", remedy)
+            with way as scorer, self.accelerator.autocast(), explained:
                 rows, request = generation.answer(
                     scorer,
                     prompts,
@@ -265,7 +268,9 @@ class PPOTrainer:
         lengths = {**of_lengths("queries", prompts), **of_lengths("responses", answers)}
         answers, mask = tokens.without_tails(answers, masks)
         paid = self._scaling(tokens.score_values(scores))
-        statistics = self._learner.learn(prompts, answers, paid, mask)
+        remedy = "set lower mini_batch_size and batch_size, or gradient_checkpointing=True"
+        with out_of_memory_explained("a batch was learned from", remedy):
+            statistics = self._learner.learn(prompts, answers, paid, mask)
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         if self.config.empties_cache:
