@@ -22,11 +22,18 @@ def make_optimizer(scorer: Scorer, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def optimizer_of(
-    parameters: Iterable[torch.nn.Parameter], config: RunConfig, scorer: Scorer
+    parameters: Iterable[torch.nn.Parameter],
+    config: RunConfig,
+    scorer: Scorer,
+    stands_for: Mapping[int, int] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer of some of a scorer's parameters: AdamW is fused where the device has that.
 
     Vectors (norms, biases) do not decay.
+
+    Args:
+        parameters: to train; config: of the run; scorer: whose they are.
+        stands_for: by the id of a parameter that is none of them, that of the one it stands for.
     """
     every = list(parameters)
     groups = [
@@ -35,9 +42,9 @@ def optimizer_of(
     ]
     groups = [group for group in groups if group["params"]]
     if config.optim != "adamw" or config.rounds_stochastically:
-        from penchant.training.optimizers import make
+        from penchant.training.optimizers import Places, make
 
-        return make(groups, config, scorer)
+        return make(groups, config, Places(scorer, stands_for or {}))
     device = every[0].device.type
     return torch.optim.AdamW(
         groups,

@@ -9,7 +9,8 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,17 +54,36 @@ def require_optimizer(config: RunConfig, num_processes: int) -> None:
             )
     elif config.optim in ("adamw_8bit", "paged_adamw_8bit"):
         package = "bitsandbytes"
+        if config.optim == "paged_adamw_8bit" and not torch.cuda.is_available():
+            logger.info("optim paged_adamw_8bit: a CPU has no pages; it is adamw_8bit here")
     elif config.optim == "muon" and not hasattr(torch.optim, "Muon"):
         raise ConfigError(f"optim muon needs torch 2.9, and this is {torch.__version__}")
     if package and importlib.util.find_spec(package) is None:
         raise ConfigError(f"{optim} needs {package}, which is not installed: {install('optim')}")
 
 
-def make(groups: Groups, config: RunConfig, scorer: Scorer) -> torch.optim.Optimizer:
+@dataclass(frozen=True)
+class Places:
+    """Where in a scorer parameters are.
+
+    Args:
+        scorer: whose they are.
+        stands_for: by the id of a parameter that is none of them, that of the one it stands for.
+    """
+
+    scorer: Scorer
+    stands_for: Mapping[int, int]
+
+    def among(self, parameter: nn.Parameter, ids: set[int]) -> bool:
+        """Whether a parameter, or the one it stands for, is among those with these ids."""
+        return self.stands_for.get(id(parameter), id(parameter)) in ids
+
+
+def make(groups: Groups, config: RunConfig, places: Places) -> torch.optim.Optimizer:
     """The optimizer that a configuration names, of some of a scorer's parameters in groups."""
     if config.rounds_stochastically:
         return _torchao(groups, config)
-    return MAKERS[config.optim](groups, config, scorer)
+    return MAKERS[config.optim](groups, config, places)
 
 
 def _adam_settings(config: RunConfig) -> dict[str, Any]:
@@ -85,28 +105,25 @@ def _torchao(groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
     return made
 
 
-def _bitsandbytes(groups: Groups, config: RunConfig, scorer: Scorer) -> torch.optim.Optimizer:
+def _bitsandbytes(groups: Groups, config: RunConfig, places: Places) -> torch.optim.Optimizer:
     """AdamW with moments in 8 bits (Dettmers et al. 2022); embeddings' have 32, as it advises."""
     from bitsandbytes.optim.adamw import AdamW8bit
     from bitsandbytes.optim.optimizer import GlobalOptimManager
 
-    paged = config.optim == "paged_adamw_8bit"
-    if paged and groups[0]["params"][0].device.type == "cpu":
-        logger.info("optim paged_adamw_8bit: a CPU has no pages; it is adamw_8bit here")
-        paged = False
+    paged = config.optim == "paged_adamw_8bit" and groups[0]["params"][0].device.type != "cpu"
     optimizer: Any = AdamW8bit(groups, **_adam_settings(config), is_paged=paged)
     # The library's own manager is global, and would keep models beyond their run.
     optimizer.mng = GlobalOptimManager.__new__(GlobalOptimManager)
     optimizer.mng.initialize()
-    embedded = embedding_weights(scorer)
+    embedded = embedding_weights(places.scorer)
     for parameter in (p for group in groups for p in group["params"]):
-        if id(parameter) in embedded:
+        if places.among(parameter, embedded):
             optimizer.mng.override_config(parameter, "optim_bits", 32)
     made: torch.optim.Optimizer = optimizer
     return made
 
 
-def _adafactor(groups: Groups, config: RunConfig, _: Scorer) -> torch.optim.Optimizer:
+def _adafactor(groups: Groups, config: RunConfig, _: Places) -> torch.optim.Optimizer:
     """Shazeer and Stern 2018, with the run's own rate, as transformers' trainer takes it.
 
     torch's multiplies the rate by the size of the weights: a usual rate of AdamW would be about
@@ -122,21 +139,21 @@ def _adafactor(groups: Groups, config: RunConfig, _: Scorer) -> torch.optim.Opti
     )
 
 
-def _sgd(groups: Groups, config: RunConfig, _: Scorer) -> torch.optim.Optimizer:
+def _sgd(groups: Groups, config: RunConfig, _: Places) -> torch.optim.Optimizer:
     """Without momentum: it keeps nothing."""
     return torch.optim.SGD(groups, lr=config.peak_learning_rate)
 
 
-def _muon(groups: Groups, config: RunConfig, scorer: Scorer) -> torch.optim.Optimizer:
+def _muon(groups: Groups, config: RunConfig, places: Places) -> torch.optim.Optimizer:
     """Muon (Jordan et al. 2024) for the hidden layers' matrices, AdamW for all else.
 
     Its rate is scaled to the size of AdamW's updates (Liu et al. 2025, arXiv 2502.16982), so that
     a rate that suits AdamW suits it too.
     """
-    matrices = hidden_matrices(scorer)
-    hidden = [p for group in groups for p in group["params"] if id(p) in matrices]
+    matrices = hidden_matrices(places.scorer)
+    hidden = [p for group in groups for p in group["params"] if places.among(p, matrices)]
     others = [
-        {**group, "params": [p for p in group["params"] if id(p) not in matrices]}
+        {**group, "params": [p for p in group["params"] if not places.among(p, matrices)]}
         for group in groups
     ]
     others = [group for group in others if group["params"]]
@@ -195,7 +212,7 @@ def hidden_matrices(scorer: Scorer) -> set[int]:
     return {id(p) for p in hidden if p.ndim == 2} - ends
 
 
-Maker = Callable[[Groups, "RunConfig", "Scorer"], torch.optim.Optimizer]
+Maker = Callable[[Groups, "RunConfig", "Places"], torch.optim.Optimizer]
 MAKERS: dict[str, Maker] = {
     "adamw_8bit": _bitsandbytes,
     "paged_adamw_8bit": _bitsandbytes,

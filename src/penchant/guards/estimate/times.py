@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Of the micro-batches by size: those whose passes are timed.
 QUANTILES = (0.25, 0.9)
-# Weights on which the optimizer's update is timed, at most.
+# Numbers of one matrix on which the optimizer's update is timed, at most.
 NUM_UPDATED = 1 << 23
 
 
@@ -130,28 +130,45 @@ def untouched(setup: Setup) -> Iterator[None]:
 
 
 def update_seconds(config: RunConfig, setup: Setup) -> tuple[float, float]:
-    """Clipping and the update, the first one and a later, on other tensors of the same make."""
-    trained = sorted(setup.trained().values(), key=lambda p: p.numel())
-    count = sum(p.numel() for p in trained)
-    device = trained[0].device
-    some, size = [], 0
-    for parameter in trained:
-        if size and size + parameter.numel() > NUM_UPDATED:
-            break
-        some.append(torch.nn.Parameter(torch.zeros_like(parameter)))
-        size += parameter.numel()
-    optimizer = optimizer_of(some, config, setup.scorer)
+    """Clipping and the update, the first one and a later, on other tensors of the same make.
+
+    One of each shape is timed, for all that have it: what Muon takes grows faster than a matrix.
+    """
+    first = later = 0.0
+    for same in _by_shape(setup.trained().values()):
+        slow, quick, share = _timed_update(config, setup, same[0])
+        each = len(same) / share
+        later += quick * each
+        # What torchao compiles in its first step is compiled once for all of a shape.
+        once = slow - quick
+        first += quick * each + (once if config.rounds_stochastically else once * each)
+    return first, later
+
+
+def _by_shape(parameters: Iterable[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+    groups: dict[Any, list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault((parameter.shape, parameter.dtype), []).append(parameter)
+    return list(groups.values())
+
+
+def _timed_update(
+    config: RunConfig, setup: Setup, trained: torch.nn.Parameter
+) -> tuple[float, float, float]:
+    """Seconds of an update of one parameter, the first and a later; what share of it they had."""
+    rows = max(1, min(len(trained), NUM_UPDATED * len(trained) // trained.numel()))
+    some = torch.nn.Parameter(torch.zeros_like(trained[:rows]))
+    optimizer = optimizer_of([some], config, setup.scorer, {id(some): id(trained)})
     set_rates(optimizer, [0.0] * len(optimizer.param_groups))
 
     def step() -> None:
-        for parameter in some:
-            parameter.grad = torch.ones_like(parameter)
-        torch.nn.utils.clip_grad_norm_(some, 1.0)
+        some.grad = torch.ones_like(some)
+        torch.nn.utils.clip_grad_norm_([some], 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    first, later = (seconds_of(step, device)[0] * count / size for _ in range(2))
-    return first, later
+    slow, quick = (seconds_of(step, some.device)[0] for _ in range(2))
+    return slow, quick, rows / len(trained)
 
 
 def _sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) -> SamplingTimes | None:
