@@ -37,9 +37,9 @@ def require_optimizer(config: RunConfig, num_processes: int) -> None:
     Raises:
         ConfigError: a package or a compiler is missing, or processes would diverge.
     """
-    optim, package = f"optim {config.optim}", None
+    optim, package, extra = f"optim {config.optim}", None, "quantization"
     if config.rounds_stochastically:
-        package, optim = "torchao", f"dtype bf16 with lora_r 0 ({optim})"
+        package, extra, optim = "torchao", "torchao", f"dtype bf16 with lora_r 0 ({optim})"
         if num_processes > 1:
             raise ConfigError(
                 f"{optim} rounds at random, and each of the {num_processes} processes would round "
@@ -59,7 +59,7 @@ def require_optimizer(config: RunConfig, num_processes: int) -> None:
     elif config.optim == "muon" and not hasattr(torch.optim, "Muon"):
         raise ConfigError(f"optim muon needs torch 2.9, and this is {torch.__version__}")
     if package and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{optim} needs {package}, which is not installed: {install('optim')}")
+        raise ConfigError(f"{optim} needs {package}, which is not installed: {install(extra)}")
 
 
 @dataclass(frozen=True)
