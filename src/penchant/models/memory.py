@@ -142,12 +142,12 @@ def held_state(scorer: Scorer, optim: str) -> float:
         for layer in (model.get_input_embeddings(), model.get_output_embeddings())
         if layer is not None
     )
-    outer = {p.data_ptr(): p.numel() for layer in ends for p in layer.parameters()
-             if p.requires_grad}  # fmt: skip
-    every = {p.data_ptr(): p for p in scorer.parameters() if p.requires_grad}
-    count, others = sum(p.numel() for p in every.values()), sum(outer.values())
-    half = any(p.ndim > 1 and p.dtype.itemsize < 4 for p in every.values())
-    return state_bytes(optim, count - others, others, half=half)
+    outer = [own_part(p) for layer in ends for p in layer.parameters() if p.requires_grad]
+    every = [own_part(p) for p in scorer.parameters() if p.requires_grad]
+    numbers, others = ({p.data_ptr(): p.numel() for p in some} for some in (every, outer))
+    half = any(p.ndim > 1 and p.dtype.itemsize < 4 for p in every)
+    count, apart = sum(numbers.values()), sum(others.values())
+    return state_bytes(optim, count - apart, apart, half=half)
 
 
 def is_quantised(model: torch.nn.Module) -> bool:

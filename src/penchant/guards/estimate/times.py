@@ -16,6 +16,7 @@ from penchant.core.machine import seconds_of
 from penchant.data.batch import laid_out
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
+from penchant.models.memory import own_part
 from penchant.training.kind import kind_of, make_objective
 from penchant.training.optimizer import optimizer_of, random_state, set_random_state, set_rates
 from penchant.training.workload import Workload, count_work
@@ -156,8 +157,11 @@ def _timed_update(
     config: RunConfig, setup: Setup, trained: torch.nn.Parameter
 ) -> tuple[float, float, float]:
     """Seconds of an update of one parameter, the first and a later; what share of it they had."""
-    rows = max(1, min(len(trained), NUM_UPDATED * len(trained) // trained.numel()))
-    some = torch.nn.Parameter(torch.zeros_like(trained[:rows]))
+    own = own_part(trained.detach())
+    if not own.numel():  # other processes have all of it
+        return 0.0, 0.0, 1.0
+    rows = max(1, min(len(own), NUM_UPDATED * len(own) // own.numel()))
+    some = torch.nn.Parameter(torch.zeros_like(own[:rows]))
     optimizer = optimizer_of([some], config, setup.scorer, {id(some): id(trained)})
     set_rates(optimizer, [0.0] * len(optimizer.param_groups))
 
@@ -168,7 +172,7 @@ def _timed_update(
         optimizer.zero_grad()
 
     slow, *others = (seconds_of(step, some.device)[0] for _ in range(3))
-    return slow, min(slow, *others), rows / len(trained)
+    return slow, min(slow, *others), rows / len(own)
 
 
 def _sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) -> SamplingTimes | None:
