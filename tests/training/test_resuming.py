@@ -536,9 +536,7 @@ def test_resuming_with_steps_of_another_size_is_refused(
     text = (run / "config.yaml").read_text()
     assert "num_processes: 1\n" in text
     (run / "config.yaml").write_text(text.replace("num_processes: 1\n", "num_processes: 2\n"))
-    with pytest.raises(
-        TrainingError, match=r"examples of a step \(num_processes x .*\): \d+ then, \d+ now"
-    ):
+    with pytest.raises(TrainingError, match=r"examples of a step .*: \d+ then, \d+ now"):
         penchant.train("dpo", output=run, resume=True, **long_keys)
 
 
