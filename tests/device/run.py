@@ -26,6 +26,7 @@ import torch
 import transformers  # noqa: F401
 
 from penchant.commands.train import train
+from penchant.methods import METHODS
 from penchant.models import attention_gpu, linear
 from penchant.training.step import Step
 
@@ -112,7 +113,7 @@ def main(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     linear.PLAIN_TENSORS += (type(torch.ones(1, device="cuda")),)
     record, results = Record(), {"stand-in": examine()}
     record.wrap(Step, "take", "step")
-    if any(keys["method"] in ("ppo", "grpo", "rloo") for keys in runs.values()):
+    if any(METHODS[keys["method"]].samples for keys in runs.values()):
         from penchant.rl.rollout import Collector
 
         record.wrap(Collector, "collect", "collect")
