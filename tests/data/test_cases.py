@@ -19,7 +19,7 @@ from penchant.data.columns import parse_columns
 from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels
-from penchant.data.records import DataError, Label, Pair, Record, Text
+from penchant.data.records import DataError, Label, Pair, Record, Text, prompt_key
 from penchant.data.rows.messages import contents
 
 FOLDER = Path(os.environ.get("PENCHANT_SHARED", Path(__file__).parents[3] / "shared")) / "cases"
@@ -115,7 +115,10 @@ def test_two_steps_of_training_take_every_case(tmp_path: Path, tiny_model_dir: P
         folder = tmp_path / name
         folder.mkdir()
         path, columns = made_of(name, folder)
-        method = "dpo" if isinstance(records_of(path, columns)[0], Pair) else "kto"
+        records = records_of(path, columns)
+        method = "dpo" if isinstance(records[0], Pair) else "kto"
+        if method == "kto" and len({*map(prompt_key, records)}) == 1:
+            continue  # refused: its KL term is estimated from completions of other prompts
         result = penchant.train(
             method, model=str(tiny_model_dir), data=str(path), output=folder / "run",
             columns=parse_columns(columns) if columns else {}, chat_template="chatml", max_steps=2,
