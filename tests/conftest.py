@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,48 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # Messages name the program as it can be typed: here it can.
         patch.setattr("penchant.core.commands._on_path", lambda: True)
         yield
+
+
+@pytest.fixture
+def serve_chat() -> Iterator[Callable[..., Any]]:
+    """Return a function that serves a model as OpenAI does: `answer` gives a text for a text.
+
+    The server has `url`, and `asked`, every text that it was asked.
+    """
+    servers = []
+
+    def start(answer: Callable[[str], str], model: str = "judge") -> Any:
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                """Write nothing to the terminal."""
+
+            def do_GET(self) -> None:
+                self.reply({"data": [{"id": model}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                text = body["messages"][-1]["content"]
+                server.asked.append(text)
+                self.reply({"choices": [{"message": {"content": answer(text)}}]})
+
+            def reply(self, content: Any) -> None:
+                body = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.asked, server.url = [], f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,41 +11,20 @@ from penchant.label.judge import judge_pairs, read_verdict
 
 
 @pytest.fixture
-def judge():
-    """Prefers the answer with more stars, the first one where both have as many; counts."""
-    asked = []
+def judge(serve_chat):
+    """Prefers the answer with more stars, and the first one where both have as many."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+    def answer(text):
+        a, b = answers_in(text)
+        verdict = "B" if b.count("*") > a.count("*") else "A"
+        return "No." if "?" in a + b else f"The other said Verdict: tie.\nVerdict: {verdict}"
 
-        def reply(self, content):
-            body = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    return serve_chat(answer, model="stars")
 
-        def do_GET(self):
-            self.reply({"data": [{"id": "stars"}]})
 
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            _, a, b = (
-                body["messages"][0]["content"].replace("Answer B:", "Answer A:").split("Answer A:")
-            )
-            asked.append((a.strip(), b.strip()))
-            verdict = "B" if b.count("*") > a.count("*") else "A"
-            text = "No." if "?" in a + b else f"The other said Verdict: tie.\nVerdict: {verdict}"
-            self.reply({"choices": [{"message": {"content": text}}]})
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = asked
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def answers_in(text):
+    a, b = text.replace("Answer B:", "Answer A:").split("Answer A:")[1:]
+    return a.strip(), b.strip()
 
 
 def test_a_judge_answers_in_both_orders_and_goes_on_where_it_stopped(judge, tmp_path):
@@ -57,13 +34,13 @@ def test_a_judge_answers_in_both_orders_and_goes_on_where_it_stopped(judge, tmp_
         json.dumps({"prompt": "Say", "completion_a": a, "completion_b": b}) + "\n" for a, b in rows
     ))  # fmt: skip
     settings = tmp_path / "judge.yaml"
-    settings.write_text(f"url: http://127.0.0.1:{judge.server_port}/v1\nretries: 0\n")
+    settings.write_text(f"url: {judge.url}\nretries: 0\n")
     found = judge_pairs(file, str(settings))
     assert (found.annotator, found.answered, found.contradicted, found.failed) == (
         "judge stars", 3, 1, 1
     )  # fmt: skip
     assert "in 1 of them (33%) the verdict followed the order" in found.summary()
-    assert {pair for pair in judge.asked if "?" not in "".join(pair)} == {
+    assert {pair for pair in map(answers_in, judge.asked) if "?" not in "".join(pair)} == {
         pair for row in rows[:3] for pair in (row, row[::-1])
     }
     again = judge_pairs(file, str(settings))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 from penchant.core.errors import ConfigError, RewardError
@@ -16,40 +12,15 @@ from penchant.rl.rewards.samples import Sample
 
 
 @pytest.fixture
-def judge():
-    """A server that gives an answer the number of its letters e, and remembers what it read."""
-    asked = []
+def judge(serve_chat):
+    """Gives an answer the number of its letters e."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+    def answer(text):
+        answer = text.rpartition("Answer:")[2]
+        said = f"Right. The first score: 99 is not mine.\n**Score:** {answer.count('e')}"
+        return said if "nothing" not in answer else "I cannot say."
 
-        def reply(self, content):
-            body = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self):
-            self.reply({"data": [{"id": "judge"}]})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][0]["content"]
-            asked.append(text)
-            answer = text.rpartition("Answer:")[2]
-            said = f"Right. The first score: 99 is not mine.\n**Score:** {answer.count('e')}"
-            message = {"content": said if "nothing" not in answer else "I cannot say."}
-            self.reply({"choices": [{"message": message}]})
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.url = asked, f"http://127.0.0.1:{server.server_port}/v1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    return serve_chat(answer)
 
 
 def sample(completion, prompt="Say {completion}"):
