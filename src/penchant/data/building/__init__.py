@@ -26,7 +26,8 @@ from penchant.data.records import DataError, Refusal, Tally, counted
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.margins import NUMBER_FIELDS
 from penchant.data.rows.messages import with_template_columns
-from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, kind, refuse_media, shown, usable
+from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, kind, refuse_media, shown
+from penchant.data.rows.usable import usable
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counte
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import MESSAGE_FIELDS, plain, with_template_columns
-from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, usable
+from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError
+from penchant.data.rows.usable import usable
 
 KINDS = ("labels", "pairs", "prompts")
 # Stands on labels made of pairs: which two belong together.

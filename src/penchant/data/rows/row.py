@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-from penchant.data.records import Refusal, Tally
 
 Row = Mapping[str, object]
 Made = TypeVar("Made")
@@ -73,31 +71,6 @@ class Kind(Generic[Made]):
     convert: Callable[[object, Layout | None, str], Made | None]
     other: Callable[[object], Layout | None] | None = None
     advice: str = ""
-
-
-def usable(
-    items: Iterable[tuple[str, object] | Refusal],
-    refused: Tally,
-    make: Callable[[str, object], Made],
-) -> Iterator[Made]:
-    """What is made of each row, with its place; what cannot be is counted among the refused.
-
-    Args:
-        items: places with their rows, or what reading has refused.
-        refused: counts the refusals.
-        make: takes a place and its row; raises `RowError` where the row cannot be used.
-    """
-    for item in items:
-        if isinstance(item, Refusal):
-            refused.add(item)
-            continue
-        where, row = item
-        try:
-            made = make(where, row)
-        except RowError as error:
-            refused.add(Refusal(where, error.reason, error.detail))
-        else:
-            yield made
 
 
 def fit(

@@ -1,0 +1,36 @@
+"""What is made of the rows that can be used; the others are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from penchant.data.records import Refusal, Tally
+from penchant.data.rows.row import RowError
+
+Made = TypeVar("Made")
+
+
+def usable(
+    items: Iterable[tuple[str, object] | Refusal],
+    refused: Tally,
+    make: Callable[[str, object], Made],
+) -> Iterator[Made]:
+    """What is made of each row, with its place; what cannot be is counted among the refused.
+
+    Args:
+        items: places with their rows, or what reading has refused.
+        refused: counts the refusals.
+        make: takes a place and its row; raises `RowError` where the row cannot be used.
+    """
+    for item in items:
+        if isinstance(item, Refusal):
+            refused.add(item)
+            continue
+        where, row = item
+        try:
+            made = make(where, row)
+        except RowError as error:
+            refused.add(Refusal(where, error.reason, error.detail))
+        else:
+            yield made
