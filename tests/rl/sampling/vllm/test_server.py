@@ -6,7 +6,11 @@ door ask vLLM itself.
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import penchant
@@ -190,6 +195,34 @@ def test_every_batch_is_drawn_with_the_weights_of_its_step_though_the_server_res
     assert max(abs(row["sampling/ratio_max"] - 1) for row in steps) < 1e-3
     assert len(service.loads) > len(set(service.loads))  # once more after the restart
     assert len(service.adapters) == (lora_r > 0)  # that of the last version alone
+
+
+@pytest.mark.slow
+def test_processes_share_a_server_and_train_what_one_trains(serve, tiny_keys, tmp_path):
+    rewards = tmp_path / "letters.py"
+    rewards.write_text(f"{inspect.getsource(num_letters)}\n")
+    given = {name: value for name, value in tiny_keys.items() if name != "max_new_tokens"}
+    given |= {"generation": "vllm-server", "reward": f"{rewards}:num_letters", "max_steps": 4}
+    given |= {"batch_size": 16, "num_generations": 4, "max_completion_length": 6, "lora_r": 2}
+    given |= {"learning_rate": 1e-3, "adam_epsilon": 1e-4}
+    alone = {**given, "vllm_url": serve().url, "gradient_accumulation_steps": 2}
+    one = penchant.train("grpo", output=tmp_path / "one", **alone)
+    both = {**given, "vllm_url": serve().url, "output": tmp_path / "two"}
+    words = [word for key, value in both.items() for word in (f"--{key}", str(value))]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "penchant", "train", "grpo", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (expected,) = one.model.glob("*model.safetensors")
+    found = load_file(tmp_path / "two" / "model" / expected.name)
+    for name, weight in load_file(expected).items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=0)
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").open()]
+    assert max(row["logprob/sampling_difference_max"] for row in rows) < 1e-4
 
 
 def policy_of(folder, lora):
