@@ -211,7 +211,7 @@ def test_out_of_memory_ends_with_what_to_set(
     with pytest.raises(TrainingError, match="3 GiB; set a lower batch_size or max_new_tokens"):
         trainer.generate(batch["queries"])
     monkeypatch.setattr(type(trainer._learner._step), "take", fail)
-    with pytest.raises(TrainingError, match="3 GiB; set lower mini_batch_size and batch_size"):
+    with pytest.raises(TrainingError, match="3 GiB; lower mini_batch_size, raise gradient_acc"):
         step(trainer, batch)
 
 

@@ -56,7 +56,7 @@ def test_the_same_settings_one_step_less_far_are_taken():
 
 def test_a_method_without_a_divergence_runs_without_a_reference():
     without = {**RUN, "reference": "none"}
-    for method in [n for n, m in ONLINE.items() if "beta" in m.options.model_fields]:
+    for method in ("grpo", "rloo"):
         assert load_config(method, {**without, "beta": 0}).reference == "none"
         with pytest.raises(ConfigError, match="compares with a reference"):
             load_config(method, {**without, "beta": 0.1})

@@ -55,7 +55,7 @@ class AdapterReference:
         self._policy = policy
         self._adapted: PeftModel = policy.model
         self._switches: list[Any] = [
-            module for module in policy.modules() if "_disable_adapters" in vars(module)
+            module for module in policy.modules() if hasattr(module, "_disable_adapters")
         ]
 
     @contextmanager

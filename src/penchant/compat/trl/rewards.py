@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,7 +99,7 @@ def as_reward(function: Callable[..., Any], *, alone: bool) -> Callable[..., Any
         passed = {n: v for n, v in arguments.items() if takes_all or n in parameters}
         try:
             scores = function(**passed)
-            scores = asyncio.run(scores) if inspect.iscoroutine(scores) else scores
+            scores = _awaited(scores) if inspect.iscoroutine(scores) else scores
         except Exception as error:  # for None an answer is left out, for this nothing goes on
             raise RewardError(
                 f"reward {name} raised {type(error).__name__}: {error}; put the function right"
@@ -167,3 +168,9 @@ class ModelReward:
         logits = self.model(**inputs.to(self.model.device)).logits
         scores: list[float] = logits[:, 0].float().tolist()
         return scores
+
+
+def _awaited(scores: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives, in a thread of its own: a notebook's has a loop that runs already."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, scores).result()
