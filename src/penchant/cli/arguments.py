@@ -43,36 +43,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"penchant {penchant.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     parser.set_defaults(command="journeys")
-    train = commands.add_parser(
-        "train", help="tune a model", description="Tune a model with one of the methods."
-    )
-    _add_methods(train, "train")
-    check = commands.add_parser(
-        "check",
-        help="what a run would meet: findings, one record by token, memory and time",
-        description="Look at what train would be given, without training; exit 1 on an error.",
-    )
-    _add_methods(check, "check")
-    sweep = commands.add_parser(
-        "sweep",
-        help="one method at several settings",
-        description="Train a method at every combination of comma-separated values, and compare.",
-    )
-    _add_methods(sweep, "sweep")
-    compare = add_command(
-        commands,
-        "compare",
-        help="several methods by one yardstick, with intervals",
-        description="Train methods from one start on the same pairs, each at every combination of "
-        "comma-separated values, and measure all on the same held-out pairs and prompts.",
-    )
-    compare.fill = _add_compare
-    config = commands.add_parser(
-        "config",
-        help="every key of a method as a YAML file, with what it means",
-        description="Print a file that train takes, with every key, its meaning and its value.",
-    )
-    _add_methods(config, "config")
+    _add_runs(commands)
     add_recipes(commands)
     evaluate = add_command(
         commands,
@@ -109,6 +80,40 @@ def build_parser() -> Parser:
     demo.set_defaults(command="demo")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
     return parser
+
+
+def _add_runs(commands: Any) -> None:
+    """The commands that take every key of a run."""
+    train = commands.add_parser(
+        "train", help="tune a model", description="Tune a model with one of the methods."
+    )
+    _add_methods(train, "train")
+    check = commands.add_parser(
+        "check",
+        help="what a run would meet: findings, one record by token, memory and time",
+        description="Look at what train would be given, without training; exit 1 on an error.",
+    )
+    _add_methods(check, "check")
+    sweep = commands.add_parser(
+        "sweep",
+        help="one method at several settings",
+        description="Train a method at every combination of comma-separated values, and compare.",
+    )
+    _add_methods(sweep, "sweep")
+    compare = add_command(
+        commands,
+        "compare",
+        help="several methods by one yardstick, with intervals",
+        description="Train methods from one start on the same pairs, each at every combination of "
+        "comma-separated values, and measure all on the same held-out pairs and prompts.",
+    )
+    compare.fill = _add_compare
+    config = commands.add_parser(
+        "config",
+        help="every key of a method as a YAML file, with what it means",
+        description="Print a file that train takes, with every key, its meaning and its value.",
+    )
+    _add_methods(config, "config")
 
 
 def _add_methods(parser: Parser, command: str) -> None:
