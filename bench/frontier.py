@@ -34,7 +34,8 @@ from penchant.data.batch import Group
 from penchant.models.load import end_token_ids, load_causal_model, load_tokenizer
 from penchant.models.scoring import Scorer, segment_sums
 from penchant.rl.rewards.ready import sentiment
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 
 GOOD = frozenset(
     ("happy", "happily", "smiled", "fun", "love", "loved", "nice", "friends", "friend", "laughed",
@@ -110,7 +111,7 @@ class Task:
         """`n` answers to each prompt."""
         scorer = Scorer(model, self.tokenizer.pad_token_id)
         sampler = CachedSampler(scorer, end_token_ids(model), 64)
-        return sampler.sample(self.prompts, n=n, sampling=Sampling(self.length), seed=seed)
+        return sampler.sample(self.prompts, Draw(Sampling(self.length), seed, n))
 
     def texts(self, answers: list[list[Any]]) -> list[list[str]]:
         """Of the answers to each prompt."""

@@ -22,7 +22,8 @@ from rich.table import Table
 import penchant
 import records
 from penchant.rl.rewards.ready import sentiment
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 
 KINDS = ("little", "big", "small", "young")
 HEROES = (
@@ -124,7 +125,7 @@ def best_of(model: str, sizes: list[int]) -> list[tuple[int, float, float]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     sampler = CachedSampler(Scorer(loaded, tokenizer.eos_token_id), end_token_ids(loaded), 64)
     prompts = [tokenizer(row["prompt"])["input_ids"] for row in PROMPTS]
-    answers = sampler.sample(prompts, n=max(sizes), sampling=Sampling(LENGTH), seed=0)
+    answers = sampler.sample(prompts, Draw(Sampling(LENGTH), 0, max(sizes)))
     texts = [[tokenizer.decode(c.ids, skip_special_tokens=True) for c in row] for row in answers]
     rewards = torch.tensor([sentiment(completions=row) for row in texts])  # [prompts, n]
     return [

@@ -20,7 +20,8 @@ from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 
 PROMPT, COMPLETION = 45, 64
 
@@ -64,7 +65,7 @@ def pieces(scorer: PolicyScorer) -> dict[str, Callable[[], None]]:
         scorer(scorer.batch(groups[:4]), policy=True)
 
     def sample() -> None:
-        sampler.sample(prompts, n=1, sampling=Sampling(12), seed=0)
+        sampler.sample(prompts, Draw(Sampling(12), seed=0))
 
     return {
         "training pass, 2 answers": train,

@@ -686,16 +686,15 @@ def test_own_answers_are_held_against_the_reference_in_nats_per_answer(
     from penchant.cli.show import print_result
     from penchant.guards.monitors.monitor import SEED
     from penchant.models.scoring import Scorer
-    from penchant.rl.sampling.sampler import CachedSampler, Sampling
+    from penchant.rl.sampling.base import Draw, Sampling
+    from penchant.rl.sampling.sampler import CachedSampler
 
     keys = {**tiny_keys, "eval_data": str(held_out_file), "eval_samples": 5, "max_new_tokens": 6}
     run = penchant.train("dpo", output=tmp_path / "run", **keys)
     model = load_saved(run.model)
     prompts = [pair.prompt for pair in tokenised(held_out_file, tiny_model_dir)][:5]
     ends = [0, 2]  # <|endoftext|> and <|im_end|>
-    drawn = CachedSampler(Scorer(model, 0), ends).sample(
-        prompts, n=1, sampling=Sampling(6), seed=SEED
-    )
+    drawn = CachedSampler(Scorer(model, 0), ends).sample(prompts, Draw(Sampling(6), SEED))
     sums = []
     for prompt, (answer,) in zip(prompts, drawn, strict=True):
         ids = torch.tensor([[*prompt, *answer.ids]])

@@ -22,7 +22,7 @@ from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.judging import Scores
 from penchant.rl.rollout import Collector, make_rollouts
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Sampling
 
 PROMPTS = ["What is 2 + 2?\n", "Say hi", "Q"]
 ANSWERS = [
@@ -105,7 +105,7 @@ class Replay:
     def sync(self):
         pass
 
-    def sample(self, prompts, *, n, sampling, seed):
+    def sample(self, prompts, draw):
         return self.drawn
 
     def ask(self, samples):

@@ -19,7 +19,7 @@ from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.judging import Scores
 from penchant.rl.rollout import Collector
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Sampling
 from penchant.rl.source import RolloutSource, Schedule
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
@@ -38,7 +38,7 @@ class Replay:
     def sync(self):
         pass
 
-    def sample(self, prompts, *, n, sampling, seed):
+    def sample(self, prompts, draw):
         return [[Completion(r, [], ended=True)] for r in self.trace["responses"]]
 
     def ask(self, samples):

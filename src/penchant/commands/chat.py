@@ -20,7 +20,7 @@ from penchant.models.load import end_token_ids, load_tokenizer, resolve
 from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
 from penchant.rl.sampling.answers import Answer
-from penchant.rl.sampling.sampler import Sampling
+from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.stream import stream_answer
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import read_summary

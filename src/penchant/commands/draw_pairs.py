@@ -20,7 +20,8 @@ from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.rewards.samples import make_sample
-from penchant.rl.sampling.sampler import CachedSampler, Completion, Sampling
+from penchant.rl.sampling.base import Completion, Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.sampling.text import answer_text
 from penchant.training.accelerator import make_accelerator
 
@@ -111,7 +112,7 @@ class Drawer:
             )
         ids = [one.prompt for one in examples]
         with self.accelerator.autocast():
-            drawn = self.sampler.sample(ids, n=n, sampling=self.sampling, seed=seed)
+            drawn = self.sampler.sample(ids, Draw(self.sampling, seed, n))
         self._drawn = [
             (prompt, completion)
             for prompt, completions in zip(ids, drawn, strict=True)

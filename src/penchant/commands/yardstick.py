@@ -23,7 +23,8 @@ from penchant.guards.monitors.monitor import Check, Monitor
 from penchant.models.reference import AdapterReference, Reference, weighted_sums
 from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import batches
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 from penchant.training.inputs import make_tokeniser, tokenise
 from penchant.training.kinds import Pairs
 

@@ -17,6 +17,7 @@ from penchant.data.shared_prompts import share_prompts
 from penchant.methods.experience import Advantages, Experience
 from penchant.models.comparison import compare_heads
 from penchant.rl.rewards.samples import Sample, make_sample
+from penchant.rl.sampling.base import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
     from penchant.rl.rewards.judging import Asked, Rewards, Scores
-    from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
+    from penchant.rl.sampling.base import Completion, Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,9 @@ class Collector:
     ) -> list[Answer]:
         """Answers to the prompts of these numbers, those to one prompt together."""
         self.sampler.sync()
-        apart = {"numbers": numbers} if self.team.size > 1 else {}
+        draw = Draw(self.sampling, seed, self.num_generations, numbers)
         with self.autocast():
-            drawn = self.sampler.sample(
-                [prompts[i].prompt for i in numbers],
-                n=self.num_generations,
-                sampling=self.sampling,
-                seed=seed,
-                **apart,
-            )
+            drawn = self.sampler.sample([prompts[i].prompt for i in numbers], draw)
         return [
             Answer(prompts[number], number, completion)
             for number, completions in zip(numbers, drawn, strict=True)
@@ -192,9 +187,7 @@ class Collector:
         """One answer to each prompt, as the rewards read it; nothing is scored."""
         self.sampler.sync()
         with self.autocast():
-            drawn = self.sampler.sample(
-                [p.prompt for p in prompts], n=1, sampling=self.sampling, seed=seed
-            )
+            drawn = self.sampler.sample([p.prompt for p in prompts], Draw(self.sampling, seed))
         return [
             make_sample(p.record, p.prompt, completion, self.tokenizer)
             for p, (completion,) in zip(prompts, drawn, strict=True)

@@ -27,8 +27,8 @@ from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
+from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.engines import make_sampler, require_engine
-from penchant.rl.sampling.sampler import Sampling
 from penchant.rl.source import RolloutSource, Schedule
 from penchant.training.accelerator import team_of
 from penchant.training.held import memory_parts, print_memory

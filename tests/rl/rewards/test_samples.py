@@ -7,7 +7,7 @@ import copy
 from penchant.data.prompts import Prompt
 from penchant.models.load import load_tokenizer
 from penchant.rl.rewards.samples import make_sample
-from penchant.rl.sampling.sampler import Completion
+from penchant.rl.sampling.base import Completion
 
 
 def test_tags_that_are_special_tokens_reach_a_text_reward_and_marks_do_not(tiny_model_dir):

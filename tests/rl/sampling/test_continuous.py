@@ -12,8 +12,9 @@ from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
 from penchant.rl.sampling import continuous
+from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.continuous import ContinuousSampler, require_continuous
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 
 LONG = [11 + i % 200 for i in range(300)]  # more than a page of the cache
 PROMPTS = [[40, 41, 42, 43, 44], [50, 51], LONG, [60], [70, 71, 72, 73, 74, 75, 76, 77]]
@@ -56,7 +57,7 @@ def test_answers_are_those_of_their_prompts_batch_after_batch_with_the_weights_o
     managers, batches = set(), []
     for seed in (1, 1, 2):
         sampler.sync()
-        batches.append(sampler.sample(PROMPTS, n=2, sampling=sampling, seed=seed))
+        batches.append(sampler.sample(PROMPTS, Draw(sampling, seed, n=2)))
         managers.add(id(sampler._manager))
         values, sampled = scored(policy, batches[-1], temperature=0.7, top_k=20, top_p=0.9)
         torch.testing.assert_close(values, sampled, rtol=1e-4, atol=1e-4)
@@ -70,9 +71,9 @@ def test_answers_are_those_of_their_prompts_batch_after_batch_with_the_weights_o
 
 def test_the_likeliest_answers_are_those_of_the_cache(policy):
     change(policy)
-    greedy = Sampling(10, temperature=0)
-    found = ContinuousSampler(policy, ENDS, 4).sample(PROMPTS, n=1, sampling=greedy, seed=0)
-    expected = CachedSampler(policy, ENDS, 4).sample(PROMPTS, n=1, sampling=greedy, seed=0)
+    greedy = Draw(Sampling(10, temperature=0), seed=0)
+    found = ContinuousSampler(policy, ENDS, 4).sample(PROMPTS, greedy)
+    expected = CachedSampler(policy, ENDS, 4).sample(PROMPTS, greedy)
     assert [[(c.ids, c.ended) for c in cs] for cs in found] == [
         [(c.ids, c.ended) for c in cs] for cs in expected
     ]
@@ -90,7 +91,7 @@ def test_answers_are_drawn_in_the_precision_of_the_run(policy, weights):
     layer.register_forward_hook(lambda m, i, output: seen.add(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         found = ContinuousSampler(policy, ENDS).sample(
-            PROMPTS, n=1, sampling=Sampling(8, temperature=0.7), seed=0
+            PROMPTS, Draw(Sampling(8, temperature=0.7), seed=0)
         )
         assert seen == {torch.bfloat16}
         values, sampled = scored(policy, found, temperature=0.7)
@@ -101,8 +102,8 @@ def test_answers_are_drawn_in_the_precision_of_the_run(policy, weights):
 def test_what_fails_once_is_asked_again_and_what_fails_twice_is_named(policy):
     """The third request fails as it is scheduled, as one does that the cache cannot hold."""
     sampler = ContinuousSampler(policy, ENDS, batch_size=4)
-    sampling = Sampling(6, temperature=0.7)
-    expected = sampler.sample(PROMPTS, n=1, sampling=sampling, seed=3)
+    draw = Draw(Sampling(6, temperature=0.7), seed=3)
+    expected = sampler.sample(PROMPTS, draw)
     failures = []
 
     def fail(times):
@@ -116,16 +117,16 @@ def test_what_fails_once_is_asked_again_and_what_fails_twice_is_named(policy):
         return policy.causal_model.register_forward_pre_hook(hook, with_kwargs=True)
 
     handle = fail(1)
-    again = sampler.sample(PROMPTS, n=1, sampling=sampling, seed=3)
+    again = sampler.sample(PROMPTS, draw)
     handle.remove()
     assert failures == [1]
     values, sampled = scored(policy, again, temperature=0.7)
     torch.testing.assert_close(values, sampled, rtol=1e-4, atol=1e-4)
     handle = fail(2)
     with pytest.raises(TrainingError, match=r"prompt 1 of 5 \(5 tokens\): .*3 GiB.*cached"):
-        sampler.sample(PROMPTS, n=1, sampling=sampling, seed=3)
+        sampler.sample(PROMPTS, draw)
     handle.remove()
-    assert sampler.sample(PROMPTS, n=1, sampling=sampling, seed=3) == expected
+    assert sampler.sample(PROMPTS, draw) == expected
 
 
 def test_an_older_transformers_is_refused_with_the_version_to_install(monkeypatch):

@@ -12,7 +12,8 @@ from penchant.data.batch import Group
 from penchant.models.distribution import filtered
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
-from penchant.rl.sampling.sampler import CachedSampler, Sampling, draw, row_uniforms
+from penchant.rl.sampling.base import Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler, draw_tokens, row_uniforms
 
 PROMPTS = [[40, 41, 42, 43, 44], [50, 51], [60], [70, 71, 72, 73, 74, 75, 76, 77]]
 
@@ -29,7 +30,7 @@ def policy(tiny_model_dir):
 
 def test_the_likeliest_tokens_are_those_that_transformers_generates(policy):
     sampler = CachedSampler(policy, [2], batch_size=3)
-    found = sampler.sample(PROMPTS, n=1, sampling=Sampling(12, temperature=0), seed=0)
+    found = sampler.sample(PROMPTS, Draw(Sampling(12, temperature=0), seed=0))
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         with policy.plain_attention():
             theirs = policy.model.generate(
@@ -44,7 +45,7 @@ def test_the_likeliest_tokens_are_those_that_transformers_generates(policy):
 def test_sampled_log_probs_are_those_that_scoring_finds(policy, filters):
     sampling = Sampling(16, temperature=0.7, **filters)
     sampler = CachedSampler(policy, [2, 5, 9], batch_size=4)
-    found = sampler.sample(PROMPTS, n=3, sampling=sampling, seed=1)
+    found = sampler.sample(PROMPTS, Draw(sampling, seed=1, n=3))
     policy.sample_from(temperature=0.7, **filters)
     try:
         groups = [Group(p, tuple(c.ids for c in cs)) for p, cs in zip(PROMPTS, found, strict=True)]
@@ -61,11 +62,11 @@ def test_sampled_log_probs_are_those_that_scoring_finds(policy, filters):
 
 def test_a_share_of_the_prompts_is_answered_as_it_is_among_all(policy):
     alike = [*PROMPTS, PROMPTS[0]]
-    every = CachedSampler(policy, [2], 32).sample(alike, n=3, sampling=Sampling(12), seed=1)
+    every = CachedSampler(policy, [2], 32).sample(alike, Draw(Sampling(12), seed=1, n=3))
     assert every[0] != every[-1]  # equal prompts, each with random numbers of its own
     for batch_size, numbers in ((2, [1, len(PROMPTS)]), (5, [2, 0])):
         some = CachedSampler(policy, [2], batch_size).sample(
-            [alike[i] for i in numbers], n=3, sampling=Sampling(12), seed=1, numbers=numbers
+            [alike[i] for i in numbers], Draw(Sampling(12), seed=1, n=3, numbers=numbers)
         )
         expected = [every[i] for i in numbers]
         assert [[c.ids for c in cs] for cs in some] == [[c.ids for c in cs] for cs in expected]
@@ -73,18 +74,18 @@ def test_a_share_of_the_prompts_is_answered_as_it_is_among_all(policy):
 
 def test_the_seed_decides_alone(policy):
     sampler = CachedSampler(policy, [2], batch_size=4)
-    draws = [sampler.sample(PROMPTS, n=2, sampling=Sampling(8), seed=seed) for seed in (3, 3, 4)]
+    draws = [sampler.sample(PROMPTS, Draw(Sampling(8), seed, n=2)) for seed in (3, 3, 4)]
     assert draws[0] == draws[1]
     assert draws[0] != draws[2]
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    sampler.sample(PROMPTS, n=1, sampling=Sampling(3), seed=0)
+    sampler.sample(PROMPTS, Draw(Sampling(3), seed=0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tokens_come_as_often_as_they_are_probable():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(40_000, 1)
-    tokens, logprobs = draw(
+    tokens, logprobs = draw_tokens(
         logits, Sampling(1, temperature=0.5), row_uniforms([(0, 0)], len(logits), 0)[0]
     )
     share = torch.bincount(tokens, minlength=4) / len(tokens)
@@ -113,10 +114,10 @@ def test_filters_by_hand():
 def test_every_prompt_gets_its_answers(policy, lengths, n, batch_size):
     prompts = [[30 + i] * length for i, length in enumerate(lengths)]
     sampler = CachedSampler(policy, [2], batch_size=batch_size)
-    greedy = sampler.sample(prompts, n=n, sampling=Sampling(4, temperature=0), seed=0)
+    greedy = sampler.sample(prompts, Draw(Sampling(4, temperature=0), seed=0, n=n))
     alone = CachedSampler(policy, [2], batch_size=1)
     for prompt, completions in zip(prompts, greedy, strict=True):
-        (expected,) = alone.sample([prompt], n=1, sampling=Sampling(4, temperature=0), seed=0)[0]
+        (expected,) = alone.sample([prompt], Draw(Sampling(4, temperature=0), seed=0))[0]
         assert [c.ids for c in completions] == [expected.ids] * n
 
 
@@ -146,8 +147,8 @@ def test_models_without_keys_and_values_are_sampled_from_as_they_score(family, m
     sampler = CachedSampler(scorer, [2, 5, 9], batch_size=4)
     for temperature in (0, 1.0):
         sampling = Sampling(8, temperature=temperature)
-        drawn = sampler.sample(PROMPTS, n=2, sampling=sampling, seed=1)
-        assert drawn == sampler.sample(PROMPTS, n=2, sampling=sampling, seed=1)
+        drawn = sampler.sample(PROMPTS, Draw(sampling, seed=1, n=2))
+        assert drawn == sampler.sample(PROMPTS, Draw(sampling, seed=1, n=2))
         for prompt, (first, second) in zip(PROMPTS, drawn, strict=True):
             assert temperature or first.ids == second.ids
             batch = scorer.batch([Group(prompt, (first.ids, second.ids))])
@@ -167,7 +168,7 @@ def test_answers_end_where_the_model_has_no_more_positions(make_model, caplog):
     scorer = PolicyScorer(make_model("gpt2", n_positions=16, max_position_embeddings=16), 0)
     scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
     (answers,) = CachedSampler(scorer, [], batch_size=2).sample(
-        [[5] * 10], n=2, sampling=Sampling(12), seed=0
+        [[5] * 10], Draw(Sampling(12), seed=0, n=2)
     )
     assert [len(answer.ids) for answer in answers] == [6, 6]
     assert "the model has 16 positions" in caplog.text
@@ -193,7 +194,7 @@ def test_models_with_windows_caps_and_sinks_are_sampled_from_as_they_score(famil
     scorer.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
     ends = list(range(2, 12))
     sampler = CachedSampler(scorer, ends, batch_size=4)
-    answers = sampler.sample(PROMPTS, n=3, sampling=Sampling(12), seed=1)
+    answers = sampler.sample(PROMPTS, Draw(Sampling(12), seed=1, n=3))
     assert len({len(c.ids) for own in answers for c in own}) > 2
     groups = [Group(p, tuple(c.ids for c in own)) for p, own in zip(PROMPTS, answers, strict=True)]
     with torch.no_grad():

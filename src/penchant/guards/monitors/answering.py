@@ -11,7 +11,8 @@ from peft import PeftModel
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.models.reference import AdapterReference, Reference
 from penchant.rl.rewards.make import RewardOptions, make_rewards
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 from penchant.training.accelerator import team_of
 from penchant.training.rollouts import reward_context
 

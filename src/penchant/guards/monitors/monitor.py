@@ -18,6 +18,7 @@ from penchant.guards.monitors.diversity import distinct, repetition, same_openin
 from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import Scored, score_both
 from penchant.rl.rewards.samples import make_sample
+from penchant.rl.sampling.base import Draw
 from penchant.rl.sampling.text import answer_text
 from penchant.training.optimizer import random_state, set_random_state
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
     from penchant.rl.rewards.make import Rewards
     from penchant.rl.rewards.samples import Sample
-    from penchant.rl.sampling.sampler import Completion, Sampler, Sampling
+    from penchant.rl.sampling.base import Completion, Sampler, Sampling
 
 # The same random numbers at every check: answers differ by the weights alone.
 SEED = 30_000_001
@@ -134,12 +135,10 @@ class Monitor:
         rounds = self.team.rounds(range(len(self.prompts)))
         numbers = [number for number, _ in rounds]
         prompts = [self.prompts[number] for number in numbers]
-        apart = {"numbers": numbers} if self.team.size > 1 else {}
         with _undisturbed(), self.autocast():
             self.sampler.sync()
-            drawn = self.sampler.sample(
-                [p.ids for p in prompts], n=1, sampling=self.sampling, seed=SEED, **apart
-            )
+            draw = Draw(self.sampling, SEED, numbers=numbers)
+            drawn = self.sampler.sample([p.ids for p in prompts], draw)
             completions = [completion for (completion,) in drawn]
             groups = [Group(p.ids, (c.ids,)) for p, c in zip(prompts, completions, strict=True)]
             sums = self._scored(groups)

@@ -13,7 +13,7 @@ from penchant.rl.sampling.text import answer_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from penchant.rl.sampling.sampler import Completion
+    from penchant.rl.sampling.base import Completion
 
 MAX_EXCERPT = 80
 

@@ -10,7 +10,7 @@ from penchant.rl.rewards.functions import FunctionReward
 from penchant.rl.rewards.judging import Rewards
 from penchant.rl.rewards.ready import OPENED
 from penchant.rl.rewards.samples import Sample, make_sample
-from penchant.rl.sampling.sampler import Completion
+from penchant.rl.sampling.base import Completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

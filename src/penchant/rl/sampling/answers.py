@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penchant.models.scoring import Scorer
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.base import Draw, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def answer_prompts(
     """
     ends = sorted({*end_token_ids, int(tokenizer.eos_token_id)})
     sampler = CachedSampler(scorer, ends, batch_size)
-    greedy = Sampling(max_new_tokens, temperature=0)
+    greedy = Draw(Sampling(max_new_tokens, temperature=0), seed=0)
     answers: list[Answer] = []
-    for (completion,) in sampler.sample(prompts, n=1, sampling=greedy, seed=0):
+    for (completion,) in sampler.sample(prompts, greedy):
         text = answer_text(completion.ids, tokenizer, ended=completion.ended)
         num_tokens = len(completion.ids) - completion.ended
         answers.append(Answer(text.strip(), num_tokens, completion.ended))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.errors import ConfigError, TrainingError
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Draw, Sampling
 
 if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
@@ -68,24 +68,17 @@ class ContinuousSampler:
             self._manager.batch_processor.cache.reset()
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
+        n = draw.n
         repeated = [list(prompt) for prompt in prompts for _ in range(n)]
         if not repeated:
             return []
         model: Any = self.scorer.causal_model
         devices = [model.device] if model.device.type == "cuda" else []
         with self.scorer.generating(), torch.random.fork_rng(devices):
-            self._prepare(max(map(len, repeated)), sampling)
+            self._prepare(max(map(len, repeated)), draw.sampling)
             # The engine draws for all requests in turn: shares of the prompts must differ by seed.
-            torch.manual_seed(seed * 1_000_003 + (numbers[0] if numbers else 0))
+            torch.manual_seed(draw.seed * 1_000_003 + draw.numbers_of(prompts)[0])
             rows, errors = self._answer(dict(enumerate(repeated)))
             if errors:  # once more: memory may have been short for a moment
                 again, errors = self._answer({i: repeated[i] for i in errors})

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError
 from penchant.core.team import ALONE, Team
-from penchant.rl.sampling.sampler import CachedSampler, Sampler
+from penchant.rl.sampling.base import Sampler
+from penchant.rl.sampling.sampler import CachedSampler
 
 if TYPE_CHECKING:
     from penchant.methods.online import OnlineOptions

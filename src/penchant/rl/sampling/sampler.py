@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,7 @@ from penchant.core.screen import track
 from penchant.models.attention import layer_kinds
 from penchant.models.distribution import filtered
 from penchant.models.size import learned_positions
+from penchant.rl.sampling.base import Completion, Draw, Sampling
 from penchant.rl.sampling.cache import can_select, make_room
 from penchant.rl.sampling.generated import generate
 from penchant.rl.sampling.prefill import read_prompts
@@ -31,59 +32,6 @@ logger = logging.getLogger("penchant")
 DROPPED_AT_ONCE = 0.25
 # A GPU is asked less often than once a token which rows have ended; rows that have go on meanwhile.
 TOKENS_BETWEEN_LOOKS = 8
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn; log-probs are taken of the same distribution.
-
-    Attributes:
-        max_completion_length: tokens, the end token included.
-        temperature: of the softmax; 0 takes the likeliest token.
-        top_k: keep the likeliest tokens only; 0: all.
-        top_p: keep the smallest set that has this probability (nucleus).
-    """
-
-    max_completion_length: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-
-class Completion(NamedTuple):
-    """One sampled answer: its tokens, their log-probs, and whether the model ended it itself."""
-
-    ids: list[int]
-    logprobs: list[float]
-    ended: bool
-
-
-class Sampler(Protocol):
-    """Draws answers from the policy as it is now."""
-
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
-        """`n` answers to each prompt, in the order of `prompts`.
-
-        The seed and a prompt's number decide alone: a share of the prompts is answered as all are.
-
-        Args:
-            prompts: token ids.
-            n: answers to each.
-            sampling: how they are drawn.
-            seed: of the random numbers.
-            numbers: of the prompts, among all that are answered now; default: in order from 0.
-        """
-
-    def sync(self) -> None:
-        """The policy's weights have changed."""
 
 
 @dataclass
@@ -106,19 +54,11 @@ class CachedSampler:
         """The weights are the same objects."""
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
         answers: list[list[Completion]] = [[] for _ in prompts]
-        numbers = range(len(prompts)) if numbers is None else numbers
+        sampling, numbers = draw.sampling, draw.numbers_of(prompts)
         device = self.scorer.causal_model.device
-        batches = list(self._batches(prompts, n))
+        batches = list(self._batches(prompts, draw.n))
         with self.scorer.generating():
             for batch in track(batches, "sampling"):
                 keys = [
@@ -126,9 +66,9 @@ class CachedSampler:
                     for i, count in batch
                     for k in range(len(answers[i]), len(answers[i]) + count)
                 ]
-                drawn = row_uniforms(keys, sampling.max_completion_length, seed)
-                (drawn,) = to_device([drawn], device)
-                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, drawn)
+                uniforms = row_uniforms(keys, sampling.max_completion_length, draw.seed)
+                (uniforms,) = to_device([uniforms], device)
+                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, uniforms)
                 for (i, _), completions in zip(batch, rows, strict=True):
                     answers[i].extend(completions)
         return answers
@@ -192,7 +132,7 @@ class CachedSampler:
                 every,
                 ends,
                 sampling.max_completion_length,
-                lambda logits: draw(logits, sampling, next(columns)),
+                lambda logits: draw_tokens(logits, sampling, next(columns)),
             )
             done = iter([Completion(*row) for row in drawn])
         return [[next(done) for _ in range(count)] for _, count in batch]
@@ -252,7 +192,7 @@ class _Rows:
         """
         if len(self.alive) < len(self.rows):
             uniforms = uniforms[self._places]
-        tokens, logprobs = draw(self.logits, self.sampling, uniforms)
+        tokens, logprobs = draw_tokens(self.logits, self.sampling, uniforms)
         dtype = widest(tokens.device)
         self._unread.append(torch.stack([tokens.to(dtype), logprobs.to(dtype)]))
         self._length += 1
@@ -310,7 +250,7 @@ def row_uniforms(rows: Sequence[tuple[int, int]], length: int, seed: int) -> Ten
     return drawn
 
 
-def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row and its log-prob, `[rows]` each.
 
     Args:

@@ -11,8 +11,9 @@ import torch
 from penchant.core.errors import ModelError
 from penchant.models.size import learned_positions
 from penchant.rl.sampling.answers import Answer
+from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.generated import generate
-from penchant.rl.sampling.sampler import Sampling, draw, row_uniforms
+from penchant.rl.sampling.sampler import draw_tokens, row_uniforms
 from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def stream_answer(
     told = _Told(tokenizer, ends, on_text)
 
     def next_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, logprobs = draw(logits, sampling, next(uniforms))  # [1] each
+        tokens, logprobs = draw_tokens(logits, sampling, next(uniforms))  # [1] each
         told.add(int(tokens[0]))
         return tokens, logprobs
 

@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM
 from penchant.methods import METHODS
 from penchant.models.policy import PolicyScorer
 from penchant.rl.sampling.engines import make_sampler
-from penchant.rl.sampling.sampler import Sampling
+from penchant.rl.sampling.base import Draw, Sampling
 
 if __name__ == "__main__":
     folder = sys.argv[1]
@@ -50,11 +50,11 @@ if __name__ == "__main__":
     sampler = make_sampler(options, policy, name=folder, end_token_ids=[2], max_length=64)
     same = bool(torch.equal(state, torch.get_rng_state()))
     sampler.sync()
-    ask = {"n": 2, "sampling": Sampling(8, top_k=50, top_p=0.9)}
-    drawn = [sampler.sample([[1, 5, 6]] * 3, seed=seed, **ask) for seed in (0, 0, 1)]
+    draws = [Draw(Sampling(8, top_k=50, top_p=0.9), seed, n=2) for seed in (0, 0, 1)]
+    drawn = [sampler.sample([[1, 5, 6]] * 3, draw) for draw in draws]
     ids = [[[answer.ids for answer in row] for row in rows] for rows in drawn]
     sampler.end_token_ids = [*range(2, 260)]  # every other token ends an answer, and is its last
-    short = [answer for row in sampler.sample([[1, 5, 6]] * 3, seed=0, **ask) for answer in row]
+    short = [answer for row in sampler.sample([[1, 5, 6]] * 3, draws[0]) for answer in row]
     ends = [[i < 260 for i in answer.ids] for answer in short]
     told = [answer.ended for answer in short]
     print("ASKED" + json.dumps({"ids": ids, "same": same, "ends": ends, "told": told}))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -27,8 +28,9 @@ from penchant.core.http import HttpError, JsonClient
 from penchant.models.lora import add_lora
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import Scorer
+from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.engines import require_engine
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.sampling.vllm.control import Server, require_private
 from penchant.rl.sampling.vllm.server import VllmServerSampler, wait_for
 from penchant.rl.sampling.vllm.weights import HandedWeights
@@ -139,9 +141,9 @@ class Service:
             payload["max_tokens"], payload["temperature"], payload["top_k"], payload.get("top_p", 1)
         )
         (rows,) = sampler.sample(
-            [payload["prompt"]], n=payload.get("n", 1), sampling=sampling,
-            seed=payload.get("seed", 0) % 2**31,
-        )  # fmt: skip
+            [payload["prompt"]],
+            Draw(sampling, payload.get("seed", 0) % 2**31, payload.get("n", 1)),
+        )
         less = 1.0 if self.raw else 0.0
         choices = [
             {
@@ -243,13 +245,13 @@ def sampler_for(service, folder, *, lora=True, patience=5.0):
 def test_equal_prompts_get_different_answers_and_the_same_seed_the_same(serve, tiny_model_dir):
     sampler = sampler_for(serve(), tiny_model_dir)
     sampler.sync()
-    ask = {"n": 2, "sampling": Sampling(8)}
-    first = sampler.sample([[5, 6, 7]] * 3, seed=0, **ask)
+    draw = Draw(Sampling(8), seed=0, n=2)
+    first = sampler.sample([[5, 6, 7]] * 3, draw)
     answers = [tuple(answer.ids) for row in first for answer in row]
     assert len(set(answers)) == 6
-    assert sampler.sample([[5, 6, 7]] * 3, seed=0, **ask) == first
-    assert sampler.sample([[5, 6, 7]] * 3, seed=1, **ask) != first
-    share = sampler.sample([[5, 6, 7]] * 2, seed=0, numbers=[2, 0], **ask)
+    assert sampler.sample([[5, 6, 7]] * 3, draw) == first
+    assert sampler.sample([[5, 6, 7]] * 3, replace(draw, seed=1)) != first
+    share = sampler.sample([[5, 6, 7]] * 2, replace(draw, numbers=[2, 0]))
     assert share == [first[2], first[0]]  # as another process would answer its share
 
 
@@ -372,7 +374,7 @@ def test_a_server_that_stays_away_ends_the_run_with_what_to_do(serve, tiny_model
     sampler.sync()
     service.stop()
     with pytest.raises(TrainingError, match=r"stayed away .* raise vllm_server_timeout"):
-        sampler.sample([[5, 6]], n=2, sampling=Sampling(4), seed=0)
+        sampler.sample([[5, 6]], Draw(Sampling(4), seed=0, n=2))
     service._begin()
     wait_for(sampler.server, 1.0, HttpError("it was away"))
 

@@ -11,8 +11,9 @@ import torch
 
 from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.tables import Standing
+from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.prefill import padded_left
-from penchant.rl.sampling.sampler import CachedSampler, Sampling
+from penchant.rl.sampling.sampler import CachedSampler
 
 if TYPE_CHECKING:
     from penchant.compat.trl.ppo.tokens import Tokens
@@ -166,7 +167,7 @@ def _drawn(
     if request.settings is None:
         sampler = CachedSampler(scorer, request.end_token_ids, batch_size)
         seed = int(torch.randint(2**31, ()))
-        drawn = sampler.sample(prompts, n=1, sampling=request.sampling, seed=seed)
+        drawn = sampler.sample(prompts, Draw(request.sampling, seed))
         return [one.ids for (one,) in drawn]
     answers: list[Tokens] = []
     with torch.no_grad(), scorer.generating():

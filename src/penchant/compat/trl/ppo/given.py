@@ -14,7 +14,7 @@ from penchant.data.tokenise import TokenisedPrompt
 from penchant.methods import METHODS
 from penchant.methods.advantages import whiten
 from penchant.rl.rewards.shaping import RunningStatistics, clip
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,15 +34,7 @@ class Given:
     scores: list[float] = field(default_factory=list)
     name: str = "scores"
 
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
         """The answers, each the only one to its prompt."""
         return [[Completion(list(ids), [], ended=True)] for ids in self.answers]
 

@@ -21,7 +21,7 @@ from penchant.objectives.base import Parts
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import Rewards
 from penchant.rl.rollout import Collector, Rollout, make_rollouts
-from penchant.rl.sampling.sampler import Sampling
+from penchant.rl.sampling.base import Sampling
 from penchant.training.optimizer import make_optimizer
 from penchant.training.step import Step
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Draw
 from penchant.rl.sampling.vllm.weights import HandedWeights, base_of
 
 if TYPE_CHECKING:
@@ -110,20 +110,11 @@ class VllmSampler:
             self.engine.llm_engine.remove_lora(before)
         self.engine.reset_prefix_cache()
 
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest  # type: ignore[import-not-found,unused-ignore]
 
-        numbers = range(len(prompts)) if numbers is None else numbers
-        asked = (request(sampling, self.end_token_ids, n, answer_seed(seed, i)) for i in numbers)
+        asked = (request(draw, self.end_token_ids, i) for i in draw.numbers_of(prompts))
         parameters = [SamplingParams(**one, detokenize=False) for one in asked]
         adapter = None
         if self.weights.rank is not None:
@@ -150,18 +141,19 @@ class VllmSampler:
         return Completion(ids, logprobs, ids[-1] in self.end_token_ids)
 
 
-def request(sampling: Sampling, ends: Sequence[int], n: int, seed: int) -> dict[str, Any]:
+def request(draw: Draw, ends: Sequence[int], number: int) -> dict[str, Any]:
     """What one prompt is asked with: everything that changes the distribution is named.
 
     Args:
-        sampling: how answers are drawn.
+        draw: what is drawn.
         ends: any of them ends an answer, and no other token does.
-        n: answers.
-        seed: of the first answer; vLLM gives each of the others the next number.
+        number: of the prompt.
     """
+    sampling = draw.sampling
     return {
-        "n": n,
-        "seed": seed,
+        "n": draw.n,
+        # Of the first answer; vLLM gives each of the others the next number.
+        "seed": answer_seed(draw.seed, number),
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,

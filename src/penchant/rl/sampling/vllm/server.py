@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.errors import TrainingError
 from penchant.core.http import HttpError
 from penchant.core.team import ALONE, Team
-from penchant.rl.sampling.sampler import Completion, Sampling
+from penchant.rl.sampling.base import Completion, Draw
 from penchant.rl.sampling.vllm.control import START, Server
-from penchant.rl.sampling.vllm.engine import answer_seed, request
+from penchant.rl.sampling.vllm.engine import request
 from penchant.rl.sampling.vllm.weights import HandedWeights
 
 if TYPE_CHECKING:
@@ -99,24 +99,14 @@ class VllmServerSampler:
             self._persist(self._hand_over)
         self.weights.team.wait()
 
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        numbers: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
+    def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
         answers: dict[int, list[Completion]] = {}
-        numbers = range(len(prompts)) if numbers is None else numbers
         requests = [
-            request(sampling, self.end_token_ids, n, answer_seed(seed, number))
-            | {"prompt": prompt, "return_token_ids": True}
-            for prompt, number in zip(prompts, numbers, strict=True)
+            request(draw, self.end_token_ids, number) | {"prompt": prompt, "return_token_ids": True}
+            for prompt, number in zip(prompts, draw.numbers_of(prompts), strict=True)
         ]
 
-        def draw() -> None:
+        def ask() -> None:
             if self.weights.rank is None:
                 answers.clear()
                 self._require_own()
@@ -124,7 +114,7 @@ class VllmServerSampler:
             if self.weights.rank is None:
                 self._require_own()
 
-        self._persist(draw)
+        self._persist(ask)
         return [answers[i] for i in range(len(prompts))]
 
     def _ask_all(
