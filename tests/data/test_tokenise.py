@@ -94,8 +94,8 @@ def test_plain_strings_meet_no_template():
 def test_prompt_and_completion_are_the_tokens_of_the_whole_text(pair):
     tokenizer = byte_level(merges=[("a", "b"), ("c", "d"), ("o", "o")])
     example, report, decode = tokenise(pair, tokenizer, ends=[IM_END])
-    whole = decode(example.prompt + example.chosen)
-    assert tokenizer(whole)["input_ids"] == example.prompt + example.chosen
+    whole = decode([*example.prompt, *example.chosen])
+    assert tokenizer(whole)["input_ids"] == [*example.prompt, *example.chosen]
     assert report.tokenised_apart == 0
 
 
@@ -105,7 +105,7 @@ def test_a_merge_across_the_boundary_is_tokenised_apart_and_counted():
     example, report, decode = tokenise(Pair("ab", "cd", "xy", "f:1"), tokenizer)
     assert report.tokenised_apart == 1
     assert "tokenised apart" in report.summary()
-    assert merged not in example.prompt + example.chosen
+    assert merged not in [*example.prompt, *example.chosen]
     assert decode(example.prompt) == "ab"
     assert decode(example.chosen) == "cd</s>"
     assert decode(example.rejected) == "xy</s>"
@@ -174,7 +174,7 @@ def test_there_is_one_bos_whether_the_tokenizer_or_the_text_or_the_template_writ
     example, _, decode = tokenise(CHAT, byte_level(bos=True, template="<s>" + CHATML))
     assert decode(example.prompt).startswith("<s><|im_start|>user")
     assert example.prompt.count(BOS) == 1
-    assert BOS not in example.chosen + example.rejected
+    assert BOS not in [*example.chosen, *example.rejected]
 
 
 def test_a_tokenizer_that_closes_all_it_encodes_does_not_end_the_prompt():
@@ -248,7 +248,7 @@ def test_completions_are_cut_on_the_right_to_what_the_prompt_leaves_and_counted(
 def test_a_cut_completion_does_not_claim_to_have_ended():
     pair = Pair("abcd", "efghijkl", "efghxxxx", "f:1")
     example, report, _ = tokenise(pair, max_length=9, max_prompt_length=6)
-    assert EOS not in example.chosen + example.rejected
+    assert EOS not in [*example.chosen, *example.rejected]
     assert report.completions_cut == 2
 
 
@@ -318,7 +318,7 @@ def test_labels_are_cut_dropped_and_counted_like_pairs():
     labels = [Label(prompt, text, True, f"f:{n}") for n, (prompt, text) in enumerate(texts)]
     examples, report = tokeniser.labels(labels)
     assert [example.where for example in examples] == ["f:0", "f:2"]
-    assert tokeniser.tokenizer.decode(examples[0].prompt + examples[0].completion) == "cdefxyzx"
+    assert tokeniser.tokenizer.decode([*examples[0].prompt, *examples[0].completion]) == "cdefxyzx"
     assert (report.prompts_cut, report.completions_cut, report.tokenised_apart) == (1, 1, 1)
     assert report.dropped == {"prompt without tokens": 1}
     assert "1 examples dropped: prompt without tokens" in report.summary()

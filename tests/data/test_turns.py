@@ -111,7 +111,7 @@ def test_the_last_turn_alone_is_what_a_row_gives_whose_prompt_holds_all_before_i
     for chat, completion in ((talk, example.chosen), (other, example.rejected)):
         single = Label((USER, *chat[:-1]), chat[-1:], True, "f:1")
         [[row], _] = tokeniser.labels([single])
-        assert [*example.prompt, *completion] == row.prompt + row.completion
+        assert [*example.prompt, *completion] == [*row.prompt, *row.completion]
         [(start, end)] = completion.trained
         assert list(completion)[start:end] == row.completion
     assert example.asked == tokeniser.prompt_ids((USER,))

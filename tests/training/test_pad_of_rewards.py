@@ -43,7 +43,7 @@ def test_run_says_which_pad_token_gives_its_scores_elsewhere(
     pair = tokenised(tiny_keys["data"], base)[0]
     elsewhere = load_saved(result.model)
     elsewhere.config.pad_token_id = tokenizer.pad_token_id
-    ids = [torch.tensor([pair.prompt + side]) for side in (pair.chosen, pair.rejected)]
+    ids = [torch.tensor([[*pair.prompt, *side]]) for side in (pair.chosen, pair.rejected)]
     with torch.no_grad():
         scores = torch.cat([elsewhere(input_ids=one).logits.squeeze(-1) for one in ids])
         torch.testing.assert_close(scorer(scorer.batch([pair.group()])), scores)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from penchant.core.screen import track
 from penchant.data.batch import Turns
 from penchant.data.records import Label, Pair, fingerprint
+from penchant.data.token_ids import TYPE, TokenIds
 from penchant.data.token_report import TokenReport
 from penchant.data.tokenise import TokenisedLabel, TokenisedPair, TokenisedPrompt
 
@@ -103,17 +105,17 @@ def _key(records: Sequence[Any], tokeniser: Tokeniser, kind: str) -> str:
 
 def _save(file: Path, examples: Sequence[Any], report: TokenReport, records: Sequence[Any]) -> None:
     """Write examples, whole or not at all."""
-    tokens: list[int] = []
+    tokens = array(TYPE)
     lengths: list[int] = []
     spans: list[tuple[int, int, int]] = []  # of a sequence: its number, first and last token
     for example in examples:
         for ids in (example.prompt, *_completions(example), example.asked):
             if isinstance(ids, Turns):
                 spans += [(len(lengths), begin, end) for begin, end in ids.trained]
-            tokens += [] if ids is None else ids
+            tokens.extend(() if ids is None else ids)
             lengths.append(-1 if ids is None else len(ids))
     tensors = {
-        "tokens": torch.tensor(tokens, dtype=torch.int32),
+        "tokens": torch.frombuffer(tokens, dtype=torch.int32),
         "lengths": torch.tensor(lengths, dtype=torch.int32),
         "spans": torch.tensor(spans, dtype=torch.int32).view(-1, 3),
         "records": torch.tensor(list(_numbers(examples, records)), dtype=torch.int32),
@@ -126,8 +128,11 @@ def _save(file: Path, examples: Sequence[Any], report: TokenReport, records: Seq
 
 def _load(file: Path, records: Sequence[Any]) -> Tokenised:
     with safe_open(file, framework="pt") as content:
-        names = ("tokens", "lengths", "spans", "records")
-        tokens, lengths, spans, numbers = (content.get_tensor(n).tolist() for n in names)
+        lengths, spans, numbers = (
+            content.get_tensor(name).tolist() for name in ("lengths", "spans", "records")
+        )
+        # The file is mapped: what of it is not read just now, the system can take back.
+        tokens = content.get_tensor("tokens").numpy()
         report = TokenReport(**json.loads(content.metadata()["report"]))
     trained: dict[int, list[tuple[int, int]]] = {}
     for number, begin, end in spans:
@@ -135,7 +140,7 @@ def _load(file: Path, records: Sequence[Any]) -> Tokenised:
     sequences: list[Any] = []
     start = 0
     for number, length in enumerate(lengths):
-        ids: Any = None if length < 0 else tokens[start : start + length]
+        ids: Any = None if length < 0 else TokenIds(tokens, start, start + length)
         start += max(length, 0)
         sequences.append(Turns(ids, tuple(trained[number])) if number in trained else ids)
     width = len(sequences) // len(numbers)
@@ -160,7 +165,7 @@ def _example(record: Any, prompt: Any, *rest: Any) -> Any:
     if isinstance(record, Label):
         completion, asked = rest
         return TokenisedLabel(prompt, completion, record.desirable, record.where, asked)
-    return TokenisedPrompt(prompt, record, record.where)
+    return TokenisedPrompt(list(prompt), record, record.where)
 
 
 def _numbers(examples: Sequence[Any], records: Sequence[Any]) -> Iterator[int]:

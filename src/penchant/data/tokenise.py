@@ -10,6 +10,7 @@ from penchant.core.errors import ModelError
 from penchant.data.batch import Group, num_trained
 from penchant.data.encoding import Ahead, Encoder, Written, completions_of, in_chunks
 from penchant.data.records import REASONING, Label, Message, Messages, Pair, Record, Text, is_chat
+from penchant.data.token_ids import TokenStore
 from penchant.data.token_report import Dropped, Encoded, LossOnTurns, TemplateRefusal, TokenReport
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ class TokenisedPair:
     Where the layout shares another beginning than the prompt, `asked` is what a model is asked.
     """
 
-    prompt: list[int]
+    prompt: Sequence[int]
     chosen: Sequence[int]
     rejected: Sequence[int]
     where: str
     margin: float | None = None
-    asked: list[int] | None = None
+    asked: Sequence[int] | None = None
 
     def group(self) -> Group:
         """For the batch: the chosen completion first."""
@@ -44,11 +45,11 @@ class TokenisedPair:
 class TokenisedLabel:
     """Token ids of one judged completion; `where` and `asked` as of a `TokenisedPair`."""
 
-    prompt: list[int]
+    prompt: Sequence[int]
     completion: Sequence[int]
     desirable: bool
     where: str
-    asked: list[int] | None = None
+    asked: Sequence[int] | None = None
 
     def group(self) -> Group:
         """For the batch: a prompt with one completion."""
@@ -107,6 +108,7 @@ class Tokeniser:
         self.loss_on_turns = loss_on_turns
         self._blank: dict[int, bool] = {}
         self._encoder, self._written = Encoder(tokenizer), Ahead()
+        self._store = TokenStore()
 
     def pairs(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
         """Tokenise, cut and count. Pairs that cutting makes equal are dropped."""
@@ -143,13 +145,19 @@ class Tokeniser:
             cut = report.completions_cut > num_cut
             why = "once cut" if cut else "as the chat template and the tokenizer write them"
             raise Dropped(f"chosen equals rejected {why}")
-        prompt, asked = encoded.prompt, encoded.asked
-        return TokenisedPair(prompt, chosen, rejected, pair.where, pair.margin, asked)
+        prompt, chosen, rejected = map(self._store.keep, (encoded.prompt, chosen, rejected))
+        return TokenisedPair(
+            prompt, chosen, rejected, pair.where, pair.margin, self._kept(encoded.asked)
+        )
 
     def _label(self, label: Label, report: TokenReport) -> TokenisedLabel:
         encoded = self._fitted(label, (label.completion,), report)
-        prompt, (completion,), asked = encoded.prompt, encoded.completions, encoded.asked
+        prompt, completion = map(self._store.keep, (encoded.prompt, *encoded.completions))
+        asked = self._kept(encoded.asked)
         return TokenisedLabel(prompt, completion, label.desirable, label.where, asked)
+
+    def _kept(self, ids: list[int] | None) -> Sequence[int] | None:
+        return None if ids is None else self._store.keep(ids)
 
     def _prompt(self, prompt: Prompt, report: TokenReport) -> TokenisedPrompt:
         return TokenisedPrompt(self._fitted(prompt, (), report).prompt, prompt, prompt.where)

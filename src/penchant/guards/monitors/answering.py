@@ -111,7 +111,7 @@ def distinct_prompts(
             break
         record = getattr(example, "record", None) or records[example.where]
         fields = getattr(record, "fields", {})
-        ids = example.asked or example.prompt
+        ids = list(example.asked or example.prompt)
         prompt = MonitoredPrompt(ids, record.prompt, fields, example.where)
         prompts.setdefault(tuple(ids), prompt)
     return list(prompts.values())
