@@ -112,10 +112,12 @@ class Tokeniser:
 
     def pairs(self, pairs: Iterable[Pair]) -> tuple[list[TokenisedPair], TokenReport]:
         """Tokenise, cut and count. Pairs that cutting makes equal are dropped."""
+        self._store = TokenStore()
         return in_chunks(pairs, self._write_ahead, self._pair, TokenReport("pairs"))
 
     def labels(self, labels: Iterable[Label]) -> tuple[list[TokenisedLabel], TokenReport]:
         """Tokenise, cut and count."""
+        self._store = TokenStore()
         return in_chunks(labels, self._write_ahead, self._label, TokenReport("examples"))
 
     def prompts(self, prompts: Iterable[Prompt]) -> tuple[list[TokenisedPrompt], TokenReport]:

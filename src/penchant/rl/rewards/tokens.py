@@ -102,7 +102,7 @@ class RewardTokens:
         open_end = not sample.ended and len(completion) > 1
         if open_end and completion[-1] in self._tokeniser.end_ids:
             completion = completion[:-1]
-        return examples[0].prompt, completion
+        return list(examples[0].prompt), completion
 
     def _cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
         if len(prompt) + len(completion) <= self.max_length:
