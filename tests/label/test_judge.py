@@ -7,7 +7,7 @@ import json
 import pytest
 
 from penchant.label.export import export_answers
-from penchant.label.judge import judge_pairs, read_verdict
+from penchant.label.judge import judge_pairs
 
 
 @pytest.fixture
@@ -53,12 +53,3 @@ def test_a_judge_answers_in_both_orders_and_goes_on_where_it_stopped(judge, tmp_
         ("b", "judge stars"), ("a", "judge stars"), ("tie", "judge stars")
     ]  # fmt: skip
     assert answers[2]["reason"] == "the verdict follows the order: a, then a"
-
-
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [("Verdict: A", "a"), ("[[B]]", "b"), ("[[C]]", "tie"), ("**Verdict:** tie", "tie"),
-     ("Verdict: A\nNo: verdict: B", "b"), ("A is better", None), ("Verdict: Although", None)],
-)  # fmt: skip
-def test_the_last_verdict_of_a_text_counts(text, verdict):
-    assert read_verdict(text) == verdict

@@ -5,34 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from penchant.core.endpoint import Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
+from penchant.core.service_keys import ServiceKeys, read_keys
 
 PREFIX = "judge:"
 
 
-class JudgeSettings(BaseModel):
+class JudgeSettings(ServiceKeys):
     """The keys of a judge's YAML file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    PATHS: ClassVar[tuple[str, ...]] = ("rubric", "cache")
 
-    url: str
     model: str | None = None
     rubric: Path | None = Field(None, description="text with {prompt} and {completion}")
     scale: tuple[float, float] = (1.0, 10.0)
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(8, ge=1)
-    retries: int = Field(5, ge=0)
-    timeout: float = Field(60.0, gt=0)
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(512, ge=1)
-    cache: Path | None = None
     price_input: float = Field(0.0, ge=0)
     price_output: float = Field(0.0, ge=0)
-    extra_body: dict[str, object] = {}
+    extra_body: dict[str, object] = Field(default_factory=dict)
 
     def endpoint(self) -> Endpoint:
         """What the judge is asked through."""
@@ -72,28 +68,9 @@ def read_settings(place: str) -> JudgeSettings:
     Raises:
         ConfigError: the file cannot be read, or has a wrong key or value.
     """
-    if place.startswith(("http://", "https://")):
-        return JudgeSettings.model_validate({"url": place})
-    file = Path(place).expanduser()
-    if not file.is_file():
-        raise ConfigError(
-            f"{PREFIX}{place}: no such file; write {PREFIX}http://host:port/v1, or name a YAML "
-            "file with url, model and rubric"
-        )
-    import yaml
-
-    try:
-        keys = yaml.safe_load(file.read_text(encoding="utf-8"))
-        settings = JudgeSettings.model_validate(keys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(JudgeSettings.model_fields)
-        raise ConfigError(f"{file}: {'; '.join(lines)}; known keys are {known}") from None
-    beside = {
-        key: file.parent / path
-        for key in ("rubric", "cache")
-        if (path := getattr(settings, key)) is not None
-    }
-    return settings.model_copy(update=beside)
+    place = place.removeprefix(PREFIX)
+    missing = (
+        f"{PREFIX}{place}: no such file; write {PREFIX}http://host:port/v1, or name a YAML file "
+        "with url, model and rubric"
+    )
+    return read_keys(place, JudgeSettings, missing)

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penchant.core.endpoint import Reply
-from penchant.core.judge import fill_rubric, read_rubric, read_settings
+from penchant.core.judge import read_rubric, read_settings
+from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
 from penchant.data.opening import Sources
-from penchant.data.records import Pair, counted
+from penchant.data.records import counted
 from penchant.data.rows.messages import as_text
 from penchant.label.session import MAX_NAME, open_session
 
-RUBRIC = """Two answers to one request are below. Which is better? Consider whether they are \
-right, helpful, complete, safe and no longer than they need to be; neither their order nor \
-their length counts by itself. Explain in two sentences, then end with a line of the form \
-"Verdict: A", "Verdict: B" or "Verdict: tie".
-
-Request:
-{prompt}
-
-Answer A:
-{completion_a}
-
-Answer B:
-{completion_b}
-"""
-PLACES = ("{prompt}", "{completion_a}", "{completion_b}")
-VERDICT = re.compile(r"verdict\W{0,6}(A|B|tie)\b|\[\[(A|B|C|tie)\]\]", re.IGNORECASE)
-TURNED = {"a": "b", "b": "a", "tie": "tie"}
+SIDES = {"a": "left", "b": "right", "tie": "tie", None: "skip"}
 BATCH = 128
 
 
@@ -102,49 +85,24 @@ def judge_pairs(
     name = f"judge {endpoint.model}"[:MAX_NAME]
     before = session.store.num_answers(name)
     counts = {"answered": 0, "contradicted": 0, "failed": 0}
-    waiting: dict[int, tuple[Reply[str], Reply[str]]] = {}
+    waiting: dict[int, Verdict] = {}
     done = {one.item for one in session.store.answers() if one.annotator == name}
     left = [i for i in range(len(session.data.records)) if i not in done]
     while task := session.store.next_task(name, len(session.data.records), overlap, _kept):
         if task.item not in waiting:
             some = [i for i in left if i >= task.item][:BATCH]
             pairs = [session.data.records[i] for i in some]
-            chats = [chat for pair in pairs for chat in _both_orders(rubric, pair)]
-            replies = endpoint.ask(chats, read_verdict)
-            waiting = dict(zip(some, zip(replies[::2], replies[1::2], strict=True), strict=True))
-        side, reason = _decided(*waiting[task.item])
-        counts["failed" if side == "skip" else "answered"] += 1
-        counts["contradicted"] += reason.startswith("the verdict follows")
-        session.store.answer(name, task.item, side, reason=reason)
+            texts = [(as_text(p.prompt), as_text(p.chosen), as_text(p.rejected)) for p in pairs]
+            waiting = dict(zip(some, judge_both_orders(endpoint, rubric, texts), strict=True))
+        verdict = waiting[task.item]
+        counts["failed" if verdict.side is None else "answered"] += 1
+        counts["contradicted"] += verdict.contradicted
+        session.store.answer(name, task.item, SIDES[verdict.side], reason=verdict.reason)
     endpoint.close()
     session.store.close()
     return Judged(
         name, before=before, usage=str(endpoint.usage), store=session.store.path, **counts
     )
-
-
-def read_verdict(text: str) -> str | None:
-    """`a`, `b` or `tie`, as the text states last; None where it states none."""
-    found = [(one or other).lower() for one, other in VERDICT.findall(text)]
-    return {"c": "tie"}.get(found[-1], found[-1]) if found else None
-
-
-def _both_orders(rubric: str, pair: Pair) -> list[list[dict[str, str]]]:
-    texts = as_text(pair.chosen), as_text(pair.rejected)
-    prompt = as_text(pair.prompt)
-    return [
-        fill_rubric(rubric, {"prompt": prompt, "completion_a": a, "completion_b": b})
-        for a, b in (texts, texts[::-1])
-    ]
-
-
-def _decided(first: Reply[str], second: Reply[str]) -> tuple[str, str]:
-    """The side, and a word on how it came about."""
-    if first.value is None or second.value is None:
-        return "skip", first.reason or second.reason
-    if first.value != TURNED[second.value]:
-        return "tie", f"the verdict follows the order: {first.value}, then {second.value}"
-    return {"a": "left", "b": "right", "tie": "tie"}[first.value], ""
 
 
 def _kept(item: int) -> bool:

@@ -24,8 +24,8 @@ class RewardOptions(MethodOptions):
 
     reward: tuple[str, ...] = Field(
         description="What judges an answer; repeat for several. A reward model (folder, run, hub "
-        "id), module:function, file.py:function, judge:URL, judge:FILE.yaml, or gsm8k, math, "
-        "regex:P, length:N, sentiment, format."
+        "id), module:function, file.py:function, judge:URL, judge:FILE.yaml, http://..., "
+        "http:FILE.yaml, or gsm8k, math, regex:P, length:N, sentiment, format."
     )
     reward_weights: tuple[float, ...] | None = Field(
         None, description="One weight per reward, comma-separated; default 1 each."

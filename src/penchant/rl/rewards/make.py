@@ -17,11 +17,13 @@ from penchant.rl.rewards.loading import ENSEMBLE, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
 from penchant.rl.rewards.ready import NAMES, ready
 from penchant.rl.rewards.samples import Reward, Sample
+from penchant.rl.rewards.service import PREFIX as SERVICE
+from penchant.rl.rewards.service import SCHEMES, ServiceReward, load_service
 
 __all__ = ["ModelContext", "Reward", "RewardOptions", "Rewards", "Sample", "Scores", "make_rewards"]
 
 Spec = str | Callable[..., Any]
-Made = FunctionReward | JudgeReward
+Made = FunctionReward | JudgeReward | ServiceReward
 
 
 def find_rewards(specs: Sequence[Spec], timeout: float | None = None) -> list[Spec]:
@@ -48,8 +50,8 @@ def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelCo
 
     Args:
         specs: each a callable, a ready function's short name, `judge:URL` or `judge:FILE.yaml`,
-            `package.module:function`, `path/to/file.py:function`, or the folder, run, ensemble or
-            hub id of a reward model.
+            `http://...` or `http:FILE.yaml`, `package.module:function`, `path/to/file.py:function`,
+            or the folder, run, ensemble or hub id of a reward model.
         options: how they are called, combined and shaped.
         context: what reward models share with the run.
 
@@ -69,14 +71,16 @@ def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelCo
 
 
 def _function(spec: Spec, timeout: float | None) -> Made | None:
-    """The function or judge that a spec means; None where it means a model."""
-    if isinstance(spec, FunctionReward | JudgeReward):
+    """The function, judge or service that a spec means; None where it means a model."""
+    if isinstance(spec, FunctionReward | JudgeReward | ServiceReward):
         return spec
     if not isinstance(spec, str):
         name = getattr(spec, "__name__", type(spec).__name__)
         return FunctionReward(spec, name, timeout=timeout)
     if spec.startswith(PREFIX):
         return load_judge(spec)
+    if spec.startswith((*SCHEMES, SERVICE)):
+        return load_service(spec)
     if known := ready(spec):
         return FunctionReward(known[1], known[0], timeout=timeout)
     if spec.endswith(".py"):

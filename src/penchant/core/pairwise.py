@@ -1,0 +1,83 @@
+"""Two answers to one prompt before a judge, in both orders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from penchant.core.asking import Reply
+from penchant.core.endpoint import Endpoint
+from penchant.core.judge import fill_rubric
+
+RUBRIC = """Two answers to one request are below. Which is better? Consider whether they are \
+right, helpful, complete, safe and no longer than they need to be; neither their order nor \
+their length counts by itself. Explain in two sentences, then end with a line of the form \
+"Verdict: A", "Verdict: B" or "Verdict: tie".
+
+Request:
+{prompt}
+
+Answer A:
+{completion_a}
+
+Answer B:
+{completion_b}
+"""
+PLACES = ("{prompt}", "{completion_a}", "{completion_b}")
+VERDICT = re.compile(r"verdict\W{0,6}(A|B|tie)\b|\[\[(A|B|C|tie)\]\]", re.IGNORECASE)
+SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
+Side = Literal["a", "b", "tie"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found of two answers.
+
+    Attributes:
+        side: the better answer, `a` or `b`, or `tie`; None where the judge gave no verdict.
+        reason: why it is a tie against the judge's words, or why there is none.
+        contradicted: the verdict followed the order of the answers, so that it is a tie.
+    """
+
+    side: Side | None
+    reason: str = ""
+    contradicted: bool = False
+
+
+def judge_both_orders(
+    endpoint: Endpoint, rubric: str, answers: Sequence[tuple[str, str, str]]
+) -> list[Verdict]:
+    """A verdict on each two answers, each shown in both orders.
+
+    Args:
+        endpoint: of the judge.
+        rubric: with the `PLACES`.
+        answers: prompt, answer a and answer b.
+
+    Raises:
+        ConfigError: the endpoint refuses every request.
+    """
+    chats = [
+        fill_rubric(rubric, {"prompt": prompt, "completion_a": first, "completion_b": second})
+        for prompt, a, b in answers
+        for first, second in ((a, b), (b, a))
+    ]
+    replies = endpoint.ask(chats, read_verdict)
+    return [_decided(*both) for both in zip(replies[::2], replies[1::2], strict=True)]
+
+
+def read_verdict(text: str) -> str | None:
+    """`a`, `b` or `tie`, as the text states last; None where it states none."""
+    found = [(one or other).lower() for one, other in VERDICT.findall(text)]
+    return {"c": "tie"}.get(found[-1], found[-1]) if found else None
+
+
+def _decided(first: Reply[str], second: Reply[str]) -> Verdict:
+    if first.value is None or second.value is None:
+        return Verdict(None, first.reason or second.reason)
+    if first.value != SWAPPED[second.value]:
+        said = f"{first.value}, then {second.value}"
+        return Verdict("tie", f"the verdict follows the order: {said}", contradicted=True)
+    return Verdict("a" if first.value == "a" else "b" if first.value == "b" else "tie")

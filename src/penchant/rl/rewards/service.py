@@ -1,0 +1,183 @@
+"""A reward behind HTTP: a service of the user's own gets answers and gives numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urldefrag, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from pydantic import Field
+
+from penchant.core.asking import (
+    Service,
+    ServiceSettings,
+    UnusableError,
+    excerpt,
+    request_key,
+    warn_of_leaving,
+)
+from penchant.core.errors import ConfigError, RewardError
+from penchant.core.service_keys import ServiceKeys, read_keys
+from penchant.data.rows.messages import plain
+from penchant.rl.rewards.samples import Sample
+
+SCHEMES = ("http://", "https://")
+PREFIX = "http:"
+# What holds the numbers of an answer that is an object, where no other name is given.
+KEY = "rewards"
+# Seconds within which something must listen at the address.
+CONNECT_TIMEOUT = 5.0
+
+
+class ServiceFailureError(Exception):
+    """The service gave no number for an answer, after all tries."""
+
+
+class RewardServiceSettings(ServiceKeys):
+    """The keys of a reward service's YAML file."""
+
+    api_key_env: str = "REWARD_API_KEY"
+    key: str | None = Field(None, description="which numbers, where the answer is an object")
+    batch_size: int = Field(16, ge=1, description="completions in a request")
+    columns: tuple[str, ...] | None = Field(None, description="columns that are sent; all")
+
+
+class ServiceReward:
+    """Numbers that a service gives for completions.
+
+    It is sent `prompts`, `completions` and columns of the data as lists, and answers with a list of
+    numbers in the same order, or with an object that has such lists.
+
+    Args:
+        settings: of the service.
+
+    Attributes:
+        name: by which metrics and messages call it.
+
+    Raises:
+        ConfigError: nothing listens at the address.
+    """
+
+    def __init__(self, settings: RewardServiceSettings) -> None:
+        url, fragment = urldefrag(settings.url)
+        self.settings, self.key = settings, settings.key or fragment
+        self.name = self.key or urlsplit(url).path.strip("/").rpartition("/")[2] or "service"
+        _require_listener(url)
+        warn_of_leaving(url, "prompts, answers and columns")
+        own = {"url", "key", "batch_size", "columns"}
+        self.service = Service(ServiceSettings(url=url, **settings.model_dump(exclude=own)))
+
+    def __call__(self, samples: Sequence[Sample]) -> list[float]:
+        """One number a sample, NaN for null; what was scored before is not sent again.
+
+        Raises:
+            ServiceFailureError: a sample has no answer.
+            RewardError: a column that is sent cannot be written as JSON.
+        """
+        rows = [self._row(sample) for sample in samples]
+        keys = [self._hash(row, sample) for row, sample in zip(rows, samples, strict=True)]
+        scores = {key: json.loads(text) for key in keys if (text := self.service.cache.get(key))}
+        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in scores}
+        self.service.count(cached=len(scores))
+        numbers, size = sorted(new.values()), self.settings.batch_size
+        chunks = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+
+        def ask(chunk: list[int]) -> list[float | None]:
+            reply = self.service.try_again(lambda: self._scores([rows[i] for i in chunk]))
+            if reply.value is None:
+                raise ServiceFailureError(f"{samples[chunk[0]].where}: {reply.reason}")
+            for i, score in zip(chunk, reply.value, strict=True):
+                if score is not None:
+                    self.service.cache.put(keys[i], json.dumps(score))
+            self.service.count(failed=reply.value.count(None))
+            return reply.value
+
+        answers = self.service.side_by_side(ask, chunks, "scoring")
+        for chunk, values in zip(chunks, answers, strict=True):
+            scores |= {keys[i]: value for i, value in zip(chunk, values, strict=True)}
+        return [math.nan if scores[key] is None else float(scores[key]) for key in keys]
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        """What is sent of a sample."""
+        sent = self.settings.columns
+        columns = {n: v for n, v in sample.fields.items() if sent is None or n in sent}
+        return {**columns, "prompts": plain(sample.prompt), "completions": sample.completion}
+
+    def _hash(self, row: Mapping[str, Any], sample: Sample) -> str:
+        try:
+            return request_key({"url": self.settings.url, "key": self.key, "row": row})
+        except (TypeError, ValueError) as error:
+            raise RewardError(
+                f"reward {self.name}: {sample.where} cannot be sent as JSON ({error}); name the "
+                f"columns to send in a YAML file: url and columns, then {PREFIX}FILE.yaml"
+            ) from error
+
+    def _scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+        names = dict.fromkeys(name for row in rows for name in row)
+        content = self.service.post("", {name: [row.get(name) for row in rows] for name in names})
+        values = self._listed(content)
+        if len(values) != len(rows):
+            raise UnusableError(f"it gave {len(values)} numbers for {len(rows)} completions")
+        for value in values:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value)):
+                raise UnusableError(f"it gave {value!r}, which is no finite number")
+        return values
+
+    def _listed(self, content: Any) -> list[Any]:
+        """The list of numbers in an answer."""
+        key = self.key or KEY
+        if isinstance(content, Mapping) and key in content:
+            content = content[key]
+        elif self.key and isinstance(content, Mapping | list):
+            has = ", ".join(content) if isinstance(content, Mapping) else "a list alone"
+            raise ConfigError(f"reward {self.name} asks for {key!r}, and the service sent {has}")
+        elif isinstance(content, Mapping) and (lists := _lists(content)):
+            raise ConfigError(
+                f"{self.settings.url} sent {', '.join(lists)}; say which is the reward: "
+                f"{urldefrag(self.settings.url)[0]}#{lists[0]}"
+            )
+        if not isinstance(content, list):
+            raise UnusableError(f"it sent no list of numbers: {excerpt(content)}")
+        return content
+
+
+def load_service(spec: str) -> ServiceReward:
+    """The reward that `http://...`, `https://...` or `http:FILE.yaml` means.
+
+    Raises:
+        ConfigError: the file cannot be read or has a wrong key, or nothing listens there.
+    """
+    place = spec if spec.startswith(SCHEMES) else spec.removeprefix(PREFIX)
+    missing = (
+        f"{spec}: no such file; write http://host:port/path, or name a YAML file with url, key, "
+        "columns and more"
+    )
+    return ServiceReward(read_keys(place, RewardServiceSettings, missing))
+
+
+def _lists(content: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in content.items() if isinstance(value, list)]
+
+
+def _require_listener(url: str) -> None:
+    """Refuse an address where nothing listens; behind a proxy that cannot be known."""
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        raise ConfigError(f"{url!r} is no address of a service; write it as http://host:port/path")
+    try:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}; write it as http://host:port/path") from None
+    if parts.scheme in getproxies() and not proxy_bypass(parts.hostname):
+        return
+    try:
+        socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no service listens at {url} ({error}); start it, or correct the address"
+        ) from None

@@ -1,0 +1,37 @@
+"""What a judge says of two answers, and what is made of its verdicts in both orders."""
+
+from __future__ import annotations
+
+import pytest
+
+from penchant.core.endpoint import Endpoint, EndpointSettings
+from penchant.core.pairwise import RUBRIC, Verdict, judge_both_orders, read_verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [("Verdict: A", "a"), ("[[B]]", "b"), ("[[C]]", "tie"), ("**Verdict:** tie", "tie"),
+     ("Verdict: A\nNo: verdict: B", "b"), ("A is better", None), ("Verdict: Although", None)],
+)  # fmt: skip
+def test_the_last_verdict_of_a_text_counts(text, verdict):
+    assert read_verdict(text) == verdict
+
+
+def test_what_wins_in_both_orders_is_better_and_what_wins_by_place_is_a_tie(serve_chat):
+    def answer(text):
+        first = text.partition("Answer A:")[2].partition("Answer B:")[0].strip()
+        return {"good": "Verdict: A", "bad": "Verdict: B", "so": "[[C]]"}.get(first, "Verdict: A")
+
+    server = serve_chat(answer)
+    endpoint = Endpoint(EndpointSettings(url=server.url, retries=0))
+    answers = [("p", "good", "bad"), ("p", "bad", "good"), ("p", "so", "so"), ("p", "x", "y")]
+    found = judge_both_orders(endpoint, RUBRIC, answers)
+    assert [one.side for one in found] == ["a", "b", "tie", "tie"]
+    assert [one.contradicted for one in found] == [False, False, False, True]
+    assert found[3].reason == "the verdict follows the order: a, then a"
+    assert len(server.asked) == 5  # what is asked twice is asked once
+
+    silent = Endpoint(EndpointSettings(url=serve_chat(lambda text: "Hm.").url, retries=0))
+    assert judge_both_orders(silent, RUBRIC, answers[:1]) == [
+        Verdict(None, "its answer holds no verdict: 'Hm.'")
+    ]
