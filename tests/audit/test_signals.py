@@ -70,10 +70,20 @@ def test_a_known_rate_names_rows_where_the_probe_cannot_tell_how_many() -> None:
 
 
 def test_a_known_rate_asks_the_probe_also_where_there_are_votes() -> None:
-    rows = [{**row, "agreement": 1.0} for row in learnable(300, 0.3)[0]]
+    rows = [
+        {**row, "agreement": 1.0 if number % 4 else 2 / 3}
+        for number, row in enumerate(learnable(300, 0.3)[0])
+    ]
     by_votes, by_rate = inspect(rows), inspect(rows, noise_rate=0.3)
     found = [report.finding("label-noise") for report in (by_votes, by_rate)]
     assert [one.evidence["from"] for one in found if one] == ["votes", "noise_rate"]
+
+
+def test_unanimous_votes_are_no_finding(make_pairs: Make) -> None:
+    assert (
+        inspect([{**row, "agreement": 1.0} for row in make_pairs(60)]).finding("label-noise")
+        is None
+    )
 
 
 @pytest.mark.parametrize("rate", [-0.1, 0.5, 1.0])

@@ -712,6 +712,7 @@ def test_own_answers_are_held_against_the_reference_in_nats_per_answer(
     print_result(run)
     shown = capsys.readouterr().out
     assert f"own answers: {run.after.kl_sequence:.3g} ± " in shown
+    assert f"\npage:  {run.output / 'report.html'}\n" in shown
     assert "nats per answer from the reference" in shown and "the healthy 0.5 to 10" in shown
     for page in ("report.html", "model/README.md"):
         text = (run.output / page).read_text(encoding="utf-8")

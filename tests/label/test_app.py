@@ -9,6 +9,8 @@ from html import unescape
 
 import pytest
 
+from penchant.core.pages import style
+
 from .conftest import TOKEN, write_pairs
 
 SIDES = ("left", "right", "tie", "both_bad", "skip")
@@ -43,7 +45,7 @@ def test_nothing_is_served_without_the_token(page, path):
     assert "prompt 0" not in found.text
 
 
-@pytest.mark.parametrize("action", ["answer", "undo"])
+@pytest.mark.parametrize("action", ["answer", "strength", "undo"])
 def test_nothing_is_taken_without_the_token(page, action):
     site = page()
     site.item()
@@ -154,25 +156,57 @@ def test_hostile_names_are_text(page):
 def test_answer_is_committed_before_it_is_acknowledged(page, side):
     site = page()
     found = site.answer(side)
-    assert (found.status_code, found.headers["location"]) == (303, "compare?annotator=ann")
+    then = "&decided=0" if side in ("left", "right") else ""
+    assert (found.status_code, found.headers["location"]) == (303, f"compare?annotator=ann{then}")
     with sqlite3.connect(site.session.store.path) as other:
         assert other.execute("SELECT count(*) FROM tasks WHERE label IS NOT NULL").fetchone() == (
             1,
         )
     other.close()
-    assert "1 answered" in site.show()
+    assert "1 of your 3 pairs answered" in site.show()
 
 
-def test_reason_and_strength_are_kept(page):
+def test_strength_is_asked_after_the_choice_and_reason_with_it(page):
     site = page()
-    site.answer("left", strength="2", reason="  why & how <b> é  ")
+    assert 'name="strength"' not in site.show()
+    asked = site.answer("left", reason="  why & how <b> é  ").headers["location"]
+    shown = site.client.get(asked).text
+    assert all(text in shown for text in ("prompt 0", "Left is better.", 'name="strength"'))
+    assert 'name="side"' not in shown
+    assert site.client.get(asked).text == shown, "a reload asks again"
+    assert site.post("strength", item=0, strength="2").headers["location"].endswith("=ann")
     (one,) = site.session.store.answers()
     assert (one.strength, one.reason) == (2, "why & how <b> é")
+    assert "prompt 1" in site.client.get(asked).text, "what was said is asked no more"
+
+
+def test_strength_that_is_not_said_or_not_asked_leaves_the_answer_as_it_is(page):
+    site = page()
+    site.answer("right")
+    site.post("strength", item=0, strength="")
+    assert site.item() == 1
+    assert [one.strength for one in site.session.store.answers()] == [None]
+    site = page(asks_strength=False)
+    assert site.answer("left").headers["location"] == "compare?annotator=ann"
+    assert "prompt 2" in site.show(decided="1")
+
+
+def test_strength_of_a_tie_and_of_anothers_answer_is_refused(page):
+    site = page(overlap=2)
+    site.answer("tie")
+    site.answer("left", "bob")
+    for item in ("0", "1"):
+        assert (
+            "notice=answered" in site.post("strength", item=item, strength="3").headers["location"]
+        )
+        assert "prompt 1" in site.show(decided=item)
+    assert [one.strength for one in site.session.store.answers()] == [None, None]
 
 
 def test_undo_shows_the_pair_again_with_what_was_said(page):
     site = page()
-    site.answer("left", strength="2", reason='"quoted"')
+    site.answer("left", reason='"quoted"')
+    site.post("strength", item=0, strength="2")
     site.answer("right")
     assert site.item() == 2
     site.post("undo")
@@ -180,7 +214,7 @@ def test_undo_shows_the_pair_again_with_what_was_said(page):
     site.post("undo")
     assert site.item() == 0
     assert 'value="&#34;quoted&#34;"' in site.show()
-    assert re.search(r'value="2" data-key="2"\s+checked', site.show())
+    assert 'name="side"' in site.show(decided="0"), "the choice is asked again"
     assert labels(site) == []
     assert "notice=nothing" in site.post("undo").headers["location"]
 
@@ -242,7 +276,6 @@ def test_only_named_annotators_may_answer(page):
         ({"item": "-1"}, "item must be the number of a pair"),
         ({"item": "x"}, "item must be the number of a pair"),
         ({"item": "²"}, "item must be the number of a pair"),
-        ({"strength": "4"}, "strength must be 1, 2 or 3"),
         ({"reason": "x" * 2001}, "at most 2000 characters"),
         ({"annotator": " "}, "1 to 40 printable characters"),
         ({"annotator": "a\x00b"}, "1 to 40 printable characters"),
@@ -257,6 +290,15 @@ def test_what_the_page_does_not_send_is_refused_by_name(page, values, message):
     assert labels(site) == []
 
 
+@pytest.mark.parametrize("values", [{"strength": "4"}, {"strength": "²"}, {"item": "3"}])
+def test_strength_that_the_page_does_not_send_is_refused(page, values):
+    site = page()
+    site.answer("left")
+    found = site.post("strength", **{"item": "0", "strength": "1", **values})
+    assert found.status_code == 400
+    assert [one.strength for one in site.session.store.answers()] == [None]
+
+
 @pytest.mark.parametrize(
     ("body", "status"), [(b"\xff\xfe", 400), (b"a=1&" * 50, 400), (b"x" * 10**6, 413)]
 )
@@ -264,7 +306,7 @@ def test_bodies_that_are_no_form_are_refused(page, body, status):
     assert page().client.post("answer", content=body).status_code == status
 
 
-@pytest.mark.parametrize("action", ["answer", "undo"])
+@pytest.mark.parametrize("action", ["answer", "strength", "undo"])
 def test_looking_changes_no_answer(page, action):
     assert page().client.get(f"{action}?annotator=ann&item=0&side=left").status_code == 405
 
@@ -294,7 +336,18 @@ def test_question_and_guidelines_are_shown_and_hold_no_markup_of_their_own(page)
     shown = site.show()
     assert "Which &lt;b&gt;explains&lt;/b&gt; better?" in shown
     assert "<li>short &lt;i&gt;x&lt;/i&gt;</li>" in shown
+    assert '<details class="guidelines" open>' in shown
+    site.answer("tie")
+    assert '<details class="guidelines">' in site.show(), "open until the first answer"
     assert "Guidelines" not in page().show()
+
+
+def test_the_page_looks_as_the_other_pages_do(page):
+    site = page()
+    assert 'href="static/page.css"' in site.show()
+    found = site.client.get("static/page.css")
+    assert found.headers["content-type"].startswith("text/css")
+    assert found.text == style()
 
 
 def test_everyone_sees_their_own_progress_and_the_last_what_to_do_next(page):
@@ -302,8 +355,8 @@ def test_everyone_sees_their_own_progress_and_the_last_what_to_do_next(page):
     for _ in range(3):
         site.answer("left", "ann")
     site.answer("tie", "bob")
-    assert "3 of 3 that are yours to answer" in site.show("ann")
-    assert "1 of 3 that are yours to answer" in site.show("bob")
+    assert "3 of your 3 pairs" in site.show("ann")
+    assert "1 of your 3 pairs" in site.show("bob")
     # The first pair has its two answers: two are left for somebody new.
     assert site.session.num_open("cas") == 2
     assert "--export" not in site.show("ann")
@@ -315,5 +368,5 @@ def test_everyone_sees_their_own_progress_and_the_last_what_to_do_next(page):
 def test_a_pair_that_was_skipped_is_open_to_others_and_to_nobody_twice(page):
     site = page()
     site.answer("skip", "ann")
-    assert "1 of 3 that are yours" in site.show("ann")
-    assert "0 of 3 that are yours" in site.show("bob")
+    assert "1 of your 3 pairs" in site.show("ann")
+    assert "0 of your 3 pairs" in site.show("bob")

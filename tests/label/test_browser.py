@@ -65,6 +65,13 @@ def press(page: Any, key: str, then: int) -> None:
     wait_for(page, then)
 
 
+def say_strength(page: Any, key: str) -> None:
+    """Press a key where the strength is asked, and wait for the next pair."""
+    page.wait_for_selector("#answer[data-asks]")
+    page.keyboard.press(key)
+    page.wait_for_selector("#answer:not([data-asks])")
+
+
 def stored(file: Path) -> list[Any]:
     session = open_session(file)
     found = list(session.store.answers())
@@ -88,6 +95,8 @@ def test_name_is_given_once_and_keys_do_the_rest(tmp_path, serve, browser):
     wait_for(page, 0)
     for number, key in enumerate(("ArrowLeft", "ArrowRight", "t", "s", "b"), start=1):
         press(page, key, number)
+        if key.startswith("Arrow"):
+            say_strength(page, "Enter")
     found = stored(file)
     assert [side_of(one) for one in found] == ["left", "right", "tie", "skip", "both_bad"]
     assert {one.annotator for one in found} == {"ann b"}
@@ -101,11 +110,10 @@ def test_name_is_given_once_and_keys_do_the_rest(tmp_path, serve, browser):
     page.close()
 
 
-def test_strength_and_reason_by_keys_and_typing_answers_nothing(tmp_path, serve, tab):
+def test_strength_after_the_choice_by_keys_and_typing_answers_nothing(tmp_path, serve, tab):
     file = write_pairs(tmp_path / "f.jsonl")
     page = tab(serve(file).address)
     page.keyboard.press("3")
-    page.keyboard.press("2")
     page.keyboard.press("r")
     page.keyboard.type("both bad, but tuts 1 3")
     page.keyboard.press("ArrowLeft")
@@ -113,9 +121,11 @@ def test_strength_and_reason_by_keys_and_typing_answers_nothing(tmp_path, serve,
     page.wait_for_timeout(200)
     assert answered(page) == 0
     press(page, "ArrowLeft", 1)
-    page.keyboard.press("1")
-    page.keyboard.press("1")
+    assert "better" in page.inner_text("#left h2")
+    page.keyboard.press("t")  # no answer while the strength is asked
+    say_strength(page, "2")
     press(page, "ArrowLeft", 2)
+    say_strength(page, "Enter")
     found = stored(file)
     assert [(one.strength, one.reason) for one in found] == [
         (2, "both bad, but tuts 1 3"),
@@ -124,7 +134,6 @@ def test_strength_and_reason_by_keys_and_typing_answers_nothing(tmp_path, serve,
     press(page, "u", 1)
     press(page, "u", 0)
     assert page.input_value("input[name=reason]") == "both bad, but tuts 1 3"
-    assert page.is_checked("input[value='2']")
 
 
 def test_held_key_and_keys_of_the_browser_answer_nothing_more(tmp_path, serve, tab):
@@ -152,8 +161,29 @@ def test_buttons_work_without_the_script(tmp_path, serve, browser):
     assert answered(page) == 0, "Enter in the reason is no answer"
     page.click("button[value=left]")
     wait_for(page, 1)
+    page.click("button[name=strength][value='3']")
+    page.wait_for_selector("button[value=left]")
     context.close()
-    assert [(side_of(one), one.reason) for one in stored(file)] == [("left", "why")]
+    assert [(side_of(one), one.strength, one.reason) for one in stored(file)] == [
+        ("left", 3, "why")
+    ]
+
+
+def test_fingers_find_large_buttons_without_hints_of_keys(tmp_path, serve, browser):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(serve(write_pairs(tmp_path / "f.jsonl")).address + "compare?annotator=ann")
+    for form, tapped in (("not([data-asks])", "left"), ("is([data-asks])", "a little")):
+        page.wait_for_selector(f"#answer:{form}")
+        assert page.locator("kbd:visible").count() == 0
+        boxes = [one.bounding_box() for one in page.locator("button:visible").all()]
+        assert all(box["height"] >= 44 and box["width"] >= 44 for box in boxes)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_role("button", name=tapped).tap()
+    page.wait_for_selector("#answer:not([data-asks])")
+    context.close()
 
 
 def test_hostile_completion_is_text(tmp_path, serve, tab):
@@ -236,7 +266,7 @@ class Driver:
 
     def __init__(self, file: Path, serve: Any, tab: Any) -> None:
         self.file, self.serve, self.acknowledged = file, serve, {}
-        self.server: Server = serve(file)
+        self.server: Server = serve(file, "--no_strength")
         self.page = tab(self.server.address)
         self.chance = random.Random(1)
 
@@ -268,7 +298,7 @@ class Driver:
             self.answer_on()
         timer.join()
         self.page.set_default_timeout(30_000)
-        self.server = self.serve(self.file)
+        self.server = self.serve(self.file, "--no_strength")
         self.page.goto(f"{self.server.address}compare?annotator=ann")
 
 

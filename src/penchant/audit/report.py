@@ -111,7 +111,7 @@ def make_report(
         if noise is None or noise_rate is not None:
             probe, by_probe = signals.noise_from_probe(scanned, noise_rate)
             findings += by_probe
-        elif noise.told:
+        elif noise.told and noise.num_split:
             findings.append(signals.noise_from_votes(noise))
     spoken, of_languages = signals.languages(scanned)
     findings += of_languages

@@ -288,6 +288,8 @@ def _add_label(commands: Any) -> None:
     add("--question", metavar="TEXT", help="asked of each pair (default: Which answer is better?)")
     add("--guidelines", type=Path, metavar="FILE",
         help="text or Markdown that annotators can read beside the pairs")  # fmt: skip
+    add("--no_strength", action="store_true",
+        help="do not ask by how much the chosen answer is better")  # fmt: skip
     add("--export", type=Path, metavar="OUT", help="write the answers to a new .jsonl, and end")
     add("--judge", metavar="URL|FILE",
         help="have a model compare each pair in both orders, and end: the address of an "

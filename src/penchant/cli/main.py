@@ -198,7 +198,7 @@ def _label(values: dict[str, Any]) -> None:
     if "judge" in values:
         from penchant.label.judge import judge_pairs
 
-        if extra := values.keys() & {"annotators", "port", "seed"}:
+        if extra := values.keys() & {"annotators", "port", "seed", "no_strength"}:
             raise ConfigError(f"--judge opens no page; leave out --{' --'.join(sorted(extra))}")
         print(judge_pairs(values.pop("file"), values.pop("judge"), **values).summary())
         return
@@ -272,7 +272,9 @@ def _methods(values: dict[str, Any]) -> None:
 
 
 # Of a page that is served, and not of an export.
-OF_LABELLING = {"annotators", "overlap", "port", "seed", "question", "guidelines"}
+OF_LABELLING = {
+    "annotators", "overlap", "port", "seed", "question", "guidelines", "no_strength",
+}  # fmt: skip
 # Each returns its exit status; nothing is 0.
 COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,

@@ -92,10 +92,15 @@ def run_merge(values: dict[str, Any]) -> None:
     from penchant.commands.merge import merge
     from penchant.reporting.settings import how_to_load
 
-    folder = merge(values.pop("run"), **values)
+    folder = _from_here(merge(values.pop("run"), **values))
     print(f"model: {folder}")
     for library, line in how_to_load(folder).items():
         print(f"{library + ':':14}{line}")
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it would be typed here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def add_export(commands: Any) -> None:
@@ -122,7 +127,7 @@ def run_export(values: dict[str, Any]) -> None:
     from penchant.commands.export import export_gguf
 
     del values["gguf"]
-    file = export_gguf(values.pop("run"), **values)
+    file = _from_here(export_gguf(values.pop("run"), **values))
     print(f"model: {file} ({gibibytes(file.stat().st_size)})")
     print(f"llama.cpp:    llama-cli -m {file}")
     print(f"Ollama:       a Modelfile with FROM {file.absolute()}, then ollama create NAME")

@@ -194,6 +194,8 @@ def print_result(result: TrainResult) -> None:
     )
     print(f"model: {result.model}")
     print(f"run:   {result.output}")
+    if (page := result.output / "report.html").exists():
+        print(f"page:  {page}")
     from penchant.reporting.settings import how_to_load
 
     for library, line in how_to_load(result.model).items():

@@ -44,7 +44,7 @@ def render(
     if not tokenizer.chat_template:
         raise ModelError(
             "the data is chat messages, but the model has no chat template; give one with "
-            "chat_template (a Jinja file), or use an instruction-tuned model"
+            "chat_template (chatml, or a Jinja file), or use an instruction-tuned model"
         )
 
     def written(chat: Iterable[Mapping[str, Any]]) -> str:

@@ -14,20 +14,23 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from penchant.core.errors import ConfigError
+from penchant.core.pages import STYLE_SHEET
 from penchant.label.guard import TokenGate
 from penchant.label.render import render
 from penchant.label.session import Session, check_name
+from penchant.label.store import Task
 
 # A page of another site whose name resolves to this machine has that name in its requests.
 HOSTS = ["127.0.0.1", "localhost"]
 MAX_BODY = 40_000
 MAX_REASON = 2000
 SIDES = ("left", "right", "tie", "both_bad", "skip")
+STRENGTHS = ("1", "2", "3")
 NOTICES = {
     "answered": "That pair was answered already, in another tab; this is the next one.",
     "nothing": "There is no answer to take back.",
@@ -42,7 +45,9 @@ def create_app(session: Session, token: str) -> Starlette:
         Route("/compare", pages.compare),
         Route("/progress", pages.progress),
         Route("/answer", pages.answer, methods=["POST"]),
+        Route("/strength", pages.strength, methods=["POST"]),
         Route("/undo", pages.undo, methods=["POST"]),
+        Route("/static/page.css", _style),
         Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))),
     ]
     return Starlette(
@@ -84,10 +89,11 @@ class _Pages:
         return self._page("welcome.html", counts=counts, fixed=fixed)
 
     async def compare(self, request: Request) -> Response:
-        """Show the pair that is next for an annotator."""
+        """Show the pair that is next for an annotator, or the one whose strength is asked."""
         annotator = self._annotator(request.query_params.get("annotator", ""))
         plain = request.query_params.get("plain") == "1"
-        task = self.session.next_task(annotator)
+        decided = request.query_params.get("decided")
+        task = self._unweighed(annotator, decided) or self.session.next_task(annotator)
         shown: dict[str, Any] = {
             "annotator": annotator,
             "plain": plain,
@@ -106,21 +112,25 @@ class _Pages:
         return self._page("compare.html", **shown)
 
     async def answer(self, request: Request) -> Response:
-        """Commit an answer, and go on to the next pair."""
+        """Commit an answer; ask for its strength where it decides, else go on to the next pair."""
         form = await self._form(request)
-        side, item = form.values.get("side"), form.values.get("item", "")
-        strength, reason = form.values.get("strength", ""), form.values.get("reason", "").strip()
+        side, reason = form.values.get("side"), form.values.get("reason", "").strip()
+        item = self._item(form)
         if side not in SIDES:
             raise HTTPException(400, f"side must be one of {', '.join(SIDES)}, got {side!r}")
-        if not (item.isdecimal() and int(item) < len(self.session.data.records)):
-            raise HTTPException(400, f"item must be the number of a pair, got {item!r}")
-        if strength not in ("", "1", "2", "3"):
-            raise HTTPException(400, f"strength must be 1, 2 or 3, or empty, got {strength!r}")
         if len(reason) > MAX_REASON:
             raise HTTPException(400, f"a reason has at most {MAX_REASON} characters; shorten it")
-        saved = self.session.store.answer(
-            form.annotator, int(item), side, int(strength) if strength else None, reason
-        )
+        saved = self.session.store.answer(form.annotator, item, side, reason)
+        asks = saved and side in ("left", "right") and self.session.asks_strength
+        return _next(form, "" if saved else "answered", decided=str(item) if asks else "")
+
+    async def strength(self, request: Request) -> Response:
+        """Commit by how much the chosen answer is better, if that was said, and go on."""
+        form = await self._form(request)
+        strength, item = form.values.get("strength", ""), self._item(form)
+        if strength not in ("", *STRENGTHS):
+            raise HTTPException(400, f"strength must be 1, 2 or 3, or empty, got {strength!r}")
+        saved = not strength or self.session.store.weigh(form.annotator, item, int(strength))
         return _next(form, "" if saved else "answered")
 
     async def undo(self, request: Request) -> Response:
@@ -150,6 +160,18 @@ class _Pages:
         html = page.render(session=self.session, **values)
         return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
+    def _unweighed(self, annotator: str, item: str | None) -> Task | None:
+        """The pair that an annotator has just decided, if its strength is to be asked."""
+        if item is None or not item.isdecimal() or not self.session.asks_strength:
+            return None
+        return self.session.store.unweighed(annotator, int(item))
+
+    def _item(self, form: _Form) -> int:
+        item = form.values.get("item", "")
+        if not (item.isdecimal() and int(item) < len(self.session.data.records)):
+            raise HTTPException(400, f"item must be the number of a pair, got {item!r}")
+        return int(item)
+
     def _annotator(self, name: str) -> str:
         try:
             checked = check_name(name)
@@ -174,8 +196,14 @@ class _Pages:
         return _Form(annotator, values.get("plain") == "1", values)
 
 
-def _next(form: _Form, notice: str) -> Response:
+async def _style(request: Request) -> Response:
+    """What every page of Penchant looks like."""
+    return FileResponse(STYLE_SHEET)
+
+
+def _next(form: _Form, notice: str, *, decided: str = "") -> Response:
     """Send the browser on, so that a reload repeats nothing."""
-    query = {"annotator": form.annotator, "plain": "1" if form.plain else "", "notice": notice}
+    plain = "1" if form.plain else ""
+    query = {"annotator": form.annotator, "plain": plain, "notice": notice, "decided": decided}
     given = urlencode({name: value for name, value in query.items() if value})
     return RedirectResponse(f"compare?{given}", 303)

@@ -42,6 +42,7 @@ def label(
     strict: bool = False,
     question: str = QUESTION,
     guidelines: str | Path | None = None,
+    no_strength: bool = False,
 ) -> None:
     """Serve a page to compare the completions of a file, and print its address.
 
@@ -56,6 +57,7 @@ def label(
         strict: any refused row is an error.
         question: that is asked of each pair.
         guidelines: a file of text or Markdown that annotators can read beside the pairs.
+        no_strength: do not ask by how much the chosen answer is better.
 
     Raises:
         UserError: the guidelines cannot be read, the extra `label` is not installed, the file
@@ -81,6 +83,7 @@ def label(
             strict=strict,
             question=question,
             guidelines=rules,
+            asks_strength=not no_strength,
         )
         token = secrets.token_urlsafe(24)
         server = uvicorn.Server(uvicorn.Config(create_app(session, token), **QUIET))

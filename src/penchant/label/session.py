@@ -54,6 +54,7 @@ class Session:
         question: that is asked of each pair.
         guidelines: as text or Markdown, shown on request; empty for none.
         argument: the file as a command line names it, with how it is read.
+        asks_strength: by how much the chosen answer is better, after each choice.
     """
 
     data: Data[Pair]
@@ -64,6 +65,7 @@ class Session:
     question: str = QUESTION
     guidelines: str = ""
     argument: str = "FILE"
+    asks_strength: bool = True
 
     @property
     def export_command(self) -> str:
@@ -111,6 +113,7 @@ def open_session(
     strict: bool = False,
     question: str = QUESTION,
     guidelines: str = "",
+    asks_strength: bool = True,
 ) -> Session:
     """Read what is to be labelled and open the answers next to it, in FILE.labels.sqlite.
 
@@ -132,8 +135,17 @@ def open_session(
     sources = replace(sources, data=[Path(name) for name in path_names(sources.data)])
     data = read_comparisons(sources, strict=strict)
     store = Store(database, data.fingerprint)
-    asked = question.strip()
-    return Session(data, store, names, overlap, seed, asked, guidelines, sources.argument)
+    return Session(
+        data,
+        store,
+        names,
+        overlap=overlap,
+        seed=seed,
+        question=question.strip(),
+        guidelines=guidelines,
+        argument=sources.argument,
+        asks_strength=asks_strength,
+    )
 
 
 def database_path(sources: Sources) -> Path:

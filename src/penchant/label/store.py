@@ -29,8 +29,11 @@ SCHEMA = (
         PRIMARY KEY (annotator, item)
     ) WITHOUT ROWID""",
 )
-OPEN_TASK = """SELECT item, swapped, strength, reason FROM tasks
+OPEN_TASK = """SELECT item, swapped, reason FROM tasks
     WHERE annotator = ? AND label IS NULL ORDER BY shown_at DESC LIMIT 1"""
+# A decision whose strength may still be said.
+UNWEIGHED = """FROM tasks WHERE annotator = ? AND item = ? AND label IN ('a', 'b')
+    AND strength IS NULL"""
 # What one annotator has seen, and what has enough answers, given or under way.
 TAKEN = """SELECT item FROM tasks WHERE annotator = ? UNION
     SELECT item FROM tasks WHERE label != 'skip' OR (label IS NULL AND shown_at > ?)
@@ -39,12 +42,19 @@ TAKEN = """SELECT item FROM tasks WHERE annotator = ? UNION
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An item in front of an annotator; strength and reason are those of an answer taken back."""
+    """An item in front of an annotator.
+
+    Args:
+        item: by number.
+        swapped: whether its completion b is on the left.
+        reason: of an answer to it that was taken back.
+        chosen: left or right, where that is its answer and only the strength is asked; or empty.
+    """
 
     item: int
     swapped: bool
-    strength: int | None = None
     reason: str = ""
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +150,8 @@ class Store:
         with self._transaction() as database:
             waiting = database.execute(OPEN_TASK, [annotator]).fetchone()
             if waiting:
-                item, swapped, strength, reason = waiting
-                task = Task(item, bool(swapped), strength, reason)
+                item, swapped, reason = waiting
+                task = Task(item, bool(swapped), reason)
                 database.execute(
                     "UPDATE tasks SET shown_at = ? WHERE annotator = ? AND item = ?",
                     [now, annotator, item],
@@ -159,16 +169,13 @@ class Store:
             )
             return task
 
-    def answer(
-        self, annotator: str, item: int, side: str, strength: int | None = None, reason: str = ""
-    ) -> bool:
+    def answer(self, annotator: str, item: int, side: str, reason: str = "") -> bool:
         """Commit an answer to the item that waits for an annotator.
 
         Args:
             annotator: by name.
             item: the one on their page.
             side: left, right, tie, both_bad or skip.
-            strength: 1 to 3, kept with left and right only.
             reason: in the annotator's words; may be empty.
 
         Returns:
@@ -186,18 +193,43 @@ class Store:
             decided = side in ("left", "right")
             label = ("b" if (side == "left") == bool(swapped) else "a") if decided else side
             database.execute(
-                """UPDATE tasks SET label = ?, strength = ?, reason = ?, seconds = ?,
+                """UPDATE tasks SET label = ?, reason = ?, seconds = ?,
                 turn = (SELECT coalesce(max(turn), 0) + 1 FROM tasks WHERE annotator = ?)
                 WHERE annotator = ? AND item = ?""",
                 [
                     label,
-                    strength if decided else None,
                     reason,
                     max(0.0, round(time.time() - shown_at, 3)),
                     annotator,
                     annotator,
                     item,
                 ],
+            )
+        return True
+
+    def unweighed(self, annotator: str, item: int) -> Task | None:
+        """The item as an annotator decided it, where the strength is not said yet."""
+        found = self._database.execute(f"SELECT swapped, label {UNWEIGHED}", [annotator, item])
+        row = found.fetchone()
+        if row is None:
+            return None
+        swapped, label = row
+        chosen = "left" if (label == "b") == bool(swapped) else "right"
+        return Task(item, bool(swapped), chosen=chosen)
+
+    def weigh(self, annotator: str, item: int, strength: int) -> bool:
+        """Commit by how much the chosen completion is better, 1 to 3, to an annotator's decision.
+
+        Returns:
+            False when the item was not decided by them, or its strength was said already.
+        """
+        with self._transaction() as database:
+            open_to_it = database.execute(f"SELECT 1 {UNWEIGHED}", [annotator, item]).fetchone()
+            if open_to_it is None:
+                return False
+            database.execute(
+                "UPDATE tasks SET strength = ? WHERE annotator = ? AND item = ?",
+                [strength, annotator, item],
             )
         return True
 
@@ -209,7 +241,8 @@ class Store:
         """
         with self._transaction() as database:
             done = database.execute(
-                """UPDATE tasks SET label = NULL, seconds = NULL, turn = NULL, shown_at = ?
+                """UPDATE tasks SET label = NULL, strength = NULL, seconds = NULL, turn = NULL,
+                shown_at = ?
                 WHERE annotator = ? AND turn = (SELECT max(turn) FROM tasks WHERE annotator = ?)""",
                 [time.time(), annotator, annotator],
             )

@@ -12,6 +12,7 @@ from penchant.data.rows.messages import (
     BESIDE_CONTENT,
     ROLE_NAMES,
     ROLES,
+    quoted,
     read_text,
     refuse_later_columns,
 )
@@ -187,7 +188,7 @@ def split_prompt(chosen: Messages, rejected: Messages) -> tuple[Messages, Messag
         RowError: when the chats are equal or share nothing, or one has nothing after the prompt.
     """
     if chosen == rejected:
-        raise RowError("chosen equals rejected", f"both are {shown(list(chosen))}")
+        raise RowError("chosen equals rejected", f"both end in {quoted(chosen)}")
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1

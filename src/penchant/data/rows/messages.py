@@ -96,6 +96,11 @@ def said(message: Message) -> str:
     return "\n".join(filter(None, [*parts, json.dumps(calls) if calls else ""]))
 
 
+def quoted(text: Text) -> str:
+    """A text for an error, on one short line; of messages, what the last one says."""
+    return shown(said(text[-1]) if is_chat(text) else text)
+
+
 def only_content(message: Message) -> str:
     """A message's content, where the form to be written holds nothing else.
 

@@ -15,7 +15,7 @@ from penchant.data.rows.messages import (
     HUMAN_TURN,
     check_completion,
     check_prompt,
-    plain,
+    quoted,
     read_text,
     with_template_columns,
 )
@@ -176,4 +176,4 @@ def _check(prompt: Text, chosen: Text, rejected: Text, fields: tuple[str, str]) 
     check_completion(chosen, fields[0])
     check_completion(rejected, fields[1])
     if chosen == rejected:
-        raise RowError("chosen equals rejected", f"both are {shown(plain(chosen))}")
+        raise RowError("chosen equals rejected", f"both are {quoted(chosen)}")

@@ -31,7 +31,11 @@ def faults(run: Snapshot) -> Iterator[Finding]:
 def label_noise(run: Snapshot) -> Iterator[Finding]:
     """Labels that votes say are often wrong, in a loss that takes them for right."""
     noise = run.data.noise
-    if noise is None or not noise.told or getattr(run.options, "label_smoothing", None):
+    if (
+        noise is None
+        or not (noise.told and noise.num_split)
+        or getattr(run.options, "label_smoothing", None)
+    ):
         return
     from penchant.data.noise import severity_of_noise
 

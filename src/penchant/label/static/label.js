@@ -15,11 +15,12 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
+  // Enter on a button or a link that was reached with Tab is a press of that one.
+  if (event.key === "Enter" && event.target.closest("a, button, summary")) return;
   const element = byKey.get(event.key);
   if (!element) return;
   event.preventDefault();
   if (element.matches("input[type=text]")) element.focus();
-  else if (element.matches("input[type=radio]")) element.checked = !element.checked;
   else element.click();
 });
 
