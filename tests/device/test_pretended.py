@@ -108,7 +108,7 @@ def test_ppo_looks_once_a_step_and_once_for_eight_tokens_that_it_samples(few: An
     steps, collections = parts(few["ppo"], "step"), parts(few["ppo"], "collect")
     assert [waits(step) for step in steps] == [1, 1], [step["waits"] for step in steps]
     sampled = [one["waits"] for one in collections]
-    reads = [n for one in sampled for place, n in one.items() if "sampler.py" in place]
+    reads = [n for one in sampled for place, n in one.items() if "rows.py" in place]
     assert reads == [1] * len(collections), sampled  # answers of at most eight tokens
     assert max(map(waits, collections)) <= 8, sampled
     assert steps[0]["metrics"]["logprob/sampling_difference_max"] < 1e-5

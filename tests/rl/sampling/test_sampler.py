@@ -13,7 +13,8 @@ from penchant.models.distribution import filtered
 from penchant.models.policy import PolicyScorer
 from penchant.models.scoring import ScoringPlan
 from penchant.rl.sampling.base import Draw, Sampling
-from penchant.rl.sampling.sampler import CachedSampler, draw_tokens, row_uniforms
+from penchant.rl.sampling.drawing import draw_tokens, row_uniforms
+from penchant.rl.sampling.sampler import CachedSampler
 
 PROMPTS = [[40, 41, 42, 43, 44], [50, 51], [60], [70, 71, 72, 73, 74, 75, 76, 77]]
 

@@ -12,8 +12,8 @@ from penchant.core.errors import ModelError
 from penchant.models.size import learned_positions
 from penchant.rl.sampling.answers import Answer
 from penchant.rl.sampling.base import Sampling
+from penchant.rl.sampling.drawing import draw_tokens, row_uniforms
 from penchant.rl.sampling.generated import generate
-from penchant.rl.sampling.sampler import draw_tokens, row_uniforms
 from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
