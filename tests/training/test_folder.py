@@ -68,6 +68,26 @@ def test_folder_that_a_kill_left_before_its_config_was_written_is_taken(tmp_path
     assert not RunDirectory(tmp_path, CONFIG, resume=True).resumed
 
 
+def test_removal_that_is_cut_short_leaves_a_folder_that_can_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path)
+    (tmp_path / "data.json").write_text("{}")
+    whole, removed = Path.unlink, []
+
+    def cut(path: Path, **given: Any) -> None:
+        assert path.name != "data.json", "killed"
+        removed.append(path.name)
+        whole(path, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", cut)
+        with pytest.raises(AssertionError, match="killed"):
+            RunDirectory(tmp_path, CONFIG, resume=False, overwrite=True)
+    assert "metrics.jsonl" in removed
+    assert not RunDirectory(tmp_path, CONFIG, resume=True).resumed
+
+
 def test_run_that_failed_before_its_first_step_may_start_again_with_other_settings(
     tmp_path: Path,
 ) -> None:

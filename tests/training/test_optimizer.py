@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import penchant
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError, UserError
+from penchant.core.team import ALONE
 from penchant.models.lora import add_lora
 from penchant.models.memory import held_state
 from penchant.models.scoring import Scorer
+from penchant.training.checkpoint_files import write_checkpoint
+from penchant.training.checkpoint_reading import fill, saved_shapes
 from penchant.training.optimizer import (
     load_optimizer,
     make_optimizer,
@@ -65,19 +69,21 @@ class Training:
 
 
 def resumed(
-    make_model: Any, config: RunConfig, file: Path, dtype: str, **sizes: Any
+    make_model: Any, config: RunConfig, folder: Path, dtype: str, **sizes: Any
 ) -> tuple[Training, Any]:
     """A run that went on, and the one that was never interrupted."""
     first = Training(make_model, config, dtype, **sizes)
     first.run(range(STEPS))
-    save_file(optimizer_tensors(first.optimizer, first.parameters), file)
+    moments = optimizer_tensors(first.optimizer, first.parameters)
+    write_checkpoint(folder, 1, moments, {}, ALONE)
     weights = {name: p.detach().clone() for name, p in first.parameters.items()}
     schedule, randomness = schedule_state(first.schedule), random_state()
     first.run(range(STEPS, 2 * STEPS))
     second = Training(make_model, config, dtype, **sizes)
     for name, parameter in second.parameters.items():
         parameter.data.copy_(weights[name])
-    load_optimizer(second.optimizer, second.parameters, load_file(file))
+    saved = saved_shapes(folder, 1)
+    load_optimizer(second.optimizer, second.parameters, saved, partial(fill, folder, 1))
     for name, parameter in second.parameters.items():
         assert torch.equal(parameter, weights[name]), name
     second.schedule.load_state_dict(schedule)
@@ -89,7 +95,7 @@ def resumed(
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)
 def test_a_run_goes_on_bit_for_bit(optim: str, make_model: Any, tmp_path: Path) -> None:
-    found, expected = resumed(make_model, config_of(optim), tmp_path / "state", "float32")
+    found, expected = resumed(make_model, config_of(optim), tmp_path, "float32")
     for name, parameter in expected.parameters.items():
         assert torch.equal(found.parameters[name], parameter), name
 
@@ -199,7 +205,7 @@ def test_weights_in_bf16_follow_steps_below_their_rounding(
     moved = 1 - norm.float().mean().item()
     assert moved == pytest.approx(40 * 1e-5, rel=0.2)
     assert {p.dtype for p in training.parameters.values()} == {torch.bfloat16}
-    found, expected = resumed(make_model, config, tmp_path / "state", "bfloat16", **LARGER)
+    found, expected = resumed(make_model, config, tmp_path, "bfloat16", **LARGER)
     for name, parameter in expected.parameters.items():
         assert torch.equal(found.parameters[name], parameter), name
     held = optimizer_tensors(expected.optimizer, expected.parameters)

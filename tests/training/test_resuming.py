@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.filesystem import FileSystem
 
 import penchant
 from penchant.cli.main import main
 from penchant.core.errors import RunInterrupted, TrainingError
 from penchant.data.records import DataError
-from penchant.training import checkpoint
-from penchant.training.checkpoint import checkpoint_steps, load_checkpoint
+from penchant.training.checkpoint_files import checkpoint_steps
+from penchant.training.checkpoint_reading import read_part
 from penchant.training.result import TrainResult
 from penchant.training.step import Step
 
@@ -186,7 +187,7 @@ def test_corrupt_checkpoint_is_passed_over_for_the_one_before(
     run = as_killed(uninterrupted, tmp_path / "run")
     *_, before, newest = checkpoint_steps(run / "checkpoints")
     if damage != "no manifest":
-        weights = run / "checkpoints" / f"step-{newest}" / "weights.safetensors"
+        (weights,) = (run / "checkpoints" / f"step-{newest}").glob("*.safetensors")
         os.truncate(weights, weights.stat().st_size // 2)
     if damage != "truncated":
         (run / "checkpoints" / f"step-{newest}" / "manifest.json").unlink()
@@ -246,7 +247,7 @@ def test_reference_that_follows_the_policy_goes_on_from_where_it_was(
     assert all(ours < theirs for ours, theirs in zip(margins[0][2:], margins[1][2:], strict=True))
 
     run = as_killed(tmp_path / "whole", tmp_path / "run", after=6)
-    saved = load_checkpoint(run / "checkpoints", 6).weights
+    saved = read_part(run / "checkpoints", 6, "weights")
     assert any(name.startswith("reference/") for name in saved)
     penchant.train("dpo", output=run, resume=True, **keys)
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
@@ -350,21 +351,21 @@ def test_best_evaluation_is_what_is_saved_where_that_is_asked_for(
     found = penchant.evaluate(model=best.output, data=contrary_keys["eval_data"])
     assert found.margin == pytest.approx(best.after.margin, abs=1e-5)
     saved = load_file(best.model / "adapter_model.safetensors")
-    checkpoint = load_checkpoint(best.output / "checkpoints", 2).weights
+    checkpoint = read_part(best.output / "checkpoints", 2, "weights")
     for name, weight in checkpoint.items():
         assert torch.equal(saved[name.removeprefix("model.").replace(".default", "")], weight)
 
 
 def fail_to_save(patch: pytest.MonkeyPatch, at: int) -> None:
     """Let the disk be full when step `at` is saved."""
-    real = checkpoint.save_file
+    real = FileSystem.create_stream
 
-    def save(tensors: Any, file: Path) -> None:
-        if file.parent.name == f".step-{at}.partial" and file.name == "optimizer.safetensors":
+    def create(disk: FileSystem, path: Any, mode: str) -> Any:
+        if Path(path).parent.name == f".step-{at}.partial" and mode == "wb":
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, file)
+        return real(disk, path, mode)
 
-    patch.setattr(checkpoint, "save_file", save)
+    patch.setattr(FileSystem, "create_stream", create)
 
 
 def test_full_disk_stops_the_run_with_its_earlier_checkpoints_intact(
@@ -514,12 +515,12 @@ def test_corrupt_best_checkpoint_leaves_the_last_weights_and_says_so(
     whole = penchant.train("dpo", output=tmp_path / "whole", **keys)
     assert whole.best_step == 2
     run = as_killed(tmp_path / "whole", tmp_path / "run")
-    last = load_checkpoint(run / "checkpoints", 4).weights
-    weights = run / "checkpoints" / "step-2" / "weights.safetensors"
+    last = read_part(run / "checkpoints", 4, "weights")
+    (weights,) = (run / "checkpoints" / "step-2").glob("*.safetensors")
     os.truncate(weights, weights.stat().st_size // 2)
     result = penchant.train("dpo", output=run, resume=True, **keys)
     told = unwrapped(capsys)
-    assert "step-2 is corrupt: weights.safetensors has changed" in told
+    assert f"step-2 is corrupt: {weights.name} has changed" in told
     assert "the weights of the last step are kept instead" in told
     saved = load_file(result.model / "adapter_model.safetensors")
     for name, weight in last.items():

@@ -25,7 +25,7 @@ from penchant.models.load import is_adapter
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
 from penchant.training.accelerator import end_trackers, start_trackers
-from penchant.training.checkpoint import is_disk_full
+from penchant.training.checkpoint_files import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
 from penchant.training.kind import kind_of, make_objective

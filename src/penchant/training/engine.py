@@ -17,7 +17,8 @@ from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
 from penchant.data.source import Ahead, Source, StepBatch
 from penchant.models.reference import KeptSums
-from penchant.training.checkpoint import Checkpoints, remove_checkpoint
+from penchant.training.checkpoint import Checkpoints
+from penchant.training.checkpoint_files import remove_checkpoint
 from penchant.training.folder import RunDirectory
 from penchant.training.interruption import watch_signals
 from penchant.training.progress import TrainingProgress

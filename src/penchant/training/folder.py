@@ -39,10 +39,11 @@ STEP_KEYS = ("num_processes", "per_device_train_batch_size", "gradient_accumulat
 # Files of one JSON object a line, each with its step.
 LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
 
-# Everything that a run writes into its folder.
+# Everything that a run writes into its folder. Its config goes last: while it is there, a folder
+# from which only some files were removed is known for a run's.
 WRITTEN = (
-    *LINES, "config.yaml", "data.json", "summary.json", "report.html", "checkpoints", "model",
-    "merged", "trackers", "point.json", "held_out_scores.json",
+    *LINES, "data.json", "summary.json", "report.html", "checkpoints", "model", "merged",
+    "trackers", "point.json", "held_out_scores.json", "config.yaml",
 )  # fmt: skip
 
 # Keys that may grow on resuming: the run then goes further.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,24 +104,27 @@ def optimizer_tensors(
                 if place and place in seen:  # an empty part has no place
                     continue
                 seen.add(place)
-                # What is sharded is gathered by who saves it, with all other processes.
                 tensors[path] = tensor.detach()
-                if not hasattr(tensor, "full_tensor"):
-                    tensors[path] = tensors[path].cpu().contiguous()
     return tensors
 
 
 def load_optimizer(
     optimizer: torch.optim.Optimizer,
     parameters: dict[str, torch.nn.Parameter],
-    tensors: Mapping[str, torch.Tensor],
+    saved: Collection[str],
+    fill: Callable[[dict[str, torch.Tensor]], None],
 ) -> None:
-    """The inverse of `optimizer_tensors`: what it does not name starts from nothing.
+    """The inverse of `optimizer_tensors`: what was not saved starts from nothing.
 
     The optimizer makes its state as in a first step, of gradients of 0 at a rate of 0, so that
     each tensor is of the kind and in the place that it wants; then the saved values go there.
+
+    Args:
+        optimizer: of the parameters; parameters: by name.
+        saved: the names that `optimizer_tensors` gave.
+        fill: copies the saved values into tensors, by those names.
     """
-    names = {path.partition("/")[0] for path in tensors}
+    names = {path.partition("/")[0] for path in saved}
     optimizer.state.clear()
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     gradients = {name: p.grad for name, p in parameters.items()}
@@ -130,17 +133,20 @@ def load_optimizer(
     set_rates(optimizer, [0.0] * len(rates))
     optimizer.step()
     set_rates(optimizer, rates)
+    places: dict[str, torch.Tensor] = {}
+    numbers: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     for name, parameter in parameters.items():
         parameter.grad = gradients[name]
         state = optimizer.state.get(parameter, {})
-        for key, value in [*state.items()]:
+        for key, value in state.items():
             for path, tensor in _parts(f"{name}/{key}", value):
-                if path not in tensors:
-                    continue
-                if torch.is_tensor(value):
-                    tensor.copy_(placed(tensors[path], tensor))
-                else:
-                    state[key] = type(value)(tensors[path].item())
+                if path in saved:
+                    places[path] = tensor
+                    if not torch.is_tensor(value):
+                        numbers.append((state, key, tensor))
+    fill(places)
+    for state, key, tensor in numbers:
+        state[key] = type(state[key])(tensor.item())
 
 
 def _parts(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
@@ -151,15 +157,6 @@ def _parts(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
     if plain or not hasattr(value, "__tensor_flatten__"):
         return [(path, value)]
     return [(f"{path}/{name}", getattr(value, name)) for name in value.__tensor_flatten__()[0]]
-
-
-def placed(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole value of a parameter, or beside it, as this process holds the parameter."""
-    if not hasattr(parameter, "full_tensor") or value.shape != parameter.shape:
-        return value.to(parameter.device)
-    from penchant.models.sharding import divided_as
-
-    return divided_as(value, parameter)
 
 
 def random_states(team: Team) -> dict[str, torch.Tensor]:
