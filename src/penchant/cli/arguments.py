@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 import penchant
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
+from penchant.cli.descriptions import described
 from penchant.cli.examples import usage
 from penchant.cli.model_arguments import (
     add_chat,
@@ -45,19 +46,9 @@ def build_parser() -> Parser:
     parser.set_defaults(command="journeys")
     _add_runs(commands)
     add_recipes(commands)
-    evaluate = add_command(
-        commands,
-        "evaluate",
-        help="compare a model with what people preferred",
-        description="Held-out accuracy, margin, log-probs and KL of a model or a run.",
-    )
+    evaluate = add_command(commands, "evaluate")
     _add_evaluate(evaluate)
-    advise = add_command(
-        commands,
-        "advise",
-        help="recommend a method and settings for your data and machine",
-        description="Look at data, model and machine; rank the methods, with settings to start.",
-    )
+    advise = add_command(commands, "advise")
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
     table.set_defaults(command="methods")
@@ -84,35 +75,15 @@ def build_parser() -> Parser:
 
 def _add_runs(commands: Any) -> None:
     """The commands that take every key of a run."""
-    train = commands.add_parser(
-        "train", help="tune a model", description="Tune a model with one of the methods."
-    )
+    train = commands.add_parser("train", **described("train"))
     _add_methods(train, "train")
-    check = commands.add_parser(
-        "check",
-        help="what a run would meet: findings, one record by token, memory and time",
-        description="Look at what train would be given, without training; exit 1 on an error.",
-    )
+    check = commands.add_parser("check", **described("check"))
     _add_methods(check, "check")
-    sweep = commands.add_parser(
-        "sweep",
-        help="one method at several settings",
-        description="Train a method at every combination of comma-separated values, and compare.",
-    )
+    sweep = commands.add_parser("sweep", **described("sweep"))
     _add_methods(sweep, "sweep")
-    compare = add_command(
-        commands,
-        "compare",
-        help="several methods by one yardstick, with intervals",
-        description="Train methods from one start on the same pairs, each at every combination of "
-        "comma-separated values, and measure all on the same held-out pairs and prompts.",
-    )
+    compare = add_command(commands, "compare")
     compare.fill = _add_compare
-    config = commands.add_parser(
-        "config",
-        help="every key of a method as a YAML file, with what it means",
-        description="Print a file that train takes, with every key, its meaning and its value.",
-    )
+    config = commands.add_parser("config", **described("config"))
     _add_methods(config, "config")
 
 
@@ -274,12 +245,7 @@ def _add_advise(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_label(commands: Any) -> None:
-    label = add_command(
-        commands,
-        "label",
-        help="a local page to compare two completions",
-        description="Serve a page on this machine to compare pairs; or export its answers.",
-    )
+    label = add_command(commands, "label")
     label.add_argument("file", nargs="+", metavar="FILE",
         help="pairs, in any form that training takes, or without a label")  # fmt: skip
     add = label.add_argument_group("usually set").add_argument
@@ -302,22 +268,12 @@ def _add_label(commands: Any) -> None:
 
 
 def _add_explain(commands: Any) -> None:
-    explain = add_command(
-        commands,
-        "explain",
-        help="what a finding means, and what to do about it",
-        description="Print the explanation of a finding.",
-    )
+    explain = add_command(commands, "explain")
     explain.add_argument("id", metavar="ID", help="as findings are printed, such as length-bias")
 
 
 def _add_report(commands: Any) -> None:
-    report = add_command(
-        commands,
-        "report",
-        help="what happened in a run, as one page",
-        description="Write one HTML file that opens offline: of a run, or of several side by side.",
-    )
+    report = add_command(commands, "report")
     report.add_argument(
         "runs", metavar="RUN", nargs="+", help="the folder that train wrote to (output)"
     )
@@ -325,12 +281,7 @@ def _add_report(commands: Any) -> None:
         help="the page (default: RUN/report.html; of several: report.html)")  # fmt: skip
     report.add_argument("--card", action="store_true",
         help="write the saved model's README.md again too")  # fmt: skip
-    watch = add_command(
-        commands,
-        "watch",
-        help="look at a run as it goes on",
-        description="Show step, time left, metrics and findings until the run ends or Ctrl-C.",
-    )
+    watch = add_command(commands, "watch")
     watch.add_argument("run", metavar="RUN", help="what train writes to (output)")
     watch.add_argument("--once", action="store_true", help="show it once, and end")
 

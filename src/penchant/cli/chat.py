@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text as Words
 
-from penchant.cli.model_arguments import CHAT_HELP
+from penchant.cli.descriptions import CHAT_HELP
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.strict_json import to_json
 

@@ -23,13 +23,7 @@ PROJECTS = "trl, axolotl, llama-factory or openai"
 
 def add_build(tools: Any) -> None:
     """`penchant data build`."""
-    build = add_command(
-        tools,
-        "build",
-        help="make preference data of labels, votes, ratings, rankings, thumbs, chats or samples",
-        description="Make pairs or labels of judgements, or of sampled and scored answers.",
-        command="data build",
-    )
+    build = add_command(tools, "data build")
     _add_files(build, "a new .jsonl, .jsonl.gz or .parquet")
     add = build.add_argument
     add("--form", metavar="FORM", help=f"{FORMS}; needed where columns fit several")
@@ -55,12 +49,7 @@ def add_build(tools: Any) -> None:
     drawn("--n", type=int, metavar="N", help="answers to each prompt (default: 4)")
     drawn("--temperature", type=float, metavar="X", help="the temperature of sampling (default: 1)")
     drawn("--top_p", type=float, metavar="X", help="sample from this much probability (default: 1)")
-    drawn(
-        "--top_k",
-        type=int,
-        metavar="N",
-        help="sample from the likeliest tokens only (default: 0, all)",
-    )
+    drawn("--top_k", type=int, metavar="N", help="the likeliest tokens only (default: 0, all)")
     drawn("--batch_size", type=int, metavar="N", help="answers side by side (default: 32)")
     add_shared(sampled, max_completion_length="512", max_prompt_length="1024")
     add_shared(sampled, "chat_template", "chat_template_kwargs", "trust_remote_code")
@@ -68,14 +57,7 @@ def add_build(tools: Any) -> None:
 
 def add_convert(tools: Any) -> None:
     """`penchant data convert`."""
-    convert = add_command(
-        tools,
-        "convert",
-        help="between pairs and labels, strings and chat, projects' layouts",
-        description="Write preference data in another form: another kind, text or layout.",
-        command="data convert",
-        to=None,
-    )
+    convert = add_command(tools, "data convert", to=None)
     _add_files(convert, "a new .jsonl, .jsonl.gz or .parquet")
     add = convert.add_argument
     add("--to", metavar="WHAT", help=f"labels, pairs or prompts; {PROJECTS} for its layout")
@@ -85,13 +67,7 @@ def add_convert(tools: Any) -> None:
 
 def add_split(tools: Any) -> None:
     """`penchant data split`."""
-    split = add_command(
-        tools,
-        "split",
-        help="divide a file by prompt into training and evaluation parts",
-        description="Divide rows by prompt, near-duplicates together, alike in source and length.",
-        command="data split",
-    )
+    split = add_command(tools, "data split")
     _add_files(split, "a folder; each part becomes a file in it")
     add = split.add_argument
     add(
@@ -188,26 +164,13 @@ def run_build(values: dict[str, Any]) -> None:
 
 def add_commands(tools: Any) -> None:
     """Add both to the tools of `penchant data`."""
-    inspect = add_command(
-        tools,
-        "inspect",
-        help="find what is wrong with preference data",
-        description="Ties, duplicates, contradictions, noise, biases, leaks, lengths: each with "
-        "its rows and a remedy.",
-        command="data inspect",
-    )
+    inspect = add_command(tools, "data inspect")
     usual = inspect.add_argument_group("usually set")
     usual.add_argument("--html", type=Path, metavar="PATH",
         help="write the report as one page, with plots")  # fmt: skip
     add_shared(usual, "json")
     _add_inspect(inspect, usual)
-    clean = add_command(
-        tools,
-        "clean",
-        help="drop what inspect found, by name",
-        description="Write the data without the rows of some findings, and those to OUT.removed.",
-        command="data clean",
-    )
+    clean = add_command(tools, "data clean")
     usual = clean.add_argument_group("usually set")
     add = usual.add_argument
     add("--drop", required=True, metavar="ID,ID", help="findings whose rows go")

@@ -11,21 +11,12 @@ from penchant.core.commands import install
 from penchant.core.errors import ConfigError
 from penchant.core.screen import gibibytes
 
-CHAT_HELP = (
-    "/new begins a new conversation; /system TEXT begins one under a system message, /system alone "
-    "without; /quit or Ctrl-D ends"
-)
 SHELLS = ("bash", "zsh", "tcsh")
 
 
 def add_recipes(commands: Any) -> None:
     """`penchant recipes`."""
-    recipes = add_command(
-        commands,
-        "recipes",
-        help="files of keys to start from: one a method, one a journey",
-        description="List the recipes, or copy one of them to edit and to run.",
-    )
+    recipes = add_command(commands, "recipes")
     recipes.add_argument("name", nargs="?", metavar="NAME", help="which to copy; without: list all")
     recipes.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.yaml")
 
@@ -50,12 +41,7 @@ def run_recipes(values: dict[str, Any]) -> None:
 
 def add_completion(commands: Any) -> None:
     """`penchant completion`."""
-    completion = add_command(
-        commands,
-        "completion",
-        help="completion of commands and keys in your shell",
-        description="Print a script for the shell, which completes commands, methods and keys.",
-    )
+    completion = add_command(commands, "completion")
     completion.add_argument("shell", choices=SHELLS, help="whose script is printed")
 
 
@@ -76,12 +62,7 @@ def print_completion(parser: Parser, values: dict[str, Any]) -> None:
 
 def add_merge(commands: Any) -> None:
     """`penchant merge`."""
-    merge = add_command(
-        commands,
-        "merge",
-        help="a model of a run's adapter and its base, for tools that take no adapter",
-        description="Add a run's adapter to its base and save the whole model.",
-    )
+    merge = add_command(commands, "merge")
     merge.add_argument("run", metavar="RUN", help="a run that trained an adapter, or the adapter")
     merge.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/merged")
     add_shared(merge, "trust_remote_code")
@@ -105,12 +86,7 @@ def _from_here(path: Path) -> Path:
 
 def add_export(commands: Any) -> None:
     """`penchant export`."""
-    export = add_command(
-        commands,
-        "export",
-        help="a model as a GGUF file, for llama.cpp and Ollama",
-        description="Write a model in another format, with the converter that belongs to it.",
-    )
+    export = add_command(commands, "export")
     export.add_argument("run", metavar="RUN", help="a run, or a folder with a model or an adapter")
     export.add_argument("--gguf", action="store_true", required=True,
         help="the format; llama.cpp's convert_hf_to_gguf.py writes it: on the PATH, or in the "
@@ -135,13 +111,7 @@ def run_export(values: dict[str, Any]) -> None:
 
 def add_push(commands: Any) -> None:
     """`penchant push`."""
-    push = add_command(
-        commands,
-        "push",
-        help="a run's model and its card to the hub",
-        description="Upload a model with its card, which shows figures, findings and answers to "
-        "held-out prompts; --dry_run shows what would go. A new place is private.",
-    )
+    push = add_command(commands, "push")
     push.add_argument("run", metavar="RUN", help="the folder that train wrote to (output)")
     push.add_argument("name", metavar="OWNER/NAME", help="the model's place on the hub")
     push.add_argument("--public", action="store_true", help="anybody may see it")
@@ -167,12 +137,7 @@ def run_push(values: dict[str, Any]) -> None:
 
 def add_chat(commands: Any) -> None:
     """`penchant chat`."""
-    chat = add_command(
-        commands,
-        "chat",
-        help="talk with a tuned model, what it was tuned from beside it",
-        description=f"Answer what is typed, piped or given. In a conversation: {CHAT_HELP}.",
-    )
+    chat = add_command(commands, "chat")
     add = chat.add_argument
     add("model", metavar="RUN", help="a run, a model folder, a hub id, a .gguf, an adapter")
     add("--prompt", action="append", metavar="TEXT",

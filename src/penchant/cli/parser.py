@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from penchant.cli.descriptions import described
 from penchant.cli.examples import usage
 from penchant.core.errors import ConfigError
 
@@ -75,27 +76,22 @@ def add_shared(parser: Any, *names: str, **defaults: str) -> None:
         parser.add_argument(f"--{name}", **{**shared, "help": shared["help"] + default})
 
 
-def add_command(
-    commands: Any, name: str, *, help: str, description: str, command: str = "", **defaults: Any
-) -> Parser:
+def add_command(commands: Any, name: str, **defaults: Any) -> Parser:
     """A command whose arguments are in the values only where they are given.
 
     Its help begins with its examples.
 
     Args:
         commands: that it is added to.
-        name: by which it is called.
-        help, description: in the list of commands, and in its own help.
-        command: its entry in `COMMANDS`; default: its name.
+        name: its entry in the tables of commands; the last word is what is typed.
         defaults: of values that are always there.
     """
     parser: Parser = commands.add_parser(
-        name,
-        help=help,
-        description=description,
+        name.split()[-1],
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        **described(name),
     )
-    parser.set_defaults(command=command or name, **defaults)
-    parser.usage = usage(command or name)
+    parser.set_defaults(command=name, **defaults)
+    parser.usage = usage(name)
     return parser
