@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penchant.core.team import Team
 from penchant.data.batch import Group, pack, pack_repeated, pad
 from penchant.data.budget import TokenBudget
 from penchant.data.shared_prompts import share_prompts
@@ -100,7 +101,7 @@ def test_a_step_has_the_examples_that_it_has_without_a_budget():
 
 
 def test_processes_share_a_step_in_the_same_number_of_passes():
-    shares = [list(source(EXAMPLES, 30, rank=rank, world_size=3).steps()) for rank in range(3)]
+    shares = [list(source(EXAMPLES, 30, team=Team(rank, 3)).steps()) for rank in range(3)]
     for steps in zip(*shares, strict=True):
         assert len({len(step.micro_batches) for step in steps}) == 1
         seen = [e.where for s in steps for some, weight in s.micro_batches if weight for e in some]

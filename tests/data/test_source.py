@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from penchant.core.team import Team
 from penchant.data.source import DatasetSource
 
 DEFAULTS = {
@@ -88,7 +89,7 @@ def test_processes_share_each_step_without_overlap_and_run_equally_many_passes(
     num_examples, world_size
 ):
     ranks = [
-        list(source(num_examples, rank=rank, world_size=world_size).steps())
+        list(source(num_examples, team=Team(rank, world_size)).steps())
         for rank in range(world_size)
     ]
     alone = list(source(num_examples, accumulation=2 * world_size).steps())
@@ -103,7 +104,7 @@ def test_processes_share_each_step_without_overlap_and_run_equally_many_passes(
 
 
 def test_a_process_with_nothing_left_runs_a_stand_in_that_weighs_nothing():
-    steps = [next(source(1, rank=rank, world_size=2).steps()) for rank in (0, 1)]
+    steps = [next(source(1, team=Team(rank, 2)).steps()) for rank in (0, 1)]
     assert steps[0].micro_batches == [([0], 1.0)]
     assert steps[1].micro_batches == [([0], 0.0)]
 
@@ -112,7 +113,7 @@ def test_a_process_with_nothing_left_runs_a_stand_in_that_weighs_nothing():
 def test_every_process_knows_all_examples_of_a_step_in_order(world_size):
     alone = list(source(23, accumulation=2 * world_size, num_epochs=2).steps())
     for rank in range(world_size):
-        steps = list(source(23, num_epochs=2, rank=rank, world_size=world_size).steps())
+        steps = list(source(23, num_epochs=2, team=Team(rank, world_size)).steps())
         assert [step.examples for step in steps] == [step.examples for step in alone]
         for step in steps:
             assert step.num_examples == len(step.examples)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from penchant.core.evaluation import Evaluation
+from penchant.core.team import ALONE, Team
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedPair
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
@@ -64,19 +65,16 @@ def pairs() -> list[TokenisedPair]:
 def one_step() -> Callable[..., Any]:
     """Return a function that gives the one step of a pass over examples, in their order."""
 
-    def step_of(
-        examples: Sequence[Any], *, micro_batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> Any:
+    def step_of(examples: Sequence[Any], *, micro_batch_size: int, team: Team = ALONE) -> Any:
         source = DatasetSource(
             examples,
             micro_batch_size=micro_batch_size,
-            accumulation=math.ceil(len(examples) / micro_batch_size / world_size),
+            accumulation=math.ceil(len(examples) / micro_batch_size / team.size),
             num_epochs=1,
             max_steps=None,
             shuffle=False,
             seed=0,
-            rank=rank,
-            world_size=world_size,
+            team=team,
         )
         (step,) = source.steps()
         return step

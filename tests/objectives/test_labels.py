@@ -221,7 +221,7 @@ def test_processes_share_one_estimate(objective, examples, one_step):
                 return [values, others]
 
         one = objective(team=Two(rank, 2))
-        step = one_step(examples, micro_batch_size=2, rank=rank, world_size=2)
+        step = one_step(examples, micro_batch_size=2, team=Team(rank, 2))
         found[rank] = own
         return one.prepare(one.parts.scorer, step).kl
 

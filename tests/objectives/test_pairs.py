@@ -352,7 +352,7 @@ def test_processes_share_one_whole_batch(objective_for, pairs, one_step):
                 return [own, others]
 
         one = objective_for("aot", team=Two(rank, 2))
-        step = one_step(pairs, micro_batch_size=2, rank=rank, world_size=2)
+        step = one_step(pairs, micro_batch_size=2, team=Team(rank, 2))
         return one.prepare(one.parts.scorer, step).batch
 
     batch_of(0, [])

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,10 @@ from penchant.core.resampling import Interval, interval
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.data.records import Pair, prompt_key
-from penchant.guards.monitors.answering import distinct_prompts, held_out_rewards
-from penchant.guards.monitors.monitor import Check, Monitor
+from penchant.guards.monitors.answering import answering, distinct_prompts, held_out_rewards
 from penchant.models.reference import AdapterReference, Reference, weighted_sums
 from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import batches
-from penchant.rl.sampling.base import Sampling
-from penchant.rl.sampling.sampler import CachedSampler
 from penchant.training.inputs import make_tokeniser, tokenise
 from penchant.training.kinds import Pairs
 
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
     from penchant.data.batch import Group, TokenBatch
     from penchant.data.tokenise import TokenisedPair
+    from penchant.guards.monitors.monitor import Check
     from penchant.models.scoring import Scorer
     from penchant.training.setup import Setup
 
@@ -184,18 +182,8 @@ class Yardstick:
         )
         prompts = distinct_prompts(examples, records, num_answers)
         self.answer_prompts = [json.dumps(one.prompt, sort_keys=True) for one in prompts]
-        self.monitor = Monitor(
-            prompts=prompts,
-            scorer=setup.scorer,
-            reference=reference,
-            sampler=CachedSampler(setup.scorer, setup.end_ids, len(prompts)),
-            sampling=Sampling(config.max_new_tokens),
-            tokenizer=setup.tokenizer,
-            rewards=None,
-            held_out=held_out_rewards(config, accelerator, setup),
-            batch_size=config.per_device_eval_batch_size,
-            autocast=accelerator.autocast,
-        )
+        monitor = answering(config, accelerator, setup, prompts, reference)
+        self.monitor = replace(monitor, held_out=held_out_rewards(config, accelerator, setup))
         self.start_sums = self._sums()
         self.start = self._measured(self.start_sums, self.monitor.check())
 

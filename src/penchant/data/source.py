@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from penchant.core.team import ALONE, Team
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -87,6 +89,7 @@ class DatasetSource(Generic[Example]):
 
     Args:
         examples: at least one.
+        team: the processes that share them.
         blocks: indices that stay together when shuffling, all of them in all; default: each alone.
         budget: fills micro-batches by tokens in place of `micro_batch_size`; a step has as many
             examples with it as without.
@@ -104,8 +107,7 @@ class DatasetSource(Generic[Example]):
         max_steps: int | None,
         shuffle: bool,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        team: Team = ALONE,
         blocks: Sequence[Sequence[int]] | None = None,
         budget: TokenBudget | None = None,
     ) -> None:
@@ -114,9 +116,9 @@ class DatasetSource(Generic[Example]):
         self.examples = examples
         self.blocks = blocks or [[i] for i in range(len(examples))]
         self.micro_batch_size = micro_batch_size
-        self.step_size = micro_batch_size * accumulation * world_size
+        self.step_size = micro_batch_size * accumulation * team.size
         self.shuffle, self.seed = shuffle, seed
-        self.rank, self.world_size = rank, world_size
+        self.team = team
         self.steps_per_epoch = math.ceil(len(examples) / self.step_size)
         self.num_steps = max_steps or max(1, math.ceil(num_epochs * self.steps_per_epoch))
 
@@ -164,8 +166,9 @@ class DatasetSource(Generic[Example]):
 
     def _share(self, chosen: Sequence[int]) -> list[tuple[list[Example], float]]:
         """This process's micro-batches; every process runs the same number, as collectives need."""
-        shares = [self._divided(chosen[rank :: self.world_size]) for rank in range(self.world_size)]
-        own, stand_in = shares[self.rank], [self.examples[chosen[0]]]
+        size = self.team.size
+        shares = [self._divided(chosen[rank::size]) for rank in range(size)]
+        own, stand_in = shares[self.team.rank], [self.examples[chosen[0]]]
         missing = max(map(len, shares)) - len(own)
         return [(some, 1.0) for some in own] + [(stand_in, 0.0)] * missing
 

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from penchant.methods.base import LossOutput, PairInputs
 from penchant.methods.paired import WeightedOptions, compared_with_reference, finish
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class APOZeroOptions(WeightedOptions):
-    """Options of APO-zero."""
+
+def apo_zero_loss(inputs: PairInputs, options: WeightedOptions) -> LossOutput:
+    """APO-zero on pairs: the chosen completion becomes likelier, the rejected less likely (Eq. 7).
+
+    Arguments and results are those of `anchored_loss`.
+    """
+    # 1 - sigmoid(x) = sigmoid(-x), exact for large x
+    return anchored_loss(
+        inputs, options, lambda chosen, rejected: (-chosen).sigmoid() + rejected.sigmoid()
+    )
 
 
-def apo_zero_loss(inputs: PairInputs, options: APOZeroOptions) -> LossOutput:
-    """APO-zero on pairs: the chosen completion becomes likelier, the rejected less likely.
+def anchored_loss(
+    inputs: PairInputs, options: WeightedOptions, of_rewards: Callable[[Tensor, Tensor], Tensor]
+) -> LossOutput:
+    """The losses of a method that anchors each completion's reward at the reference.
 
-    Takes sums of log-probabilities, `[pairs]`, the reference's too; returns losses between 0
-    and 2 (before an SFT term) and metrics, [pairs].
+    Args:
+        inputs: sums of log-probabilities, `[pairs]`, the reference's too.
+        options: `beta`, and what `finish` reads.
+        of_rewards: the loss, between 0 and 2, of the chosen and the rejected completions' implicit
+            rewards, `[pairs]` each.
 
-    References:
-        Eq. 7 of D'Oosterlinck et al. 2024.
+    Returns:
+        Losses, with an SFT term where the options ask for one, and metrics, `[pairs]`.
     """
     ratios = inputs.log_ratios()
     chosen, rejected = (options.beta * ratio for ratio in ratios)
-    # 1 - sigmoid(x) = sigmoid(-x), exact for large x
-    return finish(inputs, (-chosen).sigmoid() + rejected.sigmoid(), ratios, options)
+    return finish(inputs, of_rewards(chosen, rejected), ratios, options)
 
 
 APO_ZERO = compared_with_reference(
     "apo_zero",
     "Anchored Preference Optimization (zero)",
-    APOZeroOptions,
+    WeightedOptions,
     apo_zero_loss,
     stability="stable; both rewards saturate",
     when="the chosen answers are better than what the model writes",

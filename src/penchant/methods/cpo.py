@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, PairInputs, smoothed
-from penchant.methods.reference_free import with_nll
+from penchant.methods.base import LossOutput, MethodOptions, PairInputs, smoothed
+from penchant.methods.reference_free import alone, with_nll, without_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,16 +67,12 @@ def _contrast(margin: Tensor, options: CPOOptions) -> Tensor:
     return -logsigmoid(options.beta * margin)
 
 
-CPO = Method(
+CPO = without_reference(
     name="cpo",
     title="Contrastive Preference Optimization",
-    data="pairs",
-    needs_reference=False,
     options=CPOOptions,
     loss=cpo_loss,
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="1 (no reference)",
+    facts=alone(
         stability="stable",
         when="DPO-like, with an explicit preference margin",
         paper="https://arxiv.org/abs/2401.08417",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from penchant.methods.base import Facts, LossOutput, Method, Needs
+from penchant.methods.base import Facts, Method, Needs
 from penchant.methods.online import OnlineOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.methods.experience import Advantages, Experience, RolloutInputs
+    from penchant.methods.experience import Experience
 
 
 class GroupOptions(OnlineOptions):
@@ -85,41 +85,18 @@ def kept_answers(
     return kept, metrics
 
 
-def group_method(
-    name: str,
-    title: str,
-    options: type[GroupOptions],
-    loss: Callable[[RolloutInputs, Any], LossOutput],
-    advantages: Callable[[Experience, float, Any], Advantages],
-    *,
-    when: str,
-    paper: str,
-    beta: str,
-    beta_range: tuple[float, float],
-) -> Method:
-    """A method that compares the answers of a group: its members differ in little."""
-    facts = Facts(
-        data="prompts and a reward (a model or a function)",
-        models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
-        stability="steadier than PPO; no value head to fit",
-        when=when,
-        paper=paper,
-        learning_rate=1e-6,
-        learning_rate_lora=1e-5,
-        learning_rate_range=(1e-7, 1e-5),
-        beta=beta,
-        beta_range=beta_range,
-    )
-    return Method(
-        name=name,
-        title=title,
-        data="prompts",
-        needs_reference=True,
-        options=options,
-        loss=loss,
-        advantages=advantages,
-        needs=lambda chosen: Needs(
-            entropy_gradient=chosen.entropy_coef > 0, reference=chosen.beta > 0
-        ),
-        facts=facts,
-    )
+group_method = partial(
+    Method,
+    data="prompts",
+    needs_reference=True,
+    needs=lambda chosen: Needs(entropy_gradient=chosen.entropy_coef > 0, reference=chosen.beta > 0),
+)
+group_facts = partial(
+    Facts,
+    data="prompts and a reward (a model or a function)",
+    models_in_memory="3 (policy, reference, reward); with LoRA 1 backbone",
+    stability="steadier than PPO; no value head to fit",
+    learning_rate=1e-6,
+    learning_rate_lora=1e-5,
+    learning_rate_range=(1e-7, 1e-5),
+)

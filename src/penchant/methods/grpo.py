@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from penchant.methods.base import LossOutput
 from penchant.methods.experience import RolloutInputs
-from penchant.methods.grouped import GroupOptions, group_method, kept_answers
+from penchant.methods.grouped import GroupOptions, group_facts, group_method, kept_answers
 from penchant.methods.online import LARGEST_LOG_RATIO, clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:
@@ -177,13 +177,15 @@ def _reduced(inputs: RolloutInputs, each: Tensor, options: GRPOOptions) -> Tenso
 
 
 GRPO = group_method(
-    "grpo",
-    "Group Relative Policy Optimization",
-    GRPOOptions,
-    grpo_loss,
-    grpo_advantages,
-    when="rewards that can be checked, such as exact answers",
-    paper="https://arxiv.org/abs/2402.03300",
-    beta="0 to 0.04",
-    beta_range=(0.0, 0.2),
+    name="grpo",
+    title="Group Relative Policy Optimization",
+    options=GRPOOptions,
+    loss=grpo_loss,
+    advantages=grpo_advantages,
+    facts=group_facts(
+        when="rewards that can be checked, such as exact answers",
+        paper="https://arxiv.org/abs/2402.03300",
+        beta="0 to 0.04",
+        beta_range=(0.0, 0.2),
+    ),
 )

@@ -131,17 +131,13 @@ def _pairs(inputs: RolloutInputs) -> PairInputs:
         chosen = first.where(first_is_better, second)
         return chosen, second.where(first_is_better, first)
 
-    chosen, rejected = split(inputs.sums(inputs.logprobs))
-    chosen_len, rejected_len = split(inputs.lengths)
-    reference = inputs.ref_logprobs
-    ref_chosen, ref_rejected = (None, None) if reference is None else split(inputs.sums(reference))
+    reference: tuple[Tensor | None, Tensor | None] = (None, None)
+    if inputs.ref_logprobs is not None:
+        reference = split(inputs.sums(inputs.ref_logprobs))
     return PairInputs(
-        chosen=chosen,
-        rejected=rejected,
-        ref_chosen=ref_chosen,
-        ref_rejected=ref_rejected,
-        chosen_len=chosen_len,
-        rejected_len=rejected_len,
+        *split(inputs.sums(inputs.logprobs)),
+        *reference,
+        *split(inputs.lengths),
         mean_chosen_len=inputs.mean_good_len,
     )
 

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    Method,
-    MethodOptions,
-    Needs,
-    PairInputs,
-    pair_metrics,
-)
+from penchant.methods.base import LossOutput, MethodOptions, Needs, PairInputs, pair_metrics
+from penchant.methods.reference_free import alone, without_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,17 +76,13 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(x > -math.log(2), (-torch.expm1(x)).log(), torch.log1p(-x.exp()))
 
 
-ORPO = Method(
+ORPO = without_reference(
     name="orpo",
     title="Odds Ratio Preference Optimization",
-    data="pairs",
-    needs_reference=False,
     options=ORPOOptions,
     loss=orpo_loss,
     needs=lambda options: Needs(prompt=options.nll_scope == "all"),
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="1 (no reference)",
+    facts=alone(
         stability="most stable",
         when="no overhead of a reference model is wanted",
         paper="https://arxiv.org/abs/2403.07691",

@@ -1,13 +1,18 @@
-"""What CPO and SimPO share: contrasts of log-probabilities without a reference, beside an NLL."""
+"""What methods on pairs without a reference share: their facts, and an NLL beside contrasts."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from penchant.methods.base import LossOutput, PairInputs, pair_metrics
+from penchant.methods.base import Facts, LossOutput, Method, PairInputs, pair_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+without_reference = partial(Method, data="pairs", needs_reference=False)
+alone = partial(Facts, data="pairwise preferences", models_in_memory="1 (no reference)")
+"""The facts of methods that hold the policy alone."""
 
 
 def with_nll(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from penchant.methods.base import LossOutput
 from penchant.methods.experience import RolloutInputs
-from penchant.methods.grouped import GroupOptions, group_method, kept_answers
+from penchant.methods.grouped import GroupOptions, group_facts, group_method, kept_answers
 from penchant.methods.online import clipped, policy_metrics, ratio_of
 
 if TYPE_CHECKING:
@@ -72,13 +72,15 @@ def rloo_loss(inputs: RolloutInputs, options: RLOOOptions) -> LossOutput:
 
 
 RLOO = group_method(
-    "rloo",
-    "REINFORCE leave-one-out",
-    RLOOOptions,
-    rloo_loss,
-    rloo_advantages,
-    when="PPO's reward without its value head",
-    paper="https://arxiv.org/abs/2402.14740",
-    beta="0.03 to 0.1",
-    beta_range=(0.0, 0.3),
+    name="rloo",
+    title="REINFORCE leave-one-out",
+    options=RLOOOptions,
+    loss=rloo_loss,
+    advantages=rloo_advantages,
+    facts=group_facts(
+        when="PPO's reward without its value head",
+        paper="https://arxiv.org/abs/2402.14740",
+        beta="0.03 to 0.1",
+        beta_range=(0.0, 0.3),
+    ),
 )

@@ -5,14 +5,8 @@ On the chosen completions of pairs, alone or as a term beside other losses.
 
 from __future__ import annotations
 
-from penchant.methods.base import (
-    Facts,
-    LossOutput,
-    Method,
-    MethodOptions,
-    PairInputs,
-    pair_metrics,
-)
+from penchant.methods.base import LossOutput, MethodOptions, PairInputs, pair_metrics
+from penchant.methods.reference_free import alone, without_reference
 
 
 class SFTOptions(MethodOptions):
@@ -36,16 +30,12 @@ def sft_loss(inputs: PairInputs, options: SFTOptions) -> LossOutput:
     return LossOutput(nll, pair_metrics(inputs, chosen, rejected) | {"nll": nll.detach()})
 
 
-SFT = Method(
+SFT = without_reference(
     name="sft",
     title="Supervised fine-tuning on chosen completions",
-    data="pairs",
-    needs_reference=False,
     options=SFTOptions,
     loss=sft_loss,
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="1 (no reference)",
+    facts=alone(
         stability="most stable; learns nothing from what was rejected",
         when="a base model answers in no form yet, or as the yardstick that a method must beat",
         paper="https://arxiv.org/abs/2203.02155",

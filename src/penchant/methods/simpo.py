@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from penchant.methods.base import Facts, LossOutput, Method, MethodOptions, PairInputs, smoothed
-from penchant.methods.reference_free import with_nll
+from penchant.methods.base import LossOutput, MethodOptions, PairInputs, smoothed
+from penchant.methods.reference_free import alone, with_nll, without_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,16 +70,12 @@ def shaped(mean_logprob: Tensor, alpha: float) -> Tensor:
     return -(-alpha * mean_logprob).clamp(max=MAX_EXPONENT).expm1() / alpha
 
 
-SIMPO = Method(
+SIMPO = without_reference(
     name="simpo",
     title="Simple Preference Optimization",
-    data="pairs",
-    needs_reference=False,
     options=SimPOOptions,
     loss=simpo_loss,
-    facts=Facts(
-        data="pairwise preferences",
-        models_in_memory="1 (no reference)",
+    facts=alone(
         stability="stable",
         when="reference-free and length-normalized; often outperforms DPO",
         paper="https://arxiv.org/abs/2405.14734",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from penchant.models.segments import LayerRule, Piece, Reach, SegmentTable
 
+    Inputs = tuple[Tensor, Tensor, Tensor]
+    """Queries, keys and values of one piece."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, table: SegmentTable, rule: LayerRule) -> Tensor:
     """Attend piece by piece: `[1, T, heads, dim']`."""
@@ -98,11 +101,8 @@ class SegmentAttention(torch.autograd.Function):
                 grad = grad * left.to(grad.dtype)
             grads = kernel.backward(
                 grad,
-                q[:, :, rows],
-                piece.keys(k),
-                piece.keys(v),
-                own,
-                logsumexp,
+                (q[:, :, rows], piece.keys(k), piece.keys(v)),
+                (own, logsumexp),
                 kernel.mask(table, piece, reach, q),
             )
             dq[:, :, rows] = grads[0]  # [1, heads, Q, dim]
@@ -152,15 +152,8 @@ class _Flash:
         )
 
     def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        logsumexp: Tensor,
-        mask: Tensor | None,
+        self, grad: Tensor, inputs: Inputs, outputs: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Any:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=self.scale
+            grad, *inputs, *outputs, 0.0, mask is None, attn_mask=mask, scale=self.scale
         )

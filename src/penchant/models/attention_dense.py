@@ -14,6 +14,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from penchant.models.attention_cpu import Inputs
     from penchant.models.segments import Piece, Reach, SegmentTable
 
 
@@ -49,16 +50,15 @@ class Dense:
         return out.flatten(1, 2).to(q.dtype), logsumexp.squeeze(-1).flatten(1, 2)
 
     def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        logsumexp: Tensor,
-        mask: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of q, k and v, given that of the output."""
+        self, grad: Tensor, inputs: Inputs, outputs: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Inputs:
+        """The gradients of q, k and v.
+
+        Args:
+            grad: of the output.
+            inputs, outputs, mask: what `forward` took and gave.
+        """
+        (q, k, v), (out, logsumexp) = inputs, outputs
         kv = k.shape[1]
         keys, values = _wide(k), _wide(v)
         queries, grad, out = (_grouped(x, k) for x in (q, grad, out))  # [1, kv, g, Q, dim]

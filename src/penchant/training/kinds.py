@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penchant.core.errors import ConfigError
+from penchant.core.team import ALONE, Team
 from penchant.data.read import read_pairs
 from penchant.data.source import DatasetSource
 from penchant.models.architecture import causal_class, train_text
@@ -19,6 +20,7 @@ from penchant.models.load import DTYPES, is_adapter, load_causal_model
 from penchant.models.lora import add_lora, require_numbers
 from penchant.models.memory import is_quantised
 from penchant.models.scoring import Scorer
+from penchant.training.accelerator import team_of
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +86,7 @@ class Pairs:
 
     def num_steps(self, config: RunConfig, examples: Sequence[Any], num_processes: int = 1) -> int:
         """Optimizer steps of a run."""
-        return self.dataset(config, examples, num_processes=num_processes).num_steps
+        return self.dataset(config, examples, team=Team(size=num_processes)).num_steps
 
     def load(
         self,
@@ -167,8 +169,7 @@ class Pairs:
         examples: Sequence[Any],
         *,
         layout: Layout = "shared",
-        rank: int = 0,
-        num_processes: int = 1,
+        team: Team = ALONE,
     ) -> DatasetSource[Any]:
         """The batches of tokenised examples, for one of the processes."""
         return DatasetSource(
@@ -179,8 +180,7 @@ class Pairs:
             max_steps=config.max_steps,
             shuffle=config.shuffle,
             seed=config.seed,
-            rank=rank,
-            world_size=num_processes,
+            team=team,
             blocks=self.blocks(config, examples),
             budget=self.budget(config, layout),
         )
@@ -193,8 +193,7 @@ class Pairs:
             config,
             setup.train_set,
             layout=setup.scorer.plan.layout,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+            team=team_of(accelerator),
         )
 
     def blocks(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]] | None:

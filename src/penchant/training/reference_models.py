@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,33 +22,22 @@ from penchant.models.selfcheck import plan_scoring
 from penchant.training.accelerator import team_of
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from penchant.config.keys import RunConfig
     from penchant.data.batch import Group
+    from penchant.training.references import ReferenceMaker
 
 logger = logging.getLogger("penchant")
 
 
-@dataclass(frozen=True)
 class ReferenceModels:
     """Makes the references that need a model, or have needed one.
 
-    Attributes:
-        config: the run's.
-        policy: planned, on its device, as it was loaded.
-        accelerator: for its autocast and its processes.
-        precision: of the arithmetic.
-        base: the policy's resolved name.
-        loaded: a model in memory, in place of what is named.
+    Args:
+        maker: knows the run, and the policy as it was loaded.
     """
 
-    config: RunConfig
-    policy: Scorer
-    accelerator: Accelerator
-    precision: str
-    base: str
-    loaded: Any = None
+    def __init__(self, maker: ReferenceMaker) -> None:
+        self.config, self.policy, self.accelerator = maker.config, maker.policy, maker.accelerator
+        self.precision, self.base, self.loaded = maker.precision, maker.base, maker.loaded
 
     def copied(self, groups: Sequence[Group]) -> CopyReference:
         """The policy as it is now, frozen; `groups` plan the passes of one that is loaded again."""

@@ -93,10 +93,8 @@ class ReferenceMaker:
             return AdapterReference(self.policy)
         from penchant.training.reference_models import ReferenceModels
 
-        config, other = self.config, self.config.reference_model
-        models = ReferenceModels(
-            config, self.policy, self.accelerator, self.precision, self.base, self.loaded
-        )
+        other = self.config.reference_model
+        models = ReferenceModels(self)
         if kind == "cache":
             return models.cached(groups, keep=self.keep)
         if kind == "copy" and not other:

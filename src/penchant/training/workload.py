@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.machine import Room, find_room
 from penchant.core.screen import gibibytes
+from penchant.core.team import Team
 from penchant.data.batch import laid_out
 from penchant.models.footprint import Load, Sizes, footprint
 from penchant.models.memory import measure_sizes
@@ -102,7 +103,7 @@ def count_work(
     if config.spec.samples:
         return _sampled(config, examples, layout, answer_length)
     kind = kind_of(config.spec)
-    source = kind.dataset(config, examples, layout=layout, num_processes=num_processes)
+    source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [
         kind.laid_out(some)

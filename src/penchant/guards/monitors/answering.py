@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
@@ -31,22 +32,40 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         UserError: a monitor_reward that cannot be loaded.
     """
     prompts = _prompts(config, setup, config.monitor_prompts)
+    monitor = answering(config, accelerator, setup, prompts, _reference(setup))
+    held_out = held_out_rewards(config, accelerator, setup)
+    if setup.collector is None:
+        sampling = Sampling(config.monitor_length)
+        return replace(monitor, sampling=sampling, held_out=held_out)
+    # As it is trained, so that log-probs are of what was sampled.
     options: Any = config.options
-    sampling = Sampling(config.monitor_length)
-    sampler: Any = CachedSampler(setup.scorer, setup.end_ids, max(8, len(prompts)))
-    if setup.collector is not None:  # as it is trained, so that log-probs are of what was sampled
-        longest = min(config.monitor_length, options.max_completion_length)
-        sampling = Sampling(longest, options.temperature, options.top_k, options.top_p)
-        sampler = setup.collector.sampler
+    longest = min(config.monitor_length, options.max_completion_length)
+    return replace(
+        monitor,
+        sampling=Sampling(longest, options.temperature, options.top_k, options.top_p),
+        sampler=setup.collector.sampler,
+        rewards=setup.collector.rewards,
+        held_out=held_out,
+    )
+
+
+def answering(
+    config: RunConfig,
+    accelerator: Accelerator,
+    setup: Setup,
+    prompts: Sequence[MonitoredPrompt],
+    reference: Reference | None,
+) -> Monitor:
+    """A monitor whose answers have up to `max_new_tokens`, and which judges none of them."""
     return Monitor(
         prompts=prompts,
         scorer=setup.scorer,
-        reference=_reference(setup),
-        sampler=sampler,
-        sampling=sampling,
+        reference=reference,
+        sampler=CachedSampler(setup.scorer, setup.end_ids, max(8, len(prompts))),
+        sampling=Sampling(config.max_new_tokens),
         tokenizer=setup.tokenizer,
-        rewards=None if setup.collector is None else setup.collector.rewards,
-        held_out=held_out_rewards(config, accelerator, setup),
+        rewards=None,
+        held_out=None,
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
         team=team_of(accelerator),
@@ -67,20 +86,7 @@ def measure_divergence(
     if not setup.eval_set or not count or reference is None:
         return {}
     prompts = _prompts(config, setup, count)
-    monitor = Monitor(
-        prompts=prompts,
-        scorer=setup.scorer,
-        reference=reference,
-        sampler=CachedSampler(setup.scorer, setup.end_ids, len(prompts)),
-        sampling=Sampling(config.max_new_tokens),
-        tokenizer=setup.tokenizer,
-        rewards=None,
-        held_out=None,
-        batch_size=config.per_device_eval_batch_size,
-        autocast=accelerator.autocast,
-        team=team_of(accelerator),
-    )
-    found = monitor.check().metrics
+    found = answering(config, accelerator, setup, prompts, reference).check().metrics
     names = {"kl/sequence": "monitor/kl_sequence", "kl/sequence_error": "monitor/kl_error"}
     return {name: found[metric] for name, metric in names.items() if metric in found}
 

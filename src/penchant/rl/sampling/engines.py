@@ -132,7 +132,7 @@ def _settings(
         dtype=_DTYPES[dtype],
         gpu_memory_utilization=options.vllm_gpu_memory_utilization,
         tensor_parallel_size=options.vllm_tensor_parallel_size,
-        sleeps=options.vllm_enable_sleep_mode,
-        side_by_side=options.generation_batch_size,
+        enable_sleep_mode=options.vllm_enable_sleep_mode,
+        max_num_seqs=options.generation_batch_size,
         trust_remote_code=trust,
     )

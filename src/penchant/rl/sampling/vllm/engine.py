@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +25,15 @@ ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What `vllm.LLM` is started with.
+    """What `vllm.LLM` is started with, by its own names.
 
     Attributes:
         max_model_len: longest prompt with its answer, in tokens.
         dtype: of weights and cache: float32, bfloat16 or float16.
         gpu_memory_utilization: share of the device's memory that the engine takes.
         tensor_parallel_size: GPUs that share each layer.
-        sleeps: whether the engine gives its memory back between two batches.
-        side_by_side: answers drawn together.
+        enable_sleep_mode: whether the engine gives its memory back between two batches.
+        max_num_seqs: answers drawn together.
         trust_remote_code: run code that comes with the model.
     """
 
@@ -41,8 +41,8 @@ class EngineSettings:
     dtype: str
     gpu_memory_utilization: float = 0.3
     tensor_parallel_size: int = 1
-    sleeps: bool = False
-    side_by_side: int = 32
+    enable_sleep_mode: bool = False
+    max_num_seqs: int = 32
     trust_remote_code: bool = False
 
 
@@ -81,13 +81,7 @@ class VllmSampler:
             engine = LLM(
                 base_of(name),
                 skip_tokenizer_init=True,
-                dtype=settings.dtype,
-                max_model_len=settings.max_model_len,
-                max_num_seqs=settings.side_by_side,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                tensor_parallel_size=settings.tensor_parallel_size,
-                trust_remote_code=settings.trust_remote_code,
-                enable_sleep_mode=settings.sleeps,
+                **asdict(settings),
                 enable_lora=weights.rank is not None,
                 max_lora_rank=weights.rank or 16,
                 # Otherwise log-probs are taken before temperature and filters, and what the
@@ -96,7 +90,7 @@ class VllmSampler:
                 generation_config="vllm",
                 enforce_eager=policy.causal_model.device.type == "cpu",
             )
-        return cls(engine, weights, end_token_ids, settings.sleeps)
+        return cls(engine, weights, end_token_ids, settings.enable_sleep_mode)
 
     def sync(self) -> None:
         """Hand the present weights over; what was cached under the old ones is forgotten."""
