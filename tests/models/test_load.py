@@ -14,12 +14,11 @@ from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
+from penchant.models.adapter_files import adapter_vocabulary, require_mergeable
 from penchant.models.load import (
-    adapter_vocabulary,
     end_token_ids,
     load_causal_model,
     load_tokenizer,
-    require_mergeable,
     resolve,
 )
 from penchant.models.lora import add_lora

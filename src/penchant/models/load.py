@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-# The input embedding among an adapter's weights, by the names that families give it.
-OWN_EMBEDDING = re.compile(
-    r"\.(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings?)"
-    r"(?:\.modules_to_save)?\.weight$"
-)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,6 +66,8 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     if is_adapter(Path(name)) and not (Path(name) / "tokenizer_config.json").exists():
+        from penchant.models.adapter_files import adapter_base
+
         name = adapter_base(name)  # PEFT leaves no tokenizer beside an adapter
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -100,7 +96,42 @@ def _template(given: str) -> str:
         ) from error
 
 
-def load_causal_model(
+class LanguageHead:
+    """What a language model's files must hold; `ScoreHead` is its counterpart for scores."""
+
+    scores = False
+
+    def find_class(self, config: Any, name: str, trust_remote_code: bool) -> Any:
+        """The class that reads the files.
+
+        Raises:
+            ModelError: a model with another head.
+        """
+        if architecture := scoring_architecture(config):
+            raise ModelError(
+                f"{name} is a {architecture}, which scores text; give a causal language model"
+            )
+        return causal_class(config, name, trust_remote_code)
+
+    def options(self, config: Any) -> dict[str, Any]:
+        """What else its class is told."""
+        return {}
+
+    def require(self, model: Any, missing: set[str], name: str, config: Any) -> None:
+        """Refuse a model some of whose weights the files lack."""
+        require_whole(model, missing, name)
+
+    def under_other(self, name: str, **how: Any) -> Any:
+        """The model of an adapter that was trained under the other head.
+
+        Raises:
+            ModelError: it is a reward model's.
+        """
+        raise ModelError(f"{name} is a reward model; give a causal language model")
+
+
+def load_model(
+    head: LanguageHead,
     name: str,
     *,
     dtype: torch.dtype,
@@ -108,9 +139,10 @@ def load_causal_model(
     keep_adapter: bool = False,
     quantization: Quantization | None = None,
 ) -> PreTrainedModel | PeftModel:
-    """A causal language model on the CPU, in evaluation mode.
+    """A model on the CPU, in evaluation mode.
 
     Args:
+        head: of the model.
         name: as `resolve` returned it.
         dtype: of the weights.
         trust_remote_code: run code that comes with the model.
@@ -119,41 +151,27 @@ def load_causal_model(
             those of its base.
 
     Raises:
-        ModelError: nothing there, a reward or other headed model, an adapter that is to be
-            quantised, or a package that is not installed.
+        ModelError: nothing there, a model with another head, an adapter that is to be quantised,
+            or a package that is not installed.
     """
     if is_adapter(Path(name)):
-        if adapter_settings(name).get("task_type") == "SEQ_CLS":
-            raise ModelError(f"{name} is a reward model; give a causal language model")
-        base = load_causal_model(
-            adapter_base(name),
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            quantization=require_kept(name, keep_adapter, quantization),
-        )
-        return with_adapter(base, name, keep=keep_adapter)
+        from penchant.models.adapter_files import load_adapted
+
+        how = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+        return load_adapted(head, name, keep=keep_adapter, quantization=quantization, **how)
     config = read_config(name, trust_remote_code)
-    if architecture := scoring_architecture(config):
-        raise ModelError(
-            f"{name} is a {architecture}, which scores text; give a causal language model"
-        )
-    factory = causal_class(config, name, trust_remote_code)
-    options = {} if quantization is None else quantization.arguments()
-    model, missing = from_pretrained(factory, name, dtype, trust_remote_code, **options)
-    require_whole(model, missing, name)
+    factory = head.find_class(config, name, trust_remote_code)
+    options = head.options(config) | ({} if quantization is None else quantization.arguments())
+    model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
+    head.require(model, missing, name, config)
     return model
 
 
-def require_kept(name: str, keep: bool, quantization: Any) -> Any:
-    """The quantization of an adapter's base: it stands on codes, but is not merged into any."""
-    if quantization is not None and not keep:
-        raise ModelError(
-            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
-        )
-    return quantization
+load_causal_model = partial(load_model, LanguageHead())
+"""A causal language model; arguments and errors are those of `load_model`."""
 
 
-def from_pretrained(
+def _from_pretrained(
     factory: Any, name: str, dtype: torch.dtype, trust_remote_code: bool, **options: Any
 ) -> tuple[Any, set[str]]:
     """The model, and the names of its weights that the files lack."""
@@ -177,82 +195,6 @@ def from_pretrained(
 
         compute_in(model, None)  # on a CPU too as the codes say, whoever uses the model
     return model.eval(), set(report["missing_keys"])
-
-
-def with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
-    """A base under the adapter of a folder, or with it merged into its weights."""
-    from peft import PeftModel
-
-    from penchant.models.merging import merge_adapter
-
-    rows = adapter_vocabulary(name)
-    if rows is not None and rows != base.get_input_embeddings().weight.shape[0]:
-        # The adapter holds the rows of all tokens.
-        base.resize_token_embeddings(rows, mean_resizing=False)
-    try:
-        model: Any = PeftModel.from_pretrained(base, name)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"the adapter in {name} could not be loaded: {error}") from error
-    return model if keep else merge_adapter(model)
-
-
-def adapter_settings(name: str) -> dict[str, Any]:
-    """What PEFT wrote beside the weights of an adapter."""
-    return json.loads((Path(name) / "adapter_config.json").read_text(encoding="utf-8"))
-
-
-def adapter_base(name: str) -> str:
-    """The resolved name of the model that an adapter stands on.
-
-    Raises:
-        ModelError: the adapter names none, or none that is here.
-    """
-    base = adapter_settings(name).get("base_model_name_or_path")
-    if not base:
-        raise ModelError(
-            f"the adapter in {name} does not say which model it stands on; name it as "
-            f"base_model_name_or_path in {Path(name) / 'adapter_config.json'}"
-        )
-    try:
-        return resolve(base)
-    except ModelError as error:
-        raise ModelError(
-            f"the adapter in {name} stands on {base}, which is not here ({error}); put it there, "
-            f"or correct base_model_name_or_path in {Path(name) / 'adapter_config.json'}"
-        ) from error
-
-
-def adapter_vocabulary(name: str) -> int | None:
-    """Tokens of an adapter's own embedding, or of that of an adapter it stands on, if any has one.
-
-    Tokens that were added before tuning have rows there, and none in the base.
-    """
-    from safetensors import safe_open
-
-    if not is_adapter(Path(name)):
-        return None
-    file = Path(name) / "adapter_model.safetensors"
-    if file.exists():
-        with safe_open(file, "pt") as saved:
-            for key in saved.keys():  # noqa: SIM118 - it is no dict
-                if OWN_EMBEDDING.search(key):
-                    return int(saved.get_slice(key).get_shape()[0])
-    return adapter_vocabulary(adapter_base(name))
-
-
-def require_mergeable(name: str) -> None:
-    """Refuse an adapter that cannot become part of the weights, as training begins with.
-
-    Raises:
-        ModelError: prompt tuning and the like.
-    """
-    from peft import PEFT_TYPE_TO_TUNER_MAPPING
-
-    from penchant.models.merging import not_mergeable
-
-    kind = str(adapter_settings(name).get("peft_type"))
-    if not hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "merge_and_unload"):  # type: ignore[call-overload]
-        raise not_mergeable(kind)
 
 
 def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,70 +14,45 @@ from penchant.models.architecture import (
     score_class,
     scoring_architecture,
 )
-from penchant.models.load import (
-    adapter_base,
-    adapter_settings,
-    from_pretrained,
-    is_adapter,
-    load_causal_model,
-    require_kept,
-    with_adapter,
-)
+from penchant.models.load import LanguageHead, is_adapter, load_causal_model, load_model
 
 if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from penchant.models.quantised import Quantization
 
+class ScoreHead(LanguageHead):
+    """A scalar head: a reward model's, or a new one, which is random, on a language model."""
 
-def load_score_model(
-    name: str,
-    *,
-    dtype: torch.dtype,
-    trust_remote_code: bool = False,
-    keep_adapter: bool = False,
-    quantization: Quantization | None = None,
-) -> PreTrainedModel | PeftModel:
-    """A model with a scalar head on the CPU: a reward model, or a language model with a new head.
+    scores = True
 
-    A new head is random: seed torch before.
+    def find_class(self, config: Any, name: str, trust_remote_code: bool) -> Any:
+        """The class that reads the files."""
+        return score_class(config, name, trust_remote_code)
 
-    Args:
-        name, dtype, trust_remote_code, keep_adapter, quantization: as for `load_causal_model`.
+    def options(self, config: Any) -> dict[str, Any]:
+        """One label where the files hold no head."""
+        return {} if scoring_architecture(config) else {"num_labels": 1}
 
-    Raises:
-        ModelError: nothing there, or a head with several labels.
-    """
-    if is_adapter(Path(name)):
-        if adapter_settings(name).get("task_type") != "SEQ_CLS":
-            require_kept(name, False, quantization)
-            return _with_new_head(
-                load_causal_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
+    def require(self, model: Any, missing: set[str], name: str, config: Any) -> None:
+        """Refuse several labels, and weights that the files lack, but for those of a new head."""
+        if model.config.num_labels != 1:
+            raise ModelError(
+                f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
             )
-        base = load_score_model(
-            adapter_base(name),
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            quantization=require_kept(name, keep_adapter, quantization),
-        )
-        return with_adapter(base, name, keep=keep_adapter)
-    config = read_config(name, trust_remote_code)
-    factory = score_class(config, name, trust_remote_code)
-    options = {} if quantization is None else quantization.arguments()
-    if not scoring_architecture(config):
-        options["num_labels"] = 1
-        model, missing = from_pretrained(factory, name, dtype, trust_remote_code, **options)
-        require_whole(model, {key for key in missing if not key.startswith("score.")}, name)
-        return model
-    model, missing = from_pretrained(factory, name, dtype, trust_remote_code, **options)
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{name} has {model.config.num_labels} labels; a reward model has one, the score"
-        )
-    require_whole(model, missing, name)
-    return model
+        if not scoring_architecture(config):
+            missing = {key for key in missing if not key.startswith("score.")}
+        require_whole(model, missing, name)
+
+    def under_other(self, name: str, **how: Any) -> Any:
+        """A language model's adapter, merged, under a new head."""
+        return _with_new_head(load_causal_model(name, **how))
+
+
+load_score_model = partial(load_model, ScoreHead())
+"""A model with a scalar head; seed torch before where the head is new.
+
+Arguments and errors are those of `load_model`.
+"""
 
 
 def _with_new_head(model: Any) -> PreTrainedModel:
@@ -91,6 +67,8 @@ def _with_new_head(model: Any) -> PreTrainedModel:
 def is_score_model(name: str) -> bool:
     """Whether a resolved name is a folder with a reward model or its adapter."""
     if is_adapter(Path(name)):
+        from penchant.models.adapter_files import adapter_settings
+
         return adapter_settings(name).get("task_type") == "SEQ_CLS"
     if not (Path(name) / "config.json").exists():
         return False

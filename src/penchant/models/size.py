@@ -51,9 +51,13 @@ def _shape(layer: Any) -> tuple[int, ...]:
 
 def base_model(name: str) -> str:
     """The model that an adapter stands on, or the model itself."""
-    from penchant.models.load import adapter_base, is_adapter
+    from penchant.models.load import is_adapter
 
-    return base_model(adapter_base(name)) if is_adapter(Path(name)) else name
+    if not is_adapter(Path(name)):
+        return name
+    from penchant.models.adapter_files import adapter_base
+
+    return base_model(adapter_base(name))
 
 
 def saved_settings(base: str, *, trust_remote_code: bool) -> Any:

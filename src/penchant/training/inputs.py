@@ -16,14 +16,7 @@ from penchant.data.records import Data
 from penchant.data.token_report import TokenReport
 from penchant.data.tokenise import Tokeniser
 from penchant.models.architecture import router_coefficient
-from penchant.models.load import (
-    adapter_vocabulary,
-    end_token_ids,
-    is_adapter,
-    load_tokenizer,
-    require_mergeable,
-    resolve,
-)
+from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
 from penchant.models.size import require_decoder, saved_generation, saved_settings
 from penchant.training.kind import kind_of
 from penchant.training.setup import Inputs, Record, RunData
@@ -108,6 +101,8 @@ def read_inputs(
     if model is None:
         base = resolve(config.model, config.cache_dir)
         if is_adapter(Path(base)):
+            from penchant.models.adapter_files import require_mergeable
+
             require_mergeable(base)
         settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
         generation = saved_generation(base) if kind.generates else None
@@ -169,7 +164,11 @@ def _require_embedded(
     base: str, tokenizer: PreTrainedTokenizerBase, settings: Any, examples: Sequence[Any]
 ) -> None:
     """Refuse tokens that the model has no embedding for."""
-    vocabulary = adapter_vocabulary(base) or getattr(settings.get_text_config(), "vocab_size", None)
+    vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
+    if is_adapter(Path(base)):
+        from penchant.models.adapter_files import adapter_vocabulary
+
+        vocabulary = adapter_vocabulary(base) or vocabulary
     if vocabulary is None:
         return
     groups = [example.group() for example in examples]
