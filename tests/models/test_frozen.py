@@ -15,6 +15,7 @@ from penchant.models.memory import unique_bytes
 from penchant.models.reference_copy import CopyReference
 from penchant.models.rough_sizes import measure_model, sizes_of
 from penchant.models.scoring import Scorer, ScoringPlan
+from penchant.training.reference_models import ReferenceModels
 from penchant.training.references import ReferenceMaker, measure_cost
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
@@ -55,8 +56,7 @@ def test_bytes_that_a_copy_holds_are_those_that_memory_forecasts(
 ) -> None:
     policy = scorer_for(load_causal_model(str(tiny_model_dir), dtype=torch.float32))
     making = maker(policy, **keys)
-    reference = making.make("copy", groups)
-    assert reference is not None
+    reference = ReferenceModels(making).make("copy", groups)
     with torch.autocast("cpu", torch.bfloat16):
         held = measure_cost(reference, policy, groups).num_bytes
     size = measure_model(str(tiny_model_dir))

@@ -15,12 +15,8 @@ from penchant.core.machine import default_cache_dir
 from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
 from penchant.models.adapter_files import adapter_vocabulary, require_mergeable
-from penchant.models.load import (
-    end_token_ids,
-    load_causal_model,
-    load_tokenizer,
-    resolve,
-)
+from penchant.models.load import end_token_ids, load_causal_model, load_tokenizer
+from penchant.models.locate import resolve
 from penchant.models.lora import add_lora
 from penchant.models.reference_cache import weights_fingerprint
 from penchant.models.score_model import is_score_model, load_score_model

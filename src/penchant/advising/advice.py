@@ -148,7 +148,8 @@ def _measure(
 ) -> tuple[Findings, ModelSize, Planner]:
     """Tokenise a sample and size the model."""
     from penchant.core.screen import setup_logging
-    from penchant.models.load import load_tokenizer, resolve
+    from penchant.models.load import load_tokenizer
+    from penchant.models.locate import resolve
 
     setup_logging()
     base, trust = resolve(config.model), config.trust_remote_code

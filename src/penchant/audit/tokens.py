@@ -30,7 +30,8 @@ def token_lengths(
         ModelError: the model has no tokenizer that can be used for these data.
         ConfigError: no record can be tokenised.
     """
-    from penchant.models.load import load_tokenizer, resolve
+    from penchant.models.load import load_tokenizer
+    from penchant.models.locate import resolve
 
     tokenizer = load_tokenizer(
         resolve(str(model)), chat_template=chat_template, trust_remote_code=trust_remote_code

@@ -264,7 +264,7 @@ def _methods(values: dict[str, Any]) -> None:
     if not values.get("model"):
         print_methods()
         return
-    from penchant.models.load import resolve
+    from penchant.models.locate import resolve
     from penchant.models.path import describe_path
 
     trusted = bool(values.get("trust_remote_code"))

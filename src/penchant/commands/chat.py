@@ -16,7 +16,8 @@ from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
 from penchant.data.records import Message, Text, is_chat
 from penchant.data.token_report import TemplateRefusal
-from penchant.models.load import end_token_ids, load_tokenizer, resolve
+from penchant.models.load import end_token_ids, load_tokenizer
+from penchant.models.locate import resolve
 from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
 from penchant.rl.sampling.answers import Answer

@@ -16,7 +16,7 @@ from penchant.core.commands import install, typeable
 from penchant.core.errors import ModelError
 from penchant.core.screen import gibibytes
 from penchant.data.split_file import split_file
-from penchant.models.load import resolve
+from penchant.models.locate import resolve
 from penchant.reporting.verdict import against_band
 from penchant.training.result import TrainResult
 

@@ -16,7 +16,8 @@ from penchant.data.prompts import Prompt
 from penchant.data.records import DataError
 from penchant.data.rows.template import require_free, with_kwargs
 from penchant.data.tokenise import Tokeniser
-from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer, resolve
+from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer
+from penchant.models.locate import resolve
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.rewards.samples import make_sample

@@ -18,7 +18,8 @@ from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging, track
 from penchant.data.batch import Group
 from penchant.methods import METHODS
-from penchant.models.load import DTYPES, end_token_ids, load_tokenizer, resolve
+from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
+from penchant.models.locate import resolve
 from penchant.models.memory import is_quantised
 from penchant.models.reference import AdapterReference, Reference
 from penchant.models.reference_copy import CopyReference

@@ -13,7 +13,7 @@ from pathlib import Path
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
-from penchant.models.load import is_adapter, resolve
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.score_model import is_score_model
 
 logger = logging.getLogger("penchant")

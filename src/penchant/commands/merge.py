@@ -8,7 +8,8 @@ import torch
 
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
-from penchant.models.load import is_adapter, load_causal_model, load_tokenizer, resolve
+from penchant.models.load import load_causal_model, load_tokenizer
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.save import save_model
 from penchant.models.score_model import is_score_model, load_score_model
 

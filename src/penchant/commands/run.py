@@ -21,7 +21,7 @@ from penchant.guards.checks.gather import find_faults
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.guards.monitors.make import make_supervisor
 from penchant.models.linear import chosen_products
-from penchant.models.load import is_adapter
+from penchant.models.locate import is_adapter
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
 from penchant.training.accelerator import end_trackers, start_trackers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
-from penchant.models.load import LanguageHead, is_adapter, load_model, resolve
+from penchant.models.locate import is_adapter, resolve
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -23,31 +23,7 @@ OWN_EMBEDDING = re.compile(
 )
 
 
-def load_adapted(
-    head: LanguageHead, name: str, *, keep: bool, quantization: Any, **how: Any
-) -> PreTrainedModel | PeftModel:
-    """The model of an adapter's folder.
-
-    Args:
-        head: of the model.
-        name: the folder.
-        keep: leave the adapter switchable instead of merging it into the weights.
-        quantization, how: as for `load_model`, of the base.
-
-    Raises:
-        ModelError: the base is not here, the adapter does not fit, or it is to be quantised.
-    """
-    if (adapter_settings(name).get("task_type") == "SEQ_CLS") != head.scores:
-        return head.under_other(name, quantization=quantization, **how)
-    if quantization is not None and not keep:  # it stands on codes, but is not merged into any
-        raise ModelError(
-            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
-        )
-    base = load_model(head, adapter_base(name), quantization=quantization, **how)
-    return _with_adapter(base, name, keep=keep)
-
-
-def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
+def with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
     """A base under the adapter of a folder, or with it merged into its weights."""
     from peft import PeftModel
 

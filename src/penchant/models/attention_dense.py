@@ -14,8 +14,10 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.models.attention_cpu import Inputs
     from penchant.models.segments import Piece, Reach, SegmentTable
+
+    Three = tuple[Tensor, Tensor, Tensor]
+    """Queries, keys and values of one piece, or their gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class Dense:
         return out.flatten(1, 2).to(q.dtype), logsumexp.squeeze(-1).flatten(1, 2)
 
     def backward(
-        self, grad: Tensor, inputs: Inputs, outputs: tuple[Tensor, Tensor], mask: Tensor
-    ) -> Inputs:
+        self, grad: Tensor, inputs: Three, outputs: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Three:
         """The gradients of q, k and v.
 
         Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ import torch
 from safetensors import SafetensorError
 
 from penchant.core.errors import ModelError
-from penchant.core.machine import default_cache_dir
 from penchant.models.architecture import (
     causal_class,
     read_config,
     require_whole,
     scoring_architecture,
 )
+from penchant.models.locate import is_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,38 +24,7 @@ if TYPE_CHECKING:
 
     from penchant.models.quantised import Quantization
 
-logger = logging.getLogger("penchant")
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve(name: str, cache_dir: Path | None = None) -> str:
-    """The folder or hub id behind what the user named.
-
-    A run directory stands for its `model/`; a .gguf file for its converted copy in the cache.
-
-    Raises:
-        ModelError: a path that does not exist, or a folder without a model.
-    """
-    path = Path(name)
-    if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"no such file: {name}")
-        from penchant.models.gguf import converted
-
-        return str(converted(path, cache_dir or default_cache_dir()))
-    if not path.exists():
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            return name  # a hub id
-        raise ModelError(f"no such model: {name} is neither a folder nor a hub id (owner/name)")
-    if (path / "model" / "config.json").exists() or is_adapter(path / "model"):
-        path = path / "model"
-    if not (path / "config.json").exists() and not is_adapter(path):
-        raise ModelError(
-            f"{name} holds no model: neither config.json nor adapter_config.json is there"
-        )
-    # Adapters and configurations keep this name: it must mean the same from any folder.
-    return str(path.absolute())
 
 
 def load_tokenizer(
@@ -155,16 +123,27 @@ def load_model(
             or a package that is not installed.
     """
     if is_adapter(Path(name)):
-        from penchant.models.adapter_files import load_adapted
-
         how = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-        return load_adapted(head, name, keep=keep_adapter, quantization=quantization, **how)
+        return _load_adapted(head, name, keep_adapter, quantization=quantization, **how)
     config = read_config(name, trust_remote_code)
     factory = head.find_class(config, name, trust_remote_code)
     options = head.options(config) | ({} if quantization is None else quantization.arguments())
     model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
     head.require(model, missing, name, config)
     return model
+
+
+def _load_adapted(head: LanguageHead, name: str, keep: bool, **how: Any) -> Any:
+    """The model of an adapter's folder: its base, as `how` says, under it."""
+    from penchant.models.adapter_files import adapter_base, adapter_settings, with_adapter
+
+    if (adapter_settings(name).get("task_type") == "SEQ_CLS") != head.scores:
+        return head.under_other(name, **how)
+    if how["quantization"] is not None and not keep:  # an adapter is not merged into codes
+        raise ModelError(
+            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
+        )
+    return with_adapter(load_model(head, adapter_base(name), **how), name, keep=keep)
 
 
 load_causal_model = partial(load_model, LanguageHead())
@@ -205,8 +184,3 @@ def end_token_ids(model: PreTrainedModel | PeftModel) -> list[int]:
     if ids is None:
         return []
     return [ids] if isinstance(ids, int) else list(ids)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter."""
-    return (folder / "adapter_config.json").exists()

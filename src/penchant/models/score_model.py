@@ -14,7 +14,8 @@ from penchant.models.architecture import (
     score_class,
     scoring_architecture,
 )
-from penchant.models.load import LanguageHead, is_adapter, load_causal_model, load_model
+from penchant.models.load import LanguageHead, load_causal_model, load_model
+from penchant.models.locate import is_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -51,7 +51,7 @@ def _shape(layer: Any) -> tuple[int, ...]:
 
 def base_model(name: str) -> str:
     """The model that an adapter stands on, or the model itself."""
-    from penchant.models.load import is_adapter
+    from penchant.models.locate import is_adapter
 
     if not is_adapter(Path(name)):
         return name

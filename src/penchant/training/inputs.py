@@ -16,7 +16,8 @@ from penchant.data.records import Data
 from penchant.data.token_report import TokenReport
 from penchant.data.tokenise import Tokeniser
 from penchant.models.architecture import router_coefficient
-from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
+from penchant.models.load import end_token_ids, load_tokenizer
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.size import require_decoder, saved_generation, saved_settings
 from penchant.training.kind import kind_of
 from penchant.training.setup import Inputs, Record, RunData

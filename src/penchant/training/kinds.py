@@ -16,7 +16,8 @@ from penchant.core.team import ALONE, Team
 from penchant.data.read import read_pairs
 from penchant.data.source import DatasetSource
 from penchant.models.architecture import causal_class, train_text
-from penchant.models.load import DTYPES, is_adapter, load_causal_model
+from penchant.models.load import DTYPES, load_causal_model
+from penchant.models.locate import is_adapter
 from penchant.models.lora import add_lora, require_numbers
 from penchant.models.memory import is_quantised
 from penchant.models.scoring import Scorer

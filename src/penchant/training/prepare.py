@@ -10,6 +10,7 @@ from penchant.core.findings import refuse_errors, spoken
 from penchant.core.machine import map_large_blocks, out_of_memory_explained, resolve_precision
 from penchant.models.architecture import router_coefficient
 from penchant.models.memory import enable_checkpointing
+from penchant.models.reference import AdapterReference, Reference
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.accelerator import sharding_of
 from penchant.training.kind import kind_of
@@ -157,13 +158,24 @@ def _make_reference(
             *setup.eval_set,
         ]
     groups = kind_of(config.spec).groups(config, examples)
-    setup.reference = maker.make(kind, groups)
+    setup.reference = _reference(maker, kind, groups)
     if setup.reference is not None:
         with accelerator.autocast():
             sample = groups[:NUM_COMPARED] if not config.reference_model else []
             setup.reference_cost = measure_cost(setup.reference, setup.scorer, sample)
         logger.info("reference: %s%s", setup.reference.kind, setup.reference_cost.describe())
     return groups[:NUM_COMPARED]
+
+
+def _reference(maker: ReferenceMaker, kind: str, groups: Sequence[Group]) -> Reference | None:
+    """The reference of a kind; a cache is filled with `groups` here, before training."""
+    if kind == "none":
+        return None
+    if kind == "adapter":
+        return AdapterReference(maker.policy)
+    from penchant.training.reference_models import ReferenceModels
+
+    return ReferenceModels(maker).make(kind, groups)
 
 
 def _wants_checkpointing(config: RunConfig, spare_bytes: float) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, ModelError
-from penchant.models.load import is_adapter
+from penchant.models.locate import is_adapter
 from penchant.models.quantised import require_packages, saved_method
 
 if TYPE_CHECKING:

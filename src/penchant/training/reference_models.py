@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.errors import ModelError
 from penchant.core.machine import default_cache_dir
 from penchant.core.screen import track
-from penchant.models.load import DTYPES, is_adapter, load_causal_model, resolve
+from penchant.models.load import DTYPES, load_causal_model
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.memory import is_quantised
 from penchant.models.reference import AdapterReference, Reference
 from penchant.models.reference_cache import CachedReference
@@ -37,7 +38,18 @@ class ReferenceModels:
 
     def __init__(self, maker: ReferenceMaker) -> None:
         self.config, self.policy, self.accelerator = maker.config, maker.policy, maker.accelerator
-        self.precision, self.base, self.loaded = maker.precision, maker.base, maker.loaded
+        self.precision, self.base = maker.precision, maker.base
+        self.keep, self.loaded = maker.keep, maker.loaded
+
+    def make(self, kind: str, groups: Sequence[Group]) -> Reference:
+        """The reference of a kind that `ReferenceMaker.choose` has returned."""
+        other = self.config.reference_model
+        if kind == "cache":
+            return self.cached(groups, keep=self.keep)
+        if kind == "copy" and not other:
+            return self.copied(groups)
+        bits = None if kind == "copy" else int(kind.removeprefix("copy-")[0])
+        return self.load(other or self.base, groups, bits=bits, kind=kind)
 
     def copied(self, groups: Sequence[Group]) -> CopyReference:
         """The policy as it is now, frozen; `groups` plan the passes of one that is loaded again."""

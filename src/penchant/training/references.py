@@ -12,11 +12,7 @@ import torch
 from penchant.core.findings import Finding
 from penchant.core.screen import gibibytes
 from penchant.models.memory import weight_bytes
-from penchant.models.reference import (
-    AdapterReference,
-    KeptSums,
-    Reference,
-)
+from penchant.models.reference import KeptSums, Reference
 from penchant.models.scoring import Scorer, segment_sums
 from penchant.models.selfcheck import tolerance
 
@@ -31,7 +27,7 @@ logger = logging.getLogger("penchant")
 
 @dataclass(frozen=True)
 class ReferenceMaker:
-    """Makes the reference of a run from the policy, which is still as it was loaded.
+    """What a reference is made of: the run, and the policy, which is still as it was loaded.
 
     Attributes:
         config: the run's.
@@ -79,28 +75,6 @@ class ReferenceMaker:
         from penchant.models.frozen import frozen_bytes
 
         return frozen_bytes(model, config.frozen_dtype, self.precision)
-
-    def make(self, kind: str, groups: Sequence[Group]) -> Reference | None:
-        """The reference.
-
-        Args:
-            kind: as `choose` returned it.
-            groups: everything that will be scored: a cache is filled here, before training.
-        """
-        if kind == "none":
-            return None
-        if kind == "adapter":
-            return AdapterReference(self.policy)
-        from penchant.training.reference_models import ReferenceModels
-
-        other = self.config.reference_model
-        models = ReferenceModels(self)
-        if kind == "cache":
-            return models.cached(groups, keep=self.keep)
-        if kind == "copy" and not other:
-            return models.copied(groups)
-        bits = None if kind == "copy" else int(kind.removeprefix("copy-")[0])
-        return models.load(other or self.base, groups, bits=bits, kind=kind)
 
 
 def keep_sums(

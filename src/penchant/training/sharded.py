@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import AutocastKwargs
 
 from penchant.core.errors import ConfigError
-from penchant.models.load import is_adapter
+from penchant.models.locate import is_adapter
 from penchant.models.sharding import empty, hand_out, make_mesh, place_buffers, shard
 from penchant.training.accelerator import sharding_of, team_of
 

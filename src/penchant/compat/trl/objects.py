@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, ModelError
-from penchant.models.load import resolve
+from penchant.models.locate import resolve
 
 if TYPE_CHECKING:
     from torch import nn

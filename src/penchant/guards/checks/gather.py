@@ -201,7 +201,7 @@ def _own_template(config: RunConfig, base: str, tokenizer: PreTrainedTokenizerBa
 def _other_reference(config: RunConfig, base: str) -> bool:
     if config.reference_model in (None, config.model):
         return False
-    from penchant.models.load import resolve
+    from penchant.models.locate import resolve
 
     try:
         return Path(resolve(config.reference_model, config.cache_dir)) != Path(base)

@@ -12,7 +12,8 @@ from penchant.core.errors import ModelError
 from penchant.methods.online import RewardOptions
 from penchant.models.architecture import read_config, scoring_architecture
 from penchant.models.frozen import hold_frozen
-from penchant.models.load import end_token_ids, is_adapter, load_tokenizer, resolve
+from penchant.models.load import end_token_ids, load_tokenizer
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.score_model import is_score_model, load_score_model
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward

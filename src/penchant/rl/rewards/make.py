@@ -9,7 +9,7 @@ from typing import Any
 from penchant.core.errors import ConfigError, RewardError
 from penchant.core.judge import PREFIX
 from penchant.methods.online import RewardOptions
-from penchant.models.load import resolve
+from penchant.models.locate import resolve
 from penchant.rl.rewards.functions import FunctionReward, functions_in, load_function
 from penchant.rl.rewards.judge import JudgeReward, load_judge
 from penchant.rl.rewards.judging import Rewards, Scores

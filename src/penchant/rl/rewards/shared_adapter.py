@@ -15,7 +15,7 @@ from torch import nn
 
 from penchant.core.errors import ModelError
 from penchant.models import attention
-from penchant.models.load import is_adapter, resolve
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.lora import fuse_lora
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.scoring import causal_model

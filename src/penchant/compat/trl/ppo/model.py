@@ -15,7 +15,8 @@ from penchant.compat.trl.arguments import Refusals
 from penchant.compat.trl.objects import require_plain
 from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError, ModelError
-from penchant.models.load import is_adapter, load_causal_model, resolve
+from penchant.models.load import load_causal_model
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.lora import fuse_lora, require_numbers
 from penchant.models.memory import is_quantised
 from penchant.models.policy import VALUE_HEAD

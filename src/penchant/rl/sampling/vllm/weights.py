@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.adapter_files import adapter_base
-from penchant.models.load import is_adapter
+from penchant.models.locate import is_adapter
 from penchant.models.merging import effective_weights
 from penchant.models.save import gathered_weights
 from penchant.rl.sampling.vllm.control import LABEL
