@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,9 @@ def _answer_for_cuda(torch: Any) -> None:
         "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
+        "Stream": _Stream,
+        "current_stream": lambda device=None: _Stream(),
+        "stream": lambda stream: nullcontext(),
     }
     for name, answer in answers.items():
         setattr(cuda, name, answer)
@@ -158,6 +161,12 @@ def _answer_for_cuda(torch: Any) -> None:
         return type(input.data) is type(from_.data)
 
     torch._has_compatible_shallow_copy_type = same_kind
+
+
+class _Stream:
+    """All is done in the order in which it is asked for."""
+
+    def wait_stream(self, other: Any) -> None: ...
 
 
 class _Properties:

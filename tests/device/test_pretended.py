@@ -128,6 +128,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "moving reference": {"method": "dpo", "sync_ref_model": True, "ref_model_sync_steps": 1},
     "critic": {"method": "ppo", "value_model": "copy", **HELD},
     "top_k": {"method": "grpo", "top_k": 40, "top_p": 0.9, "reward": "regex:[ae]"},
+    **{f"{m} static": {"method": m, "generation": "static"} for m in ("ppo", "grpo")},
     "whole answers": {"method": "kto", "loss_type": "apo_zero_unpaired"},
     "aot unpaired": {"method": "aot", "paired": False},
     "weighting": {"method": "dpo", "use_weighting": True},

@@ -114,9 +114,12 @@ class OnlineOptions(RewardOptions):
     top_k: int = Field(0, ge=0, description="Sample from the likeliest tokens only; 0: all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from this much probability.")
     generation_batch_size: int = Field(32, ge=1, description="Answers drawn side by side.")
-    generation: Literal["auto", "cached", "continuous", "vllm", "vllm-server"] = Field(
-        "auto", description="What draws the answers: a key-value cache here, transformers' "
-        "continuous batching (CUDA), vLLM in this process, or a vLLM server."
+    generation: Literal[
+        "auto", "cached", "static", "continuous", "vllm", "vllm-server"
+    ] = Field(
+        "auto", description="What draws the answers: a key-value cache here, one of a fixed size "
+        "(CUDA graphs), transformers' continuous batching (CUDA), vLLM in this process, or a vLLM "
+        "server. auto: on a GPU the first of vllm, continuous and static that answers, else cached."
     )  # fmt: skip
     importance_sampling: Literal["auto", "off", "token", "sequence"] = Field(
         "auto", description="Weight what another engine drew by the ratio of scored to sampled "

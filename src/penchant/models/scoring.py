@@ -139,9 +139,15 @@ class Scorer(nn.Module):
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """Let the model answer: its own attention, no dropout, logits as scoring has them."""
+        """Let the model answer: its own attention, no dropout, logits as scoring has them.
+
+        What autocast rounds is rounded once for all tokens, not once for each.
+        """
+        from penchant.models.casting import cast_once
+
+        once = nullcontext() if self.is_sharded else cast_once(self.causal_model)
         whole, plain = self.opened(layers=True), self.plain_attention()
-        with whole, self.evaluating(), plain, unrounded(self.output_head):
+        with whole, self.evaluating(), plain, once, unrounded(self.output_head):
             yield
 
     @property

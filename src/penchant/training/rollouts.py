@@ -27,8 +27,9 @@ from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
+from penchant.rl.sampling.automatic import as_drawn
 from penchant.rl.sampling.base import Sampling
-from penchant.rl.sampling.engines import make_sampler, require_engine
+from penchant.rl.sampling.engines import Place, make_sampler, require_engine
 from penchant.rl.source import RolloutSource, Schedule
 from penchant.training.accelerator import team_of
 from penchant.training.held import memory_parts, print_memory
@@ -193,13 +194,15 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         reference=setup.reference,
         sampler=make_sampler(
             options,
-            policy,
-            name=setup.base,
-            end_token_ids=setup.end_ids,
-            max_length=config.max_length,
-            precision=resolve_precision(config.precision, accelerator.device),
-            trust_remote_code=config.trust_remote_code,
-            team=team_of(accelerator),
+            Place(
+                policy,
+                name=setup.base,
+                end_token_ids=setup.end_ids,
+                max_length=config.max_length,
+                precision=resolve_precision(config.precision, accelerator.device),
+                trust_remote_code=config.trust_remote_code,
+                team=team_of(accelerator),
+            ),
         ),
         sampling=Sampling(
             options.max_completion_length, options.temperature, options.top_k, options.top_p
@@ -258,12 +261,12 @@ def make_source(
     options: Any = config.options
     assert setup.collector is not None and config.spec.advantages is not None
     setup.collector.reset()  # runs may follow each other on one setup
-    estimate = config.spec.advantages
+    estimate, sampler = config.spec.advantages, setup.collector.sampler
 
     def bound(options: Any) -> Callable[[Experience, float], Advantages]:
         def weighted(experience: Experience, coefficient: float) -> Advantages:
             made = estimate(experience, coefficient, options)
-            return reweighted(made, experience, options)
+            return reweighted(made, experience, as_drawn(options, sampler))
 
         return weighted
 

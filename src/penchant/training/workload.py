@@ -173,16 +173,26 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
     return sizes, room
 
 
-def engine_bytes(config: RunConfig, total: float) -> float:
+def engine_bytes(config: RunConfig, total: float, device: str, num_processes: int = 1) -> float:
     """What vLLM takes of the device beside the run, once it has started in this process.
 
     Args:
         config: of the run.
         total: bytes of the device.
+        device: its kind; num_processes: of the run.
     """
+    if not config.spec.samples:
+        return 0.0
+    from penchant.rl.sampling.automatic import engines_of
+
     options: Any = config.options
-    here = config.spec.samples and options.generation == "vllm"
-    return options.vllm_gpu_memory_utilization * total if here else 0.0
+    first, *_ = engines_of(
+        options.generation,
+        device,
+        num_processes=num_processes,
+        quantised=config.quantization != "none",
+    )
+    return options.vllm_gpu_memory_utilization * total if first == "vllm" else 0.0
 
 
 def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> float:
@@ -199,7 +209,8 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
         num_processes=accelerator.num_processes,
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak
-    needed += engine_bytes(config, room.total)
+    device = accelerator.device.type
+    needed += engine_bytes(config, room.total, device, accelerator.num_processes)
     logger.info(
         "memory: %s at the peak without checkpointing (%.2f MiB of activations per token, at most "
         "%d tokens in a pass), of %s that can be had",

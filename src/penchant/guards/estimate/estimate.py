@@ -182,7 +182,8 @@ def estimate_unloaded(
     sizes = _divided(config, sizes, num_processes)
     total = memory_total_bytes(torch.device(machine.device))
     total = machine.memory_bytes if machine.given else total
-    room = Room(0.0, machine.memory_bytes - engine_bytes(config, total), total)
+    engine = engine_bytes(config, total, machine.device, num_processes)
+    room = Room(0.0, machine.memory_bytes - engine, total)
     return _estimate(
         config,
         sizes,

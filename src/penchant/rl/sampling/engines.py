@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penchant.core.errors import ConfigError
 from penchant.core.team import ALONE, Team
+from penchant.models.memory import is_quantised
+from penchant.rl.sampling.automatic import AutomaticSampler, engines_of
 from penchant.rl.sampling.base import Sampler
 from penchant.rl.sampling.sampler import CachedSampler
 
@@ -56,21 +60,11 @@ def require_engine(options: OnlineOptions, max_length: int, num_processes: int =
             )
 
 
-def make_sampler(
-    options: OnlineOptions,
-    policy: Scorer,
-    *,
-    name: str,
-    end_token_ids: list[int],
-    max_length: int,
-    precision: str = "fp32",
-    trust_remote_code: bool = False,
-    team: Team = ALONE,
-) -> Sampler:
-    """The sampler that `generation` names.
+@dataclass(frozen=True)
+class Place:
+    """What an engine samples from, and where.
 
-    Args:
-        options: of the method.
+    Attributes:
         policy: whose weights are sampled from.
         name: the resolved name of its model, which vLLM loads by itself.
         end_token_ids: any of them ends an answer.
@@ -78,26 +72,62 @@ def make_sampler(
         precision: of the run, which is that of vLLM unless another is asked for.
         trust_remote_code: run code that comes with the model.
         team: the processes of the run.
+    """
+
+    policy: Scorer
+    name: str
+    end_token_ids: list[int]
+    max_length: int
+    precision: str = "fp32"
+    trust_remote_code: bool = False
+    team: Team = ALONE
+
+    @property
+    def device(self) -> str:
+        """The kind of the policy's device."""
+        return self.policy.causal_model.device.type
+
+
+def make_sampler(options: OnlineOptions, place: Place) -> Sampler:
+    """The sampler that `generation` names; with auto the first that answers.
 
     Raises:
         ConfigError: an engine that does not run on this device.
     """
-    device, side_by_side = policy.causal_model.device.type, options.generation_batch_size
-    if options.generation == "continuous":
+    names = engines_of(
+        options.generation,
+        place.device,
+        num_processes=place.team.size,
+        quantised=is_quantised(place.policy),
+        sharded=place.policy.is_sharded,
+    )
+    if len(names) == 1:
+        return _started(names[0], options, place)
+    return AutomaticSampler([(name, partial(_started, name, options, place)) for name in names])
+
+
+def _started(engine: str, options: OnlineOptions, place: Place) -> Sampler:
+    """An engine that is ready to answer."""
+    policy, end_token_ids = place.policy, place.end_token_ids
+    side_by_side = options.generation_batch_size
+    if engine == "continuous":
         from penchant.rl.sampling.continuous import ContinuousSampler, require_continuous
 
         require_continuous()
-        if device != "cuda":
+        if place.device != "cuda":
             raise ConfigError(
                 "generation: continuous needs a CUDA GPU; set generation to auto or cached"
             )
         return ContinuousSampler(policy, end_token_ids, side_by_side)
-    if options.generation == "vllm":
+    if engine == "static":
+        from penchant.rl.sampling.static import StaticSampler
+
+        return StaticSampler(policy, end_token_ids, side_by_side)
+    if engine == "vllm":
         from penchant.rl.sampling.vllm.engine import VllmSampler
 
-        settings = _settings(options, policy, max_length, precision, trust_remote_code)
-        return VllmSampler.start(policy, name, end_token_ids, settings)
-    if options.generation == "vllm-server":
+        return VllmSampler.start(policy, place.name, end_token_ids, _settings(options, place))
+    if engine == "vllm-server":
         from penchant.rl.sampling.vllm.control import Server
         from penchant.rl.sampling.vllm.server import VllmServerSampler
 
@@ -105,34 +135,31 @@ def make_sampler(
         patience = options.vllm_server_timeout
         return VllmServerSampler.start(
             policy,
-            name,
+            place.name,
             end_token_ids,
-            server=Server.find(options.vllm_url, patience, max_length),
+            server=Server.find(options.vllm_url, patience, place.max_length),
             folder=Path(options.vllm_folder) if options.vllm_folder else None,
             side_by_side=side_by_side,
             patience=patience,
-            team=team,
+            team=place.team,
         )
     return CachedSampler(policy, end_token_ids, side_by_side)
 
 
-def _settings(
-    options: OnlineOptions, policy: Scorer, max_length: int, precision: str, trust: bool
-) -> EngineSettings:
+def _settings(options: OnlineOptions, place: Place) -> EngineSettings:
     from penchant.rl.sampling.vllm.engine import EngineSettings
 
-    if options.vllm_enable_sleep_mode and policy.causal_model.device.type == "cpu":
+    if options.vllm_enable_sleep_mode and place.device == "cpu":
         raise ConfigError("vllm_enable_sleep_mode needs a GPU: vLLM does not sleep on a CPU")
-    positions = getattr(
-        policy.causal_model.config.get_text_config(), "max_position_embeddings", max_length
-    )
-    dtype = precision if options.vllm_dtype == "auto" else options.vllm_dtype
+    text = place.policy.causal_model.config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", place.max_length)
+    dtype = place.precision if options.vllm_dtype == "auto" else options.vllm_dtype
     return EngineSettings(
-        max_model_len=options.vllm_max_model_length or min(max_length, positions),
+        max_model_len=options.vllm_max_model_length or min(place.max_length, positions),
         dtype=_DTYPES[dtype],
         gpu_memory_utilization=options.vllm_gpu_memory_utilization,
         tensor_parallel_size=options.vllm_tensor_parallel_size,
         enable_sleep_mode=options.vllm_enable_sleep_mode,
         max_num_seqs=options.generation_batch_size,
-        trust_remote_code=trust,
+        trust_remote_code=place.trust_remote_code,
     )

@@ -36,7 +36,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from penchant.methods import METHODS
 from penchant.models.policy import PolicyScorer
-from penchant.rl.sampling.engines import make_sampler
+from penchant.rl.sampling.engines import Place, make_sampler
 from penchant.rl.sampling.base import Draw, Sampling
 
 if __name__ == "__main__":
@@ -47,7 +47,9 @@ if __name__ == "__main__":
     )
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    sampler = make_sampler(options, policy, name=folder, end_token_ids=[2], max_length=64)
+    sampler = make_sampler(
+        options, Place(policy, name=folder, end_token_ids=[2], max_length=64)
+    )
     same = bool(torch.equal(state, torch.get_rng_state()))
     sampler.sync()
     draws = [Draw(Sampling(8, top_k=50, top_p=0.9), seed, n=2) for seed in (0, 0, 1)]
