@@ -62,13 +62,13 @@ STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
     "ppo": ("init_kl_coef", (0.02, 0.1, 0.3)),
     "grpo": ("beta", (0.05, 0.15, 0.5)),
     "rloo": ("beta", (0.05, 0.15, 0.5)),
-    "online_dpo": ("beta", (0.03, 0.1, 0.3)),
+    "online_dpo": ("beta", (0.3, 1.0, 3.0)),
 }
 ONLINE: dict[str, dict[str, Any]] = {
     "ppo": {**SETTINGS["ppo"], "adap_kl_ctrl": False, "max_steps": 240},
     "grpo": {**SETTINGS["grpo"], "max_steps": 80},
     "rloo": {**SETTINGS["rloo"], "max_steps": 100},
-    "online_dpo": {"num_generations": 4, "learning_rate": 5e-4, "max_steps": 160},
+    "online_dpo": {"num_generations": 4, "learning_rate": 2e-4, "max_steps": 160},
 }
 
 

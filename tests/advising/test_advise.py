@@ -435,9 +435,15 @@ def test_terminal_shows_findings_three_methods_and_a_command_to_copy(
 
 
 def test_prompts_get_the_sampling_methods_and_a_command_with_its_reward(ask: Ask) -> None:
-    """Which methods sample is the methods' own word; nothing else can train on prompts."""
+    """Which methods sample and learn from rewards is their own word; nothing else is advised."""
     advice = ask("prompts", reward="gsm8k")
-    sampling = {name for name, method in METHODS.items() if method.samples}
+    sampling = {
+        name
+        for name, method in METHODS.items()
+        if method.samples and method.options.model_fields["reward"].is_required()
+    }
+    taught = {one.method: one.why for one in advice.excluded}["distill"]
+    assert "name it, as teacher_model" in taught
     assert {one.method for one in advice.ranked} == sampling
     assert {one.method for one in advice.excluded} == set(METHODS) - sampling
     config = parsed(advice.command)

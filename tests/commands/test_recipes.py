@@ -67,6 +67,8 @@ def test_a_recipe_trains_two_steps(
         file = tmp_path / "prompts.jsonl"
         file.write_text("".join(json.dumps({"prompt": f"Is {n}?"}) + "\n" for n in range(16)))
         keys |= {"reward": "length:8", "max_completion_length": 8, "batch_size": 16}
+        if "teacher_model" in spec.options.model_fields:
+            keys["teacher_model"] = keys["model"]
         keys["data"] = str(file)
     result = penchant.train(config=RECIPES[name].file, **keys)
     assert result.steps == 2

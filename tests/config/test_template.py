@@ -20,7 +20,8 @@ def test_every_key_stands_there_once_with_its_meaning_and_default(
     file = tmp_path / "all.yaml"
     file.write_text(text := yaml_template(method))
     content = yaml.safe_load(text)
-    required = {key: content[key] for key in ("model", "data", "reward") if key in content}
+    names = ("model", "data", "reward", "teacher_model")
+    required = {key: content[key] for key in names if key in content}
     plain = load_config(method, required)
     assert load_config(None, {}, file=file) == plain
     assert content == plain.flat()

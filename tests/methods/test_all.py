@@ -31,7 +31,7 @@ NUMBERS = {
 }  # fmt: skip
 ONLINE_NUMBERS = {"entropy_coef": 0.1, "epsilon_high": 0.6, "beta": 0.0, "vf_coef": 2.0}
 TOKENS = ("logprobs", "old_logprobs", "advantages", "entropy", "ref_logprobs", "values",
-          "old_values", "returns")  # fmt: skip
+          "old_values", "returns", "divergence", "teacher_kl")  # fmt: skip
 
 
 def draw(seed):
@@ -87,6 +87,8 @@ def make_answers(seed):
         values=values(),
         old_values=values(),
         returns=values(),
+        divergence=values().abs(),
+        teacher_kl=values().abs(),
     )
 
 
@@ -151,6 +153,7 @@ class Kind:
 
 
 SIDES = ("chosen", "rejected")
+POLICY = {"policy/approxkl", "policy/clipfrac", "policy/entropy", "policy/policykl", "policy/ratio"}
 KINDS = {
     ("pairs", "language"): Kind(
         make_pairs, extreme_pairs, SIDES, COMPARED | {"logprob/chosen", "logprob/rejected"}
@@ -163,16 +166,25 @@ KINDS = {
         make_answers,
         extreme_answers,
         ("logprobs", "values", "entropy"),
-        {"loss/policy", "policy/approxkl", "policy/clipfrac", "policy/entropy", "policy/policykl",
-         "policy/ratio"},
+        {"loss/policy", *POLICY},
     ),
-}  # fmt: skip
+    ("prompts", "teacher"): Kind(
+        make_answers, extreme_answers, ("divergence",), {"divergence", "kl/teacher", *POLICY}
+    ),
+}
+
+
+def kind_of(method, options):
+    taught = method.needs(options).divergence is not None
+    return method.data, "teacher" if taught else method.model
 
 
 def changes(method):
     """The defaults, then every choice and some of the numbers, changed one at a time."""
     yield {}
     numbers = ONLINE_NUMBERS if method.samples else NUMBERS
+    if method.needs(method.defaults).divergence is not None:
+        numbers = {"beta": 0.5}
     for key, field in method.options.model_fields.items():
         if key == "f_alpha_divergence_coef":
             yield {key: NUMBERS[key], "f_divergence_type": "alpha_divergence"}
@@ -189,7 +201,7 @@ def changes(method):
 
 VARIANTS = [
     ("-".join([name, *(f"{key}={value}" for key, value in change.items())]), method,
-     method.options(**({"reward": "r"} if method.samples else {}), **change))
+     method.options(**{**method.defaults.model_dump(exclude_unset=True), **change}))
     for name, method in METHODS.items()
     if name != "online_dpo"  # its answers come in pairs; test_online_dpo.py has its properties
     for change in changes(method)
@@ -200,7 +212,7 @@ def check_variants(check, kinds=KINDS):
     """Check every variant of some kinds of data; the failure names each variant that fails."""
     failures = {}
     for name, method, options in VARIANTS:
-        kind = (method.data, method.model)
+        kind = kind_of(method, options)
         if kind in kinds:
             try:
                 check(method, options, KINDS[kind])

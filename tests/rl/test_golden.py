@@ -169,7 +169,7 @@ def test_the_classic_step_is_the_golden_one(shared, number, plan):
             tolerance = 1.01 / 66 if "clipfrac" in their_name else 1e-3
             assert ours[our_name] == pytest.approx(theirs[their_name], abs=tolerance), their_name
     with torch.no_grad():
-        after = source.collector._columns(
+        after = source.collector.scoring.columns(
             [
                 _answer(q, r, i)
                 for i, (q, r) in enumerate(zip(trace["queries"], trace["responses"], strict=True))

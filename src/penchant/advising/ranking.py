@@ -30,8 +30,12 @@ GOALS = {
 # What records of a kind can be read as: pairs also as labels (unpair).
 READ_AS = {"pairs": ("pairs", "labels"), "labels": ("labels",), "prompts": ("prompts",)}
 
-# The methods that sample their own answers.
-SAMPLING = tuple(name for name, method in METHODS.items() if method.samples)
+# The methods that sample their own answers and learn from a reward.
+SAMPLING = tuple(
+    name
+    for name, method in METHODS.items()
+    if method.samples and method.options.model_fields["reward"].is_required()
+)
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,8 @@ def obstacle(method: Method, findings: Findings, *, scores: bool) -> str | None:
         return "the model scores text and writes none"
     if method.samples and findings.kind != "prompts":
         return "samples its own answers: give prompts as data, and a reward"
+    if method.needs(method.defaults).divergence is not None:
+        return "learns from a better model of the same tokenizer: name it, as teacher_model"
     if method.data not in READ_AS[findings.kind]:
         made = findings.num_possible_pairs
         if method.data != "pairs" or not made:

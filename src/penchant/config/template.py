@@ -28,8 +28,9 @@ def yaml_template(method: str, values: Mapping[str, Any] | None = None) -> str:
     if method in METHODS:
         spec = METHODS[method]
         placeholders["data"] = f"{spec.data}.jsonl"
-        if spec.samples:
-            placeholders["reward"] = "rewards.py:score"
+        known = {"reward": "rewards.py:score", "teacher_model": "owner/teacher"}
+        required = (n for n, field in spec.options.model_fields.items() if field.is_required())
+        placeholders |= {name: known.get(name, name) for name in required}
     config = load_config(method, {**placeholders, **(values or {})})
     flat, options = config.flat(), type(config.options)
     parts = {f"{method} options": options, **{part.__doc__ or "": part for part in SECTIONS}}

@@ -18,7 +18,7 @@ NAMES = (
     *("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward", "ppo", "grpo", "rloo"),
     # The rest of DPO's family
     *("robust", "exo", "nca", "bco", "sppo", "aot", "apo_zero", "apo_down", "discopop"),
-    *("sigmoid_norm", "mpo", "sft", "online_dpo"),
+    *("sigmoid_norm", "mpo", "sft", "online_dpo", "distill"),
 )
 
 

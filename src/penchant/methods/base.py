@@ -104,6 +104,11 @@ class Needs:
         entropy_gradient: entropies that can be trained.
         partners: the two answers of a pair in one micro-batch, after each other.
         reference: a reference at all; without it, one that is at hand still tells the divergence.
+        divergence: how far the policy's distribution is from a teacher's at every sampled token,
+            differentiable: the generalised Jensen-Shannon divergence of this weight of the teacher
+            in the mixture (0: KL(teacher || policy), 1: KL(policy || teacher)). None: no teacher.
+        scored: a pass without gradient over sampled answers before they are trained on; without
+            it, the sampler's own log-probs are those of the answers.
     """
 
     whole_batch: bool = False
@@ -117,6 +122,8 @@ class Needs:
     entropy_gradient: bool = False
     partners: bool = False
     reference: bool = True
+    divergence: float | None = None
+    scored: bool = True
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,9 @@ class Method:
 
     @property
     def defaults(self) -> Any:
-        """Its options where nothing is set but what judges answers, which has no default."""
-        return self.options(reward="REWARD") if self.samples else self.options()  # type: ignore[call-arg]
+        """Its options where nothing is set but what has no default, such as a reward."""
+        required = (k for k, field in self.options.model_fields.items() if field.is_required())
+        return self.options(**{name: name.upper() for name in required})
 
 
 def pair_metrics(

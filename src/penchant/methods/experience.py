@@ -54,6 +54,7 @@ class Experience(Answers):
         ended: `[B]` bool, whether the answer ended before max_completion_length.
         by_reward: `[B, R]`, what each of the R rewards gave, before weights and normalisation.
         penalties: `[B]`, what the penalties added to each answer's score (at most 0).
+        divergence: `[N]`, of the policy's distributions from a teacher's; None without one.
     """
 
     group: Tensor
@@ -64,6 +65,7 @@ class Experience(Answers):
     ended: Tensor | None = None
     by_reward: Tensor | None = None
     penalties: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class RolloutInputs(Answers):
         entropy: `[N]`; differentiable only where an entropy bonus is trained.
         old_values, returns: `[N]`, of the value head as it was when the answers were sampled, and
             what it should have said; None for methods without one.
+        divergence: `[N]`, of the policy's distributions from a teacher's, as `Needs.divergence`
+            asks for it, differentiable; teacher_kl: KL(policy || teacher) there, without gradient.
     """
 
     old_logprobs: Tensor
@@ -105,6 +109,8 @@ class RolloutInputs(Answers):
     mean_good_len: float | None = None
     old_values: Tensor | None = None
     returns: Tensor | None = None
+    divergence: Tensor | None = None
+    teacher_kl: Tensor | None = None
 
     def token_means(self, values: Tensor) -> Tensor:
         """`[B]` whose mean over the global batch is the mean of `[N]` over all its tokens."""

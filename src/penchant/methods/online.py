@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
@@ -20,7 +20,13 @@ LARGEST_LOG_RATIO = 30.0
 
 
 class RewardOptions(MethodOptions):
-    """What judges an answer, and what is made of the scores."""
+    """What judges an answer, and what is made of the scores.
+
+    Attributes:
+        learns_from_reward: whether answers must be judged; if not, rewards only report.
+    """
+
+    learns_from_reward: ClassVar[bool] = True
 
     reward: tuple[str, ...] = Field(
         description="What judges an answer; repeat for several. A reward model (folder, run, hub "
@@ -85,8 +91,10 @@ class RewardOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _rewards_agree(self) -> Self:
-        if not self.reward:
+        if not self.reward and self.learns_from_reward:
             raise ValueError("reward names nothing; give a reward model or a function")
+        if not self.reward:
+            self._no_reward_is_shaped()
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward):
             raise ValueError(
                 f"reward_weights has {len(self.reward_weights)} numbers for "
@@ -100,6 +108,12 @@ class RewardOptions(MethodOptions):
                 f"max_completion_length ({self.max_completion_length})"
             )
         return self
+
+    def _no_reward_is_shaped(self) -> None:
+        for name, field in RewardOptions.model_fields.items():
+            kept = name in ("reward", "max_completion_length")
+            if not kept and getattr(self, name) != field.default:
+                raise ValueError(f"{name} is about rewards, and reward names none; drop {name}")
 
 
 class OnlineOptions(RewardOptions):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from penchant.data.batch import TokenBatch
     from penchant.models.scoring import ScoringPlan
+    from penchant.models.teacher import Lesson
     from penchant.models.vocabulary import Also
 
 
@@ -32,6 +33,10 @@ class PolicyOutput(NamedTuple):
     """In nats; differentiable only where the policy was told so."""
     values: Tensor | None
     """Of the state before the token: the value head where the token is predicted."""
+    divergence: Tensor | None = None
+    """From a teacher, differentiable; None without one."""
+    teacher_kl: Tensor | None = None
+    """KL(policy || teacher), without gradient."""
 
 
 class PolicyScorer(Scorer):
@@ -67,10 +72,21 @@ class PolicyScorer(Scorer):
         if self.critic is not None:
             self.critic.use(plan)
 
-    def forward(self, batch: TokenBatch, also: Also = None, policy: bool = False) -> Any:
-        """Log-probs as `Scorer` gives them, or with `policy` a `PolicyOutput`."""
+    def forward(
+        self,
+        batch: TokenBatch,
+        also: Also = None,
+        policy: bool = False,
+        lesson: Lesson | None = None,
+    ) -> Any:
+        """Log-probs as `Scorer` gives them, or with `policy` a `PolicyOutput`.
+
+        With a teacher's `lesson` its log-probs and entropies have no gradient, but the divergence.
+        """
         if not policy:
             return super().forward(batch, also)
+        if lesson is not None:
+            return self._taught(batch, lesson)
         if not self.plan.fused_head:
             every = self._distributions(batch)
             logprobs = every.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
@@ -89,6 +105,18 @@ class PolicyScorer(Scorer):
             # No views: what a forward returns carries the hooks of sharded weights.
             logprobs, entropy = both[0].clone(), both[1].clone()
         return PolicyOutput(logprobs, entropy, self._values(batch, states))
+
+    def _taught(self, batch: TokenBatch, lesson: Lesson) -> PolicyOutput:
+        from penchant.models.divergence import Said, divergence_of_heads, divergence_of_logits
+
+        if lesson.said is not None:
+            own = Said(*self.head_inputs(batch), self.transform)
+            found = divergence_of_heads(own, lesson.said, batch.targets, lesson.beta)
+        else:
+            assert lesson.logprobs is not None
+            own_logprobs = self.whole_logprobs(batch)
+            found = divergence_of_logits(own_logprobs, lesson.logprobs, batch.targets, lesson.beta)
+        return PolicyOutput(found.logprobs, found.entropy, None, found.divergence, found.kl)
 
     def as_trained(self, batch: TokenBatch) -> PolicyOutput:
         """A training pass computes values too."""

@@ -283,18 +283,26 @@ class Scorer(nn.Module):
         return torch.stack([logprobs, second])
 
     def _distributions(self, batch: TokenBatch) -> Tensor:
-        """`[N, V]`: log-probs of every token where a scored one is predicted."""
-        with unrounded(self.output_head):
-            out: Any = self.causal_model(**self._model_inputs(batch), use_cache=False)
-        self._balance(out, batch)
-        rows = out.logits.flatten(0, 1)[batch.predictors]
-        accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        logits = rows.to(accumulate) / self.temperature
+        """`[N, V]`: log-probs of every token where a scored one is predicted, under the filters."""
+        logits = self._logits(batch)
         if self.top_k or self.top_p < 1:
             from penchant.models.distribution import filtered
 
             logits = filtered(logits, self.top_k, self.top_p, kept=batch.targets)
         return logits.log_softmax(-1)
+
+    def whole_logprobs(self, batch: TokenBatch) -> Tensor:
+        """`[N, V]`: log-probs of every token where a scored one is predicted, without filters."""
+        return self._logits(batch).log_softmax(-1)
+
+    def _logits(self, batch: TokenBatch) -> Tensor:
+        """`[N, V]`, in fp32 or better, at the temperature."""
+        with unrounded(self.output_head):
+            out: Any = self.causal_model(**self._model_inputs(batch), use_cache=False)
+        self._balance(out, batch)
+        rows = out.logits.flatten(0, 1)[batch.predictors]
+        accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return rows.to(accumulate) / self.temperature
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

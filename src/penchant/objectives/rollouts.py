@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -85,7 +85,7 @@ class RolloutObjective:
         self, model: torch.nn.Module, examples: Sequence[Rollout], shared: MeanLengths
     ) -> tuple[LossOutput, int]:
         batch, position, columns = self._laid_out(examples)
-        out = model(batch, policy=True)
+        out = model(batch, policy=True, **self._lesson(examples, batch))
         inputs = RolloutInputs(
             logprobs=out.logprobs,
             old_logprobs=columns["logprobs"],
@@ -98,9 +98,19 @@ class RolloutObjective:
             values=out.values,
             old_values=columns.get("values"),
             returns=columns.get("returns"),
+            divergence=out.divergence,
+            teacher_kl=out.teacher_kl,
         )
         output = self.parts.method.loss(inputs, self.parts.options)
         return _reordered(output, position), batch.num_tokens
+
+    def _lesson(self, examples: Sequence[Rollout], batch: TokenBatch) -> dict[str, Any]:
+        """What the teacher says of a micro-batch, where there is a teacher."""
+        teacher = self.collector.teacher
+        if teacher is None:
+            return {}
+        groups, _ = share_prompts([(e.prompt, e.completion) for e in examples])
+        return {"lesson": teacher.lesson(groups, batch, self.collector.policy)}
 
     def evaluate(
         self, examples: Sequence[TokenisedPrompt], *, batch_size: int, progress: Progress
@@ -110,6 +120,7 @@ class RolloutObjective:
         metrics = once.peek(examples, EVALUATION_SEED)
         return Evaluation(
             num_examples=len(examples),
+            loss=metrics.get("divergence"),
             reward=metrics.get("reward/mean"),
             reward_std=metrics.get("reward/std"),
             kl=metrics.get("kl"),

@@ -62,7 +62,7 @@ def nothing_left(batches: int, steps: int) -> Finding:
 
 
 def _constant(metrics: Mapping[str, float]) -> Iterator[Finding]:
-    if metrics["rollouts"] > 1 and metrics["reward/std"] < 1e-8:
+    if metrics["rollouts"] > 1 and metrics.get("reward/std", 1.0) < 1e-8:
         yield warning(
             "reward-constant",
             f"all {metrics['rollouts']:.0f} answers of a batch got the reward "

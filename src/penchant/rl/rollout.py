@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from penchant.core.machine import release_memory
-from penchant.core.screen import track
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
-from penchant.data.shared_prompts import share_prompts
 from penchant.methods.experience import Advantages, Experience
-from penchant.models.comparison import compare_heads
 from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.base import Draw
+from penchant.rl.scoring import Answer, Scoring, drawn_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
+    from penchant.models.teacher import Teacher
     from penchant.rl.rewards.judging import Asked, Rewards, Scores
     from penchant.rl.sampling.base import Completion, Sampler, Sampling
 
@@ -55,16 +54,6 @@ class Rollout:
     def group(self) -> Group:
         """For the batch: a prompt with one completion."""
         return Group(self.prompt, (self.completion,))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One sampled answer before it is judged."""
-
-    prompt: TokenisedPrompt
-    number: int
-    """Of the prompt, within the batch."""
-    completion: Completion
 
 
 class _Known(NamedTuple):
@@ -99,6 +88,9 @@ class Collector:
         tokenizer: of the policy.
         num_generations: answers a prompt.
         full_kl: also the exact divergence of every token.
+        teacher: whose divergence is told of answers that are scored; None without one.
+        scored: whether the models score answers before they are trained on, or their sampler's
+            own log-probs stand for that.
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
         team: the processes that share the prompts.
@@ -112,6 +104,8 @@ class Collector:
     tokenizer: PreTrainedTokenizerBase
     num_generations: int = 1
     full_kl: bool = False
+    teacher: Teacher | None = None
+    scored: bool = True
     batch_size: int = 8
     autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
     team: Team = ALONE
@@ -125,7 +119,7 @@ class Collector:
         self.rewards.load_state_dict(state)
 
     def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:
-        """Answer, judge and score; what the rewards dropped is left out."""
+        """Answer, judge and, where that is asked for, score; without what the rewards dropped."""
         clock = _Clock()
         # Prompts that stand in keep the passes of all processes equally many.
         rounds = self.team.rounds(range(len(prompts)))
@@ -134,7 +128,8 @@ class Collector:
         clock.lap("generation")
         asked = self.rewards.ask(self._samples(own))
         clock.lap("reward")
-        columns = self._columns(own)
+        drawn = None if self.scored else drawn_columns(own)
+        columns = self.scoring.columns(own) if drawn is None else drawn
         release_memory()
         clock.lap("scoring")
         n = self.num_generations
@@ -170,6 +165,13 @@ class Collector:
             for completion in completions
         ]
 
+    @property
+    def scoring(self) -> Scoring:
+        """What the models say of answers, as they are now."""
+        return Scoring(
+            self.policy, self.reference, self.teacher, self.full_kl, self.batch_size, self.autocast
+        )
+
     def _samples(self, answers: Sequence[Answer]) -> list[Sample]:
         return [
             make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer)
@@ -177,9 +179,9 @@ class Collector:
         ]
 
     def peek(self, prompts: Sequence[TokenisedPrompt], seed: int) -> dict[str, float]:
-        """Metrics of answers to held-out prompts; running statistics stay as they are."""
+        """Metrics of answers to held-out prompts, scored; running statistics stay as they are."""
         before = self.rewards.state_dict()
-        metrics = self.collect(prompts, seed).metrics
+        metrics = replace(self, scored=True).collect(prompts, seed).metrics
         self.rewards.load_state_dict(before)
         return metrics
 
@@ -192,51 +194,6 @@ class Collector:
             make_sample(p.record, p.prompt, completion, self.tokenizer)
             for p, (completion,) in zip(prompts, drawn, strict=True)
         ]
-
-    @torch.no_grad()
-    def _columns(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
-        """What the models say of each answer, `[T]` by name, on the CPU."""
-        columns: dict[int, dict[str, Tensor]] = {}
-        ordered = _side_by_side(answers)
-        with self.policy.evaluating(), self.autocast():
-            for start in track(range(0, len(ordered), self.batch_size), "scoring"):
-                some = ordered[start : start + self.batch_size]
-                scored = self._scored([answers[i] for i in some])
-                columns.update(zip(some, scored, strict=True))
-        return [columns[i] for i in range(len(answers))]
-
-    def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
-        """Of each answer, `[T]` by name."""
-        groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
-        batch = self.policy.batch(groups)
-        out = self.policy(batch, policy=True)
-        columns: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
-        if out.values is not None:
-            columns["values"] = out.values
-        if self.reference is not None:
-            with self.reference.active() as other:
-                assert other is not None, "a cache cannot know what will be sampled"
-                own = batch if other.plan.layout == batch.layout else other.batch(groups)
-                columns["ref_logprobs"] = other(own)
-        if self.full_kl:
-            columns["full_kl"] = self._divergence(batch)
-        lengths = [len(completion) for group in groups for completion in group.completions]
-        together = torch.stack([values.float() for values in columns.values()]).cpu()  # one wait
-        pieces = {name: row.split(lengths) for name, row in zip(columns, together, strict=True)}
-        return [{name: pieces[name][i] for name in pieces} for i in order]
-
-    def _divergence(self, batch: Any) -> Tensor:
-        assert self.reference is not None
-        with self.reference.active() as other:
-            assert other is not None
-        with self.policy.opened(), other.opened():
-            own = self.policy.head_inputs(batch)
-            with self.reference.active():
-                theirs, transform = other.head_inputs(batch), other.transform
-            both = compare_heads(
-                own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
-            )
-        return both.kl
 
 
 def _experience(
@@ -252,19 +209,23 @@ def _experience(
     }
     sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
     logprobs = laid.get("logprobs", torch.zeros(0))
+    scored = "entropy" in laid and len(sampled) == len(logprobs)
     return Experience(
         lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
         group=torch.tensor([a.number for a in answers], dtype=torch.long),
         scores=_column(scores.rewards, kept),
         ended=torch.tensor([a.completion.ended for a in answers], dtype=torch.bool),
-        by_reward=torch.stack([_column(given, kept) for given in scores.given], 1),
+        by_reward=torch.stack([_column(given, kept) for given in scores.given], 1)
+        if scores.given
+        else None,
         penalties=_column(scores.penalties, kept),
         logprobs=logprobs,
         ref_logprobs=laid.get("ref_logprobs"),
         full_kl=laid.get("full_kl"),
         values=laid.get("values"),
         entropy=laid.get("entropy"),
-        sampled_logprobs=sampled if len(sampled) == len(logprobs) else None,
+        sampled_logprobs=sampled if scored else None,
+        divergence=laid.get("divergence"),
     )
 
 
@@ -311,22 +272,11 @@ class _Clock:
         self._last = now
 
 
-def _side_by_side(answers: Sequence[Answer]) -> list[int]:
-    """Answers of one prompt together, so that it is laid out once; the longest first."""
-    size: dict[int, int] = {}
-    for answer in answers:
-        size[answer.number] = max(
-            size.get(answer.number, 0), len(answer.prompt.prompt) + len(answer.completion.ids)
-        )
-    return sorted(
-        range(len(answers)), key=lambda i: (-size[answers[i].number], answers[i].number, i)
-    )
-
-
 def _described(answers: Sequence[Answer], scores: Scores) -> dict[str, float]:
     """What can be said of a batch of answers without a model."""
     metrics = {"rollouts": float(len(answers)), "reward/dropped": float(scores.dropped)}
-    for name, values in {"reward": scores.raw, "reward/normalized": scores.rewards}.items():
+    judged = {"reward": scores.raw, "reward/normalized": scores.rewards if scores.raw else []}
+    for name, values in judged.items():
         known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
         if len(known):
             metrics[f"{name}/mean"] = float(known.mean())
@@ -350,6 +300,8 @@ def _compared(answers: Sequence[Answer], experience: Experience) -> dict[str, fl
     metrics = {}
     if experience.entropy is not None:
         metrics["entropy"] = float(experience.entropy.mean())
+    if experience.divergence is not None:
+        metrics["divergence"] = float(experience.divergence.mean())
     if experience.ref_logprobs is not None:
         log_ratio = experience.sums(experience.logprobs - experience.ref_logprobs)
         metrics["kl"] = float(log_ratio.sum() / len(experience.logprobs))

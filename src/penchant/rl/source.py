@@ -193,14 +193,15 @@ class RolloutSource:
     def _record(self, step: int, judged: Judged) -> None:
         for finding in look_at(judged, self.metrics):
             self.say(step, finding)
-        shown = zip(judged.texts, judged.answers, judged.experience.scores.tolist(), strict=True)
-        for text, answer, reward in list(shown)[: self.schedule.log_completions]:
+        scores = judged.experience.scores.tolist() if judged.scores.raw else []
+        shown = list(zip(judged.texts, judged.answers, strict=True))
+        for i, (text, answer) in enumerate(shown[: self.schedule.log_completions]):
             record = {
                 "step": step,
                 "iteration": self.iteration,
                 "prompt": answer.prompt.record.prompt,
                 "completion": text,
-                "reward": reward,
+                **({"reward": scores[i]} if scores else {}),
                 "num_tokens": len(answer.completion.ids),
                 "ended": answer.completion.ended,
             }

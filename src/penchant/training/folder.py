@@ -279,10 +279,11 @@ def _absolute(name: str) -> str:
 def recorded_keys(config: RunConfig, run_data: RunData, num_processes: int) -> dict[str, Any]:
     """What `config.yaml` records: the keys, holding for any working folder, and what they met."""
     keys = config.flat()
-    for key in ("data", "eval_data", "model", "reference_model", "chat_template"):
-        if isinstance(keys[key], list):
+    named = ("data", "eval_data", "model", "reference_model", "teacher_model", "chat_template")
+    for key in named:
+        if isinstance(keys.get(key), list):
             keys[key] = [_absolute(name) for name in keys[key]]
-        elif keys[key]:
+        elif keys.get(key):
             keys[key] = _absolute(keys[key])
     return {
         **keys,

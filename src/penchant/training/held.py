@@ -31,7 +31,12 @@ def memory_parts(config: RunConfig, setup: Setup) -> dict[str, int]:
         return total
 
     rewards = setup.collector.rewards.held_bytes()
-    own = [(n, p) for n, p in policy.model.named_parameters() if ".reward." not in n]
+    beside = (".reward.", ".teacher.")  # adapters of other models on the same weights
+    own = [
+        (name, parameter)
+        for name, parameter in policy.model.named_parameters()
+        if not any(part in name for part in beside)
+    ]
     parts = {
         "policy, frozen": count(p for _, p in own if not p.requires_grad),
         "policy, trained": count(p for _, p in own if p.requires_grad),
@@ -43,6 +48,8 @@ def memory_parts(config: RunConfig, setup: Setup) -> dict[str, int]:
     if setup.reference is not None:
         cost = setup.reference_cost
         parts[f"reference ({setup.reference.kind})"] = 0 if cost is None else cost.num_bytes
+    if setup.collector.teacher is not None:
+        parts["teacher"] = setup.collector.teacher.num_bytes
     parts |= {f"reward {name}": size for name, size in rewards.items()}
     state = held_state(policy, config.optim)
     parts[f"gradients and the state of {config.optim}"] = trained_bytes(policy) + round(state)

@@ -127,6 +127,7 @@ def read_inputs(
         base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
     end_ids = end_token_ids(model)
+    kind.require_others(config, tokenizer)
     tokeniser = make_tokeniser(config, tokenizer, end_ids)
     folder = (config.cache_dir or default_cache_dir()) / "tokens" if config.token_cache else None
     train_set, report = tokenise(kind, run_data.train, tokeniser, "training", folder)

@@ -26,6 +26,7 @@ from penchant.training.accelerator import team_of
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
     from penchant.data.batch import Group, Layout
@@ -76,6 +77,9 @@ class Pairs:
     ) -> list[Any]:
         """Find what judges a run's own answers, before a weight is loaded; here there are none."""
         return []
+
+    def require_others(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse other models that the method names and that cannot serve, before any weight."""
 
     def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
         """What is laid out for each of the examples."""

@@ -99,7 +99,13 @@ class ReferenceModels:
         return reference
 
     def load(
-        self, name: str, groups: Sequence[Group], *, bits: int | None = None, kind: str = "copy"
+        self,
+        name: str,
+        groups: Sequence[Group],
+        *,
+        bits: int | None = None,
+        kind: str = "copy",
+        padded: bool = False,
     ) -> CopyReference:
         """A model in memory beside the policy, frozen.
 
@@ -108,12 +114,14 @@ class ReferenceModels:
             groups: whose first records plan its passes.
             bits: of its quantised weights; None: as they are.
             kind: what the reference is called.
+            padded: its vocabulary may be of another size, beyond the tokens that both know.
 
         Raises:
             ModelError: nothing there, or another vocabulary.
         """
         model: Any = self.loaded or self._load(resolve(name, self.config.cache_dir), bits)
-        require_same_vocabulary(self.policy.causal_model.config, model.config)
+        if not padded:
+            require_same_vocabulary(self.policy.causal_model.config, model.config)
         if is_quantised(model):  # its weights are where they belong and stay there
             from penchant.models.quantised import compute_in
 

@@ -37,6 +37,7 @@ from penchant.training.kinds import Pairs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
     from penchant.data.budget import TokenBudget
@@ -69,6 +70,12 @@ class Prompts(Pairs):
         require_engine(options, config.max_length, num_processes)
         require_whole_mini_batches(config, num_processes)
         return find_rewards(rewards or options.reward, options.reward_timeout)
+
+    def require_others(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        if config.spec.needs(config.options).divergence is not None:
+            from penchant.training.teachers import require_teacher
+
+            require_teacher(config, tokenizer)
 
     def groups(self, config: RunConfig, examples: Sequence[Any]) -> list[Group]:
         options: Any = config.options
@@ -189,6 +196,11 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         with setup.reference.active() as other:
             other.sample_from(temperature=options.temperature, top_k=options.top_k,
                               top_p=options.top_p)  # fmt: skip
+    needs, teacher = config.spec.needs(options), None
+    if needs.divergence is not None:
+        from penchant.training.teachers import make_teacher
+
+        teacher = make_teacher(config, accelerator, setup)
     return Collector(
         policy=policy,
         reference=setup.reference,
@@ -210,7 +222,9 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         rewards=_rewards(config, accelerator, setup),
         tokenizer=setup.tokenizer,
         num_generations=options.generations,
-        full_kl=config.spec.needs(options).full_kl,
+        full_kl=needs.full_kl,
+        teacher=teacher,
+        scored=needs.scored,
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
         team=team_of(accelerator),

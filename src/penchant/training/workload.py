@@ -159,14 +159,18 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
     groups = kind_of(config.spec).groups(config, setup.train_set)
     groups.sort(key=lambda group: group.num_tokens)
     room = find_room(accelerator.device)
-    rewards = {} if setup.collector is None else setup.collector.rewards.held_bytes()
+    others = 0
+    if setup.collector is not None:
+        teacher = setup.collector.teacher
+        others = sum(setup.collector.rewards.held_bytes().values())
+        others += 0 if teacher is None else teacher.num_bytes
     with accelerator.autocast():
         sizes = measure_sizes(
             setup.scorer,
             groups[len(groups) // 4],
             room,
             reference=0 if setup.reference_cost is None else setup.reference_cost.num_bytes,
-            rewards=sum(rewards.values()),
+            rewards=others,
             half=accelerator.mixed_precision in ("bf16", "fp16"),
             optim=config.optim,
         )

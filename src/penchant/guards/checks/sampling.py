@@ -27,6 +27,8 @@ def reward_normalization(run: Snapshot) -> Iterator[Finding]:
 def kl_penalty(run: Snapshot) -> Iterator[Finding]:
     """Nothing that holds the policy near what it was."""
     config, options = run.config, run.options
+    if not config.spec.needs_reference:
+        return
     key = "init_kl_coef" if hasattr(options, "init_kl_coef") else "beta"
     if getattr(options, key) == 0:
         # GRPO is often run without a penalty where functions judge.

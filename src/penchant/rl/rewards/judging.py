@@ -24,7 +24,8 @@ class Scores:
     Args:
         rewards: what training uses: weighted, normalised, clipped, less the penalties; NaN where
             a sample was dropped.
-        raw: the weighted sum as the rewards gave it; NaN where a sample was dropped.
+        raw: the weighted sum as the rewards gave it; NaN where a sample was dropped. Empty where
+            there is no reward.
         given: what each reward gave, in their order; penalties: what all penalties added.
         by_name: what each reward gave, and what each penalty in use added (at most 0).
         dropped: how many samples were dropped.
@@ -52,7 +53,7 @@ class Rewards:
     """All that judges the samples of one run.
 
     Args:
-        rewards: at least one, of different names.
+        rewards: of different names; without any, every sample scores 0.
         options: weights, normalisation, clipping, penalties, and what an error means. Under
             `reward_normalization` `saved` each reward is normalised by the statistics of its own
             training, then weighted; under `running` the weighted sum, by mean and deviation of
@@ -92,8 +93,8 @@ class Rewards:
             RewardError: a reward cannot be called, fails on a sample where that is an error, or
                 fails on all.
         """
-        if not samples:
-            return []
+        if not samples or not self.rewards:
+            return [Asked((), ())] * len(samples)
         given, deviations = [], []
         for reward in self.rewards:
             values, apart = self._call(reward, samples)
@@ -112,8 +113,9 @@ class Rewards:
         Raises:
             RewardError: as of `ask`.
         """
-        if not samples:
-            return Scores([], [], [[] for _ in self.rewards], [], {}, 0, None)
+        if not samples or not self.rewards:
+            unjudged = [0.0] * len(samples)
+            return Scores(unjudged, [], [[] for _ in self.rewards], unjudged, {}, 0, None)
         rows = self.ask(samples) if asked is None else asked
         given = [list(values) for values in zip(*(row.given for row in rows), strict=True)]
         raw = [self._weighted(values) for values in zip(*given, strict=True)]

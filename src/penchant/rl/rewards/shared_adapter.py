@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftType
-from peft.utils import load_peft_weights, set_peft_model_state_dict
+from peft.utils import load_peft_weights
 from torch import nn
 
-from penchant.core.errors import ModelError
-from penchant.models import attention
-from penchant.models.locate import is_adapter, resolve
-from penchant.models.lora import fuse_lora
+from penchant.models import other_adapters
+from penchant.models.other_adapters import adapter_bytes, free_name, load_beside, restored
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.scoring import causal_model
 from penchant.rl.rewards.models import ModelContext, ModelReward
@@ -64,9 +59,10 @@ class SharedAdapterReward(ModelReward):
     ) -> None:
         assert context.policy is not None
         self.policy = context.policy
-        self.adapter = _free_name(self.policy)
-        with _restored(self.policy):
-            head = _load(self.policy, folder, self.adapter)
+        self.adapter = free_name(self.policy, ADAPTER)
+        with restored(self.policy):
+            weights = load_beside(self.policy, folder, self.adapter)
+            head = _linear(weights).to(causal_model(self.policy).device)
             scorer = _SharedScorer(self.policy, pad_token_id, head)
         super().__init__(name, scorer, tokens, context, statistics)
 
@@ -76,7 +72,7 @@ class SharedAdapterReward(ModelReward):
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
-        with self.context.whole(), _restored(self.policy):
+        with self.context.whole(), restored(self.policy):
             self.policy.set_adapter(self.adapter, inference_mode=True)
             self.policy.requires_grad_(False)
             self.policy.eval()
@@ -85,9 +81,9 @@ class SharedAdapterReward(ModelReward):
 
     def held_bytes(self) -> int:
         """Memory of the adapter and its head: all that is not the policy's."""
-        own = [p for n, p in self.policy.named_parameters() if f".{self.adapter}." in n]
         head: Any = self.scorer.score
-        return sum(p.numel() * p.element_size() for p in [*own, *head.parameters()])
+        of_head = sum(p.numel() * p.element_size() for p in head.parameters())
+        return adapter_bytes(self.policy, self.adapter) + of_head
 
 
 class _SharedScorer(RewardScorer):
@@ -116,48 +112,12 @@ def why_apart(folder: str, context: ModelContext) -> str | None:
         folder: the resolved name of the reward model.
         context: of the run.
     """
-    if context.policy is None or not is_adapter(Path(folder)):
-        return "it is not an adapter beside an adapter"
-    config = PeftConfig.from_pretrained(folder)
-    if config.peft_type != PeftType.LORA:
-        return f"it is a {config.peft_type} adapter, and only LoRA can share"
-    base = resolve(str(config.base_model_name_or_path))
-    if context.base is None or Path(base).resolve() != Path(context.base).resolve():
-        return f"it was trained on {base}, and the policy on {context.base}"
-    if not any(".score." in key for key in load_peft_weights(folder, device="cpu")):
+    reason = other_adapters.why_apart(folder, context.policy, context.base)
+    if reason is not None:
+        return reason
+    if not any(other_adapters.HEAD in key for key in load_peft_weights(folder, device="cpu")):
         return "its file holds no score head"
     return None
-
-
-def _free_name(policy: PeftModel) -> str:
-    taken, number = policy.peft_config, 2
-    name = ADAPTER
-    while name in taken:
-        name, number = f"{ADAPTER}-{number}", number + 1
-    return name
-
-
-def _load(policy: PeftModel, folder: str, adapter: str) -> nn.Linear:
-    """Put the adapter's weights into the policy, and return its head."""
-    adapter_config = PeftConfig.from_pretrained(folder)
-    assert isinstance(adapter_config, LoraConfig)
-    # The head is no part of a language model, so PEFT must not look for it there.
-    config = dataclasses.replace(adapter_config, task_type="CAUSAL_LM", modules_to_save=None)
-    config.inference_mode = True
-    weights = load_peft_weights(folder, device="cpu")
-    head = {key: weights.pop(key) for key in list(weights) if ".score." in key}
-    policy.add_adapter(adapter, config)
-    fuse_lora(policy)
-    result: Any = set_peft_model_state_dict(policy, weights, adapter_name=adapter)
-    missing = [key for key in result.missing_keys if f".{adapter}." in key]
-    if missing or result.unexpected_keys:
-        policy.delete_adapter(adapter)
-        wrong = [*missing, *result.unexpected_keys]
-        raise ModelError(
-            f"the adapter in {folder} does not fit the policy's model ({len(wrong)} weights, the "
-            f"first {wrong[0]}); it must have been trained on the same base"
-        )
-    return _linear(head).to(causal_model(policy).device)
 
 
 def _linear(weights: dict[str, Tensor]) -> nn.Linear:
@@ -166,30 +126,3 @@ def _linear(weights: dict[str, Tensor]) -> nn.Linear:
     head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     head.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
     return head.requires_grad_(False)
-
-
-@contextmanager
-def _restored(policy: PeftModel) -> Iterator[None]:
-    """Leave the policy afterwards as it was, whatever is done to it meanwhile."""
-    assert not any(_disabled(m) for m in policy.modules()), "the policy's adapter is switched off"
-    model = causal_model(policy)
-    active, way = policy.active_adapter, model.config._attn_implementation
-    trains = [(p, p.requires_grad) for p in policy.parameters()]
-    modes = [(module, module.training) for module in policy.modules()]
-    if way == attention.NAME:
-        # A scorer takes the way it finds for the model's own, which this one is not.
-        model.set_attn_implementation(model.get_correct_attn_implementation(None))
-    try:
-        yield
-    finally:
-        policy.set_adapter(active)
-        for parameter, trained in trains:
-            parameter.requires_grad_(trained)
-        for module, training in modes:
-            module.training = training
-        if model.config._attn_implementation != way:
-            model.set_attn_implementation(way)
-
-
-def _disabled(module: nn.Module) -> bool:
-    return bool(getattr(module, "_disable_adapters", False))

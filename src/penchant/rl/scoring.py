@@ -1,0 +1,121 @@
+"""What the models say of sampled answers: log-probs, entropies, values, divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.core.screen import track
+from penchant.data.shared_prompts import share_prompts
+from penchant.models.comparison import compare_heads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from penchant.data.batch import TokenBatch
+    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.models.policy import PolicyScorer
+    from penchant.models.reference import Reference
+    from penchant.models.teacher import Teacher
+    from penchant.rl.sampling.base import Completion
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer before it is judged."""
+
+    prompt: TokenisedPrompt
+    number: int
+    """Of the prompt, within the batch."""
+    completion: Completion
+
+
+def drawn_columns(answers: Sequence[Answer]) -> list[dict[str, Tensor]] | None:
+    """The sampler's own log-probs of each answer, `[T]`; None where it did not give them."""
+    completions = [answer.completion for answer in answers]
+    if any(len(one.logprobs) != len(one.ids) for one in completions):
+        return None
+    return [{"logprobs": torch.tensor(one.logprobs, dtype=torch.float32)} for one in completions]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores answers in passes without gradient.
+
+    Attributes:
+        policy: whose log-probs, entropies and values are told.
+        reference, teacher: None where there is none.
+        full_kl: also the exact divergence from the reference, of every token.
+        batch_size: answers a pass.
+        autocast: of the run's precision.
+    """
+
+    policy: PolicyScorer
+    reference: Reference | None
+    teacher: Teacher | None
+    full_kl: bool
+    batch_size: int
+    autocast: Callable[[], Any]
+
+    @torch.no_grad()
+    def columns(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
+        """What the models say of each answer, `[T]` by name, on the CPU."""
+        columns: dict[int, dict[str, Tensor]] = {}
+        ordered = _side_by_side(answers)
+        with self.policy.evaluating(), self.autocast():
+            for start in track(range(0, len(ordered), self.batch_size), "scoring"):
+                some = ordered[start : start + self.batch_size]
+                scored = self._scored([answers[i] for i in some])
+                columns.update(zip(some, scored, strict=True))
+        return [columns[i] for i in range(len(answers))]
+
+    def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
+        """Of each answer, `[T]` by name."""
+        groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
+        batch = self.policy.batch(groups)
+        lesson = None if self.teacher is None else self.teacher.lesson(groups, batch, self.policy)
+        out = self.policy(batch, policy=True, lesson=lesson)
+        columns: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
+        if out.values is not None:
+            columns["values"] = out.values
+        if out.divergence is not None:
+            columns["divergence"] = out.divergence
+        if self.reference is not None:
+            with self.reference.active() as other:
+                assert other is not None, "a cache cannot know what will be sampled"
+                own = batch if other.plan.layout == batch.layout else other.batch(groups)
+                columns["ref_logprobs"] = other(own)
+        if self.full_kl:
+            columns["full_kl"] = self._divergence(batch)
+        lengths = [len(completion) for group in groups for completion in group.completions]
+        together = torch.stack([values.float() for values in columns.values()]).cpu()  # one wait
+        pieces = {name: row.split(lengths) for name, row in zip(columns, together, strict=True)}
+        return [{name: pieces[name][i] for name in pieces} for i in order]
+
+    def _divergence(self, batch: TokenBatch) -> Tensor:
+        assert self.reference is not None
+        with self.reference.active() as other:
+            assert other is not None
+        with self.policy.opened(), other.opened():
+            own = self.policy.head_inputs(batch)
+            with self.reference.active():
+                theirs, transform = other.head_inputs(batch), other.transform
+            both = compare_heads(
+                own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
+            )
+        return both.kl
+
+
+def _side_by_side(answers: Sequence[Answer]) -> list[int]:
+    """Answers of one prompt together, so that it is laid out once; the longest first."""
+    size: dict[int, int] = {}
+    for answer in answers:
+        size[answer.number] = max(
+            size.get(answer.number, 0), len(answer.prompt.prompt) + len(answer.completion.ids)
+        )
+    return sorted(
+        range(len(answers)), key=lambda i: (-size[answers[i].number], answers[i].number, i)
+    )
