@@ -13,7 +13,7 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 
 from penchant.core.errors import ModelError
 from penchant.models import attention
-from penchant.models.load import is_adapter, resolve
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.lora import fuse_lora
 from penchant.models.scoring import causal_model
 

@@ -10,7 +10,9 @@ from peft import PeftConfig, PeftModel
 from penchant.core.errors import ModelError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import gibibytes
-from penchant.models.load import adapter_vocabulary, load_tokenizer, resolve
+from penchant.models.adapter_files import adapter_vocabulary
+from penchant.models.load import load_tokenizer
+from penchant.models.locate import resolve
 from penchant.models.memory import weight_bytes
 from penchant.models.other_adapters import why_apart
 from penchant.models.policy import PolicyScorer
@@ -84,11 +86,12 @@ def make_teacher(config: RunConfig, accelerator: Accelerator, setup: Setup) -> T
         return Teacher(adapter, beta, adapter.num_bytes)
     from penchant.training.kind import kind_of
     from penchant.training.reference_models import ReferenceModels
+    from penchant.training.references import ReferenceMaker
 
     precision = resolve_precision(config.precision, accelerator.device)
-    models = ReferenceModels(config, policy, accelerator, precision, setup.base)
+    maker = ReferenceMaker(config, policy, accelerator, precision, setup.base)
     groups = kind_of(config.spec).groups(config, setup.train_set)
-    held = models.load(name, groups, kind="teacher", padded=True)
+    held = ReferenceModels(maker).load(name, groups, kind="teacher", padded=True)
     with held.active() as other:
         other.sample_from(temperature=options.temperature)
         teacher = Teacher(held, beta, weight_bytes(other))
