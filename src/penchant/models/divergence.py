@@ -40,6 +40,16 @@ class Said(NamedTuple):
         return len(self.weight)
 
 
+class Lesson(NamedTuple):
+    """What a teacher says where the tokens of a batch are predicted."""
+
+    said: Said | None
+    """Its hidden states under its head; None where it or the policy computes full logits."""
+    logprobs: Tensor | None
+    """`[N, V]`, where `said` is None."""
+    beta: float
+
+
 class Divergence(NamedTuple):
     """A policy beside its teacher, `[N]` each, in nats."""
 

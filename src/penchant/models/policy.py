@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from penchant.data.batch import TokenBatch
+    from penchant.models.divergence import Lesson
     from penchant.models.scoring import ScoringPlan
-    from penchant.models.teacher import Lesson
     from penchant.models.vocabulary import Also
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
 
-from penchant.models.divergence import Said
+from penchant.models.divergence import Lesson, Said
 from penchant.models.other_adapters import adapter_bytes, free_name, load_beside, restored
 
 if TYPE_CHECKING:
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from penchant.data.batch import Group, TokenBatch
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
-
-
-class Lesson(NamedTuple):
-    """What the teacher says where the tokens of a batch are predicted."""
-
-    said: Said | None
-    """Its hidden states under its head; None where it or the policy computes full logits."""
-    logprobs: Tensor | None
-    """`[N, V]`, where `said` is None."""
-    beta: float
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,8 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
     if needs.divergence is not None:
         from penchant.training.teachers import make_teacher
 
-        teacher = make_teacher(config, accelerator, setup)
+        probes = probe_groups(setup.train_set[:2], options.max_completion_length)
+        teacher = make_teacher(config, accelerator, setup, probes)
     return Collector(
         policy=policy,
         reference=setup.reference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftConfig, PeftModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.config.keys import RunConfig
+    from penchant.data.batch import Group
     from penchant.training.setup import Setup
 
 logger = logging.getLogger("penchant")
@@ -65,12 +67,15 @@ def require_teacher(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> No
         )
 
 
-def make_teacher(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Teacher:
+def make_teacher(
+    config: RunConfig, accelerator: Accelerator, setup: Setup, groups: Sequence[Group]
+) -> Teacher:
     """Load the teacher, as another adapter of the policy's base where that is what it is.
 
     Args:
         config, accelerator: of the run.
         setup: with the policy in place.
+        groups: whose first records plan the teacher's passes.
 
     Raises:
         ModelError: nothing there, or no language model.
@@ -84,13 +89,11 @@ def make_teacher(config: RunConfig, accelerator: Accelerator, setup: Setup) -> T
         adapter = TeacherAdapter(policy, name)
         logger.info("teacher: %s, an adapter on the policy's own weights", options.teacher_model)
         return Teacher(adapter, beta, adapter.num_bytes)
-    from penchant.training.kind import kind_of
     from penchant.training.reference_models import ReferenceModels
     from penchant.training.references import ReferenceMaker
 
     precision = resolve_precision(config.precision, accelerator.device)
     maker = ReferenceMaker(config, policy, accelerator, precision, setup.base)
-    groups = kind_of(config.spec).groups(config, setup.train_set)
     held = ReferenceModels(maker).load(name, groups, kind="teacher", padded=True)
     with held.active() as other:
         other.sample_from(temperature=options.temperature)
