@@ -71,6 +71,26 @@ def test_the_page_has_a_command_that_runs_and_a_readable_example(
     assert "prefers-color-scheme: dark" in html and "currentColor" in html
 
 
+def test_an_example_is_read_column_by_column_and_what_cannot_be_seen_is_shown(
+    tmp_path: Path,
+) -> None:
+    path, page = tmp_path / "p.jsonl", tmp_path / "report.html"
+
+    def says(role: str, content: str, **more: str) -> dict[str, str]:
+        return {"role": role, "content": content, **more}
+
+    row = {
+        "prompt": [says("system", "Be kind."), says("user", "Hi?")], "chosen": [says("assistant", "x" * 400)],
+        "rejected": [says("assistant", "Go.", name="Eve")],
+    }  # fmt: skip
+    path.write_text("".join(json.dumps(one) + "\n" for one in (row, row, {**row, "chosen": " "})))
+    assert main(["data", "inspect", str(path), "--html", str(page)]) == 0
+    shown = unescape(page.read_text())
+    assert f"prompt: \n  system: Be kind.\n  user: Hi?\nchosen: {'x' * 300} … (100" in shown
+    assert 'rejected: [{"role": "assistant", "content": "Go.", "name": "Eve"}]' in shown
+    assert 'chosen: " "' in shown
+
+
 def test_several_processes_find_what_one_does(
     tmp_path: Path, make_pairs: Callable[..., list[Row]]
 ) -> None:

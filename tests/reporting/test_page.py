@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from penchant.reporting.curves import panels
 from penchant.reporting.figures import tiles
 from penchant.reporting.reading import read_run
 
-from .conftest import SUMMARY
+from .conftest import CONFIG, SUMMARY
 
 WriteRun = Callable[..., Path]
 HOSTILE = "</script><script>document.title='hacked'</script><img src=x onerror=alert(1)>&\u2028"
@@ -78,6 +79,58 @@ def test_several_runs_share_their_charts_and_a_table(write_run: WriteRun) -> Non
     assert table.count("0.5 → 0.9") == 2
     one = page.count("<svg")
     assert one == len(re.findall(r">a</text>", page.split("</body>")[0])) > 2
+
+
+def test_what_several_runs_share_stands_once_and_what_differs_first(write_run: WriteRun) -> None:
+    data = {"data": {"num_train": 24, "num_held_out": 6}}
+    runs = [write_run(name, config={**CONFIG, "beta": beta})
+            for name, beta in (("a", 0.1), ("b", 0.5))]  # fmt: skip
+    for run in runs:
+        (run / "data.json").write_text(json.dumps(data))
+    page = _page(*runs, output=runs[0] / "both.html")
+    assert page.count("on owner/small, with pairs.jsonl") == 1
+    assert page.count("24 for training") == 1 and "Data of every run" in page
+    differing = page.partition("The runs differ in:")[2].partition("</table>")[0]
+    assert re.findall(r"<code>(\w+)</code></th><td>(.*?)</td><td>(.*?)</td>", differing) == [
+        ("beta", "0.1", "0.5")
+    ]
+
+
+def test_a_comparison_of_three_runs_fits_a_few_screens(
+    write_run: WriteRun, browser: Any, tmp_path: Path
+) -> None:
+    prompts = [f"Prompt {n}?" for n in range(40)]
+    notes = [{"step": 0, "id": "few-records", "severity": "note", "what": "few"}] * 9
+
+    def write(name: str) -> Path:
+        samples = [
+            {"step": step, "prompt": prompt, "answer": f"{said} of {prompt} " * 20}
+            for step, said in ((0, "start"), (100, name))
+            for prompt in prompts
+        ]
+        return write_run(name, samples=samples, findings=notes)
+
+    file = report(*map(write, "abc"), output=tmp_path / "three.html")
+    for width, most in ((1280, 4500), (390, 8500)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(file.as_uri())
+        size = page.evaluate(
+            "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        )
+        print(f"{width} pixels wide: {size[1]} high")
+        assert size[0] <= width and size[1] < most
+        page.close()
+
+
+def test_notes_are_folded_and_warnings_are_not(write_run: WriteRun) -> None:
+    severities = {"few-records": "note", "duplicates": "warning"}
+    findings = [{"step": 0, "id": name, "severity": severity, "what": name}
+                for name, severity in severities.items()]  # fmt: skip
+    page = _page(write_run(findings=findings))
+    told = page.partition('<h2 id="findings">')[2].partition('<h2 id="figures">')[0]
+    open_ones, _, folded = told.partition("<details><summary>1 note</summary>")
+    assert "duplicates" in open_ones and "few-records" not in open_ones
+    assert "few-records" in folded
 
 
 def test_the_package_imports_no_torch(write_run: WriteRun) -> None:
@@ -142,6 +195,12 @@ def test_a_curve_that_is_one_flat_line_is_left_out(write_run: WriteRun) -> None:
     assert norm.title == "Norm of the gradient" and loss.lines[0].name == "training"
 
 
+def test_a_chart_of_single_points_is_left_to_the_table(write_run: WriteRun) -> None:
+    metrics = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.9}, {"step": 2, "eval/kl": 0.1}]
+    runs = [read_run(write_run(name, metrics=metrics)) for name in "ab"]
+    assert [one.title for one in panels(runs)] == ["Loss, training"]
+
+
 def test_the_page_tells_how_its_model_is_loaded(write_run: WriteRun) -> None:
     run = write_run()
     (run / "model").mkdir()
@@ -170,6 +229,9 @@ def test_a_report_of_2000_steps_opens_at_once_and_can_be_searched(
     print(f"{seconds:.2f} s")
     assert seconds < MAX_SECONDS
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert phone.locator("output").inner_text() == "10 of 20"
+    phone.get_by_role("button", name="Show all").click()
+    assert phone.locator(".pair:visible").count() == 20
     phone.fill("input[type=search]", "prompt 17?")
     assert phone.locator(".pair:visible").count() == 1
     assert phone.locator("output").inner_text() == "1 of 20"

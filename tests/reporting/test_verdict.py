@@ -12,8 +12,10 @@ from penchant.reporting.verdict import judge
 
 
 def _run(metrics: list[dict[str, Any]], **more: Any) -> Run:
-    defaults: dict[str, Any] = {"summary": {"steps": 100, "train_seconds": 95.0}}
-    return Run(Path("run"), "run", {"method": "dpo"}, metrics, **{**defaults, **more})
+    defaults: dict[str, Any] = {
+        "summary": {"steps": 100, "train_seconds": 95.0}, "config": {"method": "dpo"},
+    }  # fmt: skip
+    return Run(Path("run"), "run", metrics=metrics, **{**defaults, **more})
 
 
 def _accuracies(before: float, after: float, **last: float) -> list[dict[str, Any]]:
@@ -107,6 +109,33 @@ def test_one_pair_of_sixty_is_no_sound_progress() -> None:
     assert verdict.kind == "doubtful"
     assert "cannot be told apart from chance" in verdict.outcome and "± 0.065" in verdict.outcome
     assert judge(_run(_evaluated(30 / 60, 45 / 60, 60))).kind == "sound"
+
+
+def test_a_run_that_starts_at_its_reference_is_held_against_a_coin() -> None:
+    """A point of a sweep is evaluated once, after training."""
+    after = {"step": 100, "eval/num_examples": 100, "eval/reward/accuracy": 0.55}
+    verdict = judge(_run([after]))
+    assert verdict.kind == "doubtful" and "chance" in verdict.outcome
+    assert "held-out accuracy rose from 0.5 to 0.55 ± 0.05" in verdict.outcome
+    assert judge(_run([{**after, "eval/reward/accuracy": 0.8}])).kind == "sound"
+    for config in ({"method": "simpo"}, {"method": "dpo", "reference_model": "other"}):
+        assert judge(_run([after], config=config)).kind == "unknown", "it started elsewhere"
+
+
+def test_training_figures_that_got_no_better_are_no_sound_run() -> None:
+    falling = [{"step": n, "reward/accuracy": 0.5 - n / 100, "loss": 0.7 - n / 100}
+               for n in range(1, 21)]  # fmt: skip
+    verdict = judge(_run(falling))
+    assert verdict.kind == "doubtful"
+    assert "nothing shows that the run helped: training accuracy fell" in verdict.outcome.lower()
+    losses = [{"step": n, "loss": 0.7 - n / 100} for n in range(1, 21)]
+    assert judge(_run(losses)).kind == "sound", "a loss gets better as it falls"
+
+
+def test_answers_that_were_collected_once_tell_nothing_and_why() -> None:
+    once = [{"step": n, "iteration": 1.0, "reward/mean": 0.25, "loss": 0.1 * n} for n in (1, 2, 3)]
+    verdict = judge(_run(once, config={"method": "ppo"}))
+    assert verdict.kind == "unknown" and "collected once" in verdict.outcome
 
 
 def test_a_falling_margin_is_said_beside_a_rising_accuracy() -> None:

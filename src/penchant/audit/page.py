@@ -22,7 +22,7 @@ from penchant.data.opening import Sources, path_names
 from penchant.data.records import DataError, Refusal, counted
 
 NUM_PLACES, NUM_SHOWN = 20, 2
-SHOWN_CHARACTERS = 600
+SHOWN_CHARACTERS = 300  # of each column
 
 
 def write_page(report: Report, sources: Sources, path: Path) -> None:
@@ -105,6 +105,31 @@ def _examples(report: Report, sources: Sources) -> Mapping[str, list[tuple[str, 
 
 
 def _cut(row: object) -> str:
-    text = json.dumps(row, ensure_ascii=False, indent=1, default=str)
+    """A row, a column a line; of a chat, who says what."""
+    if not isinstance(row, Mapping):
+        return _shortened(json.dumps(row, ensure_ascii=False, default=str))
+    return "\n".join(f"{name}: {_shortened(_column(value))}" for name, value in row.items())
+
+
+def _column(value: object) -> str:
+    """A column as a person reads it; what would not be seen so, as JSON."""
+    if isinstance(value, str) and value.strip():
+        return value
+    turns = value if isinstance(value, list) else []
+    if not turns or not all(_is_plain(turn) for turn in turns):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "".join(f"\n  {turn['role']}: {turn['content']}" for turn in turns)
+
+
+def _is_plain(turn: object) -> bool:
+    """Whether a message is a role and a text, and nothing else."""
+    if not isinstance(turn, Mapping) or turn.keys() != {"role", "content"}:
+        return False
+    return all(isinstance(part, str) and part.strip() for part in turn.values())
+
+
+def _shortened(text: str) -> str:
     more = len(text) - SHOWN_CHARACTERS
-    return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]}\n({counted(more, 'character')} more)"
+    return text if more <= 0 else f"{text[:SHOWN_CHARACTERS]} … ({counted(more, 'character')} more)"

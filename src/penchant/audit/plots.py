@@ -15,6 +15,7 @@ from penchant.audit.probe import Probe
 from penchant.data.lengths import Sample, TokenLengths
 
 NUM_BINS = 40
+NUM_BARS = 6
 COLOURS = ("#2a78b8", "#d9822b")
 # Stands for the page's own colour of text, which is another on dark screens.
 INK = "#010203"
@@ -99,9 +100,9 @@ def _per_prompt(table: NDArray[Any], kind: str) -> Plot:
     _, sizes = np.unique(table["prompt"], return_counts=True)
     bounds = [1, 2, 3, 5, 9, 17, 33]
     names = ["1", "2", "3-4", "5-8", "9-16", "17-32", "33 and more"]
-    heights = np.bincount(np.searchsorted(bounds, sizes, side="right") - 1, minlength=len(names))
+    heights = np.bincount(np.searchsorted(bounds, sizes, side="right") - 1)
     return Plot(f"Prompts by number of {kind}", kind, "prompts", {"prompts": heights.tolist()},
-                names=names)  # fmt: skip
+                names=names[: len(heights)])  # fmt: skip
 
 
 def _cues(cues: Sequence[Cue]) -> Plot:
@@ -166,6 +167,8 @@ def _bars(axes: Any, plot: Plot) -> None:
     at = np.arange(len(plot.names))
     for number, (name, heights) in enumerate(plot.series.items()):
         axes.bar(at + number * width, heights, width, label=name, color=COLOURS[number])
+    spare = max(0, NUM_BARS - len(plot.names)) / 2  # few bars are not as wide as the figure
+    axes.set_xlim(-0.6 - spare, len(plot.names) - 0.4 + spare)
     turned = max(map(len, plot.names)) > 4 and len(plot.names) > 5
     axes.set_xticks(at + 0.4 - width / 2, plot.names, rotation=30 if turned else 0)
     if plot.y == "accuracy":

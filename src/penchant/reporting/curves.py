@@ -136,12 +136,18 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             for number, (run, history) in enumerate(zip(runs, histories, strict=True))
             if _has(history, metric)
         ]
-        if lines and not (len(lines) == 1 and is_flat(lines[0])):
+        if tells_more(lines):
             told = overlaid and len(kind.metrics) > 1
             title = f"{kind.title}, {in_words(metrics[0])}" if told else kind.title
             common: Any = {"band": kind.band, "mark": kind.mark, "group": kind.group}
             drawn.append(Panel(title, kind.y, lines, overlaid=overlaid, **common))
     return drawn + _scatter(runs)
+
+
+def tells_more(lines: Sequence[Line]) -> bool:
+    """Whether curves show more than the table of figures: points to join, and no lone flat line."""
+    joined = any(len(line.x) > 1 for line in lines)
+    return joined and not (len(lines) == 1 and is_flat(lines[0]))
 
 
 def is_flat(line: Line) -> bool:

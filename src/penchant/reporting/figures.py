@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penchant.core.screen import gibibytes
-from penchant.guards.monitors.history import HEALTHY_KL
+from penchant.guards.monitors.history import HEALTHY_KL, History
 from penchant.reporting.reading import Run, number
 from penchant.reporting.verdict import final_divergence, in_nats
 from penchant.reporting.words import duration, shown
@@ -100,7 +100,8 @@ def tiles(run: Run) -> list[Tile]:
     summary, history = run.summary or {}, run.history
     before, after = (_evaluation(summary, side) for side in ("before", "after"))
     found = [_accuracy(before, after), _moved("Margin", "margin", before, after),
-             _moved("Held-out reward", "reward", before, after)]  # fmt: skip
+             _moved("Held-out reward", "reward", before, after),
+             _training_reward(history, after)]  # fmt: skip
     reading = final_divergence(history)
     if reading is not None:
         error = f" ± {reading.error:.2g}" if reading.error else ""
@@ -134,6 +135,15 @@ def _moved(name: str, key: str, before: Mapping[str, Any], after: Mapping[str, A
     if end is None:
         return None
     return Tile(name, shown(end), "" if start is None else f"from {shown(start)}")
+
+
+def _training_reward(history: History, after: Mapping[str, Any]) -> Tile | None:
+    """The mean reward of the last answers trained on, where none was held out."""
+    rewards = history["reward/mean"]
+    if not rewards or number(after.get("reward")) is not None:
+        return None
+    note = f"from {shown(rewards.values[0])}" if len(rewards) > 1 else "of the only answers"
+    return Tile("Training reward", shown(rewards.last), note)
 
 
 def _length(run: Run) -> Tile | None:

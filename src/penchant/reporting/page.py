@@ -51,9 +51,12 @@ def render(runs: Sequence[Run]) -> str:
         heading: [(one.title, Markup(as_svg(one))) for one in drawn if one.group == group]
         for group, heading in GROUPS.items()
     }
+    facts = [_facts(run) for run in runs]
     text = template("report.html.jinja", escaped=True).render(
         title=_title(runs[0]) if len(runs) == 1 else _several(runs),
-        runs=[_facts(run) for run in runs],
+        runs=facts,
+        common=_common(facts),
+        differing=_differing(runs) if len(runs) > 1 else [],
         table=final_figures(runs),
         tiles=tiles(runs[0]) if len(runs) == 1 else [],
         charts={heading: some for heading, some in charts.items() if some},
@@ -84,7 +87,7 @@ def _facts(run: Run) -> dict[str, Any]:
     verdict: Verdict = judge(run)
     method = METHODS.get(run.method)
     differing = changed(run)
-    findings = sorted(run.findings, key=_order)
+    findings = sorted(run.findings, key=_order)[:NUM_FINDINGS]
     saved = run.path / "model"
     return {
         "name": run.name,
@@ -97,8 +100,9 @@ def _facts(run: Run) -> dict[str, Any]:
         "badge": BADGES[verdict.kind],
         "problems": run.problems,
         "live": run.live,
-        "findings": findings[:NUM_FINDINGS],
-        "more_findings": max(0, len(findings) - NUM_FINDINGS),
+        "findings": [one for one in findings if one.get("severity") != "note"],
+        "notes": [one for one in findings if one.get("severity") == "note"],
+        "more_findings": len(run.findings) - len(findings),
         "audit": audit(run),
         "tokenising": tokenising(run),
         "changed": differing,
@@ -109,6 +113,22 @@ def _facts(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "loading": how_to_load(saved) if saved.is_dir() else {},
     }
+
+
+def _common(facts: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The parts that are the same for every run: they stand on the page once."""
+    first = facts[0]
+    parts = {"what": ("method_title", "model", "data"), "data": ("audit", "tokenising")}
+    return {part for part, names in parts.items()
+            if all(one[name] == first[name] for one in facts for name in names)}  # fmt: skip
+
+
+def _differing(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
+    """The settings in which several runs differ, with those of each."""
+    each = [settings(run) for run in runs]
+    names = dict.fromkeys(name for one in each for name in one if name != "output")
+    rows = [(name, [one.get(name) for one in each]) for name in names]
+    return [(name, values) for name, values in rows if any(one != values[0] for one in values)]
 
 
 def _date(run: Run) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from penchant.guards.monitors.history import DRIFTED_KL, HEALTHY_KL, Divergence, History, divergence
+from penchant.methods import METHODS
 from penchant.reporting.reading import Run, number
 from penchant.reporting.words import duration
 
@@ -59,6 +60,12 @@ class Change:
     error: float | None = None
 
     @property
+    def better(self) -> bool:
+        """Whether it changed to the better by more than noise."""
+        gain = self.after - self.before
+        return (-gain if self.name.endswith("loss") else gain) > UNMOVED
+
+    @property
     def by_chance(self) -> bool:
         """Whether the change may be nothing but chance, at the level of 95%."""
         return self.error is not None and abs(self.after - self.before) < CHANCE * self.error
@@ -83,8 +90,13 @@ def judge(run: Run) -> Verdict:
     return Verdict(kind, _sentence(outcome), _sentence(_state(run, stopped)))
 
 
-def changes(history: History) -> list[Change]:
-    """What the run changed, the most telling first: held out before trained on."""
+def changes(history: History, start: float | None = None) -> list[Change]:
+    """What the run changed, the most telling first: held out before trained on.
+
+    Args:
+        history: of the run.
+        start: the held-out accuracy at the start, where it is known without an evaluation.
+    """
     names = {
         "held-out accuracy": ("eval/reward/accuracy",),
         "held-out reward": ("eval/reward/mean", "monitor/reward"),
@@ -97,6 +109,10 @@ def changes(history: History) -> list[Change]:
         # Of a policy gradient, the loss says nothing of how far it has come.
         del names["training loss"]
     figures = []
+    accuracy = history["eval/reward/accuracy"]
+    if len(accuracy) == 1 and start is not None:
+        error = _accuracy_error(history, accuracy.last)
+        figures.append(Change("held-out accuracy", start, accuracy.last, error))
     for name, metrics in names.items():
         series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)
         if series is not None:
@@ -105,6 +121,14 @@ def changes(history: History) -> list[Change]:
             error = _accuracy_error(history, after) if name == "held-out accuracy" else None
             figures.append(Change(name, series.early(count), after, error))
     return figures
+
+
+def start_accuracy(run: Run) -> float | None:
+    """Of a run that starts at its reference, a half: no log-ratio differs from 0 there."""
+    spec = METHODS.get(run.method)
+    if spec is None or not spec.needs_reference or spec.samples:
+        return None
+    return None if run.config.get("reference_model") else 0.5
 
 
 def _accuracy_error(history: History, accuracy: float) -> float | None:
@@ -141,7 +165,7 @@ def against_band(value: float, error: float | None) -> str:
 def _outcome(run: Run, history: History) -> tuple[Kind, str]:
     """The judgement; numbers of findings stand in `what`."""
     worst = _worst(run)
-    figures = changes(history)
+    figures = changes(history, start_accuracy(run))
     reading = final_divergence(history)
     kl = None if reading is None else reading.value
     if worst is not None:
@@ -153,7 +177,7 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         end = f"; its answers ended {in_nats(reading)} from the reference" if reading else ""
         return ("doubtful" if back else "failed"), f"{what}; what was done: {action}{end}"
     if not figures:
-        return "unknown", "nothing was logged from which the outcome could be told"
+        return "unknown", _nothing_told(history)
     first = str(figures[0]) + (f", {figures[1]}" if len(figures) > 1 else "")
     if reading is not None and reading.value - reading.error > DRIFTED_KL:
         return "failed", (
@@ -171,12 +195,24 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
         margin = next((c for c in figures if c.name == "held-out margin"), None)
         if margin is not None and margin.after < margin.before - UNMOVED:
             return "doubtful", f"more pairs are ranked right, but by less: {first}"
+    elif not figures[0].better:
+        return "doubtful", f"nothing shows that the run helped: {first}"
     known = "" if reading is None else f"; its answers are {in_nats(reading)} from the reference"
     if kl is not None and kl < HEALTHY_KL[0]:
         return "doubtful", f"{first}{known}, below the {HEALTHY_KL[0]:g} of a run that moved"
     if kl is not None and kl > HEALTHY_KL[1]:
         return "doubtful", f"{first}{known}, above the healthy {HEALTHY_KL[1]:g}"
     return "sound", first + (f"{known}, within the healthy band" if known else "")
+
+
+def _nothing_told(history: History) -> str:
+    if len(history["reward/mean"]) == 1:
+        return (
+            "answers were collected once, before the first update, so that nothing tells what the "
+            "run changed: hold out prompts (train_fraction), or lower batch_size to collect more "
+            "often"
+        )
+    return "nothing was logged from which the outcome could be told"
 
 
 def _worst(run: Run) -> dict[str, Any] | None:

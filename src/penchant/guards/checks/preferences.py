@@ -99,7 +99,7 @@ def refused(run: Snapshot) -> Iterator[Finding]:
     yield from Share("row", data.num_refused, num_rows).has(
         "refused-rows",
         "were refused while reading",
-        "see the reasons above; strict makes them an error",
+        "reading names each with its reason; strict makes them an error",
         many=FEW_SPOIL,
     )
 
