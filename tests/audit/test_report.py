@@ -80,9 +80,10 @@ def test_an_example_is_read_column_by_column_and_what_cannot_be_seen_is_shown(
         return {"role": role, "content": content, **more}
 
     row = {
-        "prompt": [says("system", "Be kind."), says("user", "Hi?")], "chosen": [says("assistant", "x" * 400)],
+        "prompt": [says("system", "Be kind."), says("user", "Hi?")],
+        "chosen": [says("assistant", "x" * 400)],
         "rejected": [says("assistant", "Go.", name="Eve")],
-    }  # fmt: skip
+    }
     path.write_text("".join(json.dumps(one) + "\n" for one in (row, row, {**row, "chosen": " "})))
     assert main(["data", "inspect", str(path), "--html", str(page)]) == 0
     shown = unescape(page.read_text())
