@@ -49,11 +49,10 @@ def completion_logprobs(
     trainable = weight.requires_grad or (bias is not None and bias.requires_grad)
     head = Head(hidden, weight, bias, transform)
     if trainable:
-        from penchant.models.trainable_head import TrainableHead
+        from penchant.models.trainable_head import trained_logprobs
 
-        logprobs, second = TrainableHead.apply(hidden, weight, bias, head, targets, also)
-    else:
-        logprobs, second = _FrozenHead.apply(hidden, head, targets, also)
+        return trained_logprobs(head, hidden, targets, also)
+    logprobs, second = _FrozenHead.apply(hidden, head, targets, also)
     return torch.stack([logprobs, second]) if also else logprobs
 
 

@@ -6,6 +6,7 @@ are named as in `vocabulary.py`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,28 @@ from penchant.models.vocabulary import Also, Head, product, walk_vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def trained_logprobs(head: Head, hidden: Tensor, targets: Tensor, also: Also) -> Tensor:
+    """`[N]`, or with `also` `[2, N]`: log-probs under a head that gets gradients as well.
+
+    The walk here computes them, unless liger-kernel has a kernel for this device that agrees and
+    is quicker.
+    """
+
+    def own(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        walked = Head(hidden, weight, head.bias, head.transform)
+        logprobs, second = TrainableHead.apply(hidden, weight, head.bias, walked, targets, also)
+        return torch.stack([logprobs, second]) if also else logprobs
+
+    if hidden.is_cuda and also != "collisions":
+        from penchant.models import liger
+
+        if liger.serves(hidden, head.weight, head.bias, head.transform):
+            other = partial(liger.liger_logprobs, transform=head.transform, also=also)
+            if liger.chosen(own, other, hidden, head.weight, targets):
+                return other(hidden, head.weight, targets)
+    return own(hidden, head.weight, targets)
 
 
 class TrainableHead(torch.autograd.Function):
