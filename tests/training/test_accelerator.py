@@ -11,7 +11,8 @@ import torch
 import penchant
 from penchant.core.errors import ConfigError
 from penchant.training.accelerator import WORLD_SIZES
-from penchant.training.optimizer import load_optimizer, optimizer_tensors
+from penchant.training.optimizer import optimizer_tensors
+from penchant.training.restoring import load_optimizer
 
 
 @pytest.fixture

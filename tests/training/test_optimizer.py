@@ -22,15 +22,14 @@ from penchant.models.scoring import Scorer
 from penchant.training.checkpoint_files import write_checkpoint
 from penchant.training.checkpoint_reading import fill, saved_shapes
 from penchant.training.optimizer import (
-    load_optimizer,
     make_optimizer,
     make_scheduler,
     optimizer_tensors,
     random_state,
     schedule_state,
     set_random_state,
-    set_rates,
 )
+from penchant.training.restoring import load_optimizer, set_rates
 
 OPTIMIZERS = ["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"]
 STEPS = 4

@@ -119,8 +119,10 @@ class _Run:
         if self.team.rank:  # masks of dropout differ by process
             set_seed(self.config.seed + self.team.rank)
         if self.directory.resumed:
+            from penchant.training.restoring import resume
+
             self.directory.reopen()
-            engine.restore()
+            resume(engine)
         else:
             self._save_audit()
             for finding in [*find_faults(self.snapshot, setup.train_set), *setup.notes]:
@@ -138,7 +140,9 @@ class _Run:
         elif setup.eval_set:
             engine.evaluate_now()
         if self.config.load_best_model_at_end:
-            step = engine.load_best()
+            from penchant.training.restoring import load_best
+
+            step = load_best(engine)
         self._sample(progress.step)
         self._measure_divergence(progress.step)
         self._save_model()

@@ -32,6 +32,11 @@ class Actions:
         action = self.by_id.get(name, self.default)
         return "warn" if action == "adapt" and name not in ADAPTABLE else action
 
+    @property
+    def acts(self) -> bool:
+        """Whether any finding leads to more than a warning."""
+        return any(self.of(name) != "warn" for name in DETECTED)
+
     def wants(self, action: Action) -> bool:
         """Whether any finding may lead to this action."""
         return any(self.of(name) == action for name in DETECTED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from penchant.config.keys import RunConfig
-from penchant.core.errors import RunInterrupted, TrainingError
+from penchant.core.errors import RunInterrupted
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
 from penchant.data.source import Ahead, Source, StepBatch
@@ -81,21 +81,6 @@ class Engine:
             kept=self.kept,
             keep_newest=self.config.save_total_limit,
         )
-
-    def restore(self) -> None:
-        """Go on from the newest sound checkpoint, if there is one."""
-        extra = self.checkpoints.restore()
-        if extra is None:
-            self.run.rewind(-1)
-            logger.info("no checkpoint in %s: starting from the first step", self.run.path)
-            return
-        saved = dict(extra["progress"])
-        saved["best"] = tuple(saved["best"]) if saved["best"] else None
-        self.progress = Progress(**saved)
-        self.run.rewind(self.progress.step)
-        if self.guard is not None and "guard" in extra:
-            self.guard.load_state(extra["guard"])
-        logger.info("resumed from step %d of %s", self.progress.step, self.run.path)
 
     def fit(self) -> None:
         """Train to the end, logging, evaluating and saving as configured."""
@@ -200,18 +185,6 @@ class Engine:
             self.progress.step, extra, keep={step for step in best if step is not None}
         )
         self._saved_at = time.perf_counter()
-
-    def load_best(self) -> int:
-        """Put the weights of the best evaluation back; returns the step they are of."""
-        best = self.progress.best_step
-        if best is None or best == self.progress.step:
-            return self.progress.step
-        try:
-            self.checkpoints.load_weights(best)
-        except TrainingError as error:
-            logger.warning("%s; the weights of the last step are kept instead", error)
-            return self.progress.step
-        return best
 
     def drop_last_checkpoint(self) -> None:
         """Once the run is complete, only the checkpoints that were asked for stay."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,15 +67,6 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig, num_step
     )
 
 
-def set_rates(optimizer: Any, rates: Iterable[float]) -> None:
-    """Set the learning rate of each group; torchao keeps it in a tensor, which stays."""
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(float(rate))
-        else:
-            group["lr"] = float(rate)
-
-
 def schedule_state(scheduler: Any) -> dict[str, Any]:
     """A schedule's state with numbers in place of tensors, for a checkpoint."""
 
@@ -99,7 +90,7 @@ def optimizer_tensors(
     seen: set[int] = set()
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            for path, tensor in _parts(f"{name}/{key}", value):
+            for path, tensor in parts_of(f"{name}/{key}", value):
                 place = own_part(tensor).data_ptr()
                 if place and place in seen:  # an empty part has no place
                     continue
@@ -108,48 +99,7 @@ def optimizer_tensors(
     return tensors
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, torch.nn.Parameter],
-    saved: Collection[str],
-    fill: Callable[[dict[str, torch.Tensor]], None],
-) -> None:
-    """The inverse of `optimizer_tensors`: what was not saved starts from nothing.
-
-    The optimizer makes its state as in a first step, of gradients of 0 at a rate of 0, so that
-    each tensor is of the kind and in the place that it wants; then the saved values go there.
-
-    Args:
-        optimizer: of the parameters; parameters: by name.
-        saved: the names that `optimizer_tensors` gave.
-        fill: copies the saved values into tensors, by those names.
-    """
-    names = {path.partition("/")[0] for path in saved}
-    optimizer.state.clear()
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    gradients = {name: p.grad for name, p in parameters.items()}
-    for name, parameter in parameters.items():
-        parameter.grad = torch.zeros_like(parameter) if name in names else None
-    set_rates(optimizer, [0.0] * len(rates))
-    optimizer.step()
-    set_rates(optimizer, rates)
-    places: dict[str, torch.Tensor] = {}
-    numbers: list[tuple[dict[str, Any], str, torch.Tensor]] = []
-    for name, parameter in parameters.items():
-        parameter.grad = gradients[name]
-        state = optimizer.state.get(parameter, {})
-        for key, value in state.items():
-            for path, tensor in _parts(f"{name}/{key}", value):
-                if path in saved:
-                    places[path] = tensor
-                    if not torch.is_tensor(value):
-                        numbers.append((state, key, tensor))
-    fill(places)
-    for state, key, tensor in numbers:
-        state[key] = type(state[key])(tensor.item())
-
-
-def _parts(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
+def parts_of(path: str, value: Any) -> list[tuple[str, torch.Tensor]]:
     """The plain tensors that a value of an optimizer's state is made of, by path."""
     if not torch.is_tensor(value):
         return [(path, torch.tensor(value))]
@@ -166,16 +116,6 @@ def random_states(team: Team) -> dict[str, torch.Tensor]:
         for rank, states in enumerate(team.gather(random_state()))
         for name, state in states.items()
     }
-
-
-def set_random_states(states: dict[str, torch.Tensor], team: Team, step: int) -> None:
-    """The inverse of `random_states`; a process that the saved run lacked is seeded by its rank."""
-    prefix = f"{team.rank}/" if team.rank else ""
-    own = {name: s for name in ("cpu", "cuda") if (s := states.get(prefix + name)) is not None}
-    if own:
-        set_random_state(own)
-    else:
-        torch.manual_seed(1_000_003 * step + team.rank)
 
 
 def random_state() -> dict[str, torch.Tensor]:

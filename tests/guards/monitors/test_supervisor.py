@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from penchant.config.actions import parse_actions
+from penchant.guards.monitors.acting import ActingSupervisor
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import Lever
-from penchant.guards.monitors.supervisor import Supervisor
 from penchant.training.folder import RunDirectory
 
 STEPS = 100
@@ -30,7 +30,7 @@ class Coefficient:
 def watch(run: Path, divergences: Sequence[float]) -> list[float]:
     """The coefficient after each of a row of batches, with `drift` answered by `adapt`."""
     held = Coefficient()
-    guard = Supervisor(
+    guard = ActingSupervisor(
         run=RunDirectory(run, {}, resume=False),
         facts=RunFacts(num_steps=STEPS, samples=True, strength="init_kl_coef"),
         actions=parse_actions("drift=adapt"),

@@ -18,7 +18,8 @@ from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling
 from penchant.models.memory import own_part
 from penchant.training.kind import kind_of, make_objective
-from penchant.training.optimizer import optimizer_of, random_state, set_random_state, set_rates
+from penchant.training.optimizer import optimizer_of, random_state, set_random_state
+from penchant.training.restoring import set_rates
 from penchant.training.workload import Workload, count_work
 
 if TYPE_CHECKING:

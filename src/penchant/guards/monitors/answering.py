@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
+from penchant.guards.monitors.pace import Pace
+from penchant.guards.monitors.watch import Watch, predicted_seconds
 from penchant.models.reference import AdapterReference, Reference
 from penchant.rl.rewards.make import RewardOptions, make_rewards
 from penchant.rl.sampling.base import Sampling
@@ -22,7 +25,20 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.rl.rewards.make import Rewards
+    from penchant.training.engine import Engine
     from penchant.training.setup import Setup
+
+
+def make_watch(config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine) -> Watch:
+    """What lets the policy answer held-out prompts during a run."""
+    num_steps = engine.source.num_steps
+    return Watch(
+        run=engine.run,
+        monitor=make_monitor(config, accelerator, setup),
+        pace=Pace(num_steps, config.monitor_steps, config.monitor_share),
+        log=engine.log,
+        run_seconds=partial(predicted_seconds, config, setup, num_steps),
+    )
 
 
 def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Monitor:

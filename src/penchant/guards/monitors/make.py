@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from penchant.config.actions import parse_actions
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.guards.monitors.levers import Lever
-    from penchant.guards.monitors.watch import Watch
-    from penchant.rl.rewards.make import Rewards
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
 
@@ -30,20 +26,11 @@ def make_supervisor(
         if not setup.eval_set:
             findings = [_no_held_out(config)]
         if setup.eval_set or config.spec.samples:
-            watch = _make_watch(config, accelerator, setup, engine)
+            from penchant.guards.monitors.answering import make_watch
+
+            watch = make_watch(config, accelerator, setup, engine)
     options: Any = config.options
     strength = _strength(options, referenced=setup.reference is not None)
-    first_rate = engine.step.scheduler.base_lrs[0]
-
-    @cache
-    def levers() -> list[Lever]:
-        from penchant.guards.monitors.levers import rate_lever, strength_lever
-
-        rate = rate_lever(engine.step.scheduler, first_rate)
-        hold = strength_lever(strength, options, engine.step.objective, engine.source)
-        return [hold, rate] if strength else [rate]
-
-    rewards = None if setup.collector is None else setup.collector.rewards
     supervisor = Supervisor(
         run=engine.run,
         facts=RunFacts(
@@ -55,33 +42,13 @@ def make_supervisor(
             beta=getattr(options, "beta", None) if config.spec.needs_reference else None,
         ),
         actions=parse_actions(config.on_finding),
-        roll_back=engine.checkpoints.roll_back,
         watch=watch,
-        levers=levers,
-        length=None if rewards is None else partial(_length_lever, rewards),
     )
+    if supervisor.actions.acts:
+        from penchant.guards.monitors.acting import acting
+
+        supervisor = acting(supervisor, config, setup, engine)
     return supervisor, findings
-
-
-def _length_lever(rewards: Rewards, budget: int) -> Lever:
-    from penchant.guards.monitors.levers import length_lever
-
-    return length_lever(rewards, budget)
-
-
-def _make_watch(config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine) -> Watch:
-    from penchant.guards.monitors.answering import make_monitor
-    from penchant.guards.monitors.pace import Pace
-    from penchant.guards.monitors.watch import Watch, predicted_seconds
-
-    num_steps = engine.source.num_steps
-    return Watch(
-        run=engine.run,
-        monitor=make_monitor(config, accelerator, setup),
-        pace=Pace(num_steps, config.monitor_steps, config.monitor_share),
-        log=engine.log,
-        run_seconds=partial(predicted_seconds, config, setup, num_steps),
-    )
 
 
 def _strength(options: Any, *, referenced: bool) -> str:
