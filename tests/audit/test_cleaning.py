@@ -55,6 +55,15 @@ def test_rows_go_by_name_and_the_rest_keep_their_columns(faulty: Path, tmp_path:
     assert removed[0]["row"]["source"] == "s2"
 
 
+def test_refused_rows_go_together_or_by_one_reason(tmp_path: Path) -> None:
+    good = {"prompt": "p", "chosen": "x", "rejected": "y"}
+    rows = [good, {**good, "chosen": ""}, {**good, "chosen": "y"}]
+    for name, where in (("refused-rows", ["list:2", "list:3"]), ("empty-completion", ["list:2"])):
+        done = clean(rows, drop=[name], output=tmp_path / f"{name}.jsonl")
+        assert [one["where"] for one in read(done.removals)] == where
+        assert done.dropped[name] == len(where)
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
 def test_the_same_input_and_options_give_the_same_bytes(
     faulty: Path, tmp_path: Path, suffix: str

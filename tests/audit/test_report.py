@@ -120,8 +120,8 @@ def test_invalid_utf8_is_a_finding_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     good = b'{"prompt": "p", "chosen": "x", "rejected": "y"}\n'
     path.write_bytes(good + good.replace(b"x", b"\xff") + good.replace(b"x", b"z"))
-    finding = inspect(path).finding("invalid-utf-8")
-    assert finding is not None and finding.rows.tolist() == [1]
+    finding = inspect(path).finding("refused-rows")
+    assert finding is not None and finding.parts["invalid-utf-8"].tolist() == [1]
     assert "p.jsonl:2" in finding.evidence["examples"][0]
 
 

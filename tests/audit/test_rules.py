@@ -40,12 +40,14 @@ def test_ties_and_refused_rows_are_found_by_name_with_their_rows() -> None:
     assert report.counts["rows"] == 6 and report.counts["pairs"] == 2
     assert report.counts["ties"] == 1 and report.counts["refused"] == 3
     assert rows_of(report, "ties") == [1]
-    assert rows_of(report, "unknown-label") == [2]
-    assert rows_of(report, "empty-completion") == [3]
-    assert rows_of(report, "chosen-equals-rejected") == [4]
-    named = report.finding("unknown-label")
-    assert named is not None and "bool False" in named.evidence["examples"][0]
-    assert list(report.places.at(named.rows)) == ["list:3"]
+    named = report.finding("refused-rows")
+    assert named is not None and named.rows.tolist() == [2, 3, 4]
+    assert {name: rows.tolist() for name, rows in named.parts.items()} == {
+        "unknown-label": [2], "empty-completion": [3], "chosen-equals-rejected": [4],
+    }  # fmt: skip
+    assert named.title.startswith("3 rows (50.0%) were refused while reading")
+    assert "bool False" in named.evidence["examples"][0]
+    assert list(report.places.at(named.rows)) == ["list:3", "list:4", "list:5"]
 
 
 def test_a_repeated_row_is_a_duplicate_and_the_first_stays(make_pairs: Make) -> None:
@@ -194,7 +196,7 @@ def test_sources_of_pairs_and_of_labels_are_not_mixed(tmp_path: Path) -> None:
 
 def test_a_source_without_a_record_is_refused_with_the_reason() -> None:
     with pytest.raises(DataError, match="1 refused, 0 ties"):
-        inspect([{"question": "p"}])
+        inspect([{"remark": "p"}])
 
 
 @pytest.mark.parametrize("setting", [{"sample": 0}, {"min_agreement": 0.0}, {"max_length": 0}])

@@ -199,6 +199,42 @@ def test_rankings_pair_the_first_with_the_last_without_a_margin():
     assert build([{**row, "ranks": [0, 1, "2"]}, row]).refused.counts == {"rank out of range": 1}
 
 
+def test_scores_of_several_aspects_count_by_their_mean_or_by_the_one_that_is_named():
+    def rated(**aspects):
+        scores = [{"text": "one", "scores": dict.fromkeys(aspects, 1)}]
+        return {"prompt": "q", "completions": [*scores, {"text": "two", "scores": aspects}]}
+
+    built = build([rated(honesty=5, helpfulness=4)])
+    assert texts(built) == [("two", "one")] and built.rows[0]["margin"] == 3.5
+    assert built.left_out == {"completions rated by the mean of honesty, helpfulness": 2}
+    assert build([rated(helpfulness=2, verbosity=0)]).rows[0]["margin"] == 1
+    with pytest.raises(DataError, match=r"--columns ratings=completions\.scores\.taste"):
+        build([rated(taste=3, length=0)])
+    columns = {"ratings": "completions.scores.taste"}
+    assert build([rated(taste=3, length=0)], columns=columns).rows[0]["margin"] == 2
+
+
+@pytest.mark.parametrize("keys", [("0", "1"), ("1", "2"), ("a", "b"), ("answer 1", "answer 2")])
+def test_ratings_by_a_key_that_counts_the_completions_are_put_in_their_order(keys):
+    ratings = dict(zip(reversed(keys), (5, 1), strict=True))
+    assert texts(build([{"prompt": "q", "completions": ["x", "y"], "ratings": ratings}])) == [
+        ("y", "x")
+    ]
+
+
+def test_ratings_by_keys_that_count_nothing_are_refused():
+    row = {"prompt": "q", "completions": ["x", "y"], "ratings": {"m": 5, "n": 1}}
+    with pytest.raises(DataError, match="'ratings' has m, n, which do not say whose they are"):
+        build([row])
+    assert texts(build([{**row, "models": ["n", "m"]}])) == [("y", "x")]
+
+
+def test_a_verdict_by_the_name_of_a_column_means_that_column():
+    row = {"prompt": "q", "response_0": "bad", "response_1": "good", "better": "response_1"}
+    columns = {"completion_a": "response_0", "completion_b": "response_1", "label": "better"}
+    assert texts(build([row], columns=columns)) == [("good", "bad")]
+
+
 # Thumbs and chats
 
 

@@ -11,9 +11,13 @@ import pytest
 from penchant.audit import inspect
 from penchant.cli.main import main
 from penchant.data.columns import parse_columns
+from penchant.data.opening import Sources
+from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
+from penchant.data.rows.messages import as_text
+from penchant.label.reading import read_comparisons
 
 SIDES = {"prompt": "p?", "completion_a": "yes", "completion_b": "no"}
 TURN = {"role": "user", "content": "p?"}
@@ -294,7 +298,7 @@ def test_chats_without_a_judgement_are_not_called_judgements(tmp_path, turns):
     path = write(tmp_path / "raw.jsonl", [{"messages": turns}])
     with pytest.raises(DataError) as refused:
         read_pairs(path)
-    assert "data build" not in str(refused.value)
+    assert "judgements" not in str(refused.value)
 
 
 def test_columns_that_parquet_readers_pass_over_are_seen(tmp_path):
@@ -326,3 +330,96 @@ def test_steps_that_are_right_or_wrong_are_no_answers_to_choose_of(tmp_path):
     with pytest.raises(DataError) as refused:
         read_pairs(write(tmp_path / "raw.jsonl", [row]))
     assert "data build" not in str(refused.value)
+
+
+UNJUDGED = {
+    "a chat with its answer": ({"messages": [TURN, YES]}, "answers that nobody has judged"),
+    "an instruction": ({"instruction": "p?", "output": "yes"}, "answers that nobody has judged"),
+    "ShareGPT": (
+        {"conversations": [*HEARD, {"from": "gpt", "value": "yes"}]},
+        "answers that nobody has judged",
+    ),
+    "a prompt": ({"prompt": "p?", "ground_truth": "4"}, "prompts without answers"),
+}
+
+
+@pytest.mark.parametrize("name", UNJUDGED)
+def test_rows_without_a_preference_are_said_to_be_so_with_what_takes_their_prompts(tmp_path, name):
+    row, held = UNJUDGED[name]
+    path = write(tmp_path / "raw.jsonl", [row, row])
+    for reader in READERS.values():
+        with pytest.raises(DataError, match=held) as refused:
+            reader(path)
+        command = shlex.split(str(refused.value).splitlines()[-1])
+        assert command[:5] == ["penchant", "train", "grpo", "--model", "MODEL"]
+        columns = command[command.index("--columns") + 1] if "--columns" in command else ""
+        prompts = read_prompts(path, columns=parse_columns(columns)).records
+        assert [as_text(one.prompt) for one in prompts] == ["p?", "p?"]
+
+
+def test_two_answers_without_a_verdict_get_the_line_that_compares_them(tmp_path):
+    row = {"question": "p?", "response1": "yes", "response2": "no"}
+    path = write(tmp_path / "raw.jsonl", [row])
+    with pytest.raises(DataError, match=r"nothing that says which one is better.*\n.*label") as no:
+        read_pairs(path)
+    columns = parse_columns(re.search(r"--columns (\S+)", str(no.value))[1])
+    (pair,) = read_comparisons(Sources.of(path, columns=columns)).records
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p?", "yes", "no")
+
+
+@pytest.mark.parametrize(("value", "code"), [(6, " --codes 6=SIDE"), ("tie", "")])
+def test_a_verdict_that_is_not_understood_is_never_guessed(tmp_path, value, code):
+    path = write(tmp_path / "raw.jsonl", [{**LEFT, "rating": value}])
+    with pytest.raises(DataError, match=rf"no row of the first 1 prefers(.|\n)*{code} --output"):
+        read_pairs(path)
+
+
+def test_scores_of_several_aspects_are_named_and_the_path_of_one_is_taken(tmp_path):
+    scored = [{"text": "no", "scores": {"taste": 1, "length": 9}},
+              {"text": "yes", "scores": {"taste": 5, "length": 2}}]  # fmt: skip
+    path = write(tmp_path / "raw.jsonl", [{"prompt": "p?", "answers": scored}])
+    with pytest.raises(DataError, match=r"ratings=answers\.scores\.taste, here as PATH") as refused:
+        read_pairs(path)
+    line = str(refused.value).splitlines()[-1].replace("PATH", "answers.scores.taste")
+    words = shlex.split(line)[1:-1]
+    assert main([*words, str(tmp_path / "pairs.jsonl")]) == 0
+    assert [one.chosen for one in read_pairs(tmp_path / "pairs.jsonl").records] == ["yes"]
+
+
+NESTED = {
+    "payload": {"payload": {"request": "p?", "good": "yes", "bad": "no"}},
+    "text": {"text": json.dumps({"request": "p?", "good": "yes", "bad": "no"})},
+    "viewer": {"row_idx": 0, "row": {"data": {"request": "p?", "good": "yes", "bad": "no"}}},
+    "asked and answered": {"inputs": {"request": "p?"}, "outputs": {"good": "yes", "bad": "no"}},
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_columns_of_a_row_within_a_row_are_named_like_its_own(tmp_path, name):
+    path = write(tmp_path / "raw.jsonl", [NESTED[name]])
+    with pytest.raises(DataError, match="--columns") as refused:
+        read_pairs(path)
+    columns = parse_columns(re.search(r"--columns (\S+)", str(refused.value))[1])
+    (pair,) = read_pairs(path, columns=columns).records
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p?", "yes", "no")
+
+
+def test_fields_within_a_column_are_named_by_their_path():
+    row = {"meta": {"asked": "p?"}, "a": {"better": "yes"}, "b": {"worse": "no"}}
+    columns = {"prompt": "meta.asked", "chosen": "a.better", "rejected": "b.worse"}
+    (pair,) = read_pairs([row], columns=columns).records
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p?", "yes", "no")
+
+
+@pytest.mark.parametrize("beside", [{"chosen": "z"}, {"prompt": "z"}, {"annotations": []}])
+def test_a_row_within_a_row_that_says_such_things_itself_is_not_taken_apart(beside):
+    row = {"data": {"prompt": "p?", "chosen": "yes", "rejected": "no"}, **beside}
+    with pytest.raises(DataError):
+        read_pairs([row])
+
+
+def test_the_name_of_a_task_is_no_prompt(tmp_path):
+    path = write(tmp_path / "raw.jsonl", [{"task": "math", "chosen": "yes", "rejected": "no"}])
+    with pytest.raises(DataError) as refused:
+        read_pairs(path)
+    assert "prompt=task" not in str(refused.value)

@@ -409,7 +409,7 @@ def test_row_without_a_field_is_refused_by_row_and_field():
 
 def test_no_usable_row_is_an_error_with_counts_examples_and_layouts():
     with pytest.raises(DataError) as caught:
-        read_pairs([{"question": "?", "answer": "!"}] * 5)
+        read_pairs([{"remark": "?", "note": "!"}] * 5)
     message = str(caught.value)
     assert "5 refused" in message
     assert "list:3" in message

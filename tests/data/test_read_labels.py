@@ -104,7 +104,7 @@ def test_labels_of_one_class_are_an_error_that_says_which_is_lacking(tmp_path, l
 @pytest.mark.parametrize("unpair", [False, True])
 def test_no_usable_row_is_an_error_with_the_layouts(unpair):
     with pytest.raises(DataError) as caught:
-        read_labels([{"question": "?"}] * 2, unpair=unpair)
+        read_labels([{"remark": "?"}] * 2, unpair=unpair)
     assert "no row of the list is a labelled completion" in str(caught.value)
     assert "2 refused" in str(caught.value)
     assert "messages, label (chat)" in str(caught.value)

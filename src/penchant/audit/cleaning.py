@@ -101,13 +101,17 @@ def _write(item: Any, why: Sequence[str], kept: RowWriter, removed: RowWriter) -
 def _reasons(report: Report, drop: Sequence[str]) -> dict[str, Any]:
     """By remedy, which rows it drops."""
     known = {one.id: one for one in report.findings}
+    parts = {name: rows for one in report.findings for name, rows in one.parts.items()}
     reasons = {}
     for name in drop:
         mask = np.zeros(len(report.places), np.bool_)
         if name in known:
             mask[_rows(known[name])] = True
+        elif name in parts:
+            mask[parts[name]] = True
         elif name not in REMEDIES:
-            can = ", ".join(one.id for one in report.findings if one.droppable) or "nothing"
+            droppable = [one.id for one in report.findings if one.droppable]
+            can = ", ".join([*droppable, *parts]) or "nothing"
             raise ConfigError(f"no remedy is called {name!r}; for these data there are: {can}")
         reasons[name] = mask
     return reasons
@@ -125,7 +129,7 @@ def _rows(finding: Finding) -> Any:
 # Known to every file, also to one where they find nothing: a script need not look first.
 REMEDIES = frozenset(
     (
-        "ties", *FAULTS, "length-bias", "label-noise", "mixed-languages", "prompts-cut",
+        *FAULTS, "length-bias", "label-noise", "mixed-languages", "prompts-cut",
         "answers-cut", *(f"cue-{name}" for name in CUES),
         # Reasons of refusals.
         "chosen-equals-rejected", "empty-completion", "empty-prompt", "unknown-label",

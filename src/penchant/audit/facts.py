@@ -42,7 +42,7 @@ COLUMNS = np.dtype(
         ("rejected_opening", np.uint64),
         ("personal", np.uint8),  # bits of PERSONAL
         ("leftovers", np.uint8),  # bits of LEFTOVERS
-        ("blank_difference", np.bool_),  # they differ in white space or case only
+        ("blank_difference", np.bool_),  # they differ in nothing that is seen but case
         ("desirable", np.bool_),  # of a label
         ("agreement", np.float32),
         ("margin", np.float32),

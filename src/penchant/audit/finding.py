@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -28,6 +28,7 @@ class Finding:
         rows: the rows that the remedy drops, as indices, ascending.
         evidence: the numbers behind it.
         remedy: what to do.
+        parts: rows by a part of the fault that can be dropped alone, such as a reason of refusal.
         sampled: only a sample of the rows was looked at, so `rows` are not all of them.
     """
 
@@ -38,6 +39,7 @@ class Finding:
     evidence: Mapping[str, Any]
     remedy: str
     sampled: bool = False
+    parts: Mapping[str, Indices] = field(default_factory=dict)
 
     @property
     def droppable(self) -> bool:

@@ -13,10 +13,9 @@ from penchant.audit.facts import PROMPT, REFUSED
 from penchant.audit.finding import Finding
 from penchant.audit.graphs import in_cycles, opposed
 from penchant.audit.scan import Scan
-from penchant.data.faults import ALIKE, MIN_AGREEMENT, Count, Fault, fault_of
-from penchant.data.near import ALIKE_PROMPTS, combined, near_repeats, near_to_others
+from penchant.data.faults import ALIKE, FAULTS, MIN_AGREEMENT, Count, Fault, fault_of
+from penchant.data.near import ALIKE_PROMPTS, Indices, combined, near_repeats, near_to_others
 from penchant.data.patterns import LEFTOVERS, PERSONAL
-from penchant.data.records import counted
 
 
 def row_faults(scanned: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Finding]:
@@ -35,25 +34,42 @@ def row_faults(scanned: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Find
 def ties(scanned: Scan) -> Iterator[Finding]:
     """Rows without a preference."""
     rows = scanned.ties
-    if rows.size:
-        share = rows.size / len(scanned.table)
-        yield Finding(
-            "ties", "note", f"{counted(rows.size, 'tie')}, {share:.1%} of the rows", rows,
-            {"count": int(rows.size), "share": share},
-            "training leaves them out; drop them so that every tool does",
-        )  # fmt: skip
+    count = Count(rows.size, len(scanned.table), "tie")
+    yield from _of_rows("ties", count, rows, {})
 
 
 def refusals(scanned: Scan) -> Iterator[Finding]:
-    """Rows that cannot be used, by the reason."""
+    """Rows that cannot be used, with those of each reason."""
     reasons, refused = scanned.table["reason"], scanned.table["kind"] == REFUSED
-    for code, reason in enumerate(scanned.reasons):
-        rows = np.flatnonzero(refused & (reasons == code))
-        examples = [f"{one.where}: {one.detail}" for one in scanned.refusals[reason]]
+    by_reason = {
+        reason: np.flatnonzero(refused & (reasons == code))
+        for code, reason in enumerate(scanned.reasons)
+    }
+    kinds = {reason: int(rows.size) for reason, rows in by_reason.items()}
+    count = Count(int(refused.sum()), len(scanned.table), "row", kinds)
+    evidence = {
+        "examples": [
+            f"{one.where}: {one.detail}" for named in scanned.refusals.values() for one in named
+        ]
+    }
+    parts = {slug(reason): rows for reason, rows in by_reason.items()}
+    yield from _of_rows("refused-rows", count, np.flatnonzero(refused), evidence, parts)
+
+
+def _of_rows(
+    name: str,
+    count: Count,
+    rows: Indices,
+    evidence: Mapping[str, Any],
+    parts: Mapping[str, Indices] | None = None,
+) -> Iterator[Finding]:
+    """The finding of a fault that is one of rows, not of records."""
+    fault = FAULTS[name]
+    if count.num:
         yield Finding(
-            slug(reason), "warning", f"{counted(rows.size, 'row')} refused: {reason}", rows,
-            {"count": int(rows.size), "examples": examples},
-            "training leaves them out; correct them at their source, or drop them",
+            name, fault.severity(count), fault.title(count), rows,
+            {"count": int(count.num), "share": count.num / count.total, **count.kinds, **evidence},
+            fault.remedy, parts=parts or {},
         )  # fmt: skip
 
 

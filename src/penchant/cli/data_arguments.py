@@ -17,7 +17,7 @@ JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns", "text"
 DRAWN = ("reward", "n", "temperature", "top_p", "top_k", "max_completion_length",
     "max_prompt_length", "batch_size", "chat_template", "chat_template_kwargs",
     "trust_remote_code")  # fmt: skip
-FORMS = "label, votes, ratings, ranking, trees, thumbs or chats"
+FORMS = "label, votes, ratings, ranking, trees, thumbs, feedback or chats"
 PROJECTS = "trl, axolotl, llama-factory or openai"
 
 

@@ -84,7 +84,9 @@ def print_check(result: CheckResult) -> None:
     for finding in result.findings:
         severity = Text(finding.severity, style=colours[finding.severity])
         what = severity.append(f" {finding.id}: {finding.what}", style="not bold default")
-        remedy = Text(typeable(f"  {finding.remedy} ({finding.docs})"), style="dim")
+        # A command of several lines is pasted: nothing follows it in its line.
+        joint = "\n  " if "\n" in finding.remedy else " "
+        remedy = Text(typeable(f"  {finding.remedy}{joint}({finding.docs})"), style="dim")
         for line in (what, remedy):
             console.print(line, soft_wrap=not console.is_terminal)
     if result.preview is not None:

@@ -13,6 +13,9 @@ from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError
 # A text that opens as messages do; one message alone counts only when it is a whole one.
 MESSAGES = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:")
 MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
+# What an object may call its text, and what may stand beside it without changing what it says.
+TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation")
+ABOUT_A_TEXT = ("model", "model_id", "policy", "token_len", "num_tokens", "id")
 
 
 def typed(row: Row) -> Row:
@@ -24,13 +27,12 @@ def typed(row: Row) -> Row:
     Raises:
         RowError: a text opens as a list of messages, but is not JSON.
     """
-    inner = row.get("row")
-    if isinstance(inner, Mapping) and "row_idx" in row:  # as the hub's viewer hands rows out
-        row = inner
     return {name: _value(name, text) for name, text in row.items()}
 
 
 def _value(name: str, value: object) -> object:
+    if isinstance(value, Mapping):
+        return only_text(value)
     if not isinstance(value, str):
         return value
     if name in margins.NUMBER_FIELDS:
@@ -40,6 +42,16 @@ def _value(name: str, value: object) -> object:
             return json.loads(value)
     opening = MESSAGES.match(value)
     return _messages(name, value, listed=bool(opening[1])) if opening else value
+
+
+def only_text(value: Mapping[str, object]) -> object:
+    """The text of an object that holds a text and at most who wrote it; other objects stay.
+
+    As judges keep answers: `{"answer": "..."}`.
+    """
+    texts = [name for name in TEXTS if isinstance(value.get(name), str)]
+    alone = len(texts) == 1 and value.keys() <= {*texts, *ABOUT_A_TEXT}
+    return value[texts[0]] if alone else value
 
 
 def _number(text: str) -> float | str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penchant.data.rows.row import Row
@@ -54,12 +54,39 @@ def written(columns: Mapping[str, str]) -> str:
     return ",".join(f"{name}={own}" for name, own in columns.items())
 
 
-def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row under the names used here; a column that had such a name gives way."""
-    names = {own: name for name, own in columns.items() if own in row}
+def pick(row: Row, path: str) -> Any:
+    """A column, or a field within one as `question.full_text`; None where it is absent.
+
+    Of a list of objects it is the list of their fields.
+    """
+    return row[path] if path in row else _within(row, path.split("."))
+
+
+def _within(value: object, names: Sequence[str]) -> Any:
     if not names:
+        return value
+    if isinstance(value, list | tuple):
+        fields = [_within(one, names) for one in value]
+        return None if None in fields or not fields else fields
+    return _within(value.get(names[0]), names[1:]) if isinstance(value, Mapping) else None
+
+
+def renamed(row: Row, columns: Mapping[str, str], whole: Row | None = None) -> Row:
+    """The row under the names used here; a column that had such a name gives way.
+
+    Args:
+        row: any.
+        columns: the row's own name of a column, or the path of a field within one, by the name
+            used here.
+        whole: the row as it was read, in which paths lead; default: the row.
+    """
+    names = {own: name for name, own in columns.items() if own in row}
+    within = {name: pick(whole or row, own) for name, own in columns.items() if own not in row}
+    within = {name: value for name, value in within.items() if value is not None}
+    if not (names or within):
         return row
-    taken = set(names.values())
-    return {
+    taken = {*names.values(), *within}
+    kept = {
         names.get(own, own): value for own, value in row.items() if own in names or own not in taken
     }
+    return {**kept, **within}

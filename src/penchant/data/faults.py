@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,8 @@ from penchant.data.rows.messages import contents
 
 MANY = 0.05  # share of records from which a fault costs more than a note
 FEW_SPOIL = 0.01  # likewise of a fault that teaches the wrong thing
+# Soft hyphens, marks of direction, and spaces without width; not the joiners, which change signs.
+UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,16 @@ MIN_AGREEMENT = 0.6  # share of the votes for a preference, below which it is am
 ALIKE = 0.65  # least similarity of near completions and of near prompts across files
 _FAULTS = (
     Fault(
-        "white-space", "whose answers differ in white space or case only: ties that are still "
-        "trained on", _drop("white-space"), FEW_SPOIL,
+        "ties", "are left out while reading: they hold no preference",
+        "nothing to do; drop them so that every tool leaves them out", None,
+    ),
+    Fault(
+        "refused-rows", "were refused while reading and are left out",
+        "correct them at their source, or drop them; strict makes them an error", FEW_SPOIL,
+    ),
+    Fault(
+        "white-space", "whose answers differ in white space, case or invisible characters only: "
+        "ties that are still trained on", _drop("white-space"), FEW_SPOIL,
     ),
     Fault(
         "low-agreement", "with less than {:.0%} of the votes for the chosen answer",
@@ -219,12 +230,12 @@ def whole_text(record: Record) -> str:
 
 
 def nearly_same(first: Text, second: Text) -> bool:
-    """Whether two completions differ in white space or case only."""
+    """Whether two completions differ in white space, case or characters without width only."""
     return _squeezed(first) == _squeezed(second)
 
 
 def _squeezed(text: Text) -> list[str]:
-    return "\n".join(contents(text)).casefold().split()
+    return UNSEEN.sub("", "\n".join(contents(text))).casefold().split()
 
 
 def count_repeated(records: Sequence[Record]) -> int:

@@ -6,23 +6,27 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 
+from penchant.data.cells import TEXTS
 from penchant.data.rows.row import Row
 
 # Compared without case and separators.
 NAMES = {
     "prompt": ("prompt", "request", "question", "instruction", "query", "input", "context",
-               "problem", "task", "user", "x", "frage", "anweisung", "pregunta",
-               "instruccion", "pergunta", "问题", "提问", "指令", "质问", "質問", "指示",
+               "problem", "inputtext", "task", "user", "x", "frage", "anweisung", "pregunta",
+               "instruccion", "pergunta", "userprompt", "openingprompt", "问题", "提问", "指令",
+               "质问", "質問", "指示",
                "プロンプト", "질문"),
     "completion": ("completion", "response", "answer", "output", "generation", "reply",
-                   "solution", "antwort", "respuesta", "回答",
+                   "solution", "modelresponse", "modeloutput", "assistantresponse", "antwort",
+               "respuesta", "回答",
                    "応答", "답변"),
     "label": ("label", "rating", "feedback", "thumb", "thumbs", "vote", "liked", "score",
               "verdict", "preference", "pref", "winner", "choice", "better", "preferred",
               "preferredresponse", "betterresponse", "betterresponseid", "saferresponseid",
               "isgood", "issafe", "ischosen", "iscorrect", "correct", "judgment", "judgement",
               "thumbsup", "upvoted", "isliked", "selected", "overallpreference",
-              "preferencestrength", "strength"),
+              "preferencestrength", "strength", "comparison", "annotation", "betterid",
+              "betteranswer", "betteranswerid", "preferredid", "preferredanswer", "winnerid"),
     "votes": ("votes", "annotations", "annotators", "judgments", "judgements", "preferences",
               "labels", "verdicts", "preferenceresponses"),
     "rating": ("rating", "score", "stars", "star", "grade", "quality", "reward", "helpfulness",
@@ -35,16 +39,23 @@ NAMES = {
                 "correct", "iscorrect", "correctness", "passed", "allrewards", "allscores",
                 "allratings"),
     "ranks": ("ranks", "rank", "rankings", "ranking"),
+    "rank": ("rank", "ranking", "place", "position"),
 }  # fmt: skip
 # What the better and the worse answer are called; an answer's name may stand before or after.
 STEMS = {
-    "chosen": ("chosen", "good", "better", "best", "preferred", "accepted", "win", "winner",
-               "winning", "pos", "positive", "j", "yw", "gut", "besser", "elegida", "mejor", "好",
+    "chosen": ("chosen", "good", "better", "best", "preferred", "accepted", "winning", "winner",
+               "win", "positive", "pos", "j", "yw", "gut", "besser", "elegida", "mejor", "好",
                "良い", "较好", "採用"),
-    "rejected": ("rejected", "bad", "worse", "worst", "dispreferred", "nonpreferred",
-                 "unpreferred", "lose", "loser", "losing", "neg", "negative", "k", "yl", "schlecht",
+    "rejected": ("rejected", "bad", "worse", "worst", "dispreferred", "nonpreferred", "losing",
+                 "loser", "lose", "negative", "neg", "unpreferred", "k", "yl", "schlecht",
                  "schlechter", "rechazada", "peor", "坏", "差", "悪い", "较差", "不採用"),
 }  # fmt: skip
+# Of which one stands in place of the other within longer names, as in full_chosen, full_rejected.
+OPPOSED = (
+    *(("chosen", "rejected"), ("good", "bad"), ("better", "worse"), ("best", "worst")),
+    *(("preferred", "dispreferred"), ("preferred", "nonpreferred"), ("accepted", "rejected")),
+    *(("winning", "losing"), ("winner", "loser"), ("positive", "negative")),
+)
 ANSWERS = ("", *NAMES["completion"], "resp", "text", "message", "messages", "instruction")
 NAMES |= {
     side: tuple(
@@ -54,6 +65,10 @@ NAMES |= {
     )
     for side, stems in STEMS.items()
 }
+ABOUT = re.compile(r"model|score|rating|reward|logp|length|source|name|index|idx|id$|prob|reason|"
+                   r"critique|feedback|tokens?|rank|grade|count")  # fmt: skip
+# Names of prompts that metadata have as well, as `task: math`.
+AMBIGUOUS = {"user", "task", "x", "context"}
 # The ends of a pair of columns with answers, such as response1 and response2.
 ENDS = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"), ("x", "y"))
 BARE = ("left", "right"), ("a", "b"), ("first", "second")  # such names without an answer's
@@ -83,15 +98,21 @@ def own_names(row: Row, wanted: Sequence[str]) -> dict[str, str] | None:
 
 def own_name(row: Row, wanted: str) -> list[str]:
     """The row's names of a column, as it is called here first; empty where it has none."""
-    own = {_plain(name): str(name) for name in row}
+    own = {plain_name(name): str(name) for name in row}
     known = [wanted] if wanted in row else []
-    known += [own[other] for other in NAMES[wanted] if other in own]
+    known += [
+        own[other]
+        for other in NAMES[wanted]
+        if other in own and not (other in AMBIGUOUS and _is_a_name(row[own[other]]))
+    ]
     if wanted in STEMS:  # such as full_chosen beside full_rejected
-        other = next(side for side in STEMS if side != wanted)
         known += [
-            name for plain, name in own.items()
-            if wanted in plain and plain.replace(wanted, other) in own
-        ]  # fmt: skip
+            name
+            for both in OPPOSED
+            for stem, against in [both if wanted == "chosen" else both[::-1]]
+            for plain, name in own.items()
+            if stem in plain and plain.replace(stem, against) in own and not ABOUT.search(plain)
+        ]
     return known
 
 
@@ -135,7 +156,8 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool | int | float) and value in (0, 1)
 
 
-TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation")
+# What the place of the best of several answers is called, counted from 0.
+PLACES = ("best", "chosen", "preferred", "winner", "selected", "correct", "accepted")
 RATINGS = ("rating", "score", "overall_score", "reward", "correct", "is_correct")
 
 
@@ -163,10 +185,24 @@ def listed_objects(value: object) -> object:
     return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
+def _is_a_name(value: object) -> bool:
+    """Whether a value is a word, as metadata are, rather than something that asks."""
+    return isinstance(value, str) and re.fullmatch(r"[\w./:-]*", value, re.ASCII) is not None
+
+
 def voters(row: Row) -> list[str]:
     """The columns that hold one annotator's vote each, as annotator_1 and annotator_2."""
-    names = [str(name) for name in row if VOTER.fullmatch(_plain(name))]
+    names = [str(name) for name in row if VOTER.fullmatch(plain_name(name))]
     return names if len(names) > 1 else []
+
+
+def place_of_best(row: Row) -> str:
+    """The column with the place of the best of several answers; empty where there is none."""
+    known = own_name(row, "chosen")
+    ends = {f"{stem}{end}" for stem in PLACES for end in ("idx", "index")}
+    known += [str(name) for name in row if plain_name(name) in ends]
+    whole = (n for n in known if isinstance(row[n], int) and not isinstance(row[n], bool))
+    return next(whole, "")
 
 
 def scores_of(row: Row, columns: tuple[str, str]) -> dict[str, str]:
@@ -182,5 +218,6 @@ def scores_of(row: Row, columns: tuple[str, str]) -> dict[str, str]:
     return {}
 
 
-def _plain(name: object) -> str:
+def plain_name(name: object) -> str:
+    """A name without case and separators."""
     return re.sub(r"[\W_]", "", str(name).lower())

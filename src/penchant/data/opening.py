@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from penchant.core.screen import track, track_bytes
 from penchant.data.cells import typed
-from penchant.data.columns import renamed, written
+from penchant.data.columns import pick, renamed, written
 from penchant.data.files import data_suffix, open_file
 from penchant.data.lines import Item, Watch, numbered
 from penchant.data.records import DataError, Refusal, SplitError
@@ -77,12 +77,14 @@ class Sources:
         split: which split to take of a source that has several.
         columns: the source's own name of a column, by the name used here.
         split_key: the option that sets `split`.
+        model: of the run that reads them, for the commands in messages.
     """
 
     data: Any
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     split_key: str = "split"
+    model: str = ""
 
     @classmethod
     def of(
@@ -160,11 +162,12 @@ class Sources:
             if isinstance(item, Refusal) or not isinstance(item[1], Mapping):
                 yield item
                 continue
-            where, row = item[0], item[1]
+            where, row = item[0], _unwrapped(item[1])
             first = row if first is None else first
             absent -= {own for name, own in self.columns.items() if own in row or name in row}
+            absent = {own for own in absent if pick(item[1], own) is None}
             try:
-                yield where, typed(renamed(row, self.columns))
+                yield where, typed(renamed(row, self.columns, item[1]))
             except RowError as error:
                 yield Refusal(where, error.reason, error.detail)
         if absent and first is not None:
@@ -226,6 +229,19 @@ class Sources:
 
     def _file(self, path: Path, name: str) -> Part:
         return Part(name, lambda watch: open_file(path, self.split, name=name, watch=watch), path)
+
+
+def _unwrapped(row: Row) -> Row:
+    """The row that stands within a row; nearly all hold no object that could be one."""
+    if not any(isinstance(one, Mapping) or _opens_object(one) for one in row.values()):
+        return row
+    from penchant.data.nested import unwrapped
+
+    return unwrapped(row)
+
+
+def _opens_object(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip()[:1] == "{"
 
 
 def path_names(data: Any) -> list[str]:

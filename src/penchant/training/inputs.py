@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def _read(
     """What a source holds, and its records with the options of the run's chat template."""
     split = getattr(config, split_key) or config.split
     sources = Sources.of(data, split, config.columns, split_key)
+    sources = replace(sources, model=str(config.model or ""))
     source: Data[Any] = kind_of(config.spec).read(config, sources)
     logger.info("%s", source.summary())
     if not config.chat_template_kwargs:

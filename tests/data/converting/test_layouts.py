@@ -63,6 +63,12 @@ CHATS = {"conversation_a": [USER, BAD], "conversation_b": [USER, GOOD]}
 PART = {"type": "text", "text": "q"}
 REPLY = {"role": "assistant", "deleted": False}
 RANKED = [{**REPLY, "text": "BAD", "rank": 1}, {**REPLY, "text": "GOOD", "rank": 0}]
+OPTIONS = [{"id": "x", "text": "BAD"}, {"id": "y", "text": "GOOD"}]
+ASPECTS = {"helpfulness": {"Rating": "1"}, "honesty": {"Rating": "2"}}
+WEBUI = {"history": {"currentId": "b", "messages": {
+    "a": {"id": "a", "parentId": None, "role": "user", "content": "q"},
+    "b": {"id": "b", "parentId": "a", "role": "assistant", "content": "GOOD"},
+    "c": {"id": "c", "parentId": "a", "role": "assistant", "content": "BAD"}}}}  # fmt: skip
 CASES = [
     case("TRL", "train", {"prompt": "q", **SIDES}),
     case("RewardBench", "train", {"prompt": "q", **SIDES, "subset": "s", "id": 1}),
@@ -248,6 +254,55 @@ CASES = [
     case("A list of answers, correct or not", "build",
          {"prompt": "q", "completions": [{"text": "BAD", "correct": False},
                                          {"text": "GOOD", "correct": True}]}, margin=1.0),
+    case("A row within a column", "train", {"id": 1, "data": {"prompt": "q", **SIDES}}),
+    case("A row as JSON within a column", "train", {"text": json.dumps({"prompt": "q", **SIDES})}),
+    case("LangSmith, examples", "train", {"inputs": {"messages": [USER]}, "outputs": SIDES}),
+    case("Langfuse, LangSmith, a scored answer", "build",
+         {"input": {"messages": [USER]}, "output": GOOD, "scores": [{"name": "s", "value": 1}]},
+         {"input": {"messages": [USER]}, "output": BAD, "scores": [{"name": "s", "value": 0}]}),
+    case("Open WebUI", "build",
+         {"data": {"rating": 1}, "meta": {"message_id": "b"}, "snapshot": {"chat": WEBUI}},
+         {"data": {"rating": -1}, "meta": {"message_id": "c"}, "snapshot": {"chat": WEBUI}}),
+    case("Chats in which answers have thumbs", "build",
+         {"messages": [USER, {**GOOD, "feedback": {"rating": "thumbsUp"}}]},
+         {"messages": [USER, {**BAD, "feedback": {"rating": "thumbsDown"}}]}),
+    case("Answers by their model, with scores", "build",
+         {"prompt": "q", "completions": {"m": "BAD", "n": "GOOD"}, "ratings": {"n": 4, "m": 1}},
+         margin=3.0),
+    case("Answers with a score for each aspect", "build",
+         {"prompt": "q", "completions": [
+             {"text": "BAD", "annotations": ASPECTS},
+             {"text": "GOOD", "annotations": {"helpfulness": {"Rating": "5"},
+                                              "honesty": {"Rating": "4"}}}]}, margin=3.0),
+    case("Answers of which one is selected", "build",
+         {"prompt": "q", "completions": [{"text": "BAD", "selected": False},
+                                         {"text": "GOOD", "selected": True}]}, margin=1.0),
+    case("A row for each answer, with its rank", "build",
+         {"prompt": "q", "completion": "BAD", "rank": 2},
+         {"prompt": "q", "completion": "GOOD", "rank": 1}),
+    case("Answers as objects, and a judge's verdict", "build",
+         {"prompt": "q", "response_a": {"answer": "BAD"}, "response_b": {"answer": "GOOD"},
+          "winner": "[[B>A]]"}),
+    case("Prodigy", "build",
+         {"text": "q", "options": OPTIONS, "accept": ["y"], "answer": "accept"}),
+    case("Argilla, a table of records", "build",
+         {"prompt": "q", "response-1": "BAD", "response-2": "GOOD",
+          "ranking.responses": [["response-2", "response-1"]], "ranking.responses.users": ["u"]}),
+    case("Label Studio, ranked items", "build",
+         {"data": {"prompt": "q", "items": [{"id": "x", "body": "BAD"},
+                                            {"id": "y", "body": "GOOD"}]},
+          "annotations": [{"result": [{"value": {"ranker": {"rank": ["y", "x"]}}}]}]}),
+    case("Unified-Feedback", "build",
+         {"conv_A": [USER, BAD], "conv_B": [USER, GOOD], "conv_A_rating": 1.0,
+          "conv_B_rating": 3.5}, margin=2.5),
+    case("UltraInteract", "convert", {"task": "math", "trajectory": [said("user", "q")], **SIDES}),
+    case("Amazon Nova", "convert",
+         {"schemaVersion": "bedrock-conversation-2024", "system": [{"text": "s"}],
+          "messages": [turn("user", [{"text": "q"}]), {"role": "assistant", "candidates": [
+              {"content": [{"text": "BAD"}], "preferenceLabel": "non-preferred"},
+              {"content": [{"text": "GOOD"}], "preferenceLabel": "preferred"}]}]}, prompt="s|q"),
+    case("Whole chats with their system message beside", "convert",
+         {"system": "s", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, prompt="s|q"),
 ]  # fmt: skip
 
 
@@ -268,6 +323,15 @@ def made(one: Case, tmp_path: Path) -> Path:
     return output
 
 
+LABELS = {"label", "kto_tag", "scores", "snapshot"}
+
+
+def holds_labels(one: Case) -> bool:
+    """Whether a case is of single answers, of which one is good and one bad."""
+    by_message = "feedback" in (one.rows[0].get("messages") or [{}])[-1]
+    return len(one.rows) == 2 and (by_message or not LABELS.isdisjoint(one.rows[0]))
+
+
 def texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [message["content"] for message in value]
 
@@ -275,7 +339,7 @@ def texts(value: Any) -> list[str]:
 @pytest.mark.parametrize("one", CASES, ids=lambda one: one.source)
 def test_layout_becomes_its_preference(one: Case, tmp_path: Path) -> None:
     path = made(one, tmp_path)
-    if len(one.rows) == 2 and ("label" in one.rows[0] or "kto_tag" in one.rows[0]):
+    if holds_labels(one):
         labels = read_labels(path).records
         assert {label.desirable: texts(label.completion) for label in labels} == {
             True: ["GOOD"], False: ["BAD"],
@@ -293,7 +357,7 @@ def test_layout_becomes_its_preference(one: Case, tmp_path: Path) -> None:
 def test_command_that_training_names_reads_the_layout(one: Case, tmp_path: Path) -> None:
     source = saved(tmp_path / "raw.jsonl", one.rows)
     with pytest.raises(DataError, match=f"penchant data {one.by} {source} "):
-        (read_labels if "label" in one.rows[0] or "kto_tag" in one.rows[0] else read_pairs)(source)
+        (read_labels if holds_labels(one) else read_pairs)(source)
 
 
 def test_every_layout_of_the_tables_has_a_case() -> None:

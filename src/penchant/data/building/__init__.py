@@ -10,8 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from penchant.data.building.logs import CHATS, THUMBS
-from penchant.data.building.rated import RANKED, RATED
+from penchant.data.building.logs import CHATS, FEEDBACK, THUMBS
+from penchant.data.building.ranked import RANKED
+from penchant.data.building.rated import RATED
 from penchant.data.building.rules import Choice, Counts, Form, Placed, Rules
 from penchant.data.building.trees import TREES
 from penchant.data.building.votes import LABELS, SIDES, VOTES
@@ -33,7 +34,7 @@ from penchant.data.writing import new_file, require_new
 if TYPE_CHECKING:
     from penchant.data.opening import Source
 
-FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMBS, CHATS)}
+FORMS = {form.name: form for form in (LABELS, VOTES, RATED, RANKED, TREES, THUMBS, FEEDBACK, CHATS)}
 
 # Columns that become part of the prompt.
 PARTS = (*SYSTEM, "history", "input", *TEMPLATE_COLUMNS)
@@ -69,7 +70,7 @@ class Built:
 
     def summary(self) -> str:
         """Say in a few lines what was read, made and left out, and why."""
-        noun = "label" if self.form == THUMBS.name else "pair"
+        noun = FORMS[self.form].makes.removesuffix("s")
         to = f" to {self.output}" if self.output else ""
         lines = [
             f"read {counted(self.units, 'judgement')} from {self.source}, form: {self.form}",

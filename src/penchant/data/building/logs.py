@@ -1,4 +1,4 @@
-"""Labels from thumbs up and down, and pairs from chats in which answers were regenerated."""
+"""Labels from thumbs up and down, of rows or of messages, and pairs from regenerated answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from penchant.data.rows.row import Row, RowError, is_given, kind
 
 # Where a message lists the answers that it replaced.
 REPLACED = ("alternatives", "regenerated")
+# What a message may call the thumb that its answer got, also within an object of such a name.
+JUDGED = ("label", "feedback", "thumbs_up", "thumbs", "rating", "vote")
 
 
 def _is_thumbs(row: Row, rules: Rules) -> bool:
@@ -30,9 +32,42 @@ def _from_thumbs(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     yield {**label_texts(labels.to_label(row, None, where)), "rule": "thumbs"}
 
 
+def _is_feedback(row: Row, rules: Rules) -> bool:
+    turns = row.get("messages")
+    if any(is_given(row, name) for name in labels.ALIASES["label"]):
+        return False
+    return isinstance(turns, list | tuple) and any(_judged(turn) is not None for turn in turns)
+
+
+def _judged(message: object) -> object:
+    """What was said of an answer in its message; None where nothing was."""
+    if not _is_answer(message):
+        return None
+    assert isinstance(message, Mapping)
+    verdict = next((message[name] for name in JUDGED if message.get(name) is not None), None)
+    if isinstance(verdict, Mapping):
+        return next((verdict[name] for name in JUDGED if verdict.get(name) is not None), None)
+    return verdict
+
+
+def _from_feedback(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
+    """A label of each answer that was judged, after what was said before it."""
+    where, row = unit[0]
+    turns = row["messages"]
+    assert isinstance(turns, list | tuple)
+    for number, message in enumerate(turns):
+        verdict = _judged(message)
+        if verdict is not None:
+            one = {"messages": turns[: number + 1], "label": verdict}
+            made = label_texts(labels.to_label(one, None, where))
+            yield {**made, "turn": number + 1, "rule": "feedback"}
+
+
 def _is_chat(row: Row, rules: Rules) -> bool:
-    return kind(row.get("messages")) == "messages" and not any(
-        is_given(row, name) for name in labels.ALIASES["label"]
+    return (
+        kind(row.get("messages")) == "messages"
+        and not _is_feedback(row, rules)
+        and not any(is_given(row, name) for name in labels.ALIASES["label"])
     )
 
 
@@ -103,6 +138,15 @@ THUMBS = Form(
     _is_thumbs,
     _from_thumbs,
     ("messages", *labels.ALIASES["completion"], *labels.ALIASES["label"]),
+    makes="labels",
+)
+FEEDBACK = Form(
+    "feedback",
+    "messages, of which some have feedback, label or thumbs_up",
+    _is_feedback,
+    _from_feedback,
+    ("messages",),
+    makes="labels",
 )
 CHATS = Form(
     "chats",

@@ -1,15 +1,40 @@
-"""Pairs from several completions of a prompt, rated or ranked."""
+"""Pairs from several completions of a prompt that are rated."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from penchant.data.building.lists import listed, models_of, require_as_many
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, need, pair
-from penchant.data.names import RATINGS, TEXTS
-from penchant.data.rows.row import Row, RowError, is_given, shown
+from penchant.data.cells import TEXTS
+from penchant.data.names import RATINGS
+from penchant.data.rows.row import Row, RowError, is_given, kind, shown
+
+# What an object says of its completion: a rating, or whether somebody took it.
+ORDERED = (*RATINGS, "scores", "ratings", "annotations", "selected", "is_selected", "is_chosen",
+           "chosen", "preferred", "accepted", "is_best")  # fmt: skip
+RATED_BY = {*ORDERED}
+OVERALL = ("overall", "overallscore", "score", "rating", "total", "mean", "average")
+SEVERAL_ASPECTS = "scores of several aspects"
+HELPFUL = "helpfulness"
+BETTER_IF_HIGHER = {
+    *(
+        HELPFUL,
+        "helpful",
+        "honest",
+        "honesty",
+        "truthful",
+        "truthfulness",
+        "harmless",
+        "harmlessness",
+    ),
+    *("correct", "correctness", "coherent", "coherence", "accuracy", "quality", "relevance"),
+    *("instructionfollowing", "faithfulness", "factuality", "clarity", "fluency"),
+}
 
 
 class Scored(NamedTuple):
@@ -27,17 +52,15 @@ def _is_ratings(row: Row, rules: Rules) -> bool:
 
 
 def _lists_objects(row: Row) -> bool:
-    listed = row.get("completions")
-    if not isinstance(listed, list | tuple):
+    texts = row.get("completions")
+    if isinstance(texts, Mapping):
+        texts = list(texts.values())
+    if not isinstance(texts, list | tuple):
         return False
-    return any(isinstance(one, Mapping) and any(key in one for key in RATINGS) for one in listed)
+    return any(isinstance(one, Mapping) and not RATED_BY.isdisjoint(one) for one in texts)
 
 
-def _is_ranking(row: Row, rules: Rules) -> bool:
-    return is_given(row, "completions") and is_given(row, "ranks")
-
-
-def _key(row: Row, rules: Rules) -> object:
+def by_prompt(row: Row, rules: Rules) -> object:
     """The prompt where each row is one completion; a row with several is a unit of its own."""
     need(row, rules, "prompt")
     return None if is_given(row, "completions") else [row["prompt"]]
@@ -46,9 +69,16 @@ def _key(row: Row, rules: Rules) -> object:
 def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, first = unit[0]
     if is_given(first, "completions"):
-        entries = _listed(first, rules)
+        entries = _listed(first, rules, counts)
     else:
-        entries = [(row.get("completion"), row.get("rating"), row.get("model")) for _, row in unit]
+        entries = [
+            (
+                row.get("completion"),
+                _overall(row.get("rating"), rules.name("rating"), counts),
+                row.get("model"),
+            )
+            for _, row in unit
+        ]
     # True for correct is a rating where all are told so; among numbers it is a slip.
     flags = all(isinstance(value, bool) for _, value, _ in entries)
     scored = []
@@ -78,36 +108,87 @@ def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         }
 
 
-def _listed(row: Row, rules: Rules) -> list[tuple[object, object, object]]:
+def _listed(row: Row, rules: Rules, counts: Counts) -> list[tuple[object, object, object]]:
     """Text, rating and model of each completion of a row: objects, or lists side by side."""
-    texts = _list(row, "completions", rules)
+    texts = listed(row, "completions", rules)
+    authors = models_of(row, len(texts))
     if not is_given(row, "ratings"):
-        return [_entry(one, rules) for one in texts]
-    ratings = _list(row, "ratings", rules)
-    _same_number(texts, ratings, "ratings", rules)
-    models = row.get("models")
-    known = models if isinstance(models, list | tuple) and len(models) == len(texts) else None
-    return list(zip(texts, ratings, known or [None] * len(texts), strict=True))
+        entries = zip((_entry(one, rules, counts) for one in texts), authors, strict=True)
+        return [(text, rating, model or author) for (text, rating, model), author in entries]
+    ratings = listed(row, "ratings", rules)
+    require_as_many(texts, ratings, "ratings", rules)
+    overall = [_overall(one, rules.name("ratings"), counts) for one in ratings]
+    texts = [text_of(o) if isinstance(o, Mapping) and kind(o) is None else o for o in texts]
+    return list(zip(texts, overall, authors, strict=True))
 
 
-def _entry(one: object, rules: Rules) -> tuple[object, object, object]:
+def _entry(one: object, rules: Rules, counts: Counts) -> tuple[object, object, object]:
     if not isinstance(one, Mapping):
         name = rules.name("completions")
         raise RowError("wrong type", f"'{name}' must hold objects with a rating, got {shown(one)}")
-    text = next((one[key] for key in TEXTS if one.get(key) is not None), None)
-    rating = next((one[key] for key in RATINGS if one.get(key) is not None), None)
-    return text, rating, one.get("model")
+    key = next((key for key in ORDERED if one.get(key) is not None), "")
+    path = f"{rules.name('completions')}.{key}"
+    return text_of(one), _overall(one.get(key), path, counts), one.get("model")
+
+
+def text_of(one: Mapping[str, object]) -> object:
+    """The text of an object that stands for a completion; None where it has none."""
+    return next((one[key] for key in TEXTS if one.get(key) is not None), None)
+
+
+def _overall(rating: object, path: str, counts: Counts) -> object:
+    """The score of a completion that has one for each of several aspects.
+
+    That is the overall one; or the mean, where each aspect is
+    known to be better the higher it is; or helpfulness beside aspects that are not (HelpSteer).
+
+    Raises:
+        RowError: neither is there.
+    """
+    if not isinstance(rating, Mapping):
+        return rating
+    scores = {str(name): _innermost(value) for name, value in rating.items()}
+    by_name = {re.sub(r"[\W_]", "", name.lower()): name for name in scores}
+    if overall := next((name for name in OVERALL if name in by_name), None):
+        return scores[by_name[overall]]
+    if not by_name.keys() <= BETTER_IF_HIGHER and HELPFUL in by_name:
+        return scores[by_name[HELPFUL]]
+    if not scores or not by_name.keys() <= BETTER_IF_HIGHER:
+        aspects, first = ", ".join(scores) or "nothing", next(iter(scores), "NAME")
+        raise RowError(
+            SEVERAL_ASPECTS,
+            f"a completion is scored by {aspects}, and not all of these are known to be better the "
+            f"higher they are; name the one that counts, such as --columns ratings={path}.{first}",
+        )
+    numbers = [_number(value) for value in scores.values()]
+    if any(math.isnan(one) for one in numbers):
+        return math.nan
+    counts[f"completions rated by the mean of {', '.join(scores)}"] += 1
+    return sum(numbers) / len(numbers)
+
+
+def _innermost(value: object) -> object:
+    """The rating that an object of an aspect holds beside its reason (UltraFeedback)."""
+    if not isinstance(value, Mapping):
+        return value
+    own = {str(name).lower(): one for name, one in value.items()}
+    return next((own[name] for name in RATINGS if name in own), None)
+
+
+def _number(value: object) -> float:
+    """A rating as a number; NaN where it is none."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _rating(value: object, rules: Rules, counts: Counts) -> float:
     if value is None:
         raise RowError("rating missing", "a completion has no rating")
-    score = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            score = float(value)
-        except (ValueError, OverflowError):
-            score = math.nan
+    score = _number(value)
     if not math.isfinite(score):
         raise RowError("rating that is no number", f"{shown(value)} is no finite number")
     counts["ratings given as text, read as numbers"] += isinstance(value, str)
@@ -115,31 +196,6 @@ def _rating(value: object, rules: Rules, counts: Counts) -> float:
         low, high = rules.rating_range
         raise RowError("rating out of range", f"{score:g} is not from {low:g} to {high:g}")
     return score
-
-
-def _from_ranking(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
-    where, row = unit[0]
-    need(row, rules, "prompt", "completions", "ranks")
-    texts, ranks = _list(row, "completions", rules), _list(row, "ranks", rules)
-    _same_number(texts, ranks, "ranks", rules)
-    for rank in ranks:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            name = rules.name("ranks")
-            raise RowError(
-                "rank out of range",
-                f"'{name}' must be whole numbers from 1 (best), got {shown(rank)}",
-            )
-    if len(texts) < 2:
-        raise RowError("fewer than two completions", "one completion makes no pair")
-    name = rules.name("completions")
-    scored = [Scored(answer(t, name), -float(str(r))) for t, r in zip(texts, ranks, strict=True)]
-    for better, worse in choose(scored, rules, counts, row["prompt"]):
-        yield {
-            **pair(row["prompt"], better.text, worse.text, where),
-            "rank_chosen": int(-better.score),
-            "rank_rejected": int(-worse.score),
-            "rule": f"ranking, {rules.choice}",
-        }
 
 
 def choose(
@@ -180,25 +236,6 @@ def _apart(better: Scored, worse: Scored, rules: Rules, counts: Counts) -> bool:
     return False
 
 
-def _list(row: Row, column: str, rules: Rules) -> Sequence[object]:
-    value = row[column]
-    if not isinstance(value, list | tuple):
-        got = shown(value)
-        raise RowError("wrong type", f"'{rules.name(column)}' must be a list, got {got}")
-    return value
-
-
-def _same_number(
-    texts: Sequence[object], others: Sequence[object], name: str, rules: Rules
-) -> None:
-    if len(texts) != len(others):
-        raise RowError(
-            "uneven numbers",
-            f"{len(texts)} in '{rules.name('completions')}' and {len(others)} in "
-            f"'{rules.name(name)}'; give one for each completion",
-        )
-
-
 def _models(better: Scored, worse: Scored) -> dict[str, object]:
     if better.model is None or worse.model is None:
         return {}
@@ -211,12 +248,5 @@ RATED = Form(
     _is_ratings,
     _from_ratings,
     ("completions", "ratings", "models", "rating", "model"),
-    _key,
-)
-RANKED = Form(
-    "ranking",
-    "prompt, completions, ranks (1 is best)",
-    _is_ranking,
-    _from_ranking,
-    ("completions", "ranks"),
+    by_prompt,
 )

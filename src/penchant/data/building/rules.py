@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,13 @@ CODES = {
     "a_winner": "a", "b_winner": "b", "response_a": "a", "response_b": "b",
     "a>b": "a", "b>a": "b", "a=b": "tie", "a>>b": "a", "b>>a": "b", "draw": "tie",
     "response_1": "a", "response_2": "b", "answer_a": "a", "answer_b": "b",
-    "assistant_a": "a", "assistant_b": "b", "first": "a", "second": "b", "c": "tie",
-    "a wins": "a", "b wins": "b", "response a": "a", "response b": "b",
+    "assistant_a": "a", "assistant_b": "b", "completion_a": "a", "completion_b": "b",
+    "output_a": "a", "output_b": "b", "option_a": "a", "option_b": "b",
+    "first": "a", "second": "b", "c": "tie",
+    "equal": "tie", "same": "tie", "neither": "both_bad",
 }  # fmt: skip
+# What may follow the name of the better side.
+SAYING = re.compile(r"\s+(?:is (?:much |slightly )?better|wins|won)\.?$")
 MEANINGS = ("a", "b", "tie", "both_bad")
 
 
@@ -84,7 +89,11 @@ class Rules:
     def vote(self, value: object, column: str) -> str:
         """What a vote means; a boolean is none, since it does not say which side is true."""
         code = "" if isinstance(value, bool) else str(value).strip(" []").lower().removesuffix(".0")
-        known = {**CODES, **{key.lower(): meaning for key, meaning in self.codes.items()}}
+        # Of response_0 and response_1 the second is response_1, whatever that means elsewhere.
+        sides = {self.columns.get(f"completion_{side}", ""): side for side in ("a", "b")}
+        own = {name.lower(): side for name, side in sides.items() if name}
+        known = CODES | own | {key.lower(): meaning for key, meaning in self.codes.items()}
+        code = code if code in known else re.sub(r"[\s-]+", "_", SAYING.sub("", code))
         if code not in known:
             raise RowError(
                 "unknown vote",
@@ -120,6 +129,7 @@ class Form:
         make: records of the rows of one unit; what it leaves out it counts.
         used: the columns that `make` reads; others stand beside its records.
         key: what rows of one unit share; None where each row is a unit.
+        makes: pairs or labels.
     """
 
     name: str
@@ -128,6 +138,7 @@ class Form:
     make: Callable[[Sequence[Placed], Rules, Counts], Rows]
     used: tuple[str, ...]
     key: Callable[[Row, Rules], object] | None = None
+    makes: Literal["pairs", "labels"] = "pairs"
 
 
 def need(row: Row, rules: Rules, *columns: str) -> None:

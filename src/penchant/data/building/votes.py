@@ -31,7 +31,7 @@ def _is_votes(row: Row, rules: Rules) -> bool:
 def _from_label(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, row = unit[0]
     need(row, rules, "prompt", *SIDES, "label")
-    side = rules.vote(row["label"], "label")
+    side = rules.vote(cast(row["label"]), "label")
     texts = {name: answer(row[name], rules.name(name)) for name in SIDES}
     if side in ("tie", "both_bad"):
         counts[_left_out(side)] += 1
@@ -46,7 +46,7 @@ def _key(row: Row, rules: Rules) -> object:
     need(row, rules, "prompt", *SIDES)
     if not is_given(row, "annotator"):
         return None
-    rules.vote(row.get("label"), "label")
+    rules.vote(cast(row.get("label")), "label")
     return [row["prompt"], sorted(digest(row[name]).hex() for name in SIDES)]
 
 
@@ -93,14 +93,14 @@ def _strength(row: Row) -> float | None:
 def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:
     """Who voted for what in one row."""
     if is_given(row, "annotator") and is_given(row, "label"):
-        return {str(row["annotator"]): rules.vote(row["label"], "label")}
+        return {str(row["annotator"]): rules.vote(cast(row["label"]), "label")}
     given = row.get("votes")
     if rules.votes:
         votes: Mapping[str, object] = {name: row.get(name) for name in rules.votes}
     elif isinstance(given, Mapping):
         votes = {str(name): vote for name, vote in given.items()}
     elif isinstance(given, list | tuple):
-        votes = {str(number): _cast(vote) for number, vote in enumerate(given, start=1)}
+        votes = {str(number): cast(vote) for number, vote in enumerate(given, start=1)}
     else:
         got = shown(given)
         raise RowError("wrong type", f"'{rules.name('votes')}' must be a list or object, got {got}")
@@ -113,7 +113,7 @@ def _votes(row: Row, rules: Rules, counts: Counts) -> dict[str, str]:
     }
 
 
-def _cast(vote: object) -> object:
+def cast(vote: object) -> object:
     """The vote that an annotation is; of an object, the one field that votes have."""
     if not isinstance(vote, Mapping):
         return vote

@@ -1,23 +1,30 @@
-"""Exports of annotation tools, as rows of the forms that `data build` knows."""
+"""Exports of tools that annotate or log, as rows of the forms that `data build` knows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from penchant.data.converting.comparisons import turns
 from penchant.data.converting.exchange import NewRow
-from penchant.data.names import own_name, sides
-from penchant.data.rows.row import Row, RowError
+from penchant.data.names import own_name, plain_name, sides
+from penchant.data.rows.row import Row, RowError, kind, shown
+
+# Label Studio
 
 
 def label_studio(row: Row) -> NewRow:
     """An export of Label Studio: the task's data, and a choice by each annotator."""
     data: Any = row["data"]
     given: Any = row["annotations"]
-    votes = [_choice(one) for one in given if not one.get("was_cancelled")]
+    values = [_value(one) for one in given if not one.get("was_cancelled")]
+    if orders := [order for value in values for order in _orders(value)]:
+        return {"prompt": _asked(data), **_ordered(_items(data), orders)}
+    if scores := [value["rating"] for value in values if "rating" in value]:
+        return _rated(data, scores)
+    votes = [_choice(value) for value in values]
     both = sides(data)
-    asked = next((data[name] for name in own_name(data, "prompt")), None)
+    asked = _asked(data)
     if both is None or asked is None:
         lacking = "two answers, such as response_a and response_b" if both is None else "prompt"
         raise RowError("missing field", f"'data' has no {lacking} (it has: {', '.join(data)})")
@@ -29,50 +36,66 @@ def label_studio(row: Row) -> NewRow:
     return {**read, "votes": [meant.get(vote, vote) for vote in votes if vote is not None]}
 
 
-def _choice(annotation: Mapping[str, Any]) -> str | None:
-    """The first choice that an annotation holds, or the side that a comparison selects."""
-    for result in annotation.get("result", ()):
-        value = result.get("value", {})
-        choices = value.get("choices") or [value.get("selected")]
-        if choices[0] is not None:
-            return str(choices[0])
-    return None
+def _value(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the first result of an annotation says that says anything."""
+    values = (result.get("value") or {} for result in annotation.get("result", ()))
+    return next((one for one in values if one), {})
+
+
+def _choice(value: Mapping[str, Any]) -> str | None:
+    """The first choice of a value, or the side that a comparison selects."""
+    choices = value.get("choices") or [value.get("selected")]
+    return None if choices[0] is None else str(choices[0])
+
+
+def _orders(value: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The order, best first, into which a ranker was put."""
+    ranked = value.get("ranker")
+    lists = ranked.values() if isinstance(ranked, Mapping) else [ranked]
+    yield from (list(one) for one in lists if isinstance(one, list | tuple) and one)
+
+
+def _items(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of the items to rank, by their ids."""
+    for value in data.values():
+        objects = value if isinstance(value, list | tuple) else ()
+        if objects and all(isinstance(one, Mapping) and "id" in one for one in objects):
+            return {str(o["id"]): next((o[t] for t in ITEM if o.get(t)), None) for o in objects}
+    raise RowError("missing field", f"'data' has no list of items to rank (it has: {list(data)})")
+
+
+ITEM = ("body", "text", "html", "title")
+
+# Argilla
 
 
 def argilla(row: Row) -> NewRow:
-    """An export of Argilla: the fields, and a ranking of their names by each annotator."""
+    """An export of Argilla: the fields, and what each annotator said of them."""
     fields: Any = row["fields"]
     given = _responses(row["responses"])
-    rankings = [one for one in given if isinstance(one, list)]
-    if not rankings:
-        return _selected(fields, [one for one in given if isinstance(one, str)])
-    places: dict[str, list[float]] = {}
-    for ranking in rankings:
-        for one in ranking:
-            places.setdefault(str(one["value"]), []).append(float(one["rank"]))
-    means = {name: sum(ranks) / len(ranks) for name, ranks in places.items()}
-    order = sorted(set(means.values()))
-    return {
-        "prompt": _asked(fields),
-        "completions": [fields[name] for name in means],
-        "ranks": [order.index(mean) + 1 for mean in means.values()],
-    }
+    if orders := [one for one in given if isinstance(one, list | tuple)]:
+        return {"prompt": _asked(fields), **_ordered(fields, orders)}
+    if scores := [one for one in given if isinstance(one, int | float)]:
+        return _rated(fields, scores)
+    return _selected(fields, [one for one in given if isinstance(one, str)])
 
 
-def _selected(fields: Mapping[str, Any], chosen: Sequence[str]) -> NewRow:
-    """Two fields, and what each annotator chose of them."""
-    both = sides(fields)
-    if both is None or not chosen:
-        raise RowError(
-            "no ranking", "'responses' must rank the fields, or name the better of two of them"
-        )
-    meant = {both[0]: "a", both[1]: "b"}
-    answers = {"completion_a": fields[both[0]], "completion_b": fields[both[1]]}
-    return {"prompt": _asked(fields), **answers, "votes": [meant.get(one, one) for one in chosen]}
+def argilla_table(row: Row) -> NewRow:
+    """Records of Argilla 2 as a table: fields, and a column of responses for each question."""
+    responses = {name: [{"value": one} for one in value] for name, value in _answered(row)}
+    fields = {name: value for name, value in row.items() if "." not in str(name)}
+    return argilla({"fields": fields, "responses": responses})
 
 
-def _asked(fields: Mapping[str, Any]) -> Any:
-    return next((fields[name] for name in own_name(fields, "prompt")), None)
+def is_argilla_table(row: Row) -> bool:
+    """Whether a row has a column of responses, as `preference.responses`."""
+    return any(True for _ in _answered(row))
+
+
+def _answered(row: Row) -> Iterator[tuple[str, list[Any]]]:
+    for name, value in row.items():
+        if str(name).endswith(".responses") and isinstance(value, list | tuple) and value:
+            yield str(name), list(value)
 
 
 def _responses(responses: Any) -> list[Any]:
@@ -83,3 +106,150 @@ def _responses(responses: Any) -> list[Any]:
         given["value"] for one in responses for given in (one.get("values") or one).values()
         if isinstance(given, Mapping) and "value" in given
     ]  # fmt: skip
+
+
+# What several of them have
+
+
+def _ordered(texts: Mapping[str, Any], orders: Iterable[Sequence[Any]]) -> NewRow:
+    """Texts by name with their places, which are the means over several orders.
+
+    Args:
+        texts: by name.
+        orders: of the names, best first; or objects with a name as `value` and its `rank`.
+    """
+    known = {plain_name(name): name for name in texts}
+    places: dict[str, list[float]] = {}
+    for order in orders:
+        for number, one in enumerate(order, start=1):
+            named, rank = (one["value"], one["rank"]) if isinstance(one, Mapping) else (one, number)
+            if plain_name(named) not in known:
+                raise RowError(
+                    "unknown name", f"the ranking names {shown(named)}, none of {', '.join(texts)}"
+                )
+            places.setdefault(known[plain_name(named)], []).append(float(rank))
+    means = {name: sum(ranks) / len(ranks) for name, ranks in places.items()}
+    rising = sorted(set(means.values()))
+    return {
+        "completions": [texts[name] for name in means],
+        "ranks": [rising.index(mean) + 1 for mean in means.values()],
+    }
+
+
+def _rated(fields: Mapping[str, Any], scores: Sequence[float]) -> NewRow:
+    """One answer, and the mean of its ratings."""
+    answer = next((fields[name] for name in own_name(fields, "completion")), None)
+    if answer is None:
+        raise RowError("missing field", f"no field is an answer (it has: {', '.join(fields)})")
+    mean = sum(map(float, scores)) / len(scores)
+    return {"prompt": _asked(fields), "completion": answer, "rating": mean}
+
+
+def _selected(fields: Mapping[str, Any], chosen: Sequence[str]) -> NewRow:
+    """Two fields, and what each annotator chose of them."""
+    both = sides(fields)
+    if both is None or not chosen:
+        raise RowError(
+            "no ranking", "'responses' must rank the fields, or name the better of two of them"
+        )
+    meant = {plain_name(both[0]): "a", plain_name(both[1]): "b"}
+    answers = {"completion_a": fields[both[0]], "completion_b": fields[both[1]]}
+    votes = [meant.get(plain_name(one), one) for one in chosen]
+    return {"prompt": _asked(fields), **answers, "votes": votes}
+
+
+def _asked(fields: Mapping[str, Any]) -> Any:
+    return next((fields[name] for name in own_name(fields, "prompt")), None)
+
+
+# Prodigy
+
+
+def prodigy(row: Row) -> NewRow:
+    """A choice among options in Prodigy: those accepted are better than the others."""
+    if row.get("answer", "accept") != "accept":
+        raise RowError("not answered", f"'answer' is {shown(row['answer'])}, so nothing is chosen")
+    options: Any = row["options"]
+    accepted: Any = row["accept"]
+    ids = [one.get("id", number) for number, one in enumerate(options)]
+    if unknown := [one for one in accepted if one not in ids]:
+        raise RowError("unknown name", f"'accept' names {shown(unknown[0])}, none of {ids}")
+    return {
+        "prompt": next((row[name] for name in PRODIGY_TEXTS if row.get(name)), None),
+        "completions": [one.get("text", one.get("html")) for one in options],
+        "ranks": [1 if one in accepted else 2 for one in ids],
+    }
+
+
+PRODIGY_TEXTS = ("prompt", "question", "text", "html")
+
+
+def is_prodigy(row: Row) -> bool:
+    """Whether options stand beside those that were accepted."""
+    options = row.get("options")
+    objects = isinstance(options, list | tuple) and all(isinstance(o, Mapping) for o in options)
+    return bool(options) and objects and isinstance(row.get("accept"), list | tuple)
+
+
+# Open WebUI, Langfuse
+
+
+def open_webui(row: Row) -> NewRow:
+    """A thumb in Open WebUI: its value, and the chat as it was then."""
+    data: Any = row["data"]
+    chat: Any = row["snapshot"]
+    while isinstance(chat.get("chat"), Mapping):
+        chat = chat["chat"]
+    listed = (chat.get("history") or {}).get("messages") or chat.get("messages")
+    messages = listed.values() if isinstance(listed, Mapping) else listed or ()
+    by_id = {one["id"]: one for one in messages}
+    meta: Any = row.get("meta") or {}
+    last = meta.get("message_id") or next(reversed(by_id), None)
+    turns: list[NewRow] = []
+    while last in by_id:
+        one = by_id[last]
+        turns.insert(0, {"role": one["role"], "content": one["content"]})
+        last = one.get("parentId")
+    if not turns:
+        raise RowError("missing field", "'snapshot' holds no message that was rated")
+    return {"messages": turns, "label": data["rating"]}
+
+
+def is_open_webui(row: Row) -> bool:
+    """Whether a rating stands beside the snapshot of a chat."""
+    data = row.get("data")
+    rated = isinstance(data, Mapping) and data.get("rating") is not None
+    return rated and isinstance(row.get("snapshot"), Mapping)
+
+
+def traced(row: Row) -> NewRow:
+    """An answer that was logged with one score, of a user or a judge (Langfuse, LangSmith)."""
+    value = _score(row)
+    prompt = next((row[name] for name in (*own_name(row, "prompt"), "messages") if name in row), "")
+    answer: Any = row[next(iter(own_name(row, "completion")))]
+    single = isinstance(answer, Mapping) and answer.get("role") == "assistant"
+    judged = {"label": value} if value in (0, 1, -1) else {"rating": value}
+    return {"prompt": prompt, "completion": [dict(answer)] if single else answer, **judged}
+
+
+def is_traced(row: Row) -> bool:
+    """Whether an answer stands beside a single score that is an object, or the field of one."""
+    answers = own_name(row, "completion")
+    given = bool(answers) and kind(row[answers[0]]) is not None
+    asks = bool(own_name(row, "prompt")) or kind(row.get("messages")) == "messages"
+    return given and asks and _score(row) is not None
+
+
+def _score(row: Row) -> float | None:
+    """The only score in `scores`, `feedback` or `feedback_stats`; None where there is none."""
+    for name in ("scores", "feedback"):
+        value = row.get(name)
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping):
+            found = [
+                value[key] for key in ("value", "score", "rating") if value.get(key) is not None
+            ]
+            if len(found) == 1 and isinstance(found[0], int | float):
+                return float(found[0])
+    return None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penchant.data import names
-from penchant.data.converting.exchange import NewRow, pick, unpacked, user
+from penchant.data.columns import pick
+from penchant.data.converting.exchange import NewRow, unpacked, user
 from penchant.data.rows.chats import read_messages, split_prompt
 from penchant.data.rows.row import Row, RowError, is_given, shown
 
@@ -117,6 +118,14 @@ def conversations(row: Row) -> NewRow:
     named = {"annotator": " ".join(map(str, judge)) if isinstance(judge, list) else judge}
     texts = dict(zip(("completion_a", "completion_b"), map(_plain, answers), strict=True))
     return {"prompt": _plain(prompt), **texts, "label": label, **(named if judge else {})}
+
+
+def scored_chats(row: Row) -> NewRow:
+    """Two whole chats with a rating each (Unified-Feedback)."""
+    gap = number(row, "conv_A_rating") - number(row, "conv_B_rating")
+    chats = {"conversation_a": row["conv_A"], "conversation_b": row["conv_B"]}
+    made = conversations({**chats, "winner": "a" if gap > 0 else "b" if gap else "tie"})
+    return {**made, "strength": abs(gap) or None}
 
 
 def _plain(chat: Sequence[Any]) -> list[NewRow]:

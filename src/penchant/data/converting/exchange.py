@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from penchant.data.columns import pick
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.row import Row, RowError, first_role, is_given, shown
 
@@ -53,16 +54,6 @@ class Exchange:
 def has(row: Row, *names: str) -> bool:
     """Whether a row has all these columns, or fields within columns as `question.full_text`."""
     return all(pick(row, name) is not None for name in names)
-
-
-def pick(row: Row, path: str) -> Any:
-    """A column, or a field within one as `question.full_text`; None where it is absent."""
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    value: object = row
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def user(content: object) -> NewRow:

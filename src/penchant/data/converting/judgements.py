@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from penchant.data import names
-from penchant.data.converting.annotations import argilla, label_studio
+from penchant.data.columns import pick
+from penchant.data.converting.annotations import (
+    argilla,
+    argilla_table,
+    is_argilla_table,
+    is_open_webui,
+    is_prodigy,
+    is_traced,
+    label_studio,
+    open_webui,
+    prodigy,
+    traced,
+)
 from penchant.data.converting.comparisons import (
     Read,
     between,
@@ -17,12 +29,13 @@ from penchant.data.converting.comparisons import (
     number,
     one_hot,
     reply,
+    scored_chats,
     strength,
     turns,
     two_answers,
     won,
 )
-from penchant.data.converting.exchange import Exchange, NewRow, has, pick, user
+from penchant.data.converting.exchange import Exchange, NewRow, has, user
 from penchant.data.rows.chats import read_transcript
 from penchant.data.rows.pairs import lists_texts
 from penchant.data.rows.row import Row, RowError, shown
@@ -150,10 +163,8 @@ def is_best_of(row: Row) -> bool:
 
 def _best(row: Row) -> tuple[str, str] | None:
     column = next(iter(names.own_name(row, "completions")), "")
-    index = next(iter(names.own_name(row, "chosen")), "")
-    place = row.get(index)
-    whole = isinstance(place, int) and not isinstance(place, bool)
-    return (column, index) if whole and lists_texts(row.get(column)) else None
+    index = names.place_of_best(row)
+    return (column, index) if index and lists_texts(row.get(column)) else None
 
 
 def columns_of_answers(row: Row) -> NewRow:
@@ -238,4 +249,14 @@ LAYOUTS = (
              ("prompt", "chosen", "rejected"), is_several, several),
     layout("Label Studio", "data, annotations", label_studio),
     layout("Argilla", "fields, responses", argilla),
+    Exchange("Argilla (a table)", "prompt, response_a, response_b, preference.responses",
+             "judgements", (), is_argilla_table, argilla_table),
+    Exchange("Prodigy", "text, options, accept", "judgements", ("text", "options", "accept"),
+             is_prodigy, prodigy),
+    Exchange("Open WebUI", "data, meta, snapshot", "judgements", ("data", "meta", "snapshot"),
+             is_open_webui, open_webui),
+    Exchange("Langfuse, LangSmith", "input, output, scores", "judgements",
+             ("output", "scores", "feedback"), is_traced, traced),
+    layout("UltraFeedback and others, whole chats",
+           "conv_A, conv_B, conv_A_rating, conv_B_rating", scored_chats),
 )  # fmt: skip

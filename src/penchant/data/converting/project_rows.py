@@ -100,6 +100,11 @@ def read_asked(row: Row) -> NewRow:
     return {"prompt": chat_of(row), **answers(row, "chosen", "rejected")}
 
 
+def read_whole(row: Row) -> NewRow:
+    """Two whole chats whose system message stands beside them."""
+    return {side: with_system(row, answer(row[side])) for side in ("chosen", "rejected")}  # type: ignore[arg-type]
+
+
 def read_asked_label(row: Row) -> NewRow:
     """A question with what belongs to it, and one judged answer."""
     completion = row["completion"] if is_given(row, "completion") else row["output"]
@@ -252,3 +257,34 @@ def is_openai(row: Row) -> bool:
     given = row.get("input")
     messages = isinstance(given, Mapping) and kind(given.get("messages")) == "messages"
     return messages and has(row, "preferred_output", "non_preferred_output")
+
+
+# Amazon Bedrock
+
+BEDROCK_LABELS = {"preferred": "chosen", "non-preferred": "rejected"}
+
+
+def is_bedrock(row: Row) -> bool:
+    """Whether the last message holds candidates in place of content (Amazon Nova's DPO)."""
+    chat = row.get("messages")
+    last = chat[-1] if isinstance(chat, list | tuple) and chat else None
+    return isinstance(last, Mapping) and isinstance(last.get("candidates"), list | tuple)
+
+
+def read_bedrock(row: Row) -> NewRow:
+    """Amazon Nova's DPO: a chat whose last message holds a preferred candidate and another."""
+    chat = row["messages"]
+    assert isinstance(chat, list | tuple)
+    system = row.get("system") or ()
+    texts = [one["text"] for one in system] if isinstance(system, list | tuple) else [system]
+    sides: NewRow = {}
+    for candidate in chat[-1]["candidates"]:
+        side = BEDROCK_LABELS.get(candidate.get("preferenceLabel"))
+        if side is None or side in sides:
+            raise RowError(
+                "unknown label",
+                "'candidates' must be one with preferenceLabel preferred and one non-preferred",
+            )
+        sides[side] = [{"role": chat[-1]["role"], "content": candidate["content"]}]
+    first = [{"role": "system", "content": "\n".join(map(str, texts))}] if texts else []
+    return {"prompt": [*first, *chat[:-1]], **sides}

@@ -32,7 +32,7 @@ def _renamed(project: str, prompt: str, chosen: str, rejected: str) -> Exchange:
     return Exchange(project, ", ".join(names), "pairs", names, matches, read)
 
 
-def _behind(project: str, chat: str, write: Callable[[Any], NewRow]) -> Exchange:
+def _behind(project: str, chat: str, write: Callable[[Any], NewRow] | None = None) -> Exchange:
     """A pair of answers to the messages in the column `chat`."""
     return Exchange(
         project,
@@ -58,6 +58,17 @@ LAYOUTS = (
         ASKED + PAIR,
         lambda row: foreign.is_asked(row, *PAIR) and foreign.is_intel(row),
         foreign.read_asked,
+    ),
+    Exchange(
+        "axolotl",
+        "system, chosen, rejected (chats)",
+        "pairs",
+        (*SYSTEM, *PAIR),
+        lambda row: (
+            formats.recognise(row) is formats.WHOLE_CHAT
+            and any(is_given(row, name) for name in SYSTEM)
+        ),
+        foreign.read_whole,
     ),
     Exchange(
         "axolotl",
@@ -109,6 +120,15 @@ LAYOUTS = (
         (*ASKED, "output"),
         foreign.is_listed,
         foreign.read_listed,
+    ),
+    _behind("ultrainteract", "trajectory"),
+    Exchange(
+        "bedrock",
+        "system, messages (candidates with preferenceLabel in the last)",
+        "pairs",
+        ("schemaVersion", "system", "messages"),
+        foreign.is_bedrock,
+        foreign.read_bedrock,
     ),
     Exchange(
         "ms-swift",

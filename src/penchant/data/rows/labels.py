@@ -43,6 +43,13 @@ SPELLINGS = (
     ("positive", "negative"),
     ("yes", "no"),
     ("👍", "👎"),
+    ("preferred", "dispreferred"),
+    ("chosen", "rejected"),
+    ("accepted", "rejected"),
+    ("accept", "reject"),
+    ("like", "dislike"),
+    ("correct", "incorrect"),
+    ("safe", "unsafe"),
 )
 VERDICTS = {word: word == words[0] for words in SPELLINGS for word in words}
 
@@ -130,7 +137,7 @@ def _desirable(row: Row) -> bool:
     value = row[field]
     # true, 1 and 1.0 are read as they are spelled; CSV has them so.
     word = str(value) if isinstance(value, str | int | float) else ""
-    word = re.sub(r"(?<=^thumbs)[_-]", " ", word.strip().lower().removesuffix(".0"))
+    word = re.sub(r"^thumbs?[ _-]?(?=up|down)", "thumbs ", word.strip().lower().removesuffix(".0"))
     if word not in VERDICTS:
         accepted = ", ".join("/".join(words) for words in SPELLINGS)
         raise RowError("unknown label", f"'{field}' must be one of {accepted}, got {shown(value)}")

@@ -18,6 +18,7 @@ ANSWERING = ("assistant", *(name for name, role in ROLE_NAMES.items() if role ==
 # What a message may say beside its content; the chat template is given it.
 BESIDE_CONTENT = (*REASONING, "tool_calls", "name", "tool_call_id", *TEMPLATE_COLUMNS)
 MESSAGE_FIELDS = ("role", "content", "from", "value", "parts", *BESIDE_CONTENT)
+WITHOUT_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 HUMAN_TURN = re.compile(r"(?:\A|\n\n)Human:")
 
 
@@ -56,9 +57,14 @@ def with_template_columns(prompt: Text, row: Row) -> Text:
     return with_columns(prompt, row)
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: no character, or white space and spaces without width alone."""
+    return not text.translate(WITHOUT_WIDTH).strip()
+
+
 def check_prompt(prompt: Text) -> None:
     """Refuse a prompt without text, or one that asks nothing of the assistant."""
-    if not any(content.strip() for content in contents(prompt)):
+    if all(is_blank(content) for content in contents(prompt)):
         raise RowError("empty prompt", f"the prompt has no text: {shown(plain(prompt))}")
     if is_chat(prompt) and prompt[-1]["role"] not in ("user", "tool"):
         raise RowError(
@@ -71,7 +77,7 @@ def check_prompt(prompt: Text) -> None:
 def check_completion(completion: Text, field: str) -> None:
     """Refuse a completion without text, or one that is not the assistant's."""
     if isinstance(completion, str):
-        if not completion.strip():
+        if is_blank(completion):
             raise RowError("empty completion", f"'{field}' has no text: {shown(completion)}")
         return
     if not completion:
@@ -85,7 +91,7 @@ def check_completion(completion: Text, field: str) -> None:
             "end both chats with an answer",
         )
     refuse_later_columns(completion[0], f"{field}[0]")
-    if not all(said(one).strip() for one in completion if one["role"] == "assistant"):
+    if any(is_blank(said(one)) for one in completion if one["role"] == "assistant"):
         raise RowError("empty completion", f"'{field}' has an assistant message without text")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ def gather_data(run_data: RunData, tokenizer: PreTrainedTokenizerBase) -> DataFa
         num_rendered=sum(_rendered(record.prompt, specials) for record in train),
         num_ties=sum(one.ties for one in sources),
         num_refused=sum(len(one.refused) for one in sources),
+        refused=dict(Counter(row.reason for one in sources for row in one.refused)),
         faults=faults,
         signal=signal_of(len(train), contradicted, noise),
         noise=noise,

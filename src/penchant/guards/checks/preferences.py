@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penchant.core.findings import Finding, note, warning
-from penchant.data.faults import FEW_SPOIL, Share, fault_of
+from penchant.data.faults import FAULTS, Count, fault_of
 from penchant.data.quality import FEW
 from penchant.data.records import counted
 from penchant.guards.checks.snapshot import Snapshot
 
 
-def ties(run: Snapshot) -> Iterator[Finding]:
-    """Pairs without a preference, which reading has left out."""
-    if run.data.num_ties:
-        yield note(
-            "ties",
-            f"{counted(run.data.num_ties, 'tie')} left out while reading: they hold no preference",
-            "nothing to do",
-            {"num_ties": run.data.num_ties},
-        )
+def unread(run: Snapshot) -> Iterator[Finding]:
+    """Rows without a preference, and rows that could not be read: reading has left them out."""
+    data = run.data
+    total = data.num_train + data.num_held_out + data.num_ties + data.num_refused
+    yield from FAULTS["ties"].found(Count(data.num_ties, total, "tie"))
+    yield from FAULTS["refused-rows"].found(Count(data.num_refused, total, "row", data.refused))
 
 
 def faults(run: Snapshot) -> Iterator[Finding]:
@@ -92,24 +89,11 @@ def size(run: Snapshot) -> Iterator[Finding]:
         )
 
 
-def refused(run: Snapshot) -> Iterator[Finding]:
-    """Rows that could not be read."""
-    data = run.data
-    num_rows = data.num_refused + data.num_train + data.num_held_out
-    yield from Share("row", data.num_refused, num_rows).has(
-        "refused-rows",
-        "were refused while reading",
-        "reading names each with its reason; strict makes them an error",
-        many=FEW_SPOIL,
-    )
-
-
 RULES = (
-    ties,
+    unread,
     faults,
     label_noise,
     length_bias,
     held_out,
     size,
-    refused,
 )

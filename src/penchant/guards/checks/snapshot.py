@@ -25,7 +25,7 @@ class DataFacts:
         num_chat: records that are messages, not plain strings.
         num_rendered: plain strings that hold the tokenizer's special tokens as text.
         num_ties: records of both sides without a preference, which reading has left out.
-        num_refused: rows of both sides that could not be read.
+        num_refused: rows of both sides that could not be read; refused: these by the reason.
         faults: by the id of `penchant.data.faults`, how many records have it; near duplicates only
             where they were looked for.
         signal: how clear the preferences are.
@@ -39,6 +39,7 @@ class DataFacts:
     num_rendered: int = 0
     num_ties: int = 0
     num_refused: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
     faults: Mapping[str, Count] = field(default_factory=dict)
     signal: Signal = "unknown"
     noise: Noise | None = None
