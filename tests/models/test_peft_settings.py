@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
 from transformers import AutoModelForCausalLM
 
 from penchant.core.errors import ModelError
@@ -157,3 +157,47 @@ def test_an_unknown_module_to_save_is_refused_with_the_nearest(make_model: Any) 
     with pytest.raises(ModelError, match=r"modules_to_save.*embed_token;.*are embed_tokens"):
         add_lora(make_model(), r=2, alpha=4, dropout=0.0, target_modules="q_proj",
                  settings={"modules_to_save": ["embed_token"]})  # fmt: skip
+
+
+EVA = {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}}
+
+
+def texts(number: int = 20) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(1, 90, (6 + i % 5,), generator=generator).tolist() for i in range(number)]
+
+
+def test_eva_starts_as_pefts_own_does_on_the_same_records(make_model: Any, tmp_path: Path) -> None:
+    base = make_model("llama")
+    start = base(input_ids=IDS).logits
+    found = add_lora(base, r=2, alpha=4, dropout=0.0, target_modules="all-linear", settings=EVA,
+                     texts=texts(16))  # fmt: skip
+    torch.testing.assert_close(found(input_ids=IDS).logits, start)  # the base is what it was
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM", **EVA
+    )
+    expected = get_peft_model(make_model("llama"), config)
+    batches = []
+    for some in (texts(16)[:8], texts(16)[8:]):
+        width = max(map(len, some))
+        rows = [[*one, *[0] * (width - len(one))] for one in some]
+        masks = [[1] * len(one) + [0] * (width - len(one)) for one in some]
+        batches.append({"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(masks)})
+    initialize_lora_eva_weights(expected, batches, show_progress_bar=False)
+    own = {n: p for n, p in found.named_parameters() if "lora_A" in n}
+    theirs = {n: p for n, p in expected.named_parameters() if "lora_A" in n}
+    assert own.keys() == theirs.keys()
+    for name, parameter in own.items():
+        torch.testing.assert_close(parameter, theirs[name])
+    assert len({len(p) for p in own.values()}) > 1  # layers have ranks of their own
+    trained(found).save_pretrained(tmp_path / "adapter")
+    read = PeftModel.from_pretrained(make_model("llama"), tmp_path / "adapter").eval()
+    torch.testing.assert_close(
+        read(input_ids=IDS).logits, found(input_ids=IDS).logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_eva_on_too_few_tokens_is_refused(make_model: Any) -> None:
+    with pytest.raises(ModelError, match=r"looks for 64 components.*the records have 13 tokens"):
+        add_lora(make_model("llama"), r=32, alpha=4, dropout=0.0, target_modules="all-linear",
+                 settings=EVA, texts=texts(2))  # fmt: skip

@@ -34,8 +34,9 @@ ELSEWHERE = {
     "alora_invocation_tokens": "its adapter begins at a place that PEFT looks for in padded rows",
     "arrow_config": "it combines adapters that are there already",
 }
-# Initial weights that come from passes over data, which a script makes before training.
-FROM_DATA = ("eva", "corda", "lora_ga")
+# Initial weights that passes over data take out of the base: PEFT opens such an adapter again only
+# once it is converted with the weights that it began with.
+FROM_PASSES = ("corda", "lora_ga")
 # What an adapter has beside pairs of matrices.
 BESIDE = {"use_dora", "modules_to_save", "layer_replication", "trainable_token_indices"}
 # Initial weights that take something out of the base, and put it into the adapter.
@@ -116,10 +117,11 @@ def check_peft(config: Any) -> None:
     except TypeError as error:
         raise ValueError(f"peft: {error}; give values that config.yaml can hold") from error
     initial = str(settings.get("init_lora_weights", True)).lower()
-    if initial.startswith(FROM_DATA):
+    if initial.startswith(FROM_PASSES):
         raise ValueError(
-            f"peft: init_lora_weights {initial} is computed from passes over data, which are not "
-            "made here; set pissa, olora, gaussian or orthogonal"
+            f"peft: init_lora_weights {initial} takes something out of the base that depends on "
+            "passes over data, so that what is trained opens on no base that anybody has; set eva "
+            "(passes too, and the base stays as it is), pissa, olora, gaussian or orthogonal"
         )
     try:
         LoraConfig(r=config.lora_r, **settings)

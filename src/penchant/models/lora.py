@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +49,8 @@ def add_lora(
     target_parameters: str = "",
     settings: Mapping[str, Any] | None = None,
     task_type: str = "CAUSAL_LM",
+    texts: Sequence[Sequence[int]] = (),
+    device: torch.device | None = None,
 ) -> PeftModel:
     """Wrap `model` with a fresh LoRA adapter (Hu et al. 2021) that starts at no change.
 
@@ -60,6 +62,8 @@ def add_lora(
         target_parameters: names of weights that no linear layer holds, as those of experts.
         settings: what else `peft.LoraConfig` takes.
         task_type: PEFT's; with `SEQ_CLS` the score head is trained and saved as a whole.
+        texts: token ids of some records, for initial weights that are computed from passes.
+        device: which makes such passes.
 
     Raises:
         ModelError: no layer or no parameter has one of the names, or PEFT refuses the settings.
@@ -89,9 +93,14 @@ def add_lora(
         with warnings.catch_warnings():
             # A pattern that PEFT writes itself, for experts that it then finds by another way.
             warnings.filterwarnings("ignore", OWN_PATTERN)
+            warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu")
             adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     except (ValueError, NotImplementedError, re.error) as error:
         raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
+    if config.init_lora_weights == "eva" and texts:
+        from penchant.models.eva import start_from_inputs
+
+        start_from_inputs(adapted.to(device) if device is not None else adapted, texts)
     fuse_lora(adapted)
     if more := set(config.target_parameters or ()).difference(parameters):
         logger.info(

@@ -101,6 +101,7 @@ class Pairs:
         model: Any = None,
         device: torch.device | None = None,
         empty: bool = False,
+        examples: Sequence[Any] = (),
     ) -> Any:
         """The model to train: all weights, or a frozen base with a fresh adapter.
 
@@ -110,6 +111,7 @@ class Pairs:
             model: already loaded, in place of it.
             device: where weights go that are quantised now.
             empty: no memory for weights, of which another process hands out a part.
+            examples: that are trained on, where the adapter starts from passes over some.
         """
         if model is None and empty and not is_adapter(Path(base)):
             from penchant.models.rough_sizes import empty_model
@@ -144,7 +146,18 @@ class Pairs:
             target_parameters=config.lora_target_parameters,
             settings=config.peft,
             task_type=self.task_type,
+            texts=self._texts(config, examples),
+            device=device,
         )
+
+    def _texts(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]]:
+        """Token ids of records that initial weights are computed from; none where none are."""
+        if config.peft.get("init_lora_weights") != "eva":
+            return []
+        from penchant.models.eva import NUM_TEXTS
+
+        groups = self.groups(config, examples[:NUM_TEXTS])
+        return [[*group.prompt, *group.completions[0]] for group in groups]
 
     def has_critic(self, config: RunConfig) -> bool:
         """Whether a second model is trained beside the policy, to estimate values."""

@@ -77,10 +77,11 @@ def _prepare(
     device = accelerator.device
     # Where processes divide the weights, the first loads them and hands out parts.
     empty = sharded and not accelerator.is_main_process
-    policy = kind.load(config, precision, inputs.base, model, device, empty)
+    examples = inputs.train_set
+    policy = kind.load(config, precision, inputs.base, model, device, empty, examples)
     critic = None
     if kind.has_critic(config):
-        critic = kind.load(config, precision, inputs.base, device=device, empty=empty)
+        critic = kind.load(config, precision, inputs.base, None, device, empty, examples)
     pad_token_id = inputs.tokenizer.pad_token_id
     assert pad_token_id is not None  # load_tokenizer falls back to EOS
     setup = Setup(**vars(inputs), scorer=kind.scorer(config, policy, int(pad_token_id), critic))

@@ -52,6 +52,9 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
         "dtype bf16: all weights in it are rounded at random, whole; set dtype to fp32": (
             config.rounds_stochastically
         ),
+        "peft: init_lora_weights eva makes passes before weights are divided; set another": (
+            config.peft.get("init_lora_weights") == "eva"
+        ),
         f"generation {engine}: it needs whole weights; set generation to cached": (
             engine not in ("auto", "cached")
         ),
