@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import penchant
 from penchant.methods import METHODS
@@ -96,6 +96,52 @@ def test_several_processes_train_what_one_trains(
         again = load_file(two.model / name)
         assert all(torch.equal(again[weight], found[weight]) for weight in found)
         assert [m["step"] for m in metrics(two.output)] == [m["step"] for m in metrics(one.output)]
+
+
+MIXED = '''
+def reward(completions, n, **_):
+    """Of one prompt in three the answers differ; the others are all alike."""
+    letters = [sum("a" <= c.lower() <= "z" for c in text) / 6 for text in completions]
+    return [value if number % 3 == 0 else 1.0 for value, number in zip(letters, n, strict=True)]
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("grpo", {"dynamic_sampling": True, "num_generations": 4}),
+        ("distill", {"beta": 0.5}),
+        ("distill", {"beta": 1.0, "sharding": "full"}),
+        ("distill", {"beta": 1.0, "sharding": "full", "lora_r": 0}),
+    ],
+    ids=str,
+)
+def test_two_processes_sample_and_train_what_one_does(
+    tmp_path: Path, tiny_model_dir: Path, launch: Any, method: str, changes: dict[str, Any]
+) -> None:
+    rows = [json.dumps({"prompt": f"say {word}", "n": i}) for i, word in enumerate("abcdefghij")]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "mixed.py").write_text(MIXED)
+    shutil.copytree(tiny_model_dir, tmp_path / "teacher")
+    taught = load_file(tmp_path / "teacher" / "model.safetensors")
+    taught["lm_head.weight"] = taught["lm_head.weight"].flip(0).contiguous()
+    save_file(taught, tmp_path / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    teacher = {"teacher_model": str(tmp_path / "teacher")} if method == "distill" else {}
+    keys = {
+        **{"model": str(tiny_model_dir), "data": str(tmp_path / "data.jsonl"), "max_steps": 4},
+        **{"reward": f"{tmp_path / 'mixed.py'}:reward", "max_completion_length": 6},
+        **{"max_length": 64, "batch_size": 16, "per_device_train_batch_size": 4},
+        **{"learning_rate": 1e-3, "adam_epsilon": 1e-4, "lora_r": 4, "monitor_prompts": 0},
+        **{"eval_samples": 0, **teacher, **changes},
+    }
+    whole = {k: v for k, v in keys.items() if k != "sharding"}
+    one = penchant.train(method, output=tmp_path / "one", gradient_accumulation_steps=2, **whole)
+    launch(2, method, {**keys, "gradient_accumulation_steps": 1, "output": tmp_path / "two"})
+    for ours, theirs in zip(metrics(one.output), metrics(tmp_path / "two"), strict=True):
+        for name in ("loss", "grad_norm", "reward/mean", "resampling/thrown_away", "kl/teacher"):
+            if name in ours:
+                assert theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow

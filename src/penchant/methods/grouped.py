@@ -30,6 +30,14 @@ class GroupOptions(OnlineOptions):
         True,
         description="Leave out groups whose answers all got the same reward; they are counted.",
     )
+    dynamic_sampling: bool = Field(
+        False, description="Answer further prompts in place of those whose answers all got the "
+        "same reward, until the batch is full (DAPO)."
+    )  # fmt: skip
+    dynamic_sampling_max_gen_batches: int = Field(
+        10, ge=2, description="How often prompts are answered for one batch at most; then it is "
+        "trained on as it is."
+    )  # fmt: skip
     mask_truncated_completions: bool = Field(
         False, description="Do not train on answers that max_completion_length cut off; they still "
         "count in the comparison of their group."
@@ -43,6 +51,22 @@ class GroupOptions(OnlineOptions):
                 f"({self.num_generations}): answers are compared within a prompt"
             )
         return self
+
+    @model_validator(mode="after")
+    def _flat_groups_are_replaced(self) -> Self:
+        if self.dynamic_sampling and not self.skip_zero_variance:
+            raise ValueError(
+                "dynamic_sampling replaces the groups that skip_zero_variance leaves out; set it "
+                "to true, or drop dynamic_sampling"
+            )
+        default = type(self).model_fields["dynamic_sampling_max_gen_batches"].default
+        if not self.dynamic_sampling and self.dynamic_sampling_max_gen_batches != default:
+            raise ValueError("dynamic_sampling_max_gen_batches is read with dynamic_sampling: true")
+        return self
+
+    @property
+    def max_gen_batches(self) -> int:
+        return self.dynamic_sampling_max_gen_batches if self.dynamic_sampling else 1
 
     @property
     def generations(self) -> int:

@@ -206,6 +206,11 @@ class OnlineOptions(RewardOptions):
         """Training passes over each batch of answers."""
         return 1
 
+    @property
+    def max_gen_batches(self) -> int:
+        """How often prompts may be answered until a batch is full of groups that teach."""
+        return 1
+
 
 def ratio_of(log_ratio: Tensor) -> Tensor:
     """exp, bounded so that an answer far from its sampler cannot make gradients infinite."""

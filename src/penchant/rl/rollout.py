@@ -13,6 +13,7 @@ from penchant.core.machine import release_memory
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.methods.experience import Advantages, Experience
+from penchant.rl.metrics import batch_metrics
 from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.base import Draw
 from penchant.rl.scoring import Answer, Scoring, drawn_columns
@@ -118,12 +119,18 @@ class Collector:
         state, self.rewards.options = self._at_first
         self.rewards.load_state_dict(state)
 
-    def collect(self, prompts: Sequence[TokenisedPrompt], seed: int) -> Judged:
-        """Answer, judge and, where that is asked for, score; without what the rewards dropped."""
+    def collect(self, prompts: Sequence[TokenisedPrompt], seed: int, first: int = 0) -> Judged:
+        """Answer, judge and, where that is asked for, score; without what the rewards dropped.
+
+        Args:
+            prompts: at least one.
+            seed: of the random numbers, which depend on it and on each prompt's number alone.
+            first: the number of the first prompt; the others follow.
+        """
         clock = _Clock()
         # Prompts that stand in keep the passes of all processes equally many.
         rounds = self.team.rounds(range(len(prompts)))
-        own = self._answer(prompts, [number for number, _ in rounds], seed)
+        own = self._answer(prompts, [number for number, _ in rounds], seed, first)
         release_memory()  # of the key-value cache
         clock.lap("generation")
         asked = self.rewards.ask(self._samples(own))
@@ -139,29 +146,27 @@ class Collector:
         ]
         whole = [rows[i * n : (i + 1) * n] for i, (_, counts) in enumerate(rounds) if counts]
         rows = [row for some in self.team.together(whole) for row in some]
-        answers = [Answer(prompts[row.number], row.number, row.completion) for row in rows]
+        answers = [Answer(prompts[r.number - first], r.number, r.completion) for r in rows]
         samples = self._samples(answers)
         scores = self.rewards.score(samples, [row.asked for row in rows])
         kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
         answers = [answers[i] for i in kept]
         experience = _experience(answers, scores, kept, [rows[i].columns for i in kept])
-        metrics = {**_described(answers, scores), **self.team.agree(clock.seconds)}
-        if answers:
-            metrics |= _compared(answers, experience)
+        metrics = batch_metrics(answers, scores, experience) | self.team.agree(clock.seconds)
         texts = [samples[i].completion for i in kept]
         return Judged(answers, texts, scores, experience, metrics)
 
     def _answer(
-        self, prompts: Sequence[TokenisedPrompt], numbers: Sequence[int], seed: int
+        self, prompts: Sequence[TokenisedPrompt], places: Sequence[int], seed: int, first: int
     ) -> list[Answer]:
-        """Answers to the prompts of these numbers, those to one prompt together."""
+        """Answers to the prompts in these places, those to one prompt together."""
         self.sampler.sync()
-        draw = Draw(self.sampling, seed, self.num_generations, numbers)
+        draw = Draw(self.sampling, seed, self.num_generations, [first + i for i in places])
         with self.autocast():
-            drawn = self.sampler.sample([prompts[i].prompt for i in numbers], draw)
+            drawn = self.sampler.sample([prompts[i].prompt for i in places], draw)
         return [
-            Answer(prompts[number], number, completion)
-            for number, completions in zip(numbers, drawn, strict=True)
+            Answer(prompts[i], first + i, completion)
+            for i, completions in zip(places, drawn, strict=True)
             for completion in completions
         ]
 
@@ -270,46 +275,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[f"seconds/{name}"] = now - self._last
         self._last = now
-
-
-def _described(answers: Sequence[Answer], scores: Scores) -> dict[str, float]:
-    """What can be said of a batch of answers without a model."""
-    metrics = {"rollouts": float(len(answers)), "reward/dropped": float(scores.dropped)}
-    judged = {"reward": scores.raw, "reward/normalized": scores.rewards if scores.raw else []}
-    for name, values in judged.items():
-        known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-        if len(known):
-            metrics[f"{name}/mean"] = float(known.mean())
-            metrics[f"{name}/std"] = float(known.std(correction=0))
-    for name, values in scores.by_name.items():
-        known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-        if len(scores.by_name) > 1 and len(known):
-            metrics[f"reward/{name}"] = float(known.mean())
-    if scores.disagreement:
-        disagreement = torch.tensor(scores.disagreement, dtype=torch.float64)
-        metrics["reward/disagreement"] = float(disagreement.nanmean())
-    if answers:
-        lengths = [len(a.completion.ids) for a in answers]
-        metrics["completion/length"] = sum(lengths) / len(lengths)
-        metrics["completion/ended"] = sum(a.completion.ended for a in answers) / len(answers)
-    return metrics
-
-
-def _compared(answers: Sequence[Answer], experience: Experience) -> dict[str, float]:
-    """Divergence from the reference, entropy, and how far sampling and scoring disagree."""
-    metrics = {}
-    if experience.entropy is not None:
-        metrics["entropy"] = float(experience.entropy.mean())
-    if experience.divergence is not None:
-        metrics["divergence"] = float(experience.divergence.mean())
-    if experience.ref_logprobs is not None:
-        log_ratio = experience.sums(experience.logprobs - experience.ref_logprobs)
-        metrics["kl"] = float(log_ratio.sum() / len(experience.logprobs))
-        metrics["kl/sequence"] = float(log_ratio.mean())
-        if len(log_ratio) > 1:
-            metrics["kl/sequence_error"] = float(log_ratio.std() / len(log_ratio) ** 0.5)
-    if experience.sampled_logprobs is not None:
-        difference = (experience.sampled_logprobs - experience.logprobs).abs()
-        metrics["logprob/sampling_difference"] = float(difference.mean())
-        metrics["logprob/sampling_difference_max"] = float(difference.max())
-    return metrics

@@ -44,6 +44,8 @@ class Schedule:
         shuffle, seed: of the prompts and of the mini-batches.
         early_stopping_kl: sample again once the policy has moved so far, nats per token.
         log_completions: answers of each batch that are written down.
+        max_gen_batches: how often prompts may be answered until a batch is full of groups that
+            teach something; 1: whatever the first answers are.
     """
 
     batch_size: int
@@ -56,6 +58,7 @@ class Schedule:
     seed: int
     early_stopping_kl: float | None = None
     log_completions: int = 0
+    max_gen_batches: int = 1
 
 
 @dataclass
@@ -86,6 +89,8 @@ class RolloutSource:
     )
     iteration: int = 0
     """Batches sampled so far."""
+    num_answered: int = 0
+    """Prompts that were answered."""
     position: int = 0
     """Mini-batches of the present rollouts that are done."""
     rebind: Callable[[Any], Callable[[Experience, float], Advantages]] | None = None
@@ -106,8 +111,8 @@ class RolloutSource:
         for step in range(done + 1, self.num_steps + 1):
             fruitless = 0
             while self.position >= self._num_mini_batches:
-                self._collect(step)
-                fruitless += not self.rollouts
+                num_batches = self._collect(step)
+                fruitless += 0 if self.rollouts else num_batches
                 if fruitless >= FRUITLESS:
                     self._give_up(step)
                     return
@@ -115,7 +120,7 @@ class RolloutSource:
             self.position += 1
             yield StepBatch(
                 step=step,
-                epoch=self._num_sampled / len(self.prompts),
+                epoch=self.num_answered / len(self.prompts),
                 micro_batches=[
                     (some, float(counts))
                     for some, counts in self.collector.team.rounds(self._divided(chosen))
@@ -147,9 +152,9 @@ class RolloutSource:
         self.estimate = self.rebind(options)
 
     @property
-    def _num_sampled(self) -> int:
-        """Prompts that were answered."""
-        return self.iteration * (self.schedule.batch_size // self.schedule.num_generations)
+    def _num_groups(self) -> int:
+        """Prompts of a batch."""
+        return self.schedule.batch_size // self.schedule.num_generations
 
     @property
     def _step_size(self) -> int:
@@ -172,23 +177,44 @@ class RolloutSource:
         ordered = [rollout for number in order for rollout in blocks[number]]
         return ordered[within * self._step_size : (within + 1) * self._step_size]
 
-    def _collect(self, step: int) -> None:
-        prompts = self._next_prompts()
-        with out_of_memory_explained("prompts were answered", SAMPLE_LESS):
-            judged = self.collector.collect(prompts, seed=self.schedule.seed + self.iteration)
+    def _collect(self, step: int) -> int:
+        """The next batch; returns how often prompts were answered for it."""
+        judged, chosen, num_batches = self._refilled()
         self.iteration += 1
         self.position, self.rollouts = 0, []
-        self.totals["episodes"] += len(prompts) * self.schedule.num_generations
-        self.totals["generation_seconds"] += judged.metrics["seconds/generation"]
         self.metrics = {"iteration": float(self.iteration), **judged.metrics}
-        if judged.answers:
-            estimate = self.estimate(judged.experience, self.controller.value)
-            self.metrics |= estimate.metrics
+        if chosen.answers:
+            estimate = self.estimate(chosen.experience, self.controller.value)
+            self.metrics = {**estimate.metrics, **self.metrics}
             divergence = estimate.metrics.get("objective/kl")
             if divergence is not None:
-                self.controller.update(divergence, len(judged.answers))
-            self.rollouts = make_rollouts(judged, estimate)
+                self.controller.update(divergence, len(chosen.answers))
+            self.rollouts = make_rollouts(chosen, estimate)
         self._record(step, judged)
+        return num_batches
+
+    def _refilled(self) -> tuple[Judged, Judged, int]:
+        """What was sampled, what of it is trained on, and how often prompts were answered."""
+        if self.schedule.max_gen_batches == 1:
+            judged = self._answer(self._num_groups, 0)
+            return judged, judged, 1
+        from penchant.rl.resampling import refill
+
+        def estimate(experience: Experience) -> Advantages:
+            return self.estimate(experience, self.controller.value)
+
+        return refill(self._answer, estimate, self._num_groups, self.schedule.max_gen_batches)
+
+    def _answer(self, count: int, first: int) -> Judged:
+        """Answer the next prompts, which have numbers from `first` on within their batch."""
+        start, seed = self.num_answered, self.schedule.seed + self.iteration
+        prompts = [self.prompts[self._index(i)] for i in range(start, start + count)]
+        with out_of_memory_explained("prompts were answered", SAMPLE_LESS):
+            judged = self.collector.collect(prompts, seed, first)
+        self.num_answered += count
+        self.totals["episodes"] += count * self.schedule.num_generations
+        self.totals["generation_seconds"] += judged.metrics["seconds/generation"]
+        return judged
 
     def _record(self, step: int, judged: Judged) -> None:
         for finding in look_at(judged, self.metrics):
@@ -218,11 +244,6 @@ class RolloutSource:
             raise TrainingError(f"{finding.what}; {finding.remedy}")
         self.say(step - 1, finding)
 
-    def _next_prompts(self) -> list[TokenisedPrompt]:
-        count = self.schedule.batch_size // self.schedule.num_generations
-        first = self._num_sampled
-        return [self.prompts[self._index(i)] for i in range(first, first + count)]
-
     def _index(self, visited: int) -> int:
         epoch, within = divmod(visited, len(self.prompts))
         if self._order[0] != epoch:
@@ -243,6 +264,7 @@ class RolloutSource:
             "metrics": self.metrics,
             "totals": self.totals,
             "iteration": self.iteration,
+            "num_answered": self.num_answered,
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
@@ -254,6 +276,7 @@ class RolloutSource:
         self.rollouts = unpack_rollouts(tensors, state["rollouts"])
         self.metrics, self.totals = dict(state["metrics"]), dict(state["totals"])
         self.iteration, self.position = state["iteration"], state["position"]
+        self.num_answered = state.get("num_answered", self.iteration * self._num_groups)
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])
         if self.budget is not None:

@@ -302,6 +302,7 @@ def make_source(
             seed=config.seed,
             early_stopping_kl=getattr(options, "early_stopping_kl", None),
             log_completions=options.log_completions,
+            max_gen_batches=options.max_gen_batches,
         ),
         append=run.append,
         say=partial(run.say, once=True),
