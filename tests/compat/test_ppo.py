@@ -741,16 +741,3 @@ def test_a_base_in_four_bits_is_trained_by_its_adapter_and_value_head(
     assert step(trainer, batch)["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     moved = {name for name, weight in weights(trainer).items() if (weight != before[name]).any()}
     assert moved and all("lora_" in name or "v_head" in name for name in moved)
-
-
-def test_running_out_of_memory_says_what_to_set(
-    make: Any, batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = make()
-
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("full")
-
-    monkeypatch.setattr("penchant.training.step.Step.take", full)
-    with pytest.raises(TrainingError, match="lower mini_batch_size"):
-        step(trainer, batch)

@@ -13,10 +13,15 @@ import torch
 import penchant
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
+from penchant.data.batch import Group
+from penchant.models import selfcheck
 from penchant.models.lora import add_lora
+from penchant.models.reference import AdapterReference
 from penchant.models.reference_copy import CopyReference, frozen_copy
+from penchant.models.scoring import PLAIN, Scorer
 from penchant.training import kinds, reference_models
 from penchant.training.kind import kind_of
+from penchant.training.references import find_difference
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +113,35 @@ def test_run_whose_policy_is_not_its_reference_is_stopped_before_the_first_step(
     with pytest.raises(ConfigError, match=r"reference-differs-at-start: .*\(adapter\)"):
         train("adapter")
     assert train("meant so", silence="reference-differs-at-start").steps == 1
+
+
+class Faulty(AdapterReference):
+    """A reference that is off by 0.03 nats per token."""
+
+    def sums(self, groups: Any, batch: Any, weights: Any = None) -> torch.Tensor:
+        return super().sums(groups, batch, weights) + 0.03 * batch.completion_lengths
+
+
+@pytest.mark.parametrize("has_fp32", [True, False])
+def test_fault_that_rounding_could_hide_is_found_in_half_precision(
+    tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch, has_fp32: bool
+) -> None:
+    config = load_config("dpo", tiny_keys)
+    scorer = Scorer(kind_of(config.spec).load(config, "bf16", config.model), 0)
+    groups = [Group([5, 6, 7], ([*range(8, 30)], [*range(9, 40)]))]
+    if not has_fp32:
+        monkeypatch.setattr(selfcheck, "_can_be_exact", lambda scorer: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        scorer.use(PLAIN)
+        assert find_difference(AdapterReference(scorer), scorer, groups) is None
+        finding = find_difference(Faulty(scorer), scorer, groups)
+    assert finding is not None and finding.evidence["difference"] == pytest.approx(0.03, abs=1e-3)
+    assert finding.evidence["limit"] < 0.02
+
+
+def test_rounding_of_a_cache_is_no_fault_in_half_precision(
+    tiny_keys: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "precision": "bf16", "silence": "bf16-emulated", "max_steps": 1}
+    keys |= {"reference": "cache", "cache_dir": str(tmp_path / "kept")}
+    assert penchant.train("dpo", output=tmp_path / "run", **keys).steps == 1

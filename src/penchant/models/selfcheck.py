@@ -94,7 +94,7 @@ def plan_scoring(
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), out_of_memory_explained(*TWO_PASSES):
         groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
-        expected = Expected(_plain_forward(scorer, groups), _exactly(scorer, groups, PLAIN))
+        expected = Expected(_plain_forward(scorer, groups), exact_logprobs(scorer, groups, PLAIN))
         check = partial(_refusal, scorer, groups, expected)
         first, *others = plans = _plans(attention, fused_head=True)
         plan, reasons = first, [reason for reason in [check(first)] if reason]
@@ -171,7 +171,7 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
     name = scorer.plan.kernel if scorer.plan.packed else scorer.plan.layout
     limit, half = tolerance(scorer)
     if expected.exact is not None:
-        exact = _exactly(scorer, groups, scorer.plan)
+        exact = exact_logprobs(scorer, groups, scorer.plan)
         if exact is not None:
             largest = (exact - expected.exact).abs().max().item()
             if not largest <= LARGEST[torch.float32]:  # also true for NaN
@@ -208,7 +208,7 @@ def _run_backward(scorer: Scorer, loss: Tensor, trained: Sequence[Tensor]) -> No
     scorer.zero_grad()
 
 
-def _exactly(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tensor | None:
+def exact_logprobs(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tensor | None:
     """Log-probs `[N]` as `plan` says, of a run in half precision in fp32.
 
     None for a run that is not in half precision, and where fp32 cannot be had: weights that are

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from penchant.compat.trl.objects import name_of
 from penchant.compat.trl.ppo import parts, stats
 from penchant.compat.trl.ppo.given import Given, as_prompts, estimate, neutral
-from penchant.core.machine import out_of_memory_explained
 from penchant.data.batch import Group
 from penchant.data.source import StepBatch
 from penchant.methods import METHODS
@@ -35,13 +34,6 @@ if TYPE_CHECKING:
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import AdapterReference
     from penchant.models.reference_copy import CopyReference
-
-
-# What happened when memory ran out, and what to set.
-LEARNED = (
-    "a batch was learned from",
-    "lower mini_batch_size, raise gradient_accumulation_steps, or set gradient_checkpointing",
-)
 
 
 class Learner:
@@ -130,7 +122,7 @@ class Learner:
         """
         self._given.answers, self._given.scores = answers, scores
         groups = [Group(q, (a,)) for q, a in zip(queries, answers, strict=True)]
-        with self.planned.on(groups), out_of_memory_explained(*LEARNED):
+        with self.planned.on(groups):
             judged = self._collector.collect(as_prompts(queries), seed=0)
             started = time.perf_counter()
             coefficient = self.controller.value

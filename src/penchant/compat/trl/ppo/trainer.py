@@ -268,7 +268,10 @@ class PPOTrainer:
         lengths = {**of_lengths("queries", prompts), **of_lengths("responses", answers)}
         answers, mask = tokens.without_tails(answers, masks)
         paid = self._scaling(tokens.score_values(scores))
-        remedy = "set lower mini_batch_size and batch_size, or gradient_checkpointing=True"
+        remedy = (
+            "lower mini_batch_size, raise gradient_accumulation_steps to match, lower batch_size, or "
+            "set gradient_checkpointing=True"
+        )
         with out_of_memory_explained("a batch was learned from", remedy):
             statistics = self._learner.learn(prompts, answers, paid, mask)
         if self.lr_scheduler is not None:
