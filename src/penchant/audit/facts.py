@@ -14,7 +14,7 @@ from penchant.audit.patterns import CUES, bits, opening
 from penchant.data.faults import answers, joined, nearly_same, whole_text
 from penchant.data.lines import Item
 from penchant.data.near import ABSENT, NUM_HASHES, Signatures, sign_records
-from penchant.data.patterns import LEFTOVERS, PERSONAL, SEARCHED_CHARACTERS
+from penchant.data.patterns import LEFTOVERS, MEDIA_MARKS, PERSONAL, SEARCHED_CHARACTERS
 from penchant.data.records import Label, Pair, Refusal, Text, canonical, prompt_key
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
@@ -42,6 +42,7 @@ COLUMNS = np.dtype(
         ("rejected_opening", np.uint64),
         ("personal", np.uint8),  # bits of PERSONAL
         ("leftovers", np.uint8),  # bits of LEFTOVERS
+        ("media", np.uint8),  # bits of MEDIA_MARKS
         ("blank_difference", np.bool_),  # they differ in nothing that is seen but case
         ("desirable", np.bool_),  # of a label
         ("agreement", np.float32),
@@ -139,6 +140,7 @@ def _describe(row: Any, record: Pair | Label) -> None:
     everything = whole_text(record)
     row["personal"] = bits(PERSONAL, everything)
     row["leftovers"] = bits(LEFTOVERS, everything)
+    row["media"] = bits(MEDIA_MARKS, everything)
     if isinstance(record, Label):
         row["desirable"] = record.desirable
         return

@@ -15,7 +15,7 @@ from penchant.audit.graphs import in_cycles, opposed
 from penchant.audit.scan import Scan
 from penchant.data.faults import ALIKE, FAULTS, MIN_AGREEMENT, Count, Fault, fault_of
 from penchant.data.near import ALIKE_PROMPTS, Indices, combined, near_repeats, near_to_others
-from penchant.data.patterns import LEFTOVERS, PERSONAL
+from penchant.data.patterns import LEFTOVERS, MEDIA_MARKS, PERSONAL
 
 
 def row_faults(scanned: Scan, min_agreement: float = MIN_AGREEMENT) -> list[Finding]:
@@ -130,6 +130,7 @@ def texts(scanned: Scan) -> Iterator[Finding]:
     for name, column, kinds in (
         ("personal-data", "personal", PERSONAL),
         ("template-leftovers", "leftovers", LEFTOVERS),
+        ("media-marks", "media", MEDIA_MARKS),
     ):
         found = {kind: int((table[column] >> bit & 1).sum()) for bit, kind in enumerate(kinds)}
         yield from _fault(scanned, name, table[column] > 0, kinds=found)

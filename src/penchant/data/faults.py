@@ -135,6 +135,10 @@ _FAULTS = (
         + _drop("template-leftovers"),
     ),
     Fault(
+        "media-marks", "with a mark of an image, a sound or a video, which the model is not shown",
+        _drop("media-marks") + "; or take the marks out where the texts do without",
+    ),
+    Fault(
         "leaks", "with a prompt that is held out too: held-out accuracy will flatter",
         _drop("leaks") + " --eval_data HELD_OUT; or divide again with penchant data split",
     ),
@@ -185,11 +189,15 @@ def count_faults(records: Sequence[Record]) -> dict[str, Count]:
 
 
 def count_patterns(records: Sequence[Record]) -> dict[str, Count]:
-    """Personal data and leftovers of templates in prompts and completions, by id."""
-    from penchant.data.patterns import LEFTOVERS, PERSONAL, matching
+    """Personal data, and marks of templates and media, in prompts and completions, by id."""
+    from penchant.data.patterns import LEFTOVERS, MEDIA_MARKS, PERSONAL, matching
 
     counts: dict[str, Count] = {}
-    for name, tests in (("personal-data", PERSONAL), ("template-leftovers", LEFTOVERS)):
+    for name, tests in (
+        ("personal-data", PERSONAL),
+        ("template-leftovers", LEFTOVERS),
+        ("media-marks", MEDIA_MARKS),
+    ):
         kinds = dict.fromkeys(tests, 0)
         num = 0
         for record in records:

@@ -1,4 +1,4 @@
-"""What is searched for in texts: personal data, leftovers of chat templates, shingles of words."""
+"""What is searched for in texts: personal data, what templates and images leave, words."""
 
 from __future__ import annotations
 
@@ -56,6 +56,14 @@ LEFTOVERS: Mapping[str, Callable[[str], bool]] = {
         r"^(?:Human|Assistant|USER|ASSISTANT|User|System):", "man:", "ant:", "ANT:", "SER:", "ser:",
         "tem:",
     ),
+}  # fmt: skip
+
+# What stands in a text where another model would be shown an image, a sound or a video.
+MEDIA_MARKS: Mapping[str, Callable[[str], bool]] = {
+    "<image>": finder(r"<image(?:_?\d+|_?placeholder)?>|<ImageHere>", "<image", "<ImageHere>"),
+    "<|image|>": finder(r"<\|(?:image|vision|video|audio)\w*\|>", "<|image", "<|vision", "<|video",
+                        "<|audio"),
+    "<video>": finder(r"\A<(?:video|audio)>", "<video>", "<audio>"),
 }  # fmt: skip
 
 

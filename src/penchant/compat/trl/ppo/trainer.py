@@ -269,8 +269,8 @@ class PPOTrainer:
         answers, mask = tokens.without_tails(answers, masks)
         paid = self._scaling(tokens.score_values(scores))
         remedy = (
-            "lower mini_batch_size, raise gradient_accumulation_steps to match, lower batch_size, or "
-            "set gradient_checkpointing=True"
+            "lower mini_batch_size, raise gradient_accumulation_steps to match, lower batch_size, "
+            "or set gradient_checkpointing=True"
         )
         with out_of_memory_explained("a batch was learned from", remedy):
             statistics = self._learner.learn(prompts, answers, paid, mask)
