@@ -82,13 +82,10 @@ def _rewritten(page: Path, name: str, first_cell: str, table: str) -> str:
 
 def _authors(method: Method) -> str:
     """As the method's module cites them: '(Authors 2024, https://...)'."""
-    cited = re.search(
-        r"[(;] ?([^();]+ \d{4}), http", sys.modules[method.options.__module__].__doc__ or ""
-    )
+    module = f"{METHODS.__module__}.{method.name}"
+    cited = re.search(r"[(;] ?([^();]+ \d{4}), http", sys.modules[module].__doc__ or "")
     if cited is None:
-        raise ValueError(
-            f"the first line of {method.options.__module__} cites no (Authors 2024, URL)"
-        )
+        raise ValueError(f"the first line of {module} cites no (Authors 2024, URL)")
     return cited[1]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from penchant.models import divergence
+from penchant.models.distribution import transformed
 from penchant.models.divergence import Said, divergence_of_heads, divergence_of_logits
 from penchant.models.vocabulary import AS_IS, LogitTransform
 
@@ -53,7 +54,7 @@ def test_values_and_gradients_are_those_of_whole_distributions(
 
     def logprobs(said):
         logits = said.hidden @ said.weight.t() + said.bias
-        return said.transform.applied(logits).log_softmax(1)
+        return transformed(logits, said.transform).log_softmax(1)
 
     log_p, log_q = logprobs(policy), logprobs(teacher)
     expected = plain(log_p, log_q, beta)

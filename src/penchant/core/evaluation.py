@@ -81,10 +81,8 @@ class Evaluation:
         if self.accuracy is not None:
             variance = self.accuracy * (1 - self.accuracy)
             return "accuracy", self.accuracy, math.sqrt(max(variance, 0.0) / self.num_examples)
-        if self.reward is None and self.loss is not None:
-            return "loss", -self.loss, 0.0
         if self.reward is None:
-            return "reward", -math.inf, 0.0
+            return ("reward", -math.inf, 0.0) if self.loss is None else ("loss", -self.loss, 0.0)
         return "reward", self.reward, (self.reward_std or 0.0) / math.sqrt(self.num_examples)
 
     @property

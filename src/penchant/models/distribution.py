@@ -66,7 +66,7 @@ def whole_distribution(
     """
 
     def rows(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = transform.applied(head_logits(h, weight, bias))
+        logits = transformed(head_logits(h, weight, bias), transform)
         every = filtered(logits, top_k, top_p, kept=y).log_softmax(-1)
         return every.gather(1, y.unsqueeze(1)).squeeze(1), entropies(every)
 
@@ -82,3 +82,11 @@ def whole_distribution(
 def entropies(every: Tensor) -> Tensor:
     """`[rows]`, in nats, of log-probs `[rows, V]` some of which may be -inf."""
     return -(every.exp() * every.masked_fill(every == -torch.inf, 0.0)).sum(-1)
+
+
+def transformed(logits: Tensor, transform: LogitTransform) -> Tensor:
+    """What the transform makes of raw logits, out of place and differentiably."""
+    logits = logits * transform.scale
+    if transform.softcap is not None:
+        logits = transform.softcap * torch.tanh(logits / transform.softcap)
+    return logits / transform.temperature

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from penchant.models.distribution import transformed
 from penchant.models.vocabulary import Head, LogitTransform, head_logits, product, rounded
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Lesson(NamedTuple):
 
     said: Said | None
     """Its hidden states under its head; None where it or the policy computes full logits."""
-    logprobs: Tensor | None
+    logits: Tensor | None
     """`[N, V]`, where `said` is None."""
     beta: float
 
@@ -152,7 +153,7 @@ def _with_trained_head(policy: Said, teacher: Said, targets: Tensor, beta: float
     theirs = _Logits(teacher)
 
     def block(hidden: Tensor, teacher_hidden: Tensor, some: Tensor) -> tuple[Tensor, ...]:
-        logits = policy.transform.applied(head_logits(hidden, policy.weight, policy.bias))
+        logits = transformed(head_logits(hidden, policy.weight, policy.bias), policy.transform)
         with torch.no_grad():
             teacher_logits = theirs(teacher_hidden)
         found: tuple[Tensor, ...] = _LogitDivergence.apply(logits, teacher_logits, some, beta)

@@ -113,9 +113,9 @@ class PolicyScorer(Scorer):
             own = Said(*self.head_inputs(batch), self.transform)
             found = divergence_of_heads(own, lesson.said, batch.targets, lesson.beta)
         else:
-            assert lesson.logprobs is not None
-            own_logprobs = self.whole_logprobs(batch)
-            found = divergence_of_logits(own_logprobs, lesson.logprobs, batch.targets, lesson.beta)
+            assert lesson.logits is not None
+            logits = self.full_logits(batch)
+            found = divergence_of_logits(logits, lesson.logits, batch.targets, lesson.beta)
         return PolicyOutput(found.logprobs, found.entropy, None, found.divergence, found.kl)
 
     def as_trained(self, batch: TokenBatch) -> PolicyOutput:

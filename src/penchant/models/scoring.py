@@ -284,19 +284,15 @@ class Scorer(nn.Module):
 
     def _distributions(self, batch: TokenBatch) -> Tensor:
         """`[N, V]`: log-probs of every token where a scored one is predicted, under the filters."""
-        logits = self._logits(batch)
+        logits = self.full_logits(batch)
         if self.top_k or self.top_p < 1:
             from penchant.models.distribution import filtered
 
             logits = filtered(logits, self.top_k, self.top_p, kept=batch.targets)
         return logits.log_softmax(-1)
 
-    def whole_logprobs(self, batch: TokenBatch) -> Tensor:
-        """`[N, V]`: log-probs of every token where a scored one is predicted, without filters."""
-        return self._logits(batch).log_softmax(-1)
-
-    def _logits(self, batch: TokenBatch) -> Tensor:
-        """`[N, V]`, in fp32 or better, at the temperature."""
+    def full_logits(self, batch: TokenBatch) -> Tensor:
+        """`[N, V]`, in fp32 or better, at the temperature, without filters."""
         with unrounded(self.output_head):
             out: Any = self.causal_model(**self._model_inputs(batch), use_cache=False)
         self._balance(out, batch)

@@ -42,7 +42,7 @@ class Teacher:
             assert other is not None, "a cache cannot know what will be sampled"
             own = batch if other.plan.layout == batch.layout else other.batch(groups)
             if not (policy.plan.fused_head and other.plan.fused_head):
-                return Lesson(None, other.whole_logprobs(own), self.beta)
+                return Lesson(None, other.full_logits(own), self.beta)
             with other.opened():
                 hidden, weight, bias = other.head_inputs(own)
                 if other.is_sharded:  # they are given back when this ends

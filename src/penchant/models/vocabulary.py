@@ -55,13 +55,6 @@ class LogitTransform:
         capped = logits.mul_(self.scale / self.softcap).tanh_()
         return capped.mul_(self.softcap / self.temperature)
 
-    def applied(self, logits: Tensor) -> Tensor:
-        """Transform out of place, differentiably, `[R, C]`."""
-        logits = logits * self.scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits / self.temperature
-
     def derivative(self, transformed: Tensor) -> Tensor | float:
         """d transformed / d raw, from the transformed logits."""
         factor = self.scale / self.temperature
