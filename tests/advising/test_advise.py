@@ -20,7 +20,7 @@ from penchant.cli.arguments import build_parser
 from penchant.cli.main import main
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError, ModelError, UserError
-from penchant.core.target import parse_memory
+from penchant.core.target import Machine, parse_memory
 from penchant.data.quality import BIASED, NOISY, STRONG, STRONGLY_BIASED
 from penchant.methods import METHODS
 from penchant.methods.kto import weight_advice
@@ -224,6 +224,32 @@ def test_reference_is_cached_where_a_copy_of_it_does_not_fit(
     kinds = [(one.best.plan.lora_r, one.best.plan.reference) for one in found]
     order = list(dict.fromkeys(kinds))
     assert order == [(0, "auto"), (0, "cache"), (16, "auto")]
+
+
+def test_on_a_gpu_moments_get_lighter_and_then_weights_before_all_weights_are_given_up(
+    ask_again: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penchant.advising.plan.MANY", 400)
+    monkeypatch.setattr("penchant.models.rough_sizes.OVERHEAD_BYTES", 0.0)
+    memory = [1e12]
+    monkeypatch.setattr(
+        "penchant.advising.advice.find_machine",
+        lambda given: Machine("cuda", int(memory[-1]), True, "bf16"),
+    )
+    size = ask_again("plain").best.plan.memory.peak
+    seen = []
+    for share in range(118, 6, -4):
+        memory.append(size * share / 100)
+        advice = ask_again("plain")
+        config, plan = parsed(advice.command), advice.best.plan
+        assert (config.optim, config.dtype) == (plan.optim, plan.dtype)
+        assert config.rounds_stochastically is (plan.dtype == "bf16" and not plan.lora_r)
+        seen.append((plan.lora_r, plan.dtype, plan.optim))
+    steps = list(dict.fromkeys(seen))
+    order = [(0, "auto", "adamw"), (0, "auto", "adamw_8bit"), (0, "bf16", "adamw"),
+             (0, "bf16", "adamw_8bit"), (16, "auto", "adamw")]  # fmt: skip
+    assert steps == [step for step in order if step in steps]
+    assert len(steps) > 3
 
 
 def test_every_pair_with_a_margin_uses_margins(ask: Ask) -> None:

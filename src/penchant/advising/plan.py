@@ -26,7 +26,7 @@ class Plan:
         micro_batch, accumulation: records per forward pass, passes per step.
         checkpointing: activations are recomputed.
         reference: kind, as the configuration names it.
-        dtype: of the weights; quantization: of the frozen ones.
+        dtype: of the weights; quantization: of the frozen ones; optim: the optimizer.
         memory: what that takes.
         fits: whether the machine has it.
         lora_bytes, full_bytes: what LoRA and all weights take at the same batch.
@@ -40,6 +40,7 @@ class Plan:
     reference: str
     dtype: str
     quantization: str
+    optim: str
     memory: Footprint
     fits: bool
     lora_bytes: float
@@ -55,6 +56,7 @@ class Kind:
     dtype: str = "auto"
     reference: str = "auto"
     quantization: str = "none"
+    optim: str = "adamw"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Planner:
         )
         tokens = replace(self.findings.tokens, cut=shorter)
         other = replace(self, findings=replace(self.findings, tokens=tokens))
-        kind = Kind(plan.lora_r, plan.dtype, plan.reference, plan.quantization)
+        kind = Kind(plan.lora_r, plan.dtype, plan.reference, plan.quantization, plan.optim)
         return other._made(method, kind, plan.checkpointing, plan.micro_batch)
 
     def _ways(self, method: Method) -> Iterator[tuple[Kind, bool, int]]:
@@ -103,12 +105,18 @@ class Planner:
         kinds.append(Kind(LORA_R, quantization="4bit"))
         if self.findings.num_records >= MANY:
             cacheable = method.needs_reference and not (needs.mismatches or method.samples)
-            cached = [Kind(0, reference="cache")] if cacheable else []
-            kinds = [Kind(0), *cached, *kinds]
+            kinds = [*self._full(["auto", *(["cache"] if cacheable else [])]), *kinds]
         for kind in kinds:
             for checkpointing in (False, True):
                 for micro_batch in MICRO_BATCHES:
                     yield kind, checkpointing, micro_batch
+
+    def _full(self, references: list[str]) -> Iterator[Kind]:
+        """All weights: as they are, with moments in 8 bits, and in bf16 where that is computed."""
+        for dtype in ("auto", *(["bf16"] if self.machine.precision == "bf16" else [])):
+            for optim in ("adamw", "adamw_8bit"):
+                for reference in references:
+                    yield Kind(0, dtype, reference, optim=optim)
 
     def _made(self, method: Method, kind: Kind, checkpointing: bool, micro_batch: int) -> Plan:
         mismatches = method.needs(method.defaults).mismatches
@@ -125,20 +133,23 @@ class Planner:
             cached=side_by_side * self.findings.tokens.cut.max_length,
         )
 
-        def cost(rank: int, reference: bool) -> Footprint:
+        def cost(rank: int, reference: bool, kind: Kind = kind) -> Footprint:
+            half_base = (kind.dtype, self.machine.precision) if rank else (kind.dtype,)
             sizes = sizes_of(
                 self.size,
                 lora_r=rank,
-                half_base=rank > 0 and "bf16" in (kind.dtype, self.machine.precision),
+                half_base="bf16" in half_base,
                 reference=reference,
                 precision=self.machine.precision,
                 device=self.machine.device,
                 quantization=kind.quantization if rank else "none",
+                optim=kind.optim,
             )
             return footprint(sizes, load)
 
         # A copy, where all weights change and no cache stands in for it.
-        full, lora = cost(0, method.needs_reference), cost(LORA_R, reference=False)
+        lora = cost(LORA_R, reference=False)
+        full = cost(0, method.needs_reference, kind=Kind(0))
         kept = method.needs_reference and kind.reference != "cache"
         memory = lora if kind.lora_r else cost(0, kept)
         return Plan(

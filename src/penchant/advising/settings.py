@@ -163,8 +163,16 @@ def _memory_settings(plan: Plan) -> Settings:
         settings["gradient_checkpointing"] = Setting("on", "activations would not fit")
     if plan.reference != "auto":
         settings["reference"] = Setting(plan.reference, "a second copy would not fit")
-    if plan.dtype != "auto":
+    if plan.dtype != "auto" and not plan.lora_r:
+        why = "halves weights, gradients and moments; updates are rounded at random, by torchao"
+        settings["dtype"] = Setting(plan.dtype, why)
+        settings["precision"] = Setting(plan.dtype, "weights in bf16 are multiplied in it")
+    elif plan.dtype != "auto":
         settings["dtype"] = Setting(plan.dtype, "halves the frozen weights")
+    if plan.optim != "adamw":
+        package = "torchao" if "precision" in settings else "bitsandbytes"
+        why = f"moments in 32 bits would not fit; needs {package}"
+        settings["optim"] = Setting(plan.optim, why)
     if plan.quantization != "none":
         settings["quantization"] = Setting(
             plan.quantization, "the frozen weights would not fit otherwise; needs bitsandbytes"

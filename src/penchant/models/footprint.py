@@ -139,6 +139,19 @@ class Sizes:
             head_trained=False,
         )
 
+    def in_bf16(self, optim: str) -> Sizes:
+        """The same run on all weights with these, their gradients and their moments in bf16."""
+        both = [state_bytes(optim, 1.0, 0.0, half=half) for half in (False, True)]
+        share = 2 * both[1] / both[0] if both[0] else 1.0
+        return replace(
+            self,
+            weights=self.weights - self.trained / 2,
+            trained=self.trained / 2,
+            matrix_bytes=self.matrix_bytes / 2,
+            fixed=0.0,
+            state=self.state * share,
+        )
+
     def quantised(self, kind: str) -> Sizes:
         """The same run with the frozen matrices under its adapter in codes, the rest in fp32."""
         matrices = self.matrices * self.matrix_bytes

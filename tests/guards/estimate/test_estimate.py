@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,16 @@ def size(**changes: Any) -> ModelSize:
     return ModelSize(**{**values, **changes})
 
 
-def unloaded(memory: float, **keys: Any) -> RunEstimate:
+ON_CPU = Machine("cpu", 0, True, "fp32")
+
+
+def unloaded(memory: float, machine: Machine = ON_CPU, **keys: Any) -> RunEstimate:
     """Of a run on pairs that are as long as the configuration lets them be."""
     config = load_config("dpo", {"model": "m", "data": "d", "max_steps": 2, **keys})
     prompt = min(config.prompt_budget, config.max_length - 1)
     answer = [2] * (config.max_length - prompt)
     pairs = [TokenisedPair([1] * prompt, answer, answer, f"row {i}") for i in range(8)]
-    machine = Machine("cpu", int(memory), True, "fp32")
+    machine = replace(machine, memory_bytes=int(memory))
     return estimate_unloaded(config, size(), machine, pairs)
 
 
@@ -198,6 +202,20 @@ def test_every_proposal_is_a_valid_configuration_that_takes_less() -> None:
         again = unloaded(12e9, **{**keys, **proposal.keys})
         # What is proposed is what would then be predicted, but for the roughness of activations.
         assert again.needed_bytes == pytest.approx(proposal.peak_bytes, rel=0.15)
+
+
+def test_on_a_gpu_all_weights_in_bf16_are_proposed_and_take_what_is_predicted() -> None:
+    gpu = Machine("cuda", 0, True, "bf16")
+    keys: dict[str, Any] = {"lora_r": 0, "max_length": 256, "gradient_checkpointing": "on"}
+    keys |= {"per_device_train_batch_size": 1, "precision": "bf16"}
+    found = unloaded(9e9, gpu, **keys)
+    halves = [one for one in found.proposals if one.keys.get("dtype") == "bf16"]
+    assert halves and all("lora_r" not in one.keys for one in halves)
+    for proposal in halves:
+        again = unloaded(9e9, gpu, **{**keys, **proposal.keys})
+        assert again.needed_bytes == pytest.approx(proposal.peak_bytes, rel=0.15)
+    others = unloaded(9e9, gpu, **keys, optim="sgd", learning_rate=1e-3).proposals
+    assert not any(one.keys.get("dtype") == "bf16" for one in others)
 
 
 def test_a_model_beyond_the_machine_is_impossible_and_a_small_one_is_not_reported() -> None:

@@ -135,7 +135,15 @@ def estimate_run(
     times = Times({}, 0.0)
     if timed:
         times = probe_times(config, setup, accelerator, num_processes)
-    return _estimate(config, sizes, room, work, times, checkpointing=setup.checkpointing)
+    return _estimate(
+        config,
+        sizes,
+        room,
+        work,
+        times,
+        checkpointing=setup.checkpointing,
+        num_processes=accelerator.num_processes,
+    )
 
 
 def _divided(config: RunConfig, sizes: Sizes, num_processes: int) -> Sizes:
@@ -180,8 +188,8 @@ def estimate_unloaded(
         optim=config.optim,
     )
     sizes = _divided(config, sizes, num_processes)
-    total = memory_total_bytes(torch.device(machine.device))
-    total = machine.memory_bytes if machine.given else total
+    given = machine.given
+    total = machine.memory_bytes if given else memory_total_bytes(torch.device(machine.device))
     engine = engine_bytes(config, total, machine.device, num_processes)
     room = Room(0.0, machine.memory_bytes - engine, total)
     return _estimate(
@@ -191,6 +199,7 @@ def estimate_unloaded(
         partial(count_work, examples=examples, num_processes=num_processes),
         Times({}, 0.0),
         checkpointing=config.gradient_checkpointing == "on",
+        num_processes=num_processes,
     )
 
 
@@ -202,6 +211,7 @@ def _estimate(
     times: Times,
     *,
     checkpointing: bool,
+    num_processes: int,
 ) -> RunEstimate:
     counted = work(config)
     taken = footprint(sizes, counted.load(config, checkpointing=checkpointing))
@@ -220,5 +230,6 @@ def _estimate(
             lambda changed, recomputed: work(changed).load(changed, checkpointing=recomputed),
             checkpointing=checkpointing,
             limit=room.limit,
+            num_processes=num_processes,
         ),
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from penchant.config.weights import ROUNDING
 from penchant.core.screen import gibibytes
 from penchant.models.footprint import STATE_BYTES, Load, Sizes, footprint
 
@@ -57,6 +58,7 @@ def propose(
     *,
     checkpointing: bool,
     limit: float,
+    num_processes: int = 1,
 ) -> list[Proposal]:
     """Changes that lower the peak; the gentlest that fits is first.
 
@@ -65,11 +67,14 @@ def propose(
         load_of: (configuration, checkpointing) to the passes of a run.
         checkpointing: whether activations are recomputed as it is.
         limit: bytes that can be had.
+        num_processes: of the run.
     """
     now = footprint(sizes, load_of(config, checkpointing)).peak
     proposals = []
     for way in _ways(config, Way({}, sizes, checkpointing)):
         changed = config.model_copy(update=dict(way.keys))
+        if changed.rounds_stochastically and num_processes > 1:
+            continue  # each of them would round otherwise
         load = load_of(changed, way.checkpointing)
         # Lengths of what is tokenised are known; a shorter limit can only cut them in proportion.
         share = changed.max_length / config.max_length
@@ -87,8 +92,8 @@ def propose(
 def _ways(config: RunConfig, now: Way) -> Iterator[Way]:
     """Changes that take less memory: each alone, then together, the gentlest first."""
     together = now
-    for step in (_smaller_batch, _lighter_reference, _lighter_optimizer, _checkpointed, _with_lora,
-                 _half_base, _quantised, _shorter):  # fmt: skip
+    for step in (_smaller_batch, _lighter_reference, _lighter_optimizer, _checkpointed,
+                 _half_weights, _with_lora, _half_base, _quantised, _shorter):  # fmt: skip
         alone = step(config, now)
         if alone is not None:
             yield alone
@@ -138,6 +143,17 @@ def _lighter_optimizer(config: RunConfig, way: Way) -> Way | None:
     return replace(way, keys={**way.keys, "optim": "adamw_8bit"}, sizes=sizes)
 
 
+def _half_weights(config: RunConfig, way: Way) -> Way | None:
+    """All weights in bf16, where the arithmetic is in it: torchao rounds what changes them."""
+    optim = way.keys.get("optim", config.optim)
+    if config.lora_r or config.dtype != "auto" or optim not in ROUNDING or config.sync_ref_model:
+        return None
+    if not way.sizes.half or way.sizes.device == "cpu" or config.precision == "fp16":
+        return None
+    keys = {**way.keys, "dtype": "bf16", "precision": "bf16"}
+    return replace(way, keys=keys, sizes=way.sizes.in_bf16(optim))
+
+
 def _checkpointed(_: RunConfig, way: Way) -> Way | None:
     if way.checkpointing:
         return None
@@ -147,7 +163,8 @@ def _checkpointed(_: RunConfig, way: Way) -> Way | None:
 def _with_lora(config: RunConfig, way: Way) -> Way | None:
     if config.lora_r or config.sync_ref_model:
         return None
-    keys = {k: v for k, v in way.keys.items() if k not in ("reference", "optim")}
+    full = ("reference", "optim", "dtype", "precision")
+    keys = {k: v for k, v in way.keys.items() if k not in full}
     sizes = replace(way.sizes.with_lora(LORA_R), state=STATE_BYTES[config.optim][0] / 4)
     if config.reference_model:
         sizes = replace(sizes, reference=way.sizes.reference)
