@@ -13,6 +13,7 @@ import penchant
 from penchant.cli.data_arguments import add_build, add_convert, add_reading, add_split
 from penchant.cli.data_arguments import add_commands as add_audit
 from penchant.cli.descriptions import described
+from penchant.cli.evaluate import add_evaluate
 from penchant.cli.examples import usage
 from penchant.cli.model_arguments import (
     add_chat,
@@ -46,8 +47,7 @@ def build_parser() -> Parser:
     parser.set_defaults(command="journeys")
     _add_runs(commands)
     add_recipes(commands)
-    evaluate = add_command(commands, "evaluate")
-    _add_evaluate(evaluate)
+    add_command(commands, "evaluate").fill = add_evaluate
     advise = add_command(commands, "advise")
     _add_advise(advise)
     table = commands.add_parser("methods", help="the methods, and when to use which")
@@ -199,30 +199,6 @@ def metavar(field: FieldInfo) -> str:
 
 def _show(default: Any) -> str:
     return {"None": "none", "True": "true", "False": "false"}.get(str(default), str(default))
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    usual = parser.add_argument_group("usually set")
-    add = usual.add_argument
-    add("--model", required=True, help="a run, a model folder, a hub id, a .gguf, an adapter")
-    add(
-        "--data", action="append", required=True,
-        help="held-out records; given several times, each is measured apart, then all together",
-    )  # fmt: skip
-    add("--reference", help="the model to compare with (default: what the run started from)")
-    add("--beta", type=float, help="scale of the implicit rewards (default: the run's, or 0.1)")
-    add_shared(usual, max_length="the run's, or 1024")
-    add("--batch_size", type=int, help="records per forward pass (default: 8)")
-    add_shared(usual, "json")
-    rest = parser.add_argument_group("more")
-    add_reading(rest)
-    add_shared(rest, max_prompt_length="half of max_length")
-    add = rest.add_argument
-    add("--attention", help="auto, sdpa, flex, varlen or plain")
-    add("--precision", help="auto, fp32, bf16 or fp16: of the arithmetic")
-    add("--dtype", help="auto, fp32, bf16 or fp16: of the weights")
-    add("--method", help="whose loss and rewards are reported (default: the run's, or dpo)")
-    add_shared(rest, "chat_template", "chat_template_kwargs", "strict", "trust_remote_code")
 
 
 def _add_advise(parser: argparse.ArgumentParser) -> None:

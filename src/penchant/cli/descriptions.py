@@ -31,8 +31,10 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
         "List the recipes, or copy one of them to edit and to run.",
     ),
     "evaluate": (
-        "compare a model with what people preferred",
-        "Held-out accuracy, margin, log-probs and KL of a model or a run.",
+        "a model against what people preferred, a benchmark, its start, or tasks",
+        "Held-out accuracy, margin, log-probs and KL of a model or a run; how a reward model or a "
+        "judge ranks a benchmark's answers; the win rate of a policy's answers against its start; "
+        "tasks of lm-evaluation-harness.",
     ),
     "advise": (
         "recommend a method and settings for your data and machine",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from penchant.cli.arguments import build_parser, lists
@@ -132,15 +131,9 @@ def _compare(values: dict[str, Any]) -> None:
 
 
 def _evaluate(values: dict[str, Any]) -> None:
-    from penchant.cli.show import print_evaluations
-    from penchant.commands.evaluate import evaluate_each
+    from penchant.cli.evaluate import run_evaluate
 
-    as_json, files = values.pop("json", False), values.pop("data")
-    evaluations = evaluate_each({file: file for file in files}, **values)
-    if as_json:
-        print(to_json({file: asdict(one) for file, one in evaluations.items()}, indent=2))
-        return
-    print_evaluations(evaluations)
+    run_evaluate(values)
 
 
 def _advise(values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
-from penchant.commands.evaluate import config_of, load_model, run_settings
+from penchant.commands.opened import config_of, load_model, run_settings, why_plain
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
 from penchant.data.records import Message, Text, is_chat
@@ -21,10 +21,9 @@ from penchant.models.locate import resolve
 from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
 from penchant.rl.sampling.answers import Answer
-from penchant.rl.sampling.base import Sampling
+from penchant.rl.sampling.base import Sampling, require_sampling
 from penchant.rl.sampling.stream import stream_answer
 from penchant.training.accelerator import make_accelerator
-from penchant.training.folder import read_summary
 from penchant.training.inputs import make_tokeniser
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def open_chat(
         UserError: a wrong value, or a model that cannot answer.
     """
     setup_logging()
-    _require_sampling(max_new_tokens, temperature, top_p)
+    require_sampling(max_new_tokens, temperature, top_p)
     if unknown := keys.keys() - set(KEYS):
         raise ConfigError(f"a chat takes no {', '.join(sorted(unknown))}; it takes {KEYS}")
     folder = resolve(str(model))
@@ -231,15 +230,6 @@ def open_chat(
     return chat
 
 
-def _require_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise ConfigError(f"temperature must be 0 or more, got {temperature}; 0 draws nothing")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")
-
-
 def _beside(
     scorer: Scorer,
     model: Path,
@@ -262,12 +252,8 @@ def _beside(
 
 
 def _templated(model: Path, tokenizer: Any) -> bool:
-    """Whether the model is asked through a chat template: if it has one, as in training."""
-    if not tokenizer.chat_template:
-        logger.info("the model has no chat template: each line is plain text, which it continues")
-        return False
-    summary = read_summary(model) if model.is_dir() else None
-    if summary is not None and summary.get("chat") is False:
-        logger.info("the run was trained on plain texts: each line is one, which it continues")
-        return False
-    return True
+    """Whether the model is asked through a chat template."""
+    why = why_plain(model, tokenizer)
+    if why is not None:
+        logger.info("%s: each line is plain text, which it continues", why)
+    return why is None

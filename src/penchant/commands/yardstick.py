@@ -215,18 +215,18 @@ class Yardstick:
         both = zip(sums, self.start_sums, strict=True)
         return Measured(
             pair_prompts=self.pair_prompts,
-            implicit=[_ahead(c - c0, r - r0) for (c, r), (c0, r0) in both],
-            raw=[_ahead(chosen, rejected) for chosen, rejected in sums],
+            implicit=[ahead(c - c0, r - r0) for (c, r), (c0, r0) in both],
+            raw=[ahead(chosen, rejected) for chosen, rejected in sums],
             answer_prompts=self.answer_prompts,
             kl=[one["kl"] for one in answers],
             length=[float(one["num_tokens"]) for one in answers],
             reward=rewards,
-            win_rate=[_ahead(now, then) for now, then in zip(rewards, before, strict=True)],
+            win_rate=[ahead(now, then) for now, then in zip(rewards, before, strict=True)],
             answers=[{"prompt": one["prompt"], "answer": one["answer"]} for one in answers],
         )
 
 
-def _ahead(one: float, other: float) -> float:
+def ahead(one: float, other: float) -> float:
     """1 where the first is larger, 0.5 where they are equal; NaN where either is."""
     difference = one - other
     return difference if math.isnan(difference) else (difference > 0) + 0.5 * (difference == 0)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 NUM_RESAMPLES = 2_000
-# The middle share of the resampled means.
+# The middle share of the resampled means, and the normal deviate that leaves it.
 COVERAGE = 0.95
+Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,68 @@ def interval(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> 
     Returns:
         None where there is no value.
     """
-    sums: dict[str, list[float]] = {}
-    for value, prompt in zip(values, prompts, strict=True):
-        if not math.isnan(value):
-            total = sums.setdefault(prompt, [0.0, 0.0])
-            total[0] += value
-            total[1] += 1
+    sums = _by_prompt(values, prompts)
     if not sums:
         return None
-    mean = sum(one for one, _ in sums.values()) / sum(count for _, count in sums.values())
+    mean = sum(one for one, _ in sums) / sum(count for _, count in sums)
     if len(sums) == 1:
         return Interval(mean, -math.inf, math.inf, 1)
-    low, high = _quantiles(list(sums.values()), seed)
-    return Interval(mean, low, high, len(sums))
+    return Interval(mean, *middle(_means(sums, seed)), len(sums))
 
 
-def _quantiles(sums: list[list[float]], seed: int) -> tuple[float, float]:
+def share(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> Interval | None:
+    """As `interval`, of values in [0, 1]: its ends are too.
+
+    Where all values are 0 or all are 1, no resample differs from another; then the other end is
+    that of Wilson's interval (1927) for as many prompts.
+    """
+    found = interval(values, prompts, seed)
+    if found is None:
+        return None
+    mean, num = found.mean, found.num_prompts
+    if num > 1 and mean in (0, 1):
+        beyond = Z**2 / (num + Z**2)
+        return Interval(mean, *((0.0, beyond) if mean == 0 else (1 - beyond, 1.0)), num)
+    return Interval(mean, max(found.low, 0.0), min(found.high, 1.0), num)
+
+
+def resampled_means(values: Sequence[float], prompts: Sequence[str], seed: int) -> Any:
+    """`[NUM_RESAMPLES]`: the mean in each resample of the prompts, as a tensor."""
+    return _means(_by_prompt(values, prompts), seed)
+
+
+def prompt_counts(num_prompts: int, seed: int) -> Any:
+    """`[NUM_RESAMPLES, num_prompts]`: how often each prompt is in each resample, as a tensor."""
     import torch
 
-    table: Any = torch.tensor(sums, dtype=torch.float64)  # [prompts, 2]: sum and number
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(sums), (NUM_RESAMPLES, len(sums)), generator=generator)
-    totals = table[drawn].sum(1)  # [resamples, 2]
-    means = totals[:, 0] / totals[:, 1]
+    drawn = torch.randint(num_prompts, (NUM_RESAMPLES, num_prompts), generator=generator)
+    counts = torch.zeros(NUM_RESAMPLES, num_prompts, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
+
+
+def middle(means: Any) -> tuple[float, float]:
+    """The ends of the middle `COVERAGE` of resampled values."""
+    import torch
+
     ends = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64)
     low, high = means.quantile(ends).tolist()
     return low, high
+
+
+def _by_prompt(values: Sequence[float], prompts: Sequence[str]) -> list[tuple[float, int]]:
+    """`[prompts]`: the sum and the number of each prompt's values."""
+    sums: dict[str, tuple[float, int]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        if not math.isnan(value):
+            total, count = sums.get(prompt, (0.0, 0))
+            sums[prompt] = total + value, count + 1
+    return list(sums.values())
+
+
+def _means(sums: Sequence[tuple[float, int]], seed: int) -> Any:
+    import torch
+
+    table: Any = torch.tensor(sums, dtype=torch.float64)  # [prompts, 2]: sum and number
+    totals = prompt_counts(len(sums), seed) @ table  # [resamples, 2]
+    return totals[:, 0] / totals[:, 1]

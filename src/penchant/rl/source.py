@@ -252,9 +252,11 @@ class RolloutSource:
             self._order = epoch, visiting_order(blocks, epoch, schedule.shuffle, schedule.seed)
         return self._order[1][within]
 
-    def summary(self) -> dict[str, float]:
-        """What was sampled, and how long that took."""
-        return {"iterations": float(self.iteration), **self.totals}
+    def summary(self) -> dict[str, Any]:
+        """What was sampled, how long that took, and what judges and services were asked."""
+        asked = self.collector.rewards.usage()
+        totals = {"iterations": float(self.iteration), **self.totals}
+        return {**totals, "asked": asked} if asked else totals
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that goes on: tensors, and what is JSON."""

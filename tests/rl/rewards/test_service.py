@@ -107,7 +107,7 @@ def test_with_a_fifth_failing_each_answer_is_scored_once_and_kept(serve, tmp_pat
     assert made.score(samples(*texts)).rewards == [float(len(text)) for text in texts]
     assert len(server.scored) == 60
     assert set(server.scored.values()) == {1}
-    usage = made.rewards[0].service.usage
+    usage = made.rewards[0].usage
     assert (usage.asked, usage.failed) == (server.asked, 0)
     assert usage.retried == server.asked // 5 == usage.asked - 30
     assert rewards(spec).score(samples(*texts)).rewards == [float(len(text)) for text in texts]
@@ -127,7 +127,7 @@ def test_prompts_completions_and_columns_are_sent_and_null_is_no_score(serve, tm
             "completions": ["a", "b"],
         }
     ]
-    assert made.rewards[0].service.usage.failed == 1
+    assert made.rewards[0].usage.failed == 1
     spec = written(tmp_path, f"url: {server.url}\ncolumns: [answer]\n")
     rewards(spec).score(samples("a", answer=[3], note=["private"]))
     assert "note" not in server.bodies[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from penchant.core.asking import Usage
 from penchant.core.judge import PREFIX, JudgeSettings, fill_rubric, read_rubric, read_settings
 from penchant.data.rows.messages import as_text
 from penchant.rl.rewards.samples import Sample
@@ -43,6 +44,11 @@ class JudgeReward:
         self._rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric)
         self._low, self._high = settings.scale
         self.endpoint = settings.endpoint()
+
+    @property
+    def usage(self) -> Usage:
+        """What the judge was asked so far."""
+        return self.endpoint.usage
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """One score a sample; what was judged before is not judged again.

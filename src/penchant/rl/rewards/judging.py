@@ -152,6 +152,11 @@ class Rewards:
         """Memory of each reward model's weights by name, beside the policy's."""
         return {model.name: model.held_bytes() for model in _models(self.rewards)}
 
+    def usage(self) -> dict[str, str]:
+        """What each judge and each service among the rewards was asked, by name."""
+        asked = {one.name: getattr(one, "usage", None) for one in self.rewards}
+        return {name: str(usage) for name, usage in asked.items() if usage is not None}
+
     def _call(
         self, reward: Reward, samples: Sequence[Sample]
     ) -> tuple[list[float], list[float] | None]:

@@ -16,6 +16,7 @@ from penchant.core.asking import (
     Service,
     ServiceSettings,
     UnusableError,
+    Usage,
     excerpt,
     request_key,
     warn_of_leaving,
@@ -70,6 +71,11 @@ class ServiceReward:
         warn_of_leaving(url, "prompts, answers and columns")
         own = {"url", "key", "batch_size", "columns"}
         self.service = Service(ServiceSettings(url=url, **settings.model_dump(exclude=own)))
+
+    @property
+    def usage(self) -> Usage:
+        """What the service was asked so far."""
+        return self.service.usage
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """One number a sample, NaN for null; what was scored before is not sent again.

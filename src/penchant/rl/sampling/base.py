@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from penchant.core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -63,3 +65,17 @@ class Sampler(Protocol):
 
     def sync(self) -> None:
         """The policy's weights have changed."""
+
+
+def require_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """Refuse what no answer can be drawn with.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature must be 0 or more, got {temperature}; 0 draws nothing")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")

@@ -1,0 +1,127 @@
+"""How far a judge can be trusted: its verdicts on pairs of which the better answer is known."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penchant.commands.benchmark import ALL, ranking_of
+from penchant.core.errors import ConfigError
+from penchant.core.judge import read_rubric, read_settings
+from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
+from penchant.core.ranking import Ranking
+from penchant.core.screen import setup_logging
+from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
+from penchant.data.opening import Sources
+from penchant.data.rows.messages import as_text
+
+logger = logging.getLogger("penchant")
+
+# Scores that say what a verdict does: equal ones are a tie, which counts half.
+SCORES = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.0, 0.0), None: (math.nan, math.nan)}
+
+
+@dataclass(frozen=True)
+class JudgeBenchmark:
+    """What a judge made of one source.
+
+    Attributes:
+        judge: its name.
+        ranking: accuracy by subset; a tie counts half.
+        contradicted: pairs whose verdict followed the order of the answers, which are ties.
+        unjudged: pairs without a verdict, which are left out.
+        usage: what was asked so far, and what it cost.
+    """
+
+    judge: str
+    ranking: Ranking
+    contradicted: int
+    unjudged: int
+    usage: str
+
+    @property
+    def note(self) -> str:
+        """What else should be known, in words."""
+        lines = [f"{self.judge}: {self.usage}"]
+        if self.contradicted:
+            lines.append(f"{self.contradicted} verdicts followed the order: ties, which count half")
+        if self.unjudged:
+            lines.append(f"{self.unjudged} pairs without a verdict are left out")
+        return "\n".join(lines)
+
+
+def judge_each(
+    sources: Mapping[str, Any],
+    judge: str,
+    *,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> dict[str, JudgeBenchmark]:
+    """Have a judge compare the pairs of several sources, each in both orders.
+
+    Args:
+        sources: JudgeBench, LLMBar, or any pairs, by the name that their numbers get.
+        judge: an address, or a YAML file with `url`, `model`, `rubric` and more.
+        split, columns, strict: as for reading pairs.
+
+    Returns:
+        By name; of more than one source also `ALL`.
+
+    Raises:
+        UserError: the judge does not answer, data cannot be read, or have more than two answers.
+    """
+    setup_logging()
+    settings = read_settings(judge)
+    rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
+    data = {}
+    for name, source in sources.items():
+        data[name] = read_questions(Sources.of(source, split, columns), strict=strict)
+        logger.info("%s", data[name].summary())
+        _require_pairs(data[name].records)
+    endpoint = settings.endpoint()
+    asked = {}
+    for name, some in data.items():
+        texts = [
+            (as_text(one.prompt), as_text(one.completions[0]), as_text(one.completions[1]))
+            for one in some.records
+        ]
+        verdicts = judge_both_orders(endpoint, rubric, texts)
+        asked[name] = list(zip(some.records, verdicts, strict=True))
+    endpoint.close()
+    if len(data) > 1:
+        asked[ALL] = [one for some in asked.values() for one in some]
+    weigh = {name: bool(set(some.layouts) & set(BY_SUBSET)) for name, some in data.items()}
+    return {
+        name: _concluded(name, endpoint.model, some, weigh.get(name, False), str(endpoint.usage))
+        for name, some in asked.items()
+    }
+
+
+def _require_pairs(questions: Sequence[Question]) -> None:
+    for one in questions:
+        if len(one.completions) != 2:
+            raise ConfigError(
+                f"{one.where} has {len(one.completions)} answers, and a judge compares two; "
+                "measure what scores one answer with --model"
+            )
+
+
+def _concluded(
+    name: str,
+    model: str,
+    asked: Sequence[tuple[Question, Verdict]],
+    mean_of_subsets: bool,
+    usage: str,
+) -> JudgeBenchmark:
+    scored = [(question, SCORES[verdict.side]) for question, verdict in asked]
+    return JudgeBenchmark(
+        f"judge {model}",
+        ranking_of(name, scored, mean_of_subsets=mean_of_subsets),
+        sum(verdict.contradicted for _, verdict in asked),
+        sum(verdict.side is None for _, verdict in asked),
+        usage,
+    )

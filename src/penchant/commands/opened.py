@@ -1,0 +1,158 @@
+"""A model to be evaluated or talked with: found, with the settings of its run, then loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from penchant.config.keys import RunConfig, load_config
+from penchant.core.errors import ConfigError
+from penchant.core.machine import resolve_precision
+from penchant.core.screen import setup_logging
+from penchant.methods import METHODS
+from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
+from penchant.models.locate import resolve
+from penchant.models.memory import is_quantised
+from penchant.models.score_model import is_score_model
+from penchant.models.selfcheck import plan_scoring
+from penchant.training.accelerator import make_accelerator
+from penchant.training.folder import read_summary
+from penchant.training.inputs import make_tokeniser
+from penchant.training.kind import kind_of
+from penchant.training.kinds import quantization_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from penchant.data.batch import Group
+    from penchant.data.tokenise import Tokeniser
+    from penchant.models.scoring import Scorer
+
+# What is taken from the run that made a model.
+RUN_KEYS = (
+    *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
+    *("loss_on_turns", "trust_remote_code", "quantization"),
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What evaluates a model, before its weights are loaded.
+
+    Attributes:
+        name: as the user gave it; folder: resolved.
+        config: the run's own settings, under what the caller set.
+        accelerator: of its precision.
+        tokenizer: with the template asked for.
+    """
+
+    name: Path
+    folder: str
+    config: RunConfig
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def pad_token_id(self) -> int:
+        """What padding is told by."""
+        assert self.tokenizer.pad_token_id is not None, "load_tokenizer falls back to EOS"
+        return int(self.tokenizer.pad_token_id)
+
+    def load(self, *, keep_adapter: bool = False) -> Any:
+        """The model, on the device."""
+        return load_model(self.folder, self.config, self.accelerator, keep_adapter=keep_adapter)
+
+    def tokeniser(self, model: Any) -> Tokeniser:
+        """Of the run, with the model's own end tokens."""
+        return make_tokeniser(self.config, self.tokenizer, end_token_ids(model))
+
+    def why_plain(self) -> str | None:
+        """Why plain texts stay as they are; None where they go through the chat template."""
+        return why_plain(self.name, self.tokenizer)
+
+
+def open_model(model: str | Path, batch_size: int, keys: Mapping[str, Any]) -> Opened:
+    """Resolve a model and read its settings and tokenizer; no weight is loaded.
+
+    Raises:
+        UserError: there is no such model, or a wrong key.
+    """
+    setup_logging()
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}; set batch_size")
+    folder = resolve(str(model))
+    config = config_of(Path(model), folder, {**keys, "model": str(model), "data": "evaluation"})
+    tokenizer = load_tokenizer(
+        folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
+    )
+    return Opened(Path(model), folder, config, make_accelerator(config.precision), tokenizer)
+
+
+def why_plain(model: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why a model reads plain texts; None where it reads chats: if it has a template, as trained.
+
+    Args:
+        model: as the user named it; of a run it is known what was trained on.
+        tokenizer: of the model.
+    """
+    if not tokenizer.chat_template:
+        return "the model has no chat template"
+    run = model.parent if model.name == "model" else model
+    summary = read_summary(run) if run.is_dir() else None
+    if summary is not None and summary.get("chat") is False:
+        return "the run was trained on plain texts"
+    return None
+
+
+def load_model(
+    folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
+) -> Any:
+    """The model of a resolved name, on the device; an adapter can be switched off if it is kept."""
+    precision = resolve_precision(config.precision, accelerator.device)
+    model: Any = type(kind_of(config.spec)).load_model(
+        folder,
+        dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
+        trust_remote_code=config.trust_remote_code,
+        keep_adapter=keep_adapter,
+        # What a policy is compared with is as it was saved.
+        quantization=quantization_of(config, precision, accelerator.device)
+        if keep_adapter
+        else None,
+    )
+    if is_quantised(model):
+        from penchant.models.quantised import compute_in
+
+        compute_in(model, DTYPES[precision])
+    return model.to(accelerator.device)
+
+
+def plan(scorer: Scorer, groups: Sequence[Group], config: RunConfig) -> None:
+    """Choose how a model is scored, by its first groups."""
+    plan_scoring(scorer, groups, attention=config.attention, max_length=config.max_length)
+
+
+def run_settings(model: Path) -> dict[str, Any]:
+    """The keys of a run directory; none of any other folder."""
+    file = model / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
+    """The run's own settings where there is a run, under what the caller set."""
+    settings = run_settings(model)
+    given = {k: v for k, v in keys.items() if v is not None}
+    guess = "reward" if is_score_model(folder) else "dpo"
+    method = given.pop("method", None) or settings.get("method", guess)
+    if method in METHODS and METHODS[method].samples:
+        method = guess  # what a policy that was sampled from makes of pairs: its implicit rewards
+    # Another method's options may have the same names and mean something else.
+    same = method in METHODS and method == settings.get("method")
+    options = METHODS[method].options.model_fields if same else {}
+    own = {k: v for k, v in settings.items() if k in options or k in RUN_KEYS}
+    unpair = {"unpair": True} if method in METHODS and METHODS[method].data == "labels" else {}
+    return load_config(method, {**own, **unpair, **given})

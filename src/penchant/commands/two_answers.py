@@ -1,0 +1,133 @@
+"""Two models' answers to the same prompts: a model and its start, or any two."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from penchant.commands.opened import Opened, open_model, run_settings
+from penchant.core.errors import ConfigError, ModelError
+from penchant.core.machine import release_memory
+from penchant.core.screen import track
+from penchant.data.prompts import Prompt
+from penchant.data.records import counted, is_chat
+from penchant.models.load import end_token_ids
+from penchant.models.locate import is_adapter
+from penchant.models.scoring import Scorer
+from penchant.rl.rewards.samples import Sample, make_sample
+from penchant.rl.sampling.base import Draw
+from penchant.rl.sampling.sampler import CachedSampler
+
+logger = logging.getLogger("penchant")
+
+# How a run reads and computes, which holds for its start too.
+OF_THE_RUN = (
+    *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
+    *("precision", "dtype", "trust_remote_code"),
+)
+
+
+def answer_both(
+    opened: Opened,
+    other: Opened | None,
+    prompts: Sequence[Prompt],
+    draw: Draw,
+    batch_size: int,
+) -> tuple[list[Sample], list[Sample]]:
+    """The answers of two models to the prompts that both can read, `[prompts]` each.
+
+    Only one model is in memory at a time; an adapter is switched off to be its own start.
+
+    Args:
+        opened: the model.
+        other: to compare it with; None: what it started from.
+        prompts: that both are asked.
+        draw: how answers are drawn; both get the same random numbers.
+        batch_size: answers that are drawn side by side.
+
+    Raises:
+        UserError: a model that gives no answers, or that does not say what it started from.
+    """
+    start = None if other is not None else _start(opened)
+    as_chat = opened.why_plain() is None
+    model = _loaded(opened)
+    own = _answers(opened, model, prompts, draw, batch_size, as_chat)
+    if other is None and start is None:
+        with model.disable_adapter():
+            theirs = _answers(opened, model, prompts, draw, batch_size, as_chat)
+    else:
+        del model
+        release_memory()
+        second = other or start
+        assert second is not None, "one of them is there"
+        as_chat = as_chat if other is None else second.why_plain() is None
+        theirs = _answers(second, _loaded(second), prompts, draw, batch_size, as_chat)
+    both = [number for number in own if number in theirs]
+    if len(both) < len(prompts):
+        left = counted(len(prompts) - len(both), "prompt")
+        logger.warning("%s left out, which not both models could read", left)
+    if not both:
+        raise ConfigError("no prompt is left that both models can read")
+    return [own[number] for number in both], [theirs[number] for number in both]
+
+
+def _start(opened: Opened) -> Opened | None:
+    """What a model started from; None where that is the model with its adapter switched off."""
+    if is_adapter(Path(opened.folder)):
+        return None
+    name = run_settings(opened.name).get("model")
+    if name is None:
+        raise ConfigError(
+            f"{opened.name} says nothing about what it was tuned from; give the model to compare "
+            "it with: against"
+        )
+    keys = {key: getattr(opened.config, key) for key in OF_THE_RUN}
+    return open_model(str(name), 1, keys)
+
+
+def _loaded(opened: Opened) -> Any:
+    if opened.config.spec.model == "score":
+        raise ModelError(
+            f"{opened.name} is a reward model, which scores answers and gives none; compare "
+            "policies, and name it as what judges them: reward"
+        )
+    return opened.load(keep_adapter=True)
+
+
+def _answers(
+    opened: Opened,
+    model: Any,
+    prompts: Sequence[Prompt],
+    draw: Draw,
+    batch_size: int,
+    as_chat: bool,
+) -> dict[int, Sample]:
+    """The answers of a model, by the number of their prompt."""
+    records = [_asked(prompt, as_chat) for prompt in prompts]
+    if opened.config.chat_template_kwargs:
+        from penchant.data.rows.template import with_kwargs
+
+        records = with_kwargs(records, opened.config.chat_template_kwargs)
+    numbers = {id(record): number for number, record in enumerate(records)}
+    tokeniser = opened.tokeniser(model)
+    examples, report = tokeniser.prompts(track(records, "tokenising prompts"))
+    logger.info("%s: %s", opened.name, report.summary())
+    chosen = [numbers[id(example.record)] for example in examples]
+    ends = sorted({*end_token_ids(model), *tokeniser.end_ids})
+    sampler = CachedSampler(Scorer(model, opened.pad_token_id), ends, batch_size)
+    with opened.accelerator.autocast():
+        drawn = sampler.sample([one.prompt for one in examples], replace(draw, numbers=chosen))
+    return {
+        number: make_sample(prompts[number], example.prompt, completion, opened.tokenizer)
+        for number, example, (completion,) in zip(chosen, examples, drawn, strict=True)
+    }
+
+
+def _asked(prompt: Prompt, as_chat: bool) -> Prompt:
+    """A prompt as the model is asked: a plain text is a user's message where it reads chats."""
+    if is_chat(prompt.prompt) or not as_chat:
+        return replace(prompt)
+    return replace(prompt, prompt=({"role": "user", "content": prompt.prompt},))

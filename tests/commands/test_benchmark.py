@@ -1,0 +1,178 @@
+"""Reward models and judges on benchmarks: the scores of every answer, by subset, and their JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penchant
+from penchant.cli.main import main
+from penchant.commands.benchmark import benchmark, ranking_of
+from penchant.commands.judge_benchmark import judge_each
+from penchant.core.errors import ConfigError
+from penchant.core.length_control import length_controlled
+from penchant.data.benchmarks import Question
+
+
+@pytest.fixture(scope="module")
+def reward_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, Any], held_out_file: Path
+) -> Any:
+    """A reward model that has learned to prefer yes to no, on plain texts."""
+    output = tmp_path_factory.mktemp("reward") / "run"
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "num_train_epochs": 4}
+    return penchant.train("reward", output=output, **keys)
+
+
+def scored(run: Any, load_saved: Any, prompt: str, answer: str) -> float:
+    """By transformers and PEFT alone."""
+    import torch
+    import transformers
+
+    model = load_saved(run.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    ids = tokenizer(prompt + answer)["input_ids"] + [tokenizer.eos_token_id]
+    with torch.no_grad():
+        return float(model(input_ids=torch.tensor([ids])).logits)
+
+
+def test_best_of_four_is_the_share_of_questions_whose_right_answer_scores_highest(
+    reward_run: Any, load_saved: Any
+) -> None:
+    answers = [" yes", " no", " no sir", " yes!"]
+    rows = [
+        {"prompt": "Is 3 so?", "chosen": [one], "rejected": [a for a in answers if a != one]}
+        for one in answers
+    ]
+    for number, row in enumerate(rows):
+        row["subset"] = "Focus" if number < 2 else "Math"  # type: ignore[assignment]
+    found = benchmark(model=reward_run.output, data=rows)
+    scores = [scored(reward_run, load_saved, "Is 3 so?", one) for one in answers]
+    best = scores.index(max(scores))
+    focus, maths = found.ranking.subsets
+    assert (focus.name, focus.num, maths.name) == ("Focus", 2, "Math")
+    assert (focus.accuracy.mean, maths.accuracy.mean) == ((0.5, 0) if best < 2 else (0, 0.5))
+    assert found.ranking.total.accuracy.mean == 0.25
+    assert found.ranking.rule == "the mean of the subsets"
+    # One prompt alone excludes nothing.
+    assert (focus.accuracy.low, focus.accuracy.high) == (0, 1)
+    assert found.evaluation.score_mean == pytest.approx(sum(scores) / 4, abs=1e-4)
+    assert (found.evaluation.num_examples, found.evaluation.margin) == (4, None)
+
+
+def test_lengths_are_those_of_right_answers_against_the_others() -> None:
+    texts = [
+        ("four", "two2", "six666"),
+        ("a" * 10, "b", "ccc"),
+        ("a", "bb", "cccc"),
+        ("a", "b", "c"),
+    ]
+    questions = [Question("p", answers, 1, "", "", f"rows:{i}") for i, answers in enumerate(texts)]
+    scores = [[0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]]
+    found = ranking_of("rows", list(zip(questions, scores, strict=True)), mean_of_subsets=False)
+    longer = [4 - (4 + 6) / 2, 10 - 2, 1 - 3, 0]
+    expected = length_controlled([0.0, 1.0, 0.0, 1.0], longer, ["p"] * 4)
+    assert found.total.equal_length == expected
+    assert expected is not None and expected.slope > 0
+
+
+def test_ties_are_scored_beside_their_twins(reward_run: Any, load_saved: Any) -> None:
+    tied = {"prompt": "Is 3 so?", "chosen": [" yes", " yes!"], "rejected": [" no", " no!"]}
+    ref = {"prompt": "Is 4 so?", "chosen": [" yes"], "rejected": [" no", " no sir"]}
+    rows = [{**tied, "id": "tied:1"}, {**ref, "id": "ref:1"}, {**tied, "id": "tied:2"}]
+    rows = [{**row, "subset": "Ties"} for row in rows]
+    found = benchmark(model=reward_run.output, data=rows).ranking
+    values = {
+        text: scored(reward_run, load_saved, prompt, text)
+        for prompt, texts in (("Is 3 so?", [" yes", " yes!", " no", " no!"]),)
+        for text in texts
+    }
+    lead = min(values[" yes"], values[" yes!"]) - max(values[" no"], values[" no!"])
+    assert lead > 0  # so that it has learned what is asked here
+    assert 0.6 <= found.total.accuracy.mean <= 1.01
+    assert found.total.num == 1  # tied:2 has no twin
+    with pytest.raises(ConfigError, match=r"id is 'x'; it must be ref:N or tied:N"):
+        benchmark(model=reward_run.output, data=[{**rows[0], "id": "x"}])
+
+
+def test_pairs_give_what_training_reported_and_subsets_beside_it(
+    reward_run: Any, held_out_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in held_out_file.read_text().splitlines()]
+    data = tmp_path / "pairs.jsonl"
+    topics = ("odd", "even")
+    data.write_text("".join(
+        json.dumps({**row, "topic": topics[i % 2]}) + "\n" for i, row in enumerate(rows)
+    ))  # fmt: skip
+    words = ["evaluate", "--model", str(reward_run.output), "--columns", "subset=topic"]
+    assert main([*words, "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[str(data)]
+    for name in ("loss", "accuracy", "margin", "calibration_error", "score_mean", "score_std"):
+        assert found[name] == pytest.approx(getattr(reward_run.after, name), abs=1e-4), name
+    ranking = found["ranking"]
+    assert [(row["name"], row["num"]) for row in ranking["subsets"]] == [("odd", 4), ("even", 4)]
+    assert ranking["total"]["accuracy"]["mean"] == pytest.approx(found["accuracy"])
+    assert ranking["total"]["equal_length"] is None  # each right answer is longer by one letter
+    evaluated = penchant.evaluate(model=reward_run.output, data=held_out_file)
+    assert evaluated.loss == pytest.approx(reward_run.after.loss, abs=1e-4)
+    assert main([*words, "--data", str(data), "--data", str(data)]) == 0
+    shown = capsys.readouterr().out
+    assert "at equal lengths" in shown and "odd" in shown and "score/mean" not in shown
+
+
+def test_what_goes_together_is_said(
+    reward_run: Any, tiny_model_dir: Path, held_out_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = ["--model", str(reward_run.output)], ["--data", str(held_out_file)]
+    for words, message in (
+        ([*model], "one of --data, --prompts and --tasks; got none of them"),
+        ([*model, *data, "--tasks", "a"], "got --data and --tasks"),
+        ([*model, *data, "--against", "m"], "--against goes with --prompts, not with --data"),
+        ([*model, "--prompts", "p", "--beta", "1"], "--beta goes with --data, not with --prompts"),
+        ([*data], "evaluate needs a model"),
+        ([*model, *data, "--judge", "j"], "either --model or --judge is measured"),
+        ([*model, *data, "--reference", "r"], "is a reward model, which has no reference"),
+    ):
+        assert main(["evaluate", *words]) == 1
+        assert message in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is no reward model"):
+        benchmark(model=tiny_model_dir, data=held_out_file)
+
+
+def test_a_judge_is_measured_in_both_orders_and_a_tie_counts_half(
+    serve_chat: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def answer(text: str) -> str:
+        first, second = text.partition("Answer A:")[2].split("Answer B:")
+        if "?" in first + second:
+            return "Who knows?"
+        return f"Verdict: {'B' if len(second) > len(first) else 'A'}"
+
+    judge = serve_chat(answer, model="long")
+    settings = tmp_path / "judge.yaml"
+    settings.write_text(f"url: {judge.url}\nretries: 0\n")
+    pair = {"source": "livebench-math", "question": "Say", "response_A": "much more"}
+    rows = [
+        {**pair, "response_B": "less", "label": "A>B"},
+        {**pair, "response_B": "less", "label": "B>A", "source": "livecodebench"},
+        {**pair, "response_B": "much else", "label": "A>B"},  # the first of two equally long ones
+        {**pair, "response_B": "what?", "label": "A>B"},
+    ]
+    found = judge_each({"": rows}, str(settings))[""]
+    assert found.judge == "judge long"
+    assert (found.contradicted, found.unjudged) == (1, 1)
+    assert [(row.name, row.accuracy.mean) for row in found.ranking.subsets] == [
+        ("livebench-math", 0.75), ("livecodebench", 0.0)
+    ]  # fmt: skip
+    assert found.ranking.total.accuracy.mean == pytest.approx(0.5)
+    data = tmp_path / "judge-bench.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", "--judge", str(settings), "--data", str(data)]) == 0
+    assert "1 verdicts followed the order" in capsys.readouterr().out
+    lists = [{"prompt": "p", "chosen": ["a"], "rejected": ["b", "c", "d"]}]
+    with pytest.raises(ConfigError, match="list:1 has 4 answers, and a judge compares two"):
+        judge_each({"": lists}, str(settings))

@@ -1,0 +1,147 @@
+"""A policy's answers against its start's: what compare finds too, judges, lengths, certainty."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penchant
+from penchant.cli.main import main
+from penchant.commands.win_rate import win_rate
+from penchant.commands.yardstick import Measured
+from penchant.core.errors import ConfigError, ModelError
+
+REWARDS = """
+def vowels(completions, **columns):
+    return [sum(text.count(letter) for letter in "aeiou") for text in completions]
+
+
+def even(completions, prompts, **columns):
+    return [None if "25" in prompt else len(text) % 2 for text, prompt in zip(completions, prompts)]
+"""
+SHORT = {"max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("rewards") / "rewards.py"
+    file.write_text(REWARDS)
+    return file
+
+
+def test_it_is_the_win_rate_that_compare_finds(
+    tiny_keys: dict[str, Any], held_out_file: Path, rewards: Path, tmp_path: Path
+) -> None:
+    reward = f"{rewards}:vowels"
+    keys = {**tiny_keys, "max_new_tokens": 8, "eval_data": str(held_out_file), "max_steps": 6}
+    compared = penchant.compare(["dpo"], output=tmp_path, monitor_reward=reward, **keys)
+    measured = compared.points[0].measured
+    assert isinstance(measured, Measured)
+    run = compared.points[0].output
+    found = win_rate(model=run, prompts=held_out_file, reward=reward, **SHORT)
+    assert [one["win"] for one in found.answers] == measured.win_rate
+    assert [one["answer"].strip() for one in found.answers] == [
+        one["answer"] for one in measured.answers
+    ]
+    assert found.win_rate.mean == pytest.approx(sum(measured.win_rate) / 8)
+    assert found.reward == measured.interval("reward")
+    assert found.other_reward == compared.start.interval("reward")
+    assert found.gain == measured.ahead(compared.start, "reward")
+    assert found.num_tokens == pytest.approx(sum(measured.length) / 8)
+    assert (found.wins + found.ties + found.losses, found.unjudged) == (8, 0)
+    assert 0 <= found.win_rate.low <= found.win_rate.mean <= found.win_rate.high <= 1
+
+
+def test_two_models_are_tested_against_each_other_and_a_model_against_itself_is_even(
+    adapter_run: Path, tiny_model_dir: Path, held_out_file: Path, rewards: Path
+) -> None:
+    given: Any = {"prompts": held_out_file, "reward": f"{rewards}:vowels", **SHORT}
+    start = win_rate(model=adapter_run, **given)
+    named = win_rate(model=adapter_run, against=tiny_model_dir, **given)
+    turned = win_rate(model=tiny_model_dir, against=adapter_run, **given)
+    assert turned.win_rate.mean == pytest.approx(1 - named.win_rate.mean)
+    # Named alone, the start is a model with a template, which is asked through it.
+    assert [one["answer"] for one in start.answers] == [one["answer"] for one in named.answers]
+    even = win_rate(model=adapter_run, against=adapter_run, **given)
+    assert (even.win_rate.mean, even.ties, even.equal_length) == (0.5, 8, None)
+    assert even.verdict == f"{adapter_run} and {adapter_run} cannot be told apart"
+
+
+def test_answers_without_a_reward_are_left_out_and_counted(
+    adapter_run: Path, held_out_file: Path, rewards: Path
+) -> None:
+    several = [f"{rewards}:vowels", f"{rewards}:even"]
+    found = win_rate(model=adapter_run, prompts=held_out_file, reward=several, **SHORT)
+    (left_out,) = (one for one in found.answers if math.isnan(one["win"]))
+    assert "25" in left_out["prompt"]
+    assert (found.unjudged, found.win_rate.num_prompts) == (1, 7)
+
+
+def test_a_judge_sees_both_orders_and_equal_answers_are_not_asked_about(
+    adapter_run: Path, held_out_file: Path, serve_chat: Callable[..., Any]
+) -> None:
+    def answer(text: str) -> str:
+        first, second = text.partition("Answer A:")[2].split("Answer B:")
+        more = first.count("e") - second.count("e")
+        return "Verdict: A" if more > 0 else "Verdict: B" if more < 0 else "Verdict: A"
+
+    judge = serve_chat(answer)
+    found = win_rate(model=adapter_run, prompts=held_out_file, judge=judge.url, **SHORT)
+    expected = [
+        (a > b) + 0.5 * (a == b)
+        for one in found.answers
+        for a, b in [(one["answer"].count("e"), one["other"].count("e"))]
+    ]
+    assert [one["win"] for one in found.answers] == expected
+    assert found.win_rate.mean == pytest.approx(sum(expected) / 8)
+    equal = sum(one["answer"] == one["other"] for one in found.answers)
+    assert found.contradicted == expected.count(0.5) - equal
+    assert (found.judged_by, found.reward, found.gain) == ("judge judge", None, None)
+    assert found.usage.startswith(f"{len(judge.asked)} asked")
+    assert len(judge.asked) == 2 * (8 - equal)
+
+
+def test_what_cannot_be_compared_is_refused(
+    adapter_run: Path, tiny_model_dir: Path, held_out_file: Path, rewards: Path, tmp_path: Path
+) -> None:
+    given: Any = {"prompts": held_out_file, "reward": f"{rewards}:vowels", **SHORT}
+    with pytest.raises(ConfigError, match="either a reward or a judge"):
+        win_rate(model=adapter_run, prompts=held_out_file)
+    with pytest.raises(ConfigError, match="says nothing about what it was tuned from; give"):
+        win_rate(model=tiny_model_dir, **given)
+    with pytest.raises(ConfigError, match="temperature must be 0 or more"):
+        win_rate(model=adapter_run, **given, temperature=-1)
+    with pytest.raises(ConfigError, match="did you mean max_length"):
+        win_rate(model=adapter_run, **given, max_lenght=3)
+    with pytest.raises(ConfigError, match="is no folder, no hub id"):
+        win_rate(model=adapter_run, **{**given, "reward": "nothing"})
+
+
+def test_a_reward_model_judges_and_answers_nothing(
+    adapter_run: Path, classifier: Callable[[int], str], held_out_file: Path
+) -> None:
+    judge = classifier(1)
+    found = win_rate(model=adapter_run, prompts=held_out_file, reward=judge, **SHORT)
+    assert found.reward is not None and found.reward.num_prompts == 8
+    with pytest.raises(ModelError, match="is a reward model, which scores answers"):
+        win_rate(model=adapter_run, against=judge, prompts=held_out_file, reward=judge, **SHORT)
+
+
+def test_the_command_prints_what_may_be_concluded(
+    adapter_run: Path, held_out_file: Path, rewards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "--model", str(adapter_run), "--prompts", str(held_out_file)]
+    words += ["--reward", f"{rewards}:vowels", "--max_new_tokens", "8", "--temperature", "0"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["yardstick"], found["against"]) == ("win_rate", "its start")
+    assert "answers" not in found
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert found["verdict"] in shown.replace("\n", "")
+    assert "share of prompts whose answer has a higher reward than that of its start" in shown
