@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penchant.advising import advise
+    from penchant.commands.benchmark import benchmark
     from penchant.commands.check import check
     from penchant.commands.check_result import CheckResult
     from penchant.commands.compare import compare
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from penchant.commands.evaluate import evaluate
     from penchant.commands.sweep import SweepResult, sweep
     from penchant.commands.train import train
+    from penchant.commands.win_rate import win_rate
     from penchant.core.evaluation import Evaluation
     from penchant.methods import METHODS
     from penchant.reporting import report
@@ -46,12 +48,14 @@ __all__ = [
     "SweepResult",
     "TrainResult",
     "advise",
+    "benchmark",
     "check",
     "compare",
     "evaluate",
     "report",
     "sweep",
     "train",
+    "win_rate",
 ]
 
 _HOMES = {
@@ -62,12 +66,14 @@ _HOMES = {
     "SweepResult": "penchant.commands.sweep",
     "TrainResult": "penchant.training.result",
     "advise": "penchant.advising",
+    "benchmark": "penchant.commands.benchmark",
     "check": "penchant.commands.check",
     "compare": "penchant.commands.compare",
     "evaluate": "penchant.commands.evaluate",
     "report": "penchant.reporting",
     "sweep": "penchant.commands.sweep",
     "train": "penchant.commands.train",
+    "win_rate": "penchant.commands.win_rate",
 }
 
 # Modules that are used as `penchant.data.inspect` and `penchant.compat.trl`.

@@ -158,6 +158,13 @@ def test_a_run_reports_what_it_sampled(tiny_model_dir, tmp_path):
     assert 0 < summary["sampling"]["generation_seconds"] < summary["train_seconds"]
 
 
+def test_what_a_judge_was_asked_is_in_the_summary(tiny_model_dir, tmp_path, serve_chat):
+    judge = serve_chat(lambda text: f"Score: {1 + len(text) % 9}")
+    train("grpo", tiny_model_dir, tmp_path / "run", reward=f"judge:{judge.url}", max_steps=2)
+    asked = json.loads((tmp_path / "run" / "summary.json").read_text())["sampling"]["asked"]
+    assert asked["judge"].startswith(f"{len(judge.asked)} asked, 0 known before, 0 tried again")
+
+
 def test_a_value_model_of_its_own(tiny_model_dir, tmp_path):
     shared, copied = tmp_path / "shared", tmp_path / "copied"
     train("ppo", tiny_model_dir, shared, max_steps=1)
