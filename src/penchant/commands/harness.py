@@ -11,7 +11,7 @@ from penchant.commands.opened import Opened, open_model
 from penchant.config.mistakes import nearest
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError, ModelError
-from penchant.models.load import adapter_base
+from penchant.models.adapter_files import adapter_base
 from penchant.models.locate import is_adapter
 
 if TYPE_CHECKING:
