@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -555,3 +556,7 @@ def test_processes_that_divide_the_weights_hold_parts_and_a_pass_has_layers_whol
     load = Load(tokens=8, predicted=4)
     state = footprint(alone, load).parts["optimizer"]
     assert footprint(one_of_four, load).parts["optimizer"] == state / 4
+    on_gpu = replace(alone, device="cuda").divided(4, offload=True)
+    held = footprint(on_gpu, load).parts
+    assert held["weights"] == held["optimizer"] == 0  # a pass has what it has whole all the same
+    assert held["activations"] >= one_of_four.whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def test_launches_that_are_not_supported_are_refused_by_name(
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
     assert f"launched with {word}, which is not supported" in refused()
+
+
+def test_parts_in_main_memory_are_refused_where_nothing_is_divided(
+    tiny_keys: dict[str, Any], tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    folder = tmp_path / "without weights"
+    shutil.copytree(tiny_model_dir, folder, ignore=lambda *_: ["model.safetensors"])
+    keys = {**tiny_keys, "model": str(folder), "sharding": "full", "offload": True}
+    with pytest.raises(ConfigError, match="launch several and set sharding to full"):
+        penchant.train("dpo", output=tmp_path / "run", **keys)
 
 
 def test_going_back_to_before_the_first_step_forgets_the_moments() -> None:

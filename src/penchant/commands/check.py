@@ -102,7 +102,9 @@ def _estimate(
         return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
-    setup = prepare(config, accelerator, inputs)
+    # Of several processes that this one speaks for.
+    alone = config if num_processes == 1 else config.model_copy(update={"offload": False})
+    setup = prepare(alone, accelerator, inputs)
     config = setup.decide(config)
     trials: Sequence[Trial] = ()
     if setup.collector is not None:

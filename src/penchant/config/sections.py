@@ -268,6 +268,11 @@ class ProcessSection(Section):
         "(FSDP2): full, or hybrid, where those of each node do; off: each has all of them. auto: "
         "full where accelerate launch asks for FSDP.",
     )
+    offload: bool = Field(
+        False,
+        description="With sharding: keep the parts of weights, gradients and moments in main "
+        "memory, and make the optimizer's steps there.",
+    )
 
 
 class EvaluationSection(Section):

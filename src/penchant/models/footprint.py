@@ -159,18 +159,20 @@ class Sizes:
         codes = self.matrices * CODE_BYTES[kind]
         return replace(self, weights=self.trained + others + codes, matrix_bytes=CODE_BYTES[kind])
 
-    def divided(self, processes: int) -> Sizes:
+    def divided(self, processes: int, *, offload: bool = False) -> Sizes:
         """What one of several processes holds that divide the weights among them (FSDP2).
 
-        Beside its part it has the embeddings and heads whole for a pass, and two layers.
+        Beside its part it has the embeddings and heads whole for a pass, and two layers. With
+        `offload` the part is in main memory; where that is the device's own, nothing is saved.
         """
         matrices = self.matrices * self.matrix_bytes
+        held = 0.0 if offload and self.device != "cpu" else 1 / processes
         whole = max(0.0, self.weights - matrices) + 2 * matrices / max(1, self.num_layers)
         return replace(
             self,
-            weights=self.weights / processes,
-            trained=self.trained / processes,
-            reference=self.reference / processes,
+            weights=self.weights * held,
+            trained=self.trained * held,
+            reference=self.reference * held,
             whole=whole,
         )
 

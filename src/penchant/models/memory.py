@@ -81,9 +81,9 @@ def measure_sizes(
     fixed, by_token = activation_bytes(scorer, group)
     release_memory()
     models: list[Any] = scorer.causal_models
-    model, device = models[0], models[0].device.type
+    model, device = models[0], scorer.device.type
     text, head = model.config.get_text_config(), model.get_output_embeddings()
-    weights = weight_bytes(scorer)
+    weights = 0 if scorer.offloads else weight_bytes(scorer)
     backbones = [text_backbone(one) for one in models]
     shapes = [shape for one in backbones for shape in layer_shapes(one)]
     matrices = sum(a * b for a, b in shapes)
@@ -91,7 +91,7 @@ def measure_sizes(
     # One layer's codes are numbers while it multiplies.
     unpacked = 4 * max((a * b for a, b in shapes), default=0) if is_quantised(scorer) else 0
     later = LATER_BYTES if device == "cpu" else 0
-    trained = trained_bytes(scorer)
+    trained = 0 if scorer.offloads else trained_bytes(scorer)
     largest = max((p.numel() for p in scorer.parameters() if p.requires_grad), default=0)
     return Sizes(
         weights=weights,

@@ -89,6 +89,8 @@ class Scorer(nn.Module):
         self.model = model
         self.pad_token_id = pad_token_id
         self.plan = PLAIN
+        self.pass_device: torch.device | None = None
+        """Of its passes, where its weights may lie elsewhere between them."""
         self._takes_mask = False
         self.router: RouterLoss | None = None
         """Takes the routers' logits of passes that are trained on, where experts are balanced."""
@@ -164,6 +166,16 @@ class Scorer(nn.Module):
         return opened(self, layers=layers)
 
     @property
+    def device(self) -> torch.device:
+        """Of its passes."""
+        return self.pass_device or self.causal_model.device
+
+    @property
+    def offloads(self) -> bool:
+        """Whether its weights lie in main memory between the passes of another device."""
+        return self.device.type != self.causal_model.device.type
+
+    @property
     def output_head(self) -> Any:
         """The layer that the last hidden states meet."""
         return self.causal_model.get_output_embeddings()
@@ -181,7 +193,7 @@ class Scorer(nn.Module):
     def batch(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the model's device."""
         laid_out = self.lay_out(groups, with_prompts=with_prompts)
-        return laid_out.to(self.causal_model.device)
+        return laid_out.to(self.device)
 
     def lay_out(self, groups: Sequence[Group], *, with_prompts: bool = False) -> TokenBatch:
         """Lay groups out as the plan says, on the CPU."""

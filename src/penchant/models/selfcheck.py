@@ -90,7 +90,7 @@ def plan_scoring(
         TrainingError: the device's memory does not hold one of the two passes.
     """
     if attention == "auto":
-        attention = "flex" if scorer.causal_model.device.type == "cuda" else "sdpa"
+        attention = "flex" if scorer.device.type == "cuda" else "sdpa"
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), out_of_memory_explained(*TWO_PASSES):
         groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
@@ -241,13 +241,13 @@ def _can_be_exact(scorer: Scorer) -> bool:
     if not all(type(w) is nn.Parameter and w.dtype in MULTIPLIED for w in weights):
         return False
     needed = sum(4 * w.numel() for w in weights if w.dtype in HALF)
-    return needed < USABLE * memory_available_bytes(scorer.causal_model.device)
+    return needed < USABLE * memory_available_bytes(scorer.device)
 
 
 @contextmanager
 def in_fp32(scorer: Scorer) -> Iterator[None]:
     """Compute in fp32 for a while: weights of half precision are widened, autocast is off."""
-    device = scorer.causal_model.device.type
+    device = scorer.device.type
     halves = [t for t in (*scorer.parameters(), *scorer.buffers()) if t.dtype in HALF]
     before = [t.data for t in halves]
     products = torch.get_float32_matmul_precision()
@@ -265,7 +265,7 @@ def in_fp32(scorer: Scorer) -> Iterator[None]:
 
 def tolerance(scorer: Scorer) -> tuple[float, bool]:
     """Nats per token that two passes may differ by, and whether that bounds the mean only."""
-    dtype, device = scorer.causal_model.dtype, scorer.causal_model.device.type
+    dtype, device = scorer.causal_model.dtype, scorer.device.type
     half = torch.is_autocast_enabled(device) or dtype not in LARGEST
     return (MEAN_IN_HALF if half else LARGEST[dtype]), half
 

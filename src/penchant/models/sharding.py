@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -46,17 +46,25 @@ def make_mesh(device: torch.device, sharding: Sharding, size: int, node_size: in
     return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def shard(scorer: Any, mesh: Any) -> None:
+def shard(scorer: Any, mesh: Any, *, offload: bool = False) -> None:
     """Divide a scorer's weights; from now on every process takes part in each of its passes.
 
     Adapters and heads must be there, and no optimizer: its parameters are others afterwards.
-    """
-    from torch.distributed.fsdp import fully_shard
 
+    Args:
+        scorer: whose weights are divided.
+        mesh: the processes, as `make_mesh` returned them.
+        offload: keep the parts in main memory; a unit's go to the device for its passes.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+    pinned = mesh.device_type != "cpu"
+    policy = CPUOffloadPolicy(pin_memory=pinned) if offload else OffloadPolicy()
+    divide = partial(fully_shard, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     for layers in _layers(scorer):
         for layer in layers:
-            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(scorer, mesh=mesh, reshard_after_forward=True)
+            divide(layer)
+    divide(scorer)
     # By default the order of all earlier forward passes says what is gathered next in backward,
     # and passes that one process alone has made, as in sampling, would make it another order.
     for layers in _layers(scorer):
@@ -144,8 +152,8 @@ def is_sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on the CPU; every process calls it."""
     gathered: Any = tensor.detach()
-    if is_sharded(tensor):
-        gathered = gathered.full_tensor()
+    if is_sharded(tensor):  # parts in main memory meet on the device
+        gathered = gathered.to(gathered.device_mesh.device_type).full_tensor()
     return gathered.cpu().contiguous()
 
 
@@ -160,6 +168,28 @@ def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
             one = whole(tensor)
             known[id(tensor)] = one if keep else one.new_empty(0)
     return {name: known[id(tensor)] for name, tensor in tensors.items()} if keep else {}
+
+
+@torch.no_grad()
+def clip(parameters: Iterable[Any], max_norm: float, device: torch.device) -> Tensor:
+    """Clip a gradient that is divided among processes; returns its norm before that.
+
+    Parts may lie in main memory, and their norms meet on the device: torch's own function would
+    let them meet where they lie, which needs a second process group.
+    """
+    from torch import distributed
+
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    parts = [gradient.to_local() for gradient in gradients]
+    norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts])
+    square = norms.square().sum().to(device)
+    distributed.all_reduce(square, group=gradients[0].device_mesh.get_group("shard"))
+    norm = square.sqrt()
+    # As torch does: the factor of a short gradient is 1, and of one that is not finite NaN.
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).to(parts[0].device)
+    for part in parts:
+        part.mul_(factor)
+    return norm
 
 
 def divided_as(value: Tensor, like: Tensor) -> Tensor:

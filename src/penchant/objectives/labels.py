@@ -69,12 +69,12 @@ class LabelObjective:
         """A micro-batch, which prompts that are alike share."""
         groups, order = share_prompts([(e.prompt, e.completion) for e in examples])
         batch = self.parts.scorer.lay_out(groups)
-        device = self.parts.scorer.causal_model.device
+        device = self.parts.scorer.device
         beside = [torch.tensor(order), torch.tensor([e.desirable for e in examples])]
         return Laid(groups, batch.to(device), *to_device(beside, device))
 
     def prepare(self, model: torch.nn.Module, step: StepBatch[TokenisedLabel]) -> Shared:
-        device = self.parts.scorer.causal_model.device
+        device = self.parts.scorer.device
         if not self.needs.mismatches:
             return Shared(torch.zeros((), device=device), {})
         mismatches = self._mismatches(step.examples)

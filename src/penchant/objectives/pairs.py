@@ -68,7 +68,7 @@ class PairObjective:
             # Stand-ins too: a distributed wrapper waits for every process in every pass.
             own = [self._inputs(model, examples, shared)[0] for examples, _ in step.micro_batches]
         weighted = list(zip(own, step.micro_batches, strict=True))
-        device = self.parts.scorer.causal_model.device
+        device = self.parts.scorer.device
         meet = device if self.parts.team.size == 1 else torch.device("cpu")
         counted = [_moved(inputs, meet) for inputs, (_, weight) in weighted if weight]
         return replace(

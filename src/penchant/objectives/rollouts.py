@@ -71,7 +71,7 @@ class RolloutObjective:
             rows = [row for e in laid_out if (row := getattr(e, name)) is not None]
             columns |= {name: torch.cat(rows)} if rows else {}
         scorer = self.parts.scorer
-        device = scorer.causal_model.device
+        device = scorer.device
         batch = scorer.lay_out(groups).to(device)
         position, *moved = to_device([torch.tensor(order), *columns.values()], device)
         return Laid(batch, position, dict(zip(columns, moved, strict=True)))

@@ -75,8 +75,8 @@ def _refuse_other_launches() -> None:
             )
     if os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() in ("true", "1"):
         raise ConfigError(
-            "the processes were launched with FSDP that offloads weights to main memory, which is "
-            "not supported; launch without fsdp_offload_params"
+            "the processes were launched with FSDP that offloads weights to main memory; launch "
+            "without fsdp_offload_params, and set sharding to full and offload to true"
         )
     if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
         _launched["fsdp"] = True

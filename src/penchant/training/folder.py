@@ -31,6 +31,7 @@ FREE_KEYS = {
     "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
     "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
     "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch", "sharding",
+    "offload",
 }  # fmt: skip
 
 # Keys that may differ as long as their product, the examples of a step, does not.

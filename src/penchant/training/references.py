@@ -125,7 +125,7 @@ def measure_cost(reference: Reference, policy: Scorer, groups: Sequence[Group]) 
     with reference.active() as scorer:
         if scorer is None or scorer is policy:
             return ReferenceCost(0, None)
-        num_bytes = weight_bytes(scorer)
+        num_bytes = 0 if scorer.offloads else weight_bytes(scorer)
         if not reference.kind.startswith("copy-"):
             return ReferenceCost(num_bytes, None)
         with policy.evaluating():

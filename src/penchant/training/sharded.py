@@ -86,8 +86,9 @@ def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
     buffers = team.agree({n: b.cpu() for n, b in scorer.named_buffers()} if team.leads else {})
     if not team.leads:
         empty(scorer, dtypes)
-    shard(scorer, mesh)
+    shard(scorer, mesh, offload=config.offload)
+    scorer.pass_device = device
     if not team.leads:
-        scorer.to_empty(device=device)
+        scorer.to_empty(device="cpu" if config.offload else device)
         place_buffers(scorer, buffers, device)
     hand_out(scorer, whole, device)

@@ -226,8 +226,11 @@ class Step:
     def _clip(self) -> torch.Tensor:
         """Clip the gradient; returns its norm before that, a number on the device."""
         parameters = list(self.parameters.values())
+        if self.scorer.is_sharded:
+            from penchant.models.sharding import clip
+
+            return clip(parameters, self.max_grad_norm, self.accelerator.device)
         norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
         return torch.as_tensor(norm, device=self.accelerator.device)
 
     def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:

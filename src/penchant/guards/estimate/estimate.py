@@ -148,7 +148,9 @@ def estimate_run(
 
 def _divided(config: RunConfig, sizes: Sizes, num_processes: int) -> Sizes:
     """Of one process of several, as far as the keys say that they divide the weights."""
-    return sizes.divided(num_processes) if config.sharding in ("full", "hybrid") else sizes
+    if config.sharding not in ("full", "hybrid"):
+        return sizes
+    return sizes.divided(num_processes, offload=config.offload)
 
 
 def estimate_unloaded(

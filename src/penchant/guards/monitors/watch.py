@@ -162,7 +162,7 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
     with scorer.evaluating():
         batch = scorer.batch(groups)
         scorer(batch)
-        seconds, _ = seconds_of(lambda: scorer(batch), scorer.causal_model.device)
+        seconds, _ = seconds_of(lambda: scorer(batch), scorer.device)
     seconds *= every / sum(group.num_tokens for group in groups)
     return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps
 

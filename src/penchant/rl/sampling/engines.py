@@ -85,7 +85,7 @@ class Place:
     @property
     def device(self) -> str:
         """The kind of the policy's device."""
-        return self.policy.causal_model.device.type
+        return self.policy.device.type
 
 
 def make_sampler(options: OnlineOptions, place: Place) -> Sampler:

@@ -50,7 +50,7 @@ class CachedSampler:
     def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
         answers: list[list[Completion]] = [[] for _ in prompts]
         sampling, numbers = draw.sampling, draw.numbers_of(prompts)
-        device = self.scorer.causal_model.device
+        device = self.scorer.device
         batches = list(self._batches(prompts, draw.n))
         with self.scorer.generating():
             for batch in track(batches, "sampling"):
