@@ -42,13 +42,20 @@ def test_processes_that_do_not_see_each_other_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")]
+    ("name", "word"),
+    [
+        ("DEEPSPEED", "DeepSpeed"),
+        ("MEGATRON_LM", "Megatron-LM"),
+        ("PARALLELISM_CONFIG", "tensor or context parallelism"),
+    ],
 )
 def test_launches_that_are_not_supported_are_refused_by_name(
     name: str, word: str, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    assert f"launched with {word}, which is not supported" in refused()
+    said = refused()
+    assert f"launched with {word}, which is not supported" in said
+    assert "set sharding to full" in said
 
 
 def test_parts_in_main_memory_are_refused_where_nothing_is_divided(

@@ -20,6 +20,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+FOLLOWED = {"sync_ref_model": True, "ref_model_sync_steps": 2}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "num_processes", "num_pairs", "changes"),
@@ -37,6 +40,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
         ("dpo", 2, 17, {"lora_r": 0, "sharding": "full", "reference": "copy"}),
         ("dpo", 2, 17, {"lora_r": 0, "sharding": "full", "reference": "cache"}),
         ("dpo", 2, 17, {"lora_r": 0, "sharding": "full", "offload": True, "max_grad_norm": 0.1}),
+        ("dpo", 2, 17, {"lora_r": 8, "sharding": "full", **FOLLOWED}),
+        ("dpo", 2, 17, {"lora_r": 0, "sharding": "full", **FOLLOWED}),
+        ("dpo", 2, 17, {"lora_r": 0, "sharding": "full", "reference": "copy-8bit"}),
         ("orpo", 3, 17, {"lora_r": 0, "sharding": "full", "gradient_checkpointing": "on"}),
         ("reward", 3, 17, {"lora_r": 8, "sharding": "full", "merge": True}),
         ("aot", 3, 14, {"lora_r": 8, "sharding": "full"}),

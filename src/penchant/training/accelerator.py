@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-OTHER_LAUNCHES = {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+OTHER_LAUNCHES = {
+    "DEEPSPEED": "DeepSpeed",
+    "MEGATRON_LM": "Megatron-LM",
+    "PARALLELISM_CONFIG": "tensor or context parallelism",
+}
 # What the launcher asked for; its variable would make Accelerate and transformers shard as well.
 _launched = {"fsdp": False}
 # What launchers tell every process of how many there are.

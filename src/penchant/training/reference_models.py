@@ -132,7 +132,7 @@ class ReferenceModels:
             if not self.policy.is_sharded:
                 model.to(self.accelerator.device)
         scorer = Scorer(model, self.policy.pad_token_id)
-        if self.policy.is_sharded:
+        if self.policy.is_sharded and not is_quantised(model):  # each process has all codes
             from penchant.training.sharded import divide
 
             divide(scorer.requires_grad_(False), self.config, self.accelerator)
@@ -146,14 +146,15 @@ class ReferenceModels:
         return CopyReference(scorer, kind)
 
     def _load(self, base: str, bits: int | None) -> Any:
-        first = self.accelerator.is_main_process
-        if self.policy.is_sharded and not first and not is_adapter(Path(base)):
-            # The first process hands out the weights.
-            return empty_model(base, trust_remote_code=self.config.trust_remote_code).eval()
+        first, trust = self.accelerator.is_main_process, self.config.trust_remote_code
+        if self.policy.is_sharded and not first and bits is None and not is_adapter(Path(base)):
+            model = empty_model(base, trust_remote_code=trust).eval()
+            if getattr(model.config, "quantization_config", None) is None:
+                return model  # the first process hands out the weights
         return load_causal_model(
             base,
             dtype=self.policy.causal_model.dtype,
-            trust_remote_code=self.config.trust_remote_code,
+            trust_remote_code=trust,
             quantization=self._quantization(bits),
         )
 

@@ -37,14 +37,8 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
         "quantization: codes of weights are not sharded; set quantization to none": (
             config.quantization != "none" or saved is not None
         ),
-        "reference: quantised copies are not sharded; set reference to copy or cache": (
-            config.reference.startswith("copy-")
-        ),
         "precision fp16: its gradient scaler does not know sharded gradients; set bf16": (
             precision == "fp16"
-        ),
-        "sync_ref_model: a reference that follows is not sharded; set it to false": (
-            config.sync_ref_model
         ),
         f"optim {config.optim}: it is not for parts of weights; set optim to adamw or sgd": (
             config.optim not in ("adamw", "sgd")
@@ -55,8 +49,8 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
         "peft: init_lora_weights eva makes passes before weights are divided; set another": (
             config.peft.get("init_lora_weights") == "eva"
         ),
-        f"generation {engine}: it needs whole weights; set generation to cached": (
-            engine not in ("auto", "cached")
+        f"generation {engine}: it needs whole weights; set generation to cached or vllm-server": (
+            engine not in ("auto", "cached", "vllm-server")
         ),
         f"model: {base} is an adapter, which LoRA would be merged into at the end; merge "
         "it first: penchant merge": bool(config.lora_r) and is_adapter(Path(base)),

@@ -200,12 +200,16 @@ def test_every_batch_is_drawn_with_the_weights_of_its_step_though_the_server_res
 
 
 @pytest.mark.slow
-def test_processes_share_a_server_and_train_what_one_trains(serve, tiny_keys, tmp_path):
+@pytest.mark.parametrize(("lora_r", "sharding"), [(2, "off"), (2, "full"), (0, "full")])
+def test_processes_share_a_server_and_train_what_one_trains(
+    serve, tiny_keys, tmp_path, lora_r, sharding
+):
     rewards = tmp_path / "letters.py"
     rewards.write_text(f"{inspect.getsource(num_letters)}\n")
     given = {name: value for name, value in tiny_keys.items() if name != "max_new_tokens"}
     given |= {"generation": "vllm-server", "reward": f"{rewards}:num_letters", "max_steps": 4}
-    given |= {"batch_size": 16, "num_generations": 4, "max_completion_length": 6, "lora_r": 2}
+    given |= {"batch_size": 16, "num_generations": 4, "max_completion_length": 6}
+    given |= {"lora_r": lora_r, "sharding": sharding}
     given |= {"learning_rate": 1e-3, "adam_epsilon": 1e-4}
     alone = {**given, "vllm_url": serve().url, "gradient_accumulation_steps": 2}
     one = penchant.train("grpo", output=tmp_path / "one", **alone)
