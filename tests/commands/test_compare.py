@@ -6,6 +6,7 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,3 +171,10 @@ def test_what_could_not_be_compared_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(methods, vary, {**KEYS, **keys}, None)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr("penchant.commands.compare.make_accelerator", lambda _: launched)
+    with pytest.raises(ConfigError, match="2 were launched; start it without a launcher"):
+        penchant.compare(["dpo"], {}, **KEYS)

@@ -1,7 +1,8 @@
-"""Runs in several processes, started as a user starts them."""
+"""Runs in several processes, started as a user starts them, or forked where seconds count."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -10,6 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from accelerate import PartialState
+
+import penchant
 
 
 def _free_port() -> int:
@@ -22,6 +27,33 @@ def _free_port() -> int:
 def free_port() -> Callable[[], int]:
     """Return a function that finds a port that nobody uses."""
     return _free_port
+
+
+@pytest.fixture
+def fork() -> Callable[..., None]:
+    """Return a function that carries a run out in two processes, which need not import torch."""
+    context = multiprocessing.get_context("fork")
+
+    def train(rank: int, port: int, method: str, keys: dict[str, Any]) -> None:
+        here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        os.environ |= here | {name: str(number) for name, number in ranks.items()}
+        torch.set_num_threads(1)  # the threads of the process that was forked are not there
+        PartialState._reset_state()
+        penchant.train(method, **keys)
+
+    def carry_out(method: str, keys: dict[str, Any]) -> None:
+        port = _free_port()
+        both = [context.Process(target=train, args=(rank, port, method, keys)) for rank in (0, 1)]
+        for one in both:
+            one.start()
+        for one in both:
+            one.join(60)
+            one.kill()
+            one.join()
+        assert [one.exitcode for one in both] == [0, 0]
+
+    return carry_out
 
 
 @pytest.fixture

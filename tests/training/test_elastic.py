@@ -95,20 +95,34 @@ def fails_on_one(completions, **_):
 """
 
 
-def test_a_process_that_fails_ends_all_with_its_message_within_a_minute(
-    start: Any, keys: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.fixture
+def sampled(keys: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Return a run whose rewards fail in its second process."""
     (tmp_path / "reward.py").write_text(REWARD)
-    sampled = {
+    return {
         **{key: keys[key] for key in ("model", "max_length", "output", "monitor_prompts")},
         **{"data": keys["data"], "reward": f"{tmp_path / 'reward.py'}:fails_on_one"},
         **{"max_completion_length": 4, "batch_size": 8, "num_generations": 2, "max_steps": 4},
         **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
     }
+
+
+def test_a_process_that_fails_ends_all_with_its_message_within_a_minute(
+    start: Any, sampled: dict[str, Any]
+) -> None:
     process = start("grpo", sampled)
     _, told = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "no judge here" in told
+
+
+def test_answers_are_left_out_though_all_of_one_process_are(
+    launch: Any, sampled: dict[str, Any]
+) -> None:
+    launch(2, "grpo", {**sampled, "on_reward_error": "drop"})
+    lines = (Path(sampled["output"]) / "metrics.jsonl").read_text().splitlines()
+    steps = [row for row in map(json.loads, lines) if "loss" in row]
+    assert [row["reward/dropped"] for row in steps] == [4.0] * 4
 
 
 def test_two_launchers_on_one_network_train_one_run(

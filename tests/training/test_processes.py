@@ -160,3 +160,62 @@ def test_runs_follow_each_other_in_several_processes(
     launch(2, "reward", {**keys, "output": str(tmp_path / "ensemble")})
     summary = json.loads((tmp_path / "ensemble" / "ensemble.json").read_text())
     assert summary["members"] == ["member-1/model", "member-2/model"]
+
+
+# Two processes, forked: what is quick enough to be tested every time.
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    (file,) = (expected / "model").glob("*model.safetensors")
+    theirs = load_file(file)
+    for name, weight in load_file(found / "model" / file.name).items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def few_keys(tiny_keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a run of 4 steps of 8 pairs in two processes."""
+    steps = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 4}
+    return {**tiny_keys, **steps, "adam_epsilon": 1e-4}
+
+
+def alone(keys: dict[str, Any]) -> dict[str, Any]:
+    return {**keys, "gradient_accumulation_steps": 2 * keys["gradient_accumulation_steps"]}
+
+
+def test_two_processes_train_what_one_trains(
+    tmp_path: Path, few_keys: dict[str, Any], held_out_file: Path, fork: Any
+) -> None:
+    keys = {**few_keys, "eval_data": str(held_out_file), "eval_samples": 1}
+    penchant.train("dpo", output=tmp_path / "one", **alone(keys))
+    fork("dpo", {**keys, "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one")
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for metric in {*a} - {"tokens_per_second", "memory_peak_bytes"}:
+            assert a[metric] == pytest.approx(b[metric], rel=1e-4, abs=1e-5), metric
+
+
+def test_one_process_goes_on_from_the_parts_that_two_have_saved(
+    tmp_path: Path, few_keys: dict[str, Any], as_killed: Any, fork: Any
+) -> None:
+    keys = {**few_keys, "lora_r": 0, "save_steps": 2}
+    fork("orpo", {**keys, "sharding": "full", "output": tmp_path / "two"})
+    run = as_killed(tmp_path / "two", tmp_path / "one", after=2)
+    assert len([*(run / "checkpoints" / "step-2").glob("shard-*.safetensors")]) == 2
+    penchant.train("orpo", output=run, resume=True, **alone(keys))
+    assert_same(run, tmp_path / "two")
+
+
+def length(completions: list[str], **_: Any) -> list[float]:
+    """Tell answers apart."""
+    return [float(sum(map(ord, text))) for text in completions]
+
+
+def test_two_processes_learn_from_answers_what_one_learns(
+    tmp_path: Path, few_keys: dict[str, Any], fork: Any
+) -> None:
+    answers = {"batch_size": 16, "num_generations": 4, "max_completion_length": 4}
+    keys = {**few_keys, **answers, "reward": length, "max_steps": 2}
+    penchant.train("grpo", output=tmp_path / "one", **alone(keys))
+    fork("grpo", {**keys, "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one")

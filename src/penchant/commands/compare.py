@@ -79,6 +79,11 @@ def compare(
     setup_logging()
     file = None if config is None else Path(config)
     planned = plan(methods, vary or {}, keys, file)
+    if (launched := make_accelerator(planned[0].config.precision).num_processes) > 1:
+        raise ConfigError(
+            f"penchant compare measures in one process, and {launched} were launched; start it "
+            "without a launcher, or vary the keys of one method with penchant sweep"
+        )
     output, decides = planned[0].config.output.parent, _decides(yardstick, planned[0].config)
     data = _read(planned)
     open_folder(output, {"methods": methods, **(vary or {})}, resume=resumes(keys, file))

@@ -133,7 +133,7 @@ class Collector:
         own = self._answer(prompts, [number for number, _ in rounds], seed, first)
         release_memory()  # of the key-value cache
         clock.lap("generation")
-        asked = self.rewards.ask(self._samples(own))
+        asked = self.rewards.ask(self._samples(own), self.team)
         clock.lap("reward")
         drawn = None if self.scored else drawn_columns(own)
         columns = self.scoring.columns(own) if drawn is None else drawn

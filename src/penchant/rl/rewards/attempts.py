@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from penchant.core.errors import RewardError, UserError
+from penchant.core.team import ALONE, Team
 from penchant.rl.rewards.functions import RewardTimeoutError
 from penchant.rl.rewards.samples import Reward, Sample
 
@@ -14,7 +15,9 @@ OnError = Literal["raise", "drop"]
 NAN = float("nan")
 
 
-def attempt(reward: Reward, samples: Sequence[Sample], on_error: OnError) -> list[float]:
+def attempt(
+    reward: Reward, samples: Sequence[Sample], on_error: OnError, team: Team = ALONE
+) -> list[float]:
     """Score samples; what raises, takes too long or is not finite is an error or NaN.
 
     Where the whole batch raises, samples are tried one by one to find those at fault.
@@ -23,12 +26,13 @@ def attempt(reward: Reward, samples: Sequence[Sample], on_error: OnError) -> lis
         reward: what to call.
         samples: at least one.
         on_error: `raise`, or `drop` for NaN in place of a failed sample's score.
+        team: the processes that each score a share of a batch; all of them call this.
 
     Returns:
         One number a sample, finite or NaN.
 
     Raises:
-        RewardError: a sample failed and `on_error` is `raise`, or every sample failed.
+        RewardError: a sample failed and `on_error` is `raise`, or every sample of the batch failed.
         UserError: the reward cannot be called as it is, whatever the sample.
     """
     scores, reasons = _scores(reward, samples, on_error)
@@ -36,8 +40,13 @@ def attempt(reward: Reward, samples: Sequence[Sample], on_error: OnError) -> lis
         if not math.isfinite(score):
             reasons.setdefault(i, f"it gave {score}: not a finite number")
             scores[i] = NAN
-    if reasons and (on_error == "raise" or len(reasons) == len(samples)):
+    if reasons and on_error == "raise":
         raise _failure(reward, samples, reasons, on_error)
+    if on_error == "drop":
+        every = len(reasons) == len(samples)
+        failures = team.gather(_failure(reward, samples, reasons, on_error) if every else None)
+        if failures[0] is not None and None not in failures:
+            raise failures[0]
     return scores
 
 

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from penchant.core.errors import ConfigError
+from penchant.core.team import ALONE, Team
 from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.attempts import attempt
 from penchant.rl.rewards.functions import FunctionReward
@@ -86,18 +87,22 @@ class Rewards:
             if isinstance(reward, FunctionReward):
                 reward.check(columns)
 
-    def ask(self, samples: Sequence[Sample]) -> list[Asked]:
+    def ask(self, samples: Sequence[Sample], team: Team = ALONE) -> list[Asked]:
         """What each reward gives for each sample; the running statistics stay as they are.
+
+        Args:
+            samples: a process's share of a batch.
+            team: the processes, all of which ask.
 
         Raises:
             RewardError: a reward cannot be called, fails on a sample where that is an error, or
-                fails on all.
+                fails on all of the batch.
         """
         if not samples or not self.rewards:
             return [Asked((), ())] * len(samples)
         given, deviations = [], []
         for reward in self.rewards:
-            values, apart = self._call(reward, samples)
+            values, apart = self._call(reward, samples, team)
             given.append(values)
             deviations += [apart] if apart is not None else []
         rows = zip(*given, strict=True)
@@ -158,12 +163,12 @@ class Rewards:
         return {name: str(usage) for name, usage in asked.items() if usage is not None}
 
     def _call(
-        self, reward: Reward, samples: Sequence[Sample]
+        self, reward: Reward, samples: Sequence[Sample], team: Team
     ) -> tuple[list[float], list[float] | None]:
         on_error = self.options.on_reward_error
         if not isinstance(reward, EnsembleReward):
-            return attempt(reward, samples, on_error), None
-        return reward.combine([attempt(one, samples, on_error) for one in reward.members])
+            return attempt(reward, samples, on_error, team), None
+        return reward.combine([attempt(one, samples, on_error, team) for one in reward.members])
 
     def _weighted(self, values: Sequence[float]) -> float:
         return math.fsum(w * value for w, value in zip(self.weights, values, strict=True))
