@@ -78,13 +78,6 @@ def test_the_loss_is_that_of_the_pairs(losses, beta):
     torch.testing.assert_close(logprobs.grad, torch.stack(tokens))
 
 
-def test_the_loss_is_that_of_trls_trainer():
-    """-log sigmoid(beta * logits) and (logits - 1 / (2 beta))^2 of online_dpo_trainer.py."""
-    logits = PAIRS.chosen - PAIRS.rejected - (PAIRS.ref_chosen - PAIRS.ref_rejected)
-    sigmoid = ONLINE_DPO.loss(INPUTS, options(beta=0.3)).per_example[::2]
-    torch.testing.assert_close(sigmoid, -torch.nn.functional.logsigmoid(0.3 * logits))
-
-
 def test_pairs_may_come_in_any_order_and_division():
     whole = ONLINE_DPO.loss(replace(INPUTS, mean_good_len=1.5), options(losses="dpo=1,sft=1"))
     first, second = slice(0, 4), slice(4, 6)
