@@ -135,7 +135,7 @@ def release() -> None:
 
 def milliseconds(call: Callable[[], Any], device: str, repeats: int) -> float:
     """The median of several calls, after one that compiles."""
-    from penchant.core.machine import seconds_of
+    from penchant.core.timing import seconds_of
 
     call()
     times = sorted(seconds_of(call, torch.device(device))[0] for _ in range(repeats))

@@ -15,7 +15,7 @@ import pytest
 import penchant
 from penchant.cli.main import main
 from penchant.data import inspect
-from penchant.data.columns import parse_columns
+from penchant.data.named_words import parse_columns
 from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels

@@ -10,7 +10,7 @@ import pytest
 
 from penchant.audit import inspect
 from penchant.cli.main import main
-from penchant.data.columns import parse_columns
+from penchant.data.named_words import parse_columns
 from penchant.data.opening import Sources
 from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs

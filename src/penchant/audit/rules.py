@@ -14,7 +14,8 @@ from penchant.audit.finding import Finding
 from penchant.audit.graphs import in_cycles, opposed
 from penchant.audit.scan import Scan
 from penchant.data.faults import ALIKE, FAULTS, MIN_AGREEMENT, Count, Fault, fault_of
-from penchant.data.near import ALIKE_PROMPTS, Indices, combined, near_repeats, near_to_others
+from penchant.data.near import ALIKE_PROMPTS, Indices, combined, near_repeats
+from penchant.data.near_leaks import near_to_others
 from penchant.data.patterns import LEFTOVERS, MEDIA_MARKS, PERSONAL
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from penchant.cli.parser import add_command, add_shared
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
-from penchant.data.columns import parse_columns
 from penchant.data.faults import ALIKE
+from penchant.data.named_words import parse_columns
 
 # As the modules that read them have them: help must not import those.
 JUDGED = ("form", "votes", "codes", "agreement", "rating_range", "turns", "text", "template")

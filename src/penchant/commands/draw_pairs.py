@@ -11,7 +11,7 @@ from penchant.core.machine import resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.data.building.rules import Choice
 from penchant.data.building.sampled import build_from_samples
-from penchant.data.columns import parse_kwargs
+from penchant.data.named_words import parse_kwargs
 from penchant.data.prompts import Prompt
 from penchant.data.records import DataError
 from penchant.data.rows.template import require_free, with_kwargs

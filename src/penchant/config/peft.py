@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from penchant.core.errors import ConfigError
-from penchant.data.columns import parse_kwargs
+from penchant.data.named_words import parse_kwargs
 
 # PEFT's name: the flat key.
 FLAT = {

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from penchant.data.columns import parse_columns, parse_kwargs
-
 # What config.yaml of a run holds beside its keys.
 RECORDED = ("data_fingerprints", "num_processes", "versions")
 
@@ -54,7 +52,19 @@ def _listed(value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    return parse_columns(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        from penchant.data.named_words import parse_columns
+
+        return parse_columns(value)
+    return value
+
+
+def _parsed_kwargs(value: Any) -> Any:
+    if isinstance(value, str):
+        from penchant.data.named_words import parse_kwargs
+
+        return parse_kwargs(value)
+    return value
 
 
 def _free(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +85,7 @@ Listed = Annotated[
 Columns = Annotated[dict[str, str], BeforeValidator(_parsed)]
 
 
-TemplateKwargs = Annotated[dict[str, Any], BeforeValidator(parse_kwargs), AfterValidator(_free)]
+TemplateKwargs = Annotated[dict[str, Any], BeforeValidator(_parsed_kwargs), AfterValidator(_free)]
 
 
 class DataSection(Section):
@@ -192,7 +202,7 @@ class LoraSection(Section):
         description="Names of weights that no linear layer holds, comma-separated, as those of "
         "experts: mlp.experts.gate_up_proj,mlp.experts.down_proj.",
     )
-    peft: Annotated[dict[str, Any], BeforeValidator(parse_kwargs)] = Field(
+    peft: Annotated[dict[str, Any], BeforeValidator(_parsed_kwargs)] = Field(
         {},
         description="What else peft.LoraConfig takes, as use_dora=true,bias=all or JSON: "
         "use_rslora, init_lora_weights, modules_to_save, rank_pattern, trainable_token_indices ...",

@@ -7,14 +7,12 @@ import os
 import platform
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import torch
@@ -27,8 +25,6 @@ MAPPED_BYTES = 1_500_000
 _M_MMAP_THRESHOLD = -3
 # Elements between the beginnings of tensors that travel together.
 ALIGNED = 16
-
-T = TypeVar("T")
 
 PACKAGES = ("penchant", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -98,14 +94,6 @@ def memory_total_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def widest(device: torch.device) -> torch.dtype:
     """The floating dtype with the most digits that a device has."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -130,15 +118,6 @@ def to_device(tensors: Sequence[torch.Tensor], device: torch.device) -> list[tor
         for i, part in zip(numbers, there.split(sizes), strict=True):
             moved[i] = part[: tensors[i].numel()].view(tensors[i].shape)
     return moved
-
-
-def seconds_of(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
-    """How long a call takes, the device's queue included, and what it returns."""
-    synchronize(device)
-    started = time.perf_counter()
-    result = call()
-    synchronize(device)
-    return time.perf_counter() - started, result
 
 
 def map_large_blocks() -> None:
@@ -196,23 +175,6 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         else "fp32"
     )
-
-
-@cache
-def bf16_slowdown() -> float | None:
-    """How many times as long a product takes in bf16 as in fp32; None where no CPU computes it.
-
-    Above 1 on a CPU that emulates bf16 because it has no instructions for it, else below 1.
-    """
-    if torch.accelerator.is_available():
-        return None
-
-    def best(dtype: torch.dtype) -> float:
-        rows, weight = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        product = partial(torch.nn.functional.linear, rows, weight)
-        return min(seconds_of(product, rows.device)[0] for _ in range(4))  # the first warms up
-
-    return best(torch.bfloat16) / best(torch.float32)
 
 
 def versions() -> dict[str, str]:

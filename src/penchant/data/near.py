@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from penchant.core.commands import install
 from penchant.core.screen import track
 from penchant.data.faults import ALIKE, Count, answers, joined, statement
 from penchant.data.patterns import shingles
-from penchant.data.records import DataError, Record, prompt_key
+from penchant.data.records import DataError, Record
 
 Indices: TypeAlias = NDArray[np.int64]
 Signatures: TypeAlias = NDArray[np.uint32]
@@ -40,6 +39,8 @@ def signatures(texts: Sequence[str], seed: int = SEED) -> Signatures:
     try:
         import rensa
     except ModuleNotFoundError as error:
+        from penchant.core.commands import install
+
         raise DataError(
             "near-duplicates are found with rensa, which is not installed; "
             f"{install('data')}, or set similarity to 1"
@@ -72,39 +73,12 @@ def near_repeats(signed: Signatures, rows: Indices) -> Indices:
     return rows[near_duplicates(parts, rows) != rows]
 
 
-def near_to_others(own: Signatures, others: Signatures) -> NDArray[np.bool_]:
-    """Which of some texts are near to one of the others, or to a text that is.
-
-    Args:
-        own, others: of distinct texts, `[texts, NUM_HASHES]`.
-    """
-    every = np.concatenate([others, own])
-    group = near_duplicates([(every, ALIKE)], np.arange(len(every)))
-    return np.asarray(group[len(others) :] < len(others))
-
-
 def count_near_repeats(records: Sequence[Record]) -> Count:
     """Records nearly equal to an earlier one."""
     distinct = list({statement(record): record for record in records}.values())
     signed = sign_records(distinct)
     num = len(near_repeats(signed, np.arange(len(distinct))))
     return Count(num, len(records), records[0].noun)
-
-
-def count_near_leaks(records: Sequence[Record], held_out: Sequence[Record]) -> Count:
-    """Records with nearly a prompt that is held out, without those that have one exactly."""
-    others = {prompt_key(record): joined(record.prompt) for record in held_out}
-    keys = [prompt_key(record) for record in records]
-    own = {k: joined(r.prompt) for k, r in zip(keys, records, strict=True) if k not in others}
-    near: set[str] = set()
-    if own:
-        signed = (_sign_prompts(own.values()), _sign_prompts(others.values()))
-        near = {key for key, hit in zip(own, near_to_others(*signed), strict=True) if hit}
-    return Count(sum(key in near for key in keys), len(records), records[0].noun)
-
-
-def _sign_prompts(prompts: Iterable[str]) -> Signatures:
-    return signatures([prompt[:MAX_CHARACTERS] for prompt in prompts])
 
 
 def combined(*columns: NDArray[Any]) -> NDArray[np.uint64]:

@@ -71,6 +71,8 @@ def packed_attention(
         half = torch.get_autocast_dtype(device)
         query, key, value = query.to(half), key.to(half), value.to(half)
     if getattr(module, "attn_temperature_tuning", False):
+        from penchant.models.places import retuned
+
         query = retuned(module, query, segments)
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
@@ -80,22 +82,6 @@ def packed_attention(
     from penchant.models import attention_gpu
 
     return getattr(attention_gpu, segments.kernel)(query, key, value, segments, layer), None
-
-
-def retuned(module: Any, query: Tensor, table: SegmentTable) -> Tensor:
-    """The queries of Llama 4's layers without rotary embeddings, scaled by their positions.
-
-    The model has scaled them by their places in the row, which in a long row are others:
-    `1 + attn_scale * log(1 + floor((place + 1) / floor_scale))`.
-    """
-    if module.use_rope or query.shape[2] < module.floor_scale:
-        return query
-    places = torch.arange(query.shape[2], device=query.device)
-    scales = [
-        1 + module.attn_scale * torch.log1p(torch.floor((at + 1.0) / module.floor_scale))
-        for at in (table.places(query.device).position, places)
-    ]
-    return query * (scales[0] / scales[1])[:, None].to(query.dtype)
 
 
 def layer_reach(*, local_size: int | None = None, config: Any = None, **_: Any) -> Reach | None:

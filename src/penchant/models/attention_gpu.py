@@ -18,6 +18,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from penchant.core.machine import to_device
 from penchant.models.attention_cpu import SegmentAttention, shares_without_sink
 from penchant.models.attention_dense import Dense
+from penchant.models.places import places_of
 from penchant.models.segments import LayerRule, Reach, SegmentTable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def mask_rule(table: SegmentTable, reach: Reach, device: torch.device) -> Any:
     """Who may attend to whom, as FlexAttention asks: see `models/segments.py`."""
-    group_of, segment_of, position_of = table.places(device)  # [T] each
+    group_of, segment_of, position_of = places_of(table, device)  # [T] each
 
     def packed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same_group = group_of[query] == group_of[key]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from penchant.core.machine import seconds_of
+from penchant.core.timing import seconds_of
 from penchant.models.linear import PLAIN_TENSORS
 from penchant.models.vocabulary import Also, LogitTransform
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.data.batch import Segments
+    from penchant.models.segments import SegmentTable
 
 # Groups stand in one batch of rows while the shorter's longest row fills this share of the width.
 FILLED = 0.75
@@ -172,6 +173,14 @@ class MixerLayout:
         return joined if self._order is None else joined.index_select(0, self._back)
 
 
+def layout_of(segments: SegmentTable, device: torch.device) -> MixerLayout:
+    """The rows that layers with a state work on, made once for a packed row."""
+    if "mixers" not in segments.kept:
+        segments.kept["mixers"] = MixerLayout(segments.groups, device)
+    layout: MixerLayout = segments.kept["mixers"]
+    return layout
+
+
 class _Replaced:
     """Stands in for the `forward` of one module."""
 
@@ -210,7 +219,7 @@ class _PackedForward(_Replaced):
             raise ValueError(f"{kind} is not told where the segments of a packed row are")
         if args or any(kwargs.get(name) is not None for name in (*CACHES, "attention_mask")):
             raise ValueError(f"{kind} is given a cache or a mask, which a packed row has not")
-        layout = segments.mixer_layout(hidden_states.device)
+        layout = layout_of(segments, hidden_states.device)
         parts = []
         for rows, part in zip(layout.batches, layout.split(hidden_states[0]), strict=True):
             out = self._run(rows, part, kwargs)

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.machine import to_device
 from penchant.data.batch import Segments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.data.batch import TokenBatch
-    from penchant.models.mixers import MixerLayout
 
 # Queries that share one call where the layer has a window: fewer cost more calls, more compute
 # more keys that nobody sees.
@@ -107,16 +104,6 @@ class Piece:
         return every and self.num_queries == self.num_keys
 
 
-class Places(NamedTuple):
-    """Of each position of a packed row, `[T]` each."""
-
-    group: Tensor
-    segment: Tensor
-    """Within the group: 0 is the prompt."""
-    position: Tensor
-    """In its own text; it restarts at the prompt's end."""
-
-
 class SegmentTable:
     """The groups of one packed row, with what attention works out of them once a batch."""
 
@@ -128,7 +115,6 @@ class SegmentTable:
         self._masks: dict[tuple[Any, ...], Tensor] = {}
         self.kept: dict[Any, Any] = {}
         """What a kernel of another device keeps for the batch."""
-        self._mixer_layout: MixerLayout | None = None
 
     @classmethod
     def of(cls, batch: TokenBatch, kernel: str) -> SegmentTable:
@@ -146,34 +132,6 @@ class SegmentTable:
     def length(self) -> int:
         """Positions of the row."""
         return self.groups[-1].end
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """`[T]`, on the CPU: they restart at the prompt's end."""
-        parts = []
-        for group in self.groups:
-            prompt_length = group.prompt_end - group.start
-            parts.append(torch.arange(prompt_length))
-            parts += [
-                torch.arange(prompt_length, prompt_length + end - begin)
-                for begin, end in group.completions
-            ]
-        return torch.cat(parts)
-
-    def places(self, device: torch.device) -> Places:
-        """Whom each position belongs to, on a device."""
-        if ("places", device) not in self.kept:
-            group_of = torch.full((self.length,), -1, dtype=torch.int32)
-            segment_of = torch.full((self.length,), -1, dtype=torch.int32)
-            for number, group in enumerate(self.groups):
-                group_of[group.start : group.end] = number
-                segment_of[group.start : group.prompt_end] = 0
-                for i, (begin, end) in enumerate(group.completions, start=1):
-                    segment_of[begin:end] = i
-            tensors = [group_of, segment_of, self.positions.int()]
-            self.kept["places", device] = Places(*to_device(tensors, device))
-        places: Places = self.kept["places", device]
-        return places
 
     def pieces(self, reach: Reach, block: int | None = None) -> list[Piece]:
         """The row in pieces, of at most `block` queries each."""
@@ -199,14 +157,6 @@ class SegmentTable:
             corner = distance_mask(queries_of_all, keys_of_all, reach.window or keys_of_all, like)
             self._masks[key] = corner
         return corner[-queries:, -keys:]
-
-    def mixer_layout(self, device: torch.device) -> MixerLayout:
-        """The rows that layers with a state along the sequence work on."""
-        if self._mixer_layout is None:
-            from penchant.models.mixers import MixerLayout
-
-            self._mixer_layout = MixerLayout(self.groups, device)
-        return self._mixer_layout
 
 
 def distance_mask(queries: int, keys: int, window: int, like: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ import penchant
 from penchant.cli.main import main
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.core.machine import bf16_slowdown
 from penchant.core.target import Machine
-from penchant.guards.checks import check_snapshot, gather
+from penchant.core.timing import bf16_slowdown
+from penchant.guards.checks import check_snapshot
 from penchant.guards.checks.snapshot import DataFacts, ModelFacts, Snapshot, TokenFacts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,7 @@ def test_fp16_is_a_finding_only_for_weights_of_wider_range(
 def test_bf16_that_a_cpu_emulates_is_said_with_its_factor(
     factor: float | None, said: bool, tiny_keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "bf16_slowdown", lambda: factor)
+    monkeypatch.setattr("penchant.core.timing.bf16_slowdown", lambda: factor)
 
     def emulated(**keys: Any) -> list[str]:
         result = penchant.check("dpo", probe=False, **tiny_keys, **keys)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
-from penchant.core.machine import bf16_slowdown
 from penchant.data.batch import trained_spans
 from penchant.data.faults import Count, answers, count_faults, count_leaks, count_patterns
 from penchant.data.quality import measure_length_bias, signal_of
@@ -83,11 +82,13 @@ def _faults(train: Sequence[Record], evaluation: Sequence[Record]) -> dict[str, 
     many = len(train) + len(evaluation) > MANY_RECORDS
     if many or any(importlib.util.find_spec(name) is None for name in ("rensa", "scipy")):
         return faults
-    from penchant.data.near import count_near_leaks, count_near_repeats
+    from penchant.data.near import count_near_repeats
 
     if answers(train[0]):  # prompts without answers may well be alike
         faults["near-duplicates"] = count_near_repeats(train)
     if evaluation:
+        from penchant.data.near_leaks import count_near_leaks
+
         faults["near-leaks"] = count_near_leaks(train, evaluation)
     return faults
 
@@ -215,14 +216,18 @@ def take_snapshot(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> 
     """A run as rules see it."""
     tokenizer, end_ids = inputs.tokenizer, inputs.end_ids
     report = inputs.reports["training"]
-    in_bf16 = "bf16" in (config.precision, config.dtype)
+    slowdown = None
+    if "bf16" in (config.precision, config.dtype):
+        from penchant.core.timing import bf16_slowdown
+
+        slowdown = bf16_slowdown()
     return Snapshot(
         config=config,
         data=gather_data(inputs.run_data, tokenizer),
         tokens=gather_tokens(inputs.train_set, report, tokenizer, end_ids),
         model=gather_model(config, inputs.base, tokenizer, end_ids, inputs.settings),
         num_steps=kind_of(config.spec).num_steps(config, inputs.train_set, num_processes),
-        bf16_slowdown=bf16_slowdown() if in_bf16 else None,
+        bf16_slowdown=slowdown,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.machine import seconds_of
+from penchant.core.timing import seconds_of
 from penchant.data.batch import laid_out
 from penchant.data.source import StepBatch
 from penchant.guards.estimate.sampling_times import SamplingTimes, probe_sampling

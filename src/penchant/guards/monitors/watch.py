@@ -11,7 +11,7 @@ import torch
 
 from penchant.core.evaluation import BOUNDED_KL
 from penchant.core.findings import Finding
-from penchant.core.machine import seconds_of
+from penchant.core.timing import seconds_of
 from penchant.data.batch import laid_out
 from penchant.training.kind import kind_of
 
