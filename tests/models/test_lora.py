@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from penchant.core.errors import ModelError
 from penchant.models import lora, merging
 from penchant.models.linear import plain_layers
-from penchant.models.lora import FusedLoraLinear, add_lora, require_numbers
+from penchant.models.lora import FusedLoraLinear, add_lora
 from penchant.models.merging import merge_adapter
+from penchant.models.quantised import require_numbers
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
 

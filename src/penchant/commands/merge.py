@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,10 @@ from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.locate import is_adapter, resolve
 from penchant.models.save import save_model
 from penchant.models.score_model import is_score_model, load_score_model
+
+if TYPE_CHECKING:
+    from penchant.config.keys import RunConfig
+    from penchant.training.setup import Setup
 
 # What the merged model must say as the adapter does; any text will do.
 TEXT = "The merged model is held against its adapter on these words: 1, 2, 3."
@@ -50,3 +56,20 @@ def merge(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     save_model(model, tokenizer, target, merged=True, records=[tokenizer(TEXT).input_ids])
     return target
+
+
+def merge_beside(config: RunConfig, run: Path, setup: Setup, records: list[list[int]]) -> None:
+    """Save the model of a run with its adapter merged in, in the run's folder.
+
+    Args:
+        config, setup: of the run.
+        run: its folder, in which the adapter is saved already.
+        records: texts as token ids, on which the merged model is held against the adapter.
+    """
+    folder = run / "merged"
+    if not setup.scorer.is_sharded:
+        model, tokenizer = setup.scorer.model, setup.tokenizer
+        save_model(model, tokenizer, folder, merged=True, records=records)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    merge(run, trust_remote_code=config.trust_remote_code)  # no process has all weights to add to

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -33,9 +32,6 @@ from penchant.training.references import keep_sums
 from penchant.training.result import TrainResult
 from penchant.training.setup import Setup
 from penchant.training.step import make_step
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger("penchant")
 
@@ -106,10 +102,12 @@ class _Run:
             source=source,
             evaluate=self.evaluate if setup.eval_set else None,
             run=directory,
-            after_step=self._sync_reference if config.sync_ref_model else None,
-            extra_weights=_reference_weights(setup) if config.sync_ref_model else {},
             kept=kept,
         )
+        if config.sync_ref_model:
+            from penchant.training.syncing import let_follow
+
+            let_follow(self.engine, setup)
         self.guard, self.said = make_supervisor(config, accelerator, setup, self.engine)
         self.engine.guard = self.guard
 
@@ -236,14 +234,6 @@ class _Run:
         own = found.get("kl/sequence"), found.get("kl/sequence_error")
         return replace(evaluation, kl_sequence=own[0], kl_sequence_error=own[1])
 
-    def _sync_reference(self, step: int) -> None:
-        from penchant.models.reference_copy import CopyReference
-
-        if step % self.config.ref_model_sync_steps == 0:
-            reference = self.setup.reference
-            assert isinstance(reference, CopyReference)
-            reference.mix_in(self.setup.scorer, self.config.ref_model_mixup_alpha)
-
     def _sample(self, step: int) -> None:
         """Let the model answer the first held-out prompts, each once."""
         setup = self.setup
@@ -286,20 +276,11 @@ class _Run:
                 team=self.team,
             )
             if self.config.merge and self.team.leads:
-                self._merge(records)
+                from penchant.commands.merge import merge_beside
+
+                merge_beside(self.config, self.directory.path, setup, records)
         with self.accelerator.autocast():
             self.kind.save_beside(self.config, setup, self.objective, self.directory.model)
-
-    def _merge(self, records: list[list[int]]) -> None:
-        setup, folder = self.setup, self.directory.path / "merged"
-        if not setup.scorer.is_sharded:
-            model, tokenizer = setup.scorer.model, setup.tokenizer
-            save_model(model, tokenizer, folder, merged=True, records=records)
-            return
-        from penchant.commands.merge import merge  # no process has all weights to add to
-
-        shutil.rmtree(folder, ignore_errors=True)
-        merge(self.directory.path, trust_remote_code=self.config.trust_remote_code)
 
     def _record(self) -> dict[str, Any]:
         setup = self.setup
@@ -329,10 +310,3 @@ class _Run:
             **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
             **({"best_rule": logged.rule} if logged is not None else {}),
         }
-
-
-def _reference_weights(setup: Setup) -> dict[str, torch.Tensor]:
-    from penchant.models.reference_copy import CopyReference
-
-    assert isinstance(setup.reference, CopyReference)
-    return {f"reference/{name}": w for name, w in setup.reference.weights().items()}

@@ -112,8 +112,14 @@ class RunConfig(
             raise ValueError("overwrite and resume exclude each other; drop one of them")
         parse_actions(self.on_finding)
         require_known(self.silence)
-        self._check_reference()
-        self._check_sampling()
+        if self.reference != "auto" or self.reference_model or self.sync_ref_model:
+            from penchant.config.reference import check_reference
+
+            check_reference(self)
+        if self.spec.samples:
+            from penchant.config.sampling import check_sampling
+
+            check_sampling(self)
         usual = self.optim == "adamw" and self.quantization == "none"
         if not usual or self.rounds_stochastically or self.dtype == "fp16":
             from penchant.config.weights import check_weights
@@ -142,65 +148,6 @@ class RunConfig(
         if self.unpair and self.spec.data != "labels":
             raise ValueError(f"unpair is for methods that learn from labels, not {self.method}")
         return self
-
-    def _check_sampling(self) -> None:
-        if not self.spec.samples:
-            return
-        options: Any = self.options
-        mini_batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        if options.batch_size % mini_batch:
-            raise ValueError(
-                f"batch_size ({options.batch_size} sampled answers) must be a multiple of the "
-                f"mini-batch ({mini_batch}: per_device_train_batch_size x "
-                "gradient_accumulation_steps); change one of them"
-            )
-        if self.spec.needs(options).partners:
-            if self.per_device_train_batch_size % 2:
-                raise ValueError(
-                    f"{self.method} trains on pairs of answers, and per_device_train_batch_size "
-                    f"({self.per_device_train_batch_size}) would divide one; set an even number"
-                )
-            if self.max_tokens_per_batch is not None:
-                raise ValueError(
-                    f"{self.method} trains on pairs of answers, which max_tokens_per_batch could "
-                    "divide; set per_device_train_batch_size instead"
-                )
-        if options.max_completion_length + (self.max_prompt_length or 1) > self.max_length:
-            raise ValueError(
-                f"max_completion_length ({options.max_completion_length}) and max_prompt_length "
-                f"({self.max_prompt_length or 'at least 1'}) do not fit in max_length "
-                f"({self.max_length}); raise it or lower one of them"
-            )
-
-    def _check_reference(self) -> None:
-        needed = self.spec.needs_reference
-        needs = self.spec.needs(self.options)
-        if needed and not needs.reference and self.reference == "none":
-            return
-        if self.spec.samples and self.reference == "cache":
-            raise ValueError(
-                f"{self.method} samples its answers: a cache cannot know them; set reference to "
-                "adapter or copy"
-            )
-        if needed and self.reference == "none":
-            raise ValueError(f"{self.method} compares with a reference; set reference to auto")
-        if not needed and (self.reference not in ("auto", "none") or self.reference_model):
-            raise ValueError(f"{self.method} has no reference; drop reference and reference_model")
-        if self.reference == "adapter" and (self.lora_r == 0 or self.reference_model):
-            raise ValueError(
-                "reference: adapter needs LoRA (lora_r > 0) and no reference_model; "
-                "set reference to copy or cache"
-            )
-        if self.reference == "cache" and not self.cacheable:
-            raise ValueError(
-                f"{self.method} with these options asks the reference for more than a cache holds; "
-                "set reference to adapter or copy"
-            )
-        if self.sync_ref_model and (not needed or self.reference not in ("auto", "copy")):
-            raise ValueError(
-                "sync_ref_model changes a copy of the reference; set reference to copy, and use a "
-                "method that has one"
-            )
 
 
 # What nearly every run sets: help and `penchant config` begin with these.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import track as rich_track
 
 from penchant.core.findings import Finding
@@ -31,31 +30,6 @@ def track(items: Iterable[Item], description: str, total: float | None = None) -
             disable=not console.is_terminal,
         )
     )
-
-
-def track_bytes(
-    items: Iterable[Item], description: str, total: int, position: Callable[[], int]
-) -> Iterator[Item]:
-    """As `track`, for the rows of a file: how many there are is known at its end only.
-
-    Args:
-        items: what is read.
-        description: stands before the bar.
-        total: bytes of the file.
-        position: how many of them are read.
-    """
-    if not console.is_terminal:
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task, shown = bar.add_task(description, total=total), 0
-        for item in items:
-            # A bar has a few hundred places; a large file has millions of rows.
-            if (now := position()) - shown >= total / 1000:
-                bar.update(task, completed=now)
-                shown = now
-            yield item
 
 
 class _Screen(RichHandler):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from penchant.data.batch import Group
     from penchant.data.token_report import TokenReport
 
+# Stands for a message's text where only what a template puts around it is wanted.
+PLACEHOLDER = "\x00text\x00"
 # Records whose texts are encoded together.
 AT_ONCE = 256
 

@@ -15,7 +15,7 @@ from operator import setitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from penchant.core.screen import track, track_bytes
+from penchant.core.screen import track
 from penchant.data.cells import typed
 from penchant.data.columns import pick, renamed, written
 from penchant.data.files import data_suffix, open_file
@@ -61,6 +61,8 @@ class Part:
         """The rows, with a progress bar on a terminal; `doing` stands before the name."""
         if self.path is None:
             return track(self.rows(None), f"{doing} {self.name}", self.total)
+        from penchant.core.file_progress import track_bytes
+
         read = [0]
         rows = self.rows(partial(setitem, read, 0))
         size = self.path.stat().st_size

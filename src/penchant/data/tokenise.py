@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penchant.core.errors import ModelError
 from penchant.data.batch import Group, num_trained
-from penchant.data.encoding import Ahead, Encoder, Written, completions_of, in_chunks
+from penchant.data.encoding import PLACEHOLDER, Ahead, Encoder, Written, completions_of, in_chunks
 from penchant.data.records import REASONING, Label, Message, Messages, Pair, Record, Text, is_chat
 from penchant.data.token_ids import TokenStore
 from penchant.data.token_report import Dropped, Encoded, LossOnTurns, TemplateRefusal, TokenReport
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.data.prompts import Prompt
-
-# Stands for a message's text where only what a template puts around it is wanted.
-PLACEHOLDER = "\x00text\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +174,13 @@ class Tokeniser:
         report.tokenised_apart += encoded.tokenised_apart
         if not encoded.prompt:
             raise Dropped("prompt without tokens")
-        if encoded.asked and len(encoded.asked) > self.max_prompt_length:
-            encoded.asked = self._cut(prompt, encoded.asked)
-        if len(encoded.prompt) > self.max_prompt_length:
-            encoded.prompt = self._cut(prompt, encoded.prompt)
-            report.prompts_cut += 1
+        if max(len(encoded.prompt), len(encoded.asked or ())) > self.max_prompt_length:
+            from penchant.data.cutting import cut_prompt
+
+            report.prompts_cut += len(encoded.prompt) > self.max_prompt_length
+            encoded.prompt = cut_prompt(self, prompt, encoded.prompt)
+            if encoded.asked:
+                encoded.asked = cut_prompt(self, prompt, encoded.asked)
         room = self.max_length - len(encoded.prompt)
         num_cut = sum(len(ids) > room for ids in encoded.completions)
         encoded.completions = [ids[:room] for ids in encoded.completions]
@@ -256,13 +255,6 @@ class Tokeniser:
         for special, some in texts.items():
             self._encoder.ahead(some, special=special)
 
-    def _cut(self, prompt: Text, ids: list[int]) -> list[int]:
-        """The head of a prompt, and as much of its end as there is room for."""
-        head = self._head_length(prompt, ids)
-        if head >= self.max_prompt_length:
-            raise Dropped("system message longer than max_prompt_length")
-        return [*ids[:head], *ids[len(ids) - (self.max_prompt_length - head) :]]
-
     def _prompt_text(self, prompt: Text) -> str:
         return self.render(prompt, generation_prompt=True) if is_chat(prompt) else prompt
 
@@ -301,21 +293,6 @@ class Tokeniser:
             elif not self._is_blank(ids[i]):
                 break
         return None if first_end is None else first_end + 1
-
-    def _head_length(self, prompt: Text, ids: list[int]) -> int:
-        """How much of a prompt stays when it is cut on the left: BOS, tools, a system message."""
-        head = int(ids[0] == self.tokenizer.bos_token_id)
-        system_first = is_chat(prompt) and prompt[0]["role"] in ("system", "developer")
-        if is_chat(prompt) and (system_first or prompt[0].get("tools")):
-            # Some templates refuse or drop a system message that no user message follows.
-            user: Message = {"role": "user", "content": PLACEHOLDER}
-            tooled: Message = {**prompt[0], **user}
-            chat = (prompt[0], user) if system_first else (tooled,)
-            text = self.render(chat, generation_prompt=False)
-            system = self.encode(text.partition(PLACEHOLDER)[0], special=False)
-            shared = (a == b for a, b in zip(ids, system, strict=False))
-            head = max(head, next((i for i, s in enumerate(shared) if not s), len(system)))
-        return head
 
     def render(self, messages: Messages, *, generation_prompt: bool) -> str:
         """A chat as the template writes it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -63,30 +62,11 @@ def causal_class(config: Any, name: str, trust_remote_code: bool) -> Any:
     for mapping in (auto.MODEL_FOR_CAUSAL_LM_MAPPING, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if type(config) in mapping:
             return mapping[type(config)]
-    raise ModelError(_unknown(config, name, "generates text"))
+    raise ModelError(unknown_class(config, name, "generates text"))
 
 
-def score_class(config: Any, name: str, trust_remote_code: bool) -> Any:
-    """The class with a head that scores a text; arguments and errors as for `causal_class`."""
-    import transformers
-    from transformers.models.auto import modeling_auto as auto
-
-    remote = getattr(config, "auto_map", None) or {}
-    if trust_remote_code and "AutoModelForSequenceClassification" in remote:
-        return transformers.AutoModelForSequenceClassification
-    mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if type(config) in mapping:
-        return mapping[type(config)]
-    names = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    both = [kind for kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in names]
-    near = difflib.get_close_matches(config.model_type, both, n=3, cutoff=0.5) or ["llama", "qwen3"]
-    raise ModelError(
-        f"{_unknown(config, name, 'scores texts')}; a reward model can be made of a model of type "
-        f"{' or '.join(near)}, among others"
-    )
-
-
-def _unknown(config: Any, name: str, does: str) -> str:
+def unknown_class(config: Any, name: str, does: str) -> str:
+    """That transformers has no class for a model that `does` something."""
     import transformers
 
     named = ", ".join(config.architectures or ()) or "no architecture"

@@ -42,26 +42,13 @@ def load_tokenizer(
     except (OSError, ValueError) as error:
         raise ModelError(f"no tokenizer could be loaded from {name}: {error}") from error
     if chat_template is not None:
-        tokenizer.chat_template = _template(chat_template)
+        from penchant.data.converting.templates import read_template
+
+        tokenizer.chat_template = read_template(chat_template)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         # Padding is masked wherever it occurs, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _template(given: str) -> str:
-    """A built-in template by its name, or the text of a Jinja file."""
-    from penchant.data.converting.templates import BUILTIN
-
-    if given in BUILTIN:
-        return BUILTIN[given]
-    try:
-        return Path(given).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(
-            f"chat_template could not be read: {error}; set chat_template to a Jinja file, or to "
-            f"one of {', '.join(BUILTIN)}"
-        ) from error
 
 
 class LanguageHead:

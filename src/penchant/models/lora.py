@@ -147,21 +147,6 @@ def _targets(model: PreTrainedModel, target_modules: str, *, listed: bool) -> st
     return rf"{re.escape(path)}\.(.+\.)?({'|'.join(map(re.escape, names))})"
 
 
-def require_numbers(model: PreTrainedModel, because: str) -> None:
-    """Refuse weights that are codes of a quantisation, which can neither be trained nor added to.
-
-    Raises:
-        ModelError: the model is quantised.
-    """
-    method = getattr(model, "quantization_method", None)
-    if method is not None:
-        raise ModelError(
-            f"the model's weights are quantised ({getattr(method, 'value', method)}), and "
-            f"{because}: train with lora_r above 0, or give the model as it was before it was "
-            "quantised"
-        )
-
-
 def fuse_lora(model: nn.Module) -> None:
     """Let PEFT's LoRA layers on plain linear ones take the fused product.
 

@@ -230,3 +230,18 @@ def _as_numbers(layer: Any) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)
     return linear
+
+
+def require_numbers(model: nn.Module, because: str) -> None:
+    """Refuse weights that are codes of a quantisation, which can neither be trained nor added to.
+
+    Raises:
+        ModelError: the model is quantised.
+    """
+    method = getattr(model, "quantization_method", None)
+    if method is not None:
+        raise ModelError(
+            f"the model's weights are quantised ({getattr(method, 'value', method)}), and "
+            f"{because}: train with lora_r above 0, or give the model as it was before it was "
+            "quantised"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,34 @@ from penchant.core.errors import ModelError
 from penchant.models.architecture import (
     read_config,
     require_whole,
-    score_class,
     scoring_architecture,
+    unknown_class,
 )
 from penchant.models.load import LanguageHead, load_causal_model, load_model
 from penchant.models.locate import is_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def score_class(config: Any, name: str, trust_remote_code: bool) -> Any:
+    """The class with a head that scores a text; arguments and errors as for `causal_class`."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    remote = getattr(config, "auto_map", None) or {}
+    if trust_remote_code and "AutoModelForSequenceClassification" in remote:
+        return transformers.AutoModelForSequenceClassification
+    mapping = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if type(config) in mapping:
+        return mapping[type(config)]
+    names = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    both = [kind for kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in names]
+    near = difflib.get_close_matches(config.model_type, both, n=3, cutoff=0.5) or ["llama", "qwen3"]
+    raise ModelError(
+        f"{unknown_class(config, name, 'scores texts')}; a reward model can be made of a model of "
+        f"type {' or '.join(near)}, among others"
+    )
 
 
 class ScoreHead(LanguageHead):

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-
 from penchant.config.keys import RunConfig
 from penchant.core.errors import RunInterrupted
 from penchant.core.evaluation import Evaluation
@@ -54,8 +52,7 @@ class Engine:
         evaluate: held-out evaluation, or None.
         run: the run directory.
         after_step: called with the number of each step that was taken.
-        extra_weights: what else training changes, saved with every checkpoint.
-        kept: what the reference said so far, likewise.
+        kept: what the reference said so far, saved with every checkpoint.
         guard: watches the run; None for one that is not watched.
     """
 
@@ -65,7 +62,6 @@ class Engine:
     evaluate: Callable[[], Evaluation] | None
     run: RunDirectory
     after_step: Callable[[int], None] | None = None
-    extra_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     kept: KeptSums | None = None
     guard: Guard | None = None
     progress: Progress = field(default_factory=Progress)
@@ -77,7 +73,6 @@ class Engine:
             team=self.team,
             step=self.step,
             source=self.source,
-            extra_weights=self.extra_weights,
             kept=self.kept,
             keep_newest=self.config.save_total_limit,
         )

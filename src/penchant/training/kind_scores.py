@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.atomic import write_atomically
 from penchant.core.strict_json import to_json
-from penchant.models.architecture import score_class
 from penchant.models.locate import is_adapter
 from penchant.models.reward_scorer import RewardScorer
-from penchant.models.score_model import load_score_model
+from penchant.models.score_model import load_score_model, score_class
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_statistics
 from penchant.training.kinds import Pairs
 

@@ -18,7 +18,7 @@ from penchant.data.source import DatasetSource
 from penchant.models.architecture import causal_class, train_text
 from penchant.models.load import DTYPES, load_causal_model
 from penchant.models.locate import is_adapter
-from penchant.models.lora import add_lora, require_numbers
+from penchant.models.lora import add_lora
 from penchant.models.memory import is_quantised
 from penchant.models.scoring import Scorer
 from penchant.training.accelerator import team_of
@@ -131,6 +131,8 @@ class Pairs:
                 quantization=quantization_of(config, precision, device),
             )
         if not config.lora_r:
+            from penchant.models.quantised import require_numbers
+
             require_numbers(model, "lora_r is 0")
             return train_text(model)
         if is_quantised(model):

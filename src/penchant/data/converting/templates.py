@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from penchant.core.errors import ModelError
 from penchant.data.records import DataError, Message, Messages
 from penchant.data.rows.row import RowError, shown
 
@@ -52,6 +53,23 @@ EXAMPLES = (
     ("user", "assistant", "tool", "assistant", "user"),
     ("user", "assistant", "tool", "tool", "assistant"),
 )
+
+
+def read_template(given: str) -> str:
+    """A built-in template by its name, or the text of a Jinja file.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if given in BUILTIN:
+        return BUILTIN[given]
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"chat_template could not be read: {error}; set chat_template to a Jinja file, or to "
+            f"one of {', '.join(BUILTIN)}"
+        ) from error
 
 
 class ChatTemplate:

@@ -17,9 +17,10 @@ from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.load import load_causal_model
 from penchant.models.locate import is_adapter, resolve
-from penchant.models.lora import fuse_lora, require_numbers
+from penchant.models.lora import fuse_lora
 from penchant.models.memory import is_quantised
 from penchant.models.policy import VALUE_HEAD
+from penchant.models.quantised import require_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
