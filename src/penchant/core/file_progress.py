@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from penchant.core.screen import console
+from penchant.core import screen
 
 Item = TypeVar("Item")
 
@@ -23,11 +23,11 @@ def track_bytes(
         total: bytes of the file.
         position: how many of them are read.
     """
-    if not console.is_terminal:
+    if not screen.console.is_terminal:
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=screen.console, transient=True) as bar:
         task, shown = bar.add_task(description, total=total), 0
         for item in items:
             # A bar has a few hundred places; a large file has millions of rows.

@@ -177,10 +177,11 @@ class Tokeniser:
         if max(len(encoded.prompt), len(encoded.asked or ())) > self.max_prompt_length:
             from penchant.data.cutting import cut_prompt
 
-            report.prompts_cut += len(encoded.prompt) > self.max_prompt_length
-            encoded.prompt = cut_prompt(self, prompt, encoded.prompt)
             if encoded.asked:
                 encoded.asked = cut_prompt(self, prompt, encoded.asked)
+            longer = len(encoded.prompt) > self.max_prompt_length
+            encoded.prompt = cut_prompt(self, prompt, encoded.prompt)
+            report.prompts_cut += longer
         room = self.max_length - len(encoded.prompt)
         num_cut = sum(len(ids) > room for ids in encoded.completions)
         encoded.completions = [ids[:room] for ids in encoded.completions]
