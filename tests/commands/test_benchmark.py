@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,25 @@ def test_pairs_give_what_training_reported_and_subsets_beside_it(
     assert "at equal lengths" in shown and "odd" in shown and "score/mean" not in shown
 
 
+def test_plain_texts_are_chats_for_a_model_that_was_trained_on_chats(
+    classifier: Callable[[int], str], reward_run: Any
+) -> None:
+    answers = ["yes", "no", "maybe so"]
+    plain = [{"prompt": "So?", "chosen": one, "rejected": "no way"} for one in answers]
+    chats = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{s: [{"role": "assistant", "content": row[s]}] for s in ("chosen", "rejected")},
+        }
+        for row in plain
+    ]
+    model = classifier(1)  # with a chat template, and of no run that says what it was trained on
+    of_plain, of_chats = (benchmark(model=model, data=rows) for rows in (plain, chats))
+    assert of_plain.evaluation.margin == pytest.approx(of_chats.evaluation.margin, abs=1e-6)
+    of_plain, of_chats = (benchmark(model=reward_run.output, data=rows) for rows in (plain, chats))
+    assert abs(of_plain.evaluation.score_mean - of_chats.evaluation.score_mean) > 1e-3  # type: ignore[operator]
+
+
 def test_what_goes_together_is_said(
     reward_run: Any, tiny_model_dir: Path, held_out_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +154,7 @@ def test_what_goes_together_is_said(
         ([*model, *data, "--against", "m"], "--against goes with --prompts, not with --data"),
         ([*model, "--prompts", "p", "--beta", "1"], "--beta goes with --data, not with --prompts"),
         ([*data], "evaluate needs a model"),
+        ([*data, "--judge", "j", "--batch_size", "2"], "is measured takes no --batch_size"),
         ([*model, *data, "--judge", "j"], "either --model or --judge is measured"),
         ([*model, *data, "--reference", "r"], "is a reward model, which has no reference"),
     ):

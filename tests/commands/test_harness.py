@@ -34,6 +34,8 @@ def test_a_harness_that_is_not_there_is_named_with_what_installs_it(
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"lm-evaluation-harness .*penchant\[tasks\]"):
         run_tasks(model=tiny_model_dir, tasks=["gsm8k"])
+    with pytest.raises(ConfigError, match="is given no max_prompt_length; it takes dtype, max_len"):
+        run_tasks(model=tiny_model_dir, tasks=["gsm8k"], max_prompt_length=8)
 
 
 @pytest.mark.slow

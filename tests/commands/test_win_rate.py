@@ -133,15 +133,23 @@ def test_a_reward_model_judges_and_answers_nothing(
 
 
 def test_the_command_prints_what_may_be_concluded(
-    adapter_run: Path, held_out_file: Path, rewards: Path, capsys: pytest.CaptureFixture[str]
+    adapter_run: Path,
+    held_out_file: Path,
+    rewards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["evaluate", "--model", str(adapter_run), "--prompts", str(held_out_file)]
     words += ["--reward", f"{rewards}:vowels", "--max_new_tokens", "8", "--temperature", "0"]
+    file = tmp_path / "answers.jsonl"
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["yardstick"], found["against"]) == ("win_rate", "its start")
     assert "answers" not in found
-    assert main(words) == 0
+    assert main([*words, "--answers", str(file)]) == 0
+    answers = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(one["win"] for one in answers) / 8 == found["win_rate"]["mean"]
+    assert {"prompt", "answer", "other", "win"} == set(answers[0])
     shown = capsys.readouterr().out
     assert found["verdict"] in shown.replace("\n", "")
     assert "share of prompts whose answer has a higher reward than that of its start" in shown

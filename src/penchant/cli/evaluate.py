@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from penchant.cli.data_arguments import add_reading
 from penchant.cli.parser import add_shared
+from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
 from penchant.core.strict_json import to_json
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from penchant.core.ranking import Ranking, Row
     from penchant.core.resampling import Interval
 
+# What a judge that is itself measured takes.
+OF_A_JUDGE = {"split", "columns", "strict"}
 # What is measured, by the option that names it.
 MEASURES = ("data", "prompts", "tasks")
 # Options that go with some of them only.
@@ -29,7 +33,9 @@ GO_WITH = {
     "temperature": ("prompts",), "top_p": ("prompts",), "seed": ("prompts",),
     "judge": ("data", "prompts"), "split": ("data", "prompts"), "columns": ("data", "prompts"),
     "strict": ("data", "prompts"), "num_fewshot": ("tasks",), "limit": ("tasks",),
-    "include_path": ("tasks",),
+    "include_path": ("tasks",), "chat_template": ("data", "prompts"), "answers": ("prompts",),
+    "chat_template_kwargs": ("data", "prompts"), "max_prompt_length": ("data", "prompts"),
+    "precision": ("data", "prompts"),
 }  # fmt: skip
 
 
@@ -77,6 +83,8 @@ def _add_answers(group: Any) -> None:
     add("--judge", metavar="URL|FILE",
         help="a model that compares the two answers in both orders: the address of an "
         "OpenAI-compatible API, or a YAML file; with --data it is itself measured")  # fmt: skip
+    add("--answers", type=Path, metavar="FILE",
+        help="write both answers to each prompt, with the verdict, as JSON lines")  # fmt: skip
     add("--against", metavar="MODEL", help="the other model (default: what the run started from)")
     add("--max_new_tokens", type=int, metavar="N", help="of an answer (default: 256)")
     add("--temperature", type=float, metavar="X", help="of the draws (default: 1); 0: no draws")
@@ -131,7 +139,11 @@ def _of_data(values: dict[str, Any]) -> _Measured:
 
         if "model" in values:
             raise ConfigError("with --data either --model or --judge is measured; give one")
-        judged = judge_each(sources, values.pop("judge"), **values)
+        judge = values.pop("judge")
+        if extra := values.keys() - OF_A_JUDGE:
+            named = " --".join(sorted(extra))
+            raise ConfigError(f"a judge that is measured takes no --{named}; its file says how")
+        judged = judge_each(sources, judge, **values)
 
         def show_judged() -> None:
             for name, one in judged.items():
@@ -164,7 +176,10 @@ def _of_prompts(values: dict[str, Any]) -> _Measured:
     """A policy's own answers."""
     from penchant.commands.win_rate import win_rate
 
+    file = values.pop("answers", None)
     found = win_rate(**values)
+    if file is not None:
+        write_atomically(file, "".join(to_json(one) + "\n" for one in found.answers))
     return _Measured(found.figures(), lambda: _show_win_rate(found))
 
 

@@ -21,6 +21,7 @@ logger = logging.getLogger("penchant")
 
 # Of a metric: its standard error has the same name with this behind the first part.
 ERROR = "_stderr"
+KEYS = ("dtype", "max_length", "trust_remote_code")
 # What the harness calls the precisions of weights.
 DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -48,7 +49,7 @@ def run_tasks(
         limit: questions of each task; below 1 a share of them.
         include_path: a folder with YAML files of further tasks.
         batch_size: sequences per forward pass.
-        keys: `dtype`, `trust_remote_code`.
+        keys: `dtype`, `trust_remote_code`, `max_length` (default: what the model reads).
 
     Returns:
         For each task and group its metrics by name, with `value` and `error` (the standard error;
@@ -57,6 +58,10 @@ def run_tasks(
     Raises:
         UserError: the harness is not installed, no such task, or a reward model.
     """
+    if extra := keys.keys() - set(KEYS):
+        raise ConfigError(
+            f"the harness is given no {', '.join(sorted(extra))}; it takes {', '.join(KEYS)}"
+        )
     harness = _harness()
     opened = open_model(model, batch_size, keys)
     if opened.config.spec.model == "score":
@@ -65,7 +70,7 @@ def run_tasks(
                                         else str(include_path))  # fmt: skip
     found = harness.simple_evaluate(
         model="hf",
-        model_args=_arguments(opened),
+        model_args={**_arguments(opened), **{k: v for k, v in keys.items() if k == "max_length"}},
         tasks=_known(tasks, manager.all_tasks),
         num_fewshot=num_fewshot,
         batch_size=batch_size,

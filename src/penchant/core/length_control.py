@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
-from penchant.core.resampling import Interval, middle, prompt_counts, share
+from penchant.core.resampling import ELEMENTS, Interval, middle, prompt_counts, share
 
 # Deviation of the prior of the slope: it decides only where length alone separates wins.
 PRIOR = 2.5
 STEPS = 30
 # Beyond it a probability is 0 or 1 for every purpose.
 LARGEST = 30.0
-# Resamples times wins that are fitted at once.
-ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,12 @@ def length_controlled(
     mean = float(a.sigmoid())
     ends = (0.0, 1.0)
     if len(numbers) > 1:
-        counts = prompt_counts(len(numbers), seed)
-        rows_at_once = max(1, ELEMENTS // len(known))
-        fitted = [_fit(x, y, some[:, places])[0] for some in counts.split(rows_at_once)]
+        at_once = max(1, ELEMENTS // len(known))
+        fitted = [
+            _fit(x, y, some[:, places])[0]
+            for counts in prompt_counts(len(numbers), seed)
+            for some in counts.split(at_once)
+        ]
         ends = middle(torch.cat(fitted).sigmoid())
     return LengthControlled(Interval(mean, *ends, len(numbers)), float(b), deviation)
 

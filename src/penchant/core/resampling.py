@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ NUM_RESAMPLES = 2_000
 # The middle share of the resampled means, and the normal deviate that leaves it.
 COVERAGE = 0.95
 Z = 1.959964
+# Counts of prompts that are in memory at once.
+ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,21 @@ def resampled_means(values: Sequence[float], prompts: Sequence[str], seed: int) 
     return _means(_by_prompt(values, prompts), seed)
 
 
-def prompt_counts(num_prompts: int, seed: int) -> Any:
-    """`[NUM_RESAMPLES, num_prompts]`: how often each prompt is in each resample, as a tensor."""
+def prompt_counts(num_prompts: int, seed: int) -> Iterator[Any]:
+    """How often each prompt is in each of `NUM_RESAMPLES` resamples.
+
+    Yields:
+        Tensors `[some, num_prompts]`, so many resamples at a time as are small.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(num_prompts, (NUM_RESAMPLES, num_prompts), generator=generator)
-    counts = torch.zeros(NUM_RESAMPLES, num_prompts, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    at_once = max(1, ELEMENTS // num_prompts)
+    for first in range(0, NUM_RESAMPLES, at_once):
+        shape = min(at_once, NUM_RESAMPLES - first), num_prompts
+        drawn = torch.randint(num_prompts, shape, generator=generator)
+        counts = torch.zeros(shape, dtype=torch.float64)
+        yield counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
 def middle(means: Any) -> tuple[float, float]:
@@ -111,5 +120,5 @@ def _means(sums: Sequence[tuple[float, int]], seed: int) -> Any:
     import torch
 
     table: Any = torch.tensor(sums, dtype=torch.float64)  # [prompts, 2]: sum and number
-    totals = prompt_counts(len(sums), seed) @ table  # [resamples, 2]
+    totals = torch.cat([counts @ table for counts in prompt_counts(len(sums), seed)])
     return totals[:, 0] / totals[:, 1]
