@@ -66,6 +66,12 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     found["full-64-bf16"] = "dpo", {**whole, **half}
     found["full-64-bf16-adamw_8bit"] = "dpo", {**whole, **half, "optim": "adamw_8bit"}
     found["lora-128-bf16"] = "dpo", {"lora_r": 16, "max_length": 128, **half}
+    # On a model with experts: --model FOLDER of one, such as bench/models.py makes.
+    experts = "mlp.experts.gate_up_proj,mlp.experts.down_proj"
+    found["lora-128-experts"] = (
+        "dpo",
+        {"lora_r": 16, "max_length": 128, "lora_dropout": 0.0, "lora_target_parameters": experts},
+    )
     found["simpo-128"] = "simpo", {"lora_r": 16, "max_length": 128}
     found["kto-128"] = (
         "kto",
@@ -79,7 +85,8 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", default=",".join(cases()))
+    usual = [name for name in cases() if not name.endswith("-experts")]
+    parser.add_argument("--cases", default=",".join(usual))
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()

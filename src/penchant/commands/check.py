@@ -21,7 +21,7 @@ from penchant.guards.checks.gather import find_faults, take_snapshot
 from penchant.guards.checks.preview import preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.models.path import describe_path
-from penchant.models.rough_sizes import measure_model
+from penchant.models.rough_sizes import adapter_weights, empty_model, measure_model
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data
@@ -97,7 +97,14 @@ def _estimate(
 ) -> tuple[RunEstimate, Sequence[Trial]]:
     """What the run would take and what its rewards pay: with the weights, where they fit."""
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
-    rough = estimate_unloaded(config, size, find_machine(None), inputs.train_set, num_processes)
+    rough = estimate_unloaded(
+        config,
+        size,
+        find_machine(None),
+        inputs.train_set,
+        num_processes,
+        _adapter_weights(config, inputs.base),
+    )
     if not probe or rough.impossible:
         return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)
@@ -115,6 +122,20 @@ def _estimate(
     remedy = "set max_tokens_per_batch, gradient_checkpointing on, or a lower max_length"
     with out_of_memory_explained("passes were tried", remedy):
         return estimate_run(config, setup, accelerator, num_processes=num_processes), trials
+
+
+def _adapter_weights(config: RunConfig, base: str) -> int | None:
+    """Of an adapter that the keys shape; None where it is the usual one, or there is none."""
+    usual = config.lora_target_modules == "all-linear" and not config.lora_target_parameters
+    if not config.lora_r or (usual and not config.peft):
+        return None
+    return adapter_weights(
+        empty_model(base, trust_remote_code=config.trust_remote_code),
+        r=config.lora_r,
+        target_modules=config.lora_target_modules,
+        target_parameters=config.lora_target_parameters,
+        settings=config.peft,
+    )
 
 
 def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ def sizes_of(
     frozen_dtype: str = "auto",
     quantization: str = "none",
     optim: str = "adamw",
+    adapter_weights: int | None = None,
 ) -> Sizes:
     """The sizes of a run, roughly, from its model's configuration alone.
 
@@ -44,14 +46,16 @@ def sizes_of(
         frozen_dtype: of the reference, as for `hold_frozen`.
         quantization: of the frozen weights: none, 4bit or 8bit.
         optim: the optimizer.
+        adapter_weights: that are trained; default: those of LoRA on all linear layers.
     """
     kind = "fp32" if precision == "fp32" else "half"
     weights = size.num_parameters * (2.0 if half_base else 4.0)
-    adapter = 4.0 * size.rank_one * lora_r
+    trained = size.rank_one * lora_r if adapter_weights is None else adapter_weights
+    adapter = 4.0 * trained
     # Of all weights those that are trained in bf16.
     half_trained = half_base and not lora_r
     ends = 0 if lora_r else size.num_parameters - size.num_layer_parameters
-    inner = size.rank_one * lora_r if lora_r else size.num_layer_parameters
+    inner = trained if lora_r else size.num_layer_parameters
     state = state_bytes(optim, inner, ends, half=half_trained)
     # Autocast keeps a half-precision copy of every trained matrix that it multiplied with.
     copies = 2.0 * size.num_layer_parameters if kind == "half" and not half_base else 0.0
@@ -176,7 +180,7 @@ def measure_model(name: str, *, trust_remote_code: bool = False) -> ModelSize:
         scores=is_score_model(name),
         quantization=_saved_quantization(config),
         expert_width=experts,
-        adapter=_adapter_weights(model) if experts else 0,
+        adapter=adapter_weights(model) if experts else 0,
     )
 
 
@@ -195,14 +199,34 @@ def expert_width(model: Any) -> int:
     )
 
 
-def _adapter_weights(model: Any) -> int:
-    """Weights of an adapter of rank 1 on all linear layers, and on experts where PEFT takes them.
+def adapter_weights(
+    model: Any,
+    *,
+    r: int = 1,
+    target_modules: str = "all-linear",
+    target_parameters: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> int:
+    """Weights that an adapter trains, on linear layers, experts, and whole modules.
 
-    The model is used up.
+    Args:
+        model: as `empty_model` makes it; it is used up.
+        r, target_modules, target_parameters, settings: as of `add_lora`; the default is an adapter
+            of rank 1 on all linear layers, and on experts where PEFT takes them.
     """
     from penchant.models.lora import add_lora
 
-    adapted = add_lora(model, r=1, alpha=1, dropout=0.0, target_modules="all-linear")
+    # How weights begin changes no number of them, and may need the base's.
+    shape = {n: v for n, v in (settings or {}).items() if not n.endswith(("_config", "_weights"))}
+    adapted = add_lora(
+        model,
+        r=r,
+        alpha=1,
+        dropout=0.0,
+        target_modules=target_modules,
+        target_parameters=target_parameters,
+        settings=shape,
+    )
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 

@@ -22,7 +22,14 @@ from penchant.guards.checks.gather import take_snapshot
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_times import expected_length, longest_answer
 from penchant.guards.estimate.times import fitted
-from penchant.models.rough_sizes import ModelSize, measure_model
+from penchant.models.lora import add_lora
+from penchant.models.rough_sizes import (
+    ModelSize,
+    adapter_weights,
+    empty_model,
+    measure_model,
+    sizes_of,
+)
 from penchant.training import workload
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import open_directory
@@ -216,6 +223,32 @@ def test_on_a_gpu_all_weights_in_bf16_are_proposed_and_take_what_is_predicted() 
         assert again.needed_bytes == pytest.approx(proposal.peak_bytes, rel=0.15)
     others = unloaded(9e9, gpu, **keys, optim="sgd", learning_rate=1e-3).proposals
     assert not any(one.keys.get("dtype") == "bf16" for one in others)
+
+
+EXPERTS = "mlp.experts.gate_up_proj,mlp.experts.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("qwen3_moe", {"target_parameters": EXPERTS}),
+        ("llama", {"target_modules": "q_proj,v_proj"}),
+        ("llama", {"settings": {"rank_pattern": {"q_proj": 4}, "init_lora_weights": "pissa"}}),
+        ("llama", {"settings": {"modules_to_save": ["lm_head"]}}),
+    ],
+)
+def test_an_adapter_is_counted_before_loading_as_it_will_be_trained(
+    family: str, shape: dict[str, Any], make_model: Any, tmp_path: Path
+) -> None:
+    model = make_model(family)
+    model.save_pretrained(tmp_path)
+    keys = {"target_modules": "all-linear", **shape}
+    counted = adapter_weights(empty_model(str(tmp_path)), r=2, **keys)
+    adapted = add_lora(model, r=2, alpha=4, dropout=0.0, **keys)
+    assert counted == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    rough: Any = {"half_base": False, "reference": False, "precision": "fp32", "device": "cpu"}
+    sizes = sizes_of(measure_model(str(tmp_path)), lora_r=2, adapter_weights=counted, **rough)
+    assert sizes.trained == 4 * counted
 
 
 def test_a_model_beyond_the_machine_is_impossible_and_a_small_one_is_not_reported() -> None:

@@ -159,6 +159,7 @@ def estimate_unloaded(
     machine: Machine,
     examples: Sequence[Any],
     num_processes: int = 1,
+    adapter_weights: int | None = None,
 ) -> RunEstimate:
     """Predict peak memory roughly, before the model is loaded.
 
@@ -168,6 +169,7 @@ def estimate_unloaded(
         machine: as `find_machine` finds it.
         examples: tokenised, to train on.
         num_processes: that share the run; what one of them takes is predicted.
+        adapter_weights: that are trained, where an adapter is not the usual one.
     """
     from penchant.models.rough_sizes import sizes_of  # a run that loads its model measures them
 
@@ -188,6 +190,7 @@ def estimate_unloaded(
         frozen_dtype="fp32" if config.sync_ref_model else config.frozen_dtype,
         quantization=size.quantization if config.quantization == "none" else config.quantization,
         optim=config.optim,
+        adapter_weights=adapter_weights,
     )
     sizes = _divided(config, sizes, num_processes)
     given = machine.given
