@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import re
-from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -105,8 +104,11 @@ def _script(words: list[str]) -> None:
 
 
 def _extras(words: list[str]) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    table = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    known = re.findall(r"^([\w-]+) = \[", table, re.M)
     for extras in re.findall(r"\[(.*?)\]", " ".join(words)):
-        assert {*extras.split(",")} <= {*metadata("penchant").get_all("Provides-Extra", [])}
+        assert {*extras.split(",")} <= {*known}
 
 
 def _exists(words: list[str]) -> None:

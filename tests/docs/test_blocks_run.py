@@ -48,7 +48,8 @@ def workshop(
     for file in (
         "pairs.jsonl",
         "a.jsonl",
-        "shards/b.jsonl",
+        "b.jsonl",
+        "shards/c.jsonl",
         "download/train_prefs-00000-of-00001.jsonl",
     ):
         _write(folder / file, pairs)
