@@ -13,7 +13,7 @@ import torch
 import penchant
 from penchant.cli.main import main
 from penchant.commands.chat import open_chat
-from penchant.core.errors import ConfigError, ModelError
+from penchant.core.errors import ConfigError, ModelError, TrainingError
 from penchant.models.load import load_tokenizer
 
 
@@ -91,6 +91,26 @@ def test_draws_differ_by_seed_alone(tiny_model_dir: Path) -> None:
         return chat.ask("Hello", lambda _, piece: None)["answer"].text
 
     assert drawn(0) == drawn(0) != drawn(1)
+
+
+def test_memory_that_runs_out_says_what_to_set_and_the_conversation_goes_on(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = open_chat(tiny_model_dir, max_new_tokens=4)
+
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 3 GiB")
+
+    hook = chat.speakers["answer"].scorer.causal_model.register_forward_pre_hook(full)
+    said = "out of memory while an answer was drawn: tried.*set a lower max_new_tokens"
+    with pytest.raises(TrainingError, match=said):
+        chat.ask("Hello", lambda _, piece: None)
+    hook.remove()
+    assert chat.ask("Hello", lambda _, piece: None)["answer"].num_tokens
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    said = "out of memory while a model was loaded: tried.*set quantization 4bit"
+    with pytest.raises(TrainingError, match=said):
+        open_chat(tiny_model_dir)
 
 
 def test_what_cannot_be_talked_with_is_refused(

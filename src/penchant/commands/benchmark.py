@@ -75,6 +75,7 @@ def benchmark_each(
     return rank_opened(opened, sources, batch_size)
 
 
+@out_of_memory_explained("answers were scored", "set a lower batch_size, or a lower max_length")
 def rank_opened(
     opened: Opened, sources: Mapping[str, Any], batch_size: int
 ) -> dict[str, Benchmark]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError
-from penchant.core.machine import resolve_precision
+from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.data.building.rules import Choice
 from penchant.data.building.sampled import build_from_samples
@@ -21,6 +21,7 @@ from penchant.models.locate import resolve
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
 from penchant.rl.rewards.samples import make_sample
+from penchant.rl.sampling.answers import LESS
 from penchant.rl.sampling.base import Completion, Draw, Sampling
 from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.sampling.text import answer_text
@@ -46,6 +47,9 @@ class Drawer:
         trust_remote_code: run code that comes with the model.
     """
 
+    @out_of_memory_explained(
+        "the model and its rewards were loaded", "give smaller ones, or a function as the reward"
+    )
     def __init__(
         self,
         model: str | Path,
@@ -102,6 +106,7 @@ class Drawer:
         self.rewards = make_rewards(rewards, options, context)
         self._drawn: list[tuple[list[int], Completion]] = []
 
+    @out_of_memory_explained("answers were drawn", LESS)
     def sample(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[list[str]]:
         """`n` answers to each prompt, as text."""
         examples, report = self.tokeniser.prompts(with_kwargs(prompts, self.kwargs))
@@ -121,6 +126,7 @@ class Drawer:
         ]
         return [[self._text(one) for one in completions] for completions in drawn]
 
+    @out_of_memory_explained("answers were judged", "give a smaller reward model, or a function")
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         """The weighted rewards of the answers that were drawn last, in their order."""
         samples = [

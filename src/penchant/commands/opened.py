@@ -11,7 +11,7 @@ import yaml
 
 from penchant.config.keys import RunConfig, load_config
 from penchant.core.errors import ConfigError
-from penchant.core.machine import resolve_precision
+from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.methods import METHODS
 from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
@@ -109,6 +109,9 @@ def why_plain(model: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
     return None
 
 
+@out_of_memory_explained(
+    "a model was loaded", "set quantization 4bit, give a smaller model, or leave the other one out"
+)
 def load_model(
     folder: str, config: RunConfig, accelerator: Accelerator, *, keep_adapter: bool = False
 ) -> Any:

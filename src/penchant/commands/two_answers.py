@@ -10,7 +10,7 @@ from typing import Any
 
 from penchant.commands.opened import Opened, open_model, run_settings
 from penchant.core.errors import ConfigError, ModelError
-from penchant.core.machine import release_memory
+from penchant.core.machine import out_of_memory_explained, release_memory
 from penchant.core.screen import track
 from penchant.data.prompts import Prompt
 from penchant.data.records import counted, is_chat
@@ -18,6 +18,7 @@ from penchant.models.load import end_token_ids
 from penchant.models.locate import is_adapter
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.samples import Sample, make_sample
+from penchant.rl.sampling.answers import LESS
 from penchant.rl.sampling.base import Draw
 from penchant.rl.sampling.sampler import CachedSampler
 
@@ -118,7 +119,7 @@ def _answers(
     chosen = [numbers[id(example.record)] for example in examples]
     ends = sorted({*end_token_ids(model), *tokeniser.end_ids})
     sampler = CachedSampler(Scorer(model, opened.pad_token_id), ends, batch_size)
-    with opened.accelerator.autocast():
+    with out_of_memory_explained("answers were drawn", LESS), opened.accelerator.autocast():
         drawn = sampler.sample([one.prompt for one in examples], replace(draw, numbers=chosen))
     return {
         number: make_sample(prompts[number], example.prompt, completion, opened.tokenizer)

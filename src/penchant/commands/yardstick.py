@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 
 from penchant.core.atomic import write_atomically
+from penchant.core.machine import out_of_memory_explained
 from penchant.core.resampling import Interval, interval
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
@@ -187,6 +188,10 @@ class Yardstick:
         self.start_sums = self._sums()
         self.start = self._measured(self.start_sums, self.monitor.check())
 
+    @out_of_memory_explained(
+        "answers and held-out pairs were measured",
+        "set a lower per_device_eval_batch_size and max_new_tokens",
+    )
     def measure(self) -> Measured:
         """The policy as it is now."""
         return self._measured(self._sums(), self.monitor.check(), self.start.reward)

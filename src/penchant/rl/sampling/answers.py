@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penchant.core.machine import out_of_memory_explained
 from penchant.models.scoring import Scorer
 from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.sampler import CachedSampler
@@ -13,6 +14,10 @@ from penchant.rl.sampling.text import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Where memory runs out while answers are drawn.
+LESS = "set a lower max_new_tokens, fewer answers side by side, or give a smaller model"
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ def answer_prompts(
     sampler = CachedSampler(scorer, ends, batch_size)
     greedy = Draw(Sampling(max_new_tokens, temperature=0), seed=0)
     answers: list[Answer] = []
-    for (completion,) in sampler.sample(prompts, greedy):
+    with out_of_memory_explained("answers were drawn", LESS):
+        drawn = sampler.sample(prompts, greedy)
+    for (completion,) in drawn:
         text = answer_text(completion.ids, tokenizer, ended=completion.ended)
         num_tokens = len(completion.ids) - completion.ended
         answers.append(Answer(text.strip(), num_tokens, completion.ended))

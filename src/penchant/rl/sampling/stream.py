@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from penchant.core.errors import ModelError
+from penchant.core.machine import out_of_memory_explained
 from penchant.models.size import learned_positions
-from penchant.rl.sampling.answers import Answer
+from penchant.rl.sampling.answers import LESS, Answer
 from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.drawing import draw_tokens, row_uniforms
 from penchant.rl.sampling.generated import generate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 UNFINISHED = "\ufffd"
 
 
+@out_of_memory_explained("an answer was drawn", LESS)
 @torch.no_grad()
 def stream_answer(
     scorer: Scorer,
