@@ -31,27 +31,27 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def fork() -> Callable[..., None]:
-    """Return a function that carries a run out in two processes, which need not import torch."""
+    """Return a function that carries a run out in processes that need not import torch."""
     context = multiprocessing.get_context("fork")
 
-    def train(rank: int, port: int, method: str, keys: dict[str, Any]) -> None:
+    def train(rank: int, size: int, port: int, method: str, keys: dict[str, Any]) -> None:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         os.environ |= here | {name: str(number) for name, number in ranks.items()}
         torch.set_num_threads(1)  # the threads of the process that was forked are not there
         PartialState._reset_state()
         penchant.train(method, **keys)
 
-    def carry_out(method: str, keys: dict[str, Any]) -> None:
-        port = _free_port()
-        both = [context.Process(target=train, args=(rank, port, method, keys)) for rank in (0, 1)]
-        for one in both:
+    def carry_out(method: str, keys: dict[str, Any], size: int = 2) -> None:
+        given = size, _free_port(), method, keys
+        team = [context.Process(target=train, args=(rank, *given)) for rank in range(size)]
+        for one in team:
             one.start()
-        for one in both:
+        for one in team:
             one.join(60)
             one.kill()
             one.join()
-        assert [one.exitcode for one in both] == [0, 0]
+        assert [one.exitcode for one in team] == [0] * size
 
     return carry_out
 

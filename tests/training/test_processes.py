@@ -54,7 +54,7 @@ def test_several_processes_train_what_one_trains(
     tmp_path: Path,
     tiny_keys: dict[str, Any],
     held_out_file: Path,
-    launch: Any,
+    fork: Any,
     method: str,
     num_processes: int,
     num_pairs: int,
@@ -77,8 +77,8 @@ def test_several_processes_train_what_one_trains(
     keys["gradient_accumulation_steps"] = 2 * num_processes
     alone = {key: value for key, value in keys.items() if key != "offload"}
     one = penchant.train(method, output=tmp_path / "one", **alone)
-    both = {**keys, "gradient_accumulation_steps": 2, "output": str(tmp_path / "two")}
-    launch(num_processes, method, both)
+    both = {**keys, "gradient_accumulation_steps": 2, "output": tmp_path / "two"}
+    fork(method, both, num_processes)
     two = TrainResult.from_summary(json.loads((tmp_path / "two" / "summary.json").read_text()))
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
     expected, found = (load_file(run.model / name) for run in (one, two))
@@ -100,7 +100,7 @@ def test_several_processes_train_what_one_trains(
         (two.output / "summary.json").unlink()
         shutil.rmtree(two.model)
         shutil.rmtree(two.output / "checkpoints" / "step-6")
-        launch(num_processes, method, {**both, "resume": "true"})
+        fork(method, {**both, "resume": True}, num_processes)
         again = load_file(two.model / name)
         assert all(torch.equal(again[weight], found[weight]) for weight in found)
         assert [m["step"] for m in metrics(two.output)] == [m["step"] for m in metrics(one.output)]
@@ -166,10 +166,12 @@ def test_runs_follow_each_other_in_several_processes(
 
 
 def assert_same(found: Path, expected: Path) -> None:
-    (file,) = (expected / "model").glob("*model.safetensors")
-    theirs = load_file(file)
-    for name, weight in load_file(found / "model" / file.name).items():
-        torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=0)
+    files = list((expected / "model").glob("*.safetensors"))
+    assert files
+    for file in files:
+        theirs = load_file(file)
+        for name, weight in load_file(found / "model" / file.name).items():
+            torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=0)
 
 
 @pytest.fixture
@@ -219,3 +221,52 @@ def test_two_processes_learn_from_answers_what_one_learns(
     penchant.train("grpo", output=tmp_path / "one", **alone(keys))
     fork("grpo", {**keys, "output": tmp_path / "two"})
     assert_same(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["off", "full"])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("grpo", {"num_generations": 4, "num_iterations": 2}),
+        ("grpo", {"num_generations": 4, "lora_r": 0, "beta": 0.1, "reference": "copy"}),
+        ("rloo", {"num_generations": 4}),
+        ("online_dpo", {}),
+        ("ppo", {"ppo_epochs": 2}),
+        ("ppo", {"value_model": "copy", "kl_penalty": "full", "reference": "copy", "lora_r": 0}),
+        ("ppo", {"share_reward_adapter": True}),
+    ],
+    ids=str,
+)
+def test_several_processes_learn_from_answers_what_one_learns(
+    tmp_path: Path,
+    few_keys: dict[str, Any],
+    fork: Any,
+    method: str,
+    changes: dict[str, Any],
+    sharding: str,
+) -> None:
+    keys = {**few_keys, "batch_size": 16, "max_completion_length": 4, "reward": length, **changes}
+    if "share_reward_adapter" in changes:
+        reward = {**few_keys, "gradient_accumulation_steps": 1}
+        keys["reward"] = str(penchant.train("reward", output=tmp_path / "reward", **reward).model)
+    penchant.train(method, output=tmp_path / "one", **alone(keys))
+    fork(method, {**keys, "sharding": sharding, "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_processes_work_off_a_sweep_together(
+    tmp_path: Path, few_keys: dict[str, Any], held_out_file: Path
+) -> None:
+    """As the tasks of a SLURM array do, one after the other here."""
+    keys = {**few_keys, "eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
+    vary = {"beta": [0.05, 0.1, 0.3]}
+    first = penchant.sweep("dpo", vary, worker="1/2", **keys)
+    assert [point.error for point in first.points] == [None, "not trained yet", None]
+    assert first.recommended is None
+    last = penchant.sweep("dpo", vary, worker="2/2", **keys)
+    assert [point.error for point in last.points] == [None] * 3
+    whole = penchant.sweep("dpo", vary, **{**keys, "output": str(tmp_path / "whole")})
+    assert [p.after for p in last.points] == [p.after for p in whole.points]
+    assert last.recommended == whole.recommended
