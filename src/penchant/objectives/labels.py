@@ -86,10 +86,13 @@ class LabelObjective:
             matched, differences = self._divergence(model, examples, others)
             ref_sums.update(zip(map(id, examples), matched, strict=True))
             own += [differences] if weight else []
-        everywhere = torch.cat(own)
-        if self.parts.team.size > 1:
-            values = [*chain(*self.parts.team.gather(everywhere.tolist()))]
-            everywhere = torch.tensor(values, dtype=torch.float64)
+        if self.parts.team.size > 1:  # one of the processes may have stand-ins alone
+            values = [*chain.from_iterable(each.tolist() for each in own)]
+            everywhere = torch.tensor(
+                [*chain(*self.parts.team.gather(values))], dtype=torch.float64
+            )
+        else:
+            everywhere = torch.cat(own)
         estimate = everywhere.to(widest(everywhere.device)).mean().clamp(min=0)
         return Shared(estimate.to(device, matched.dtype), ref_sums)
 
