@@ -187,7 +187,7 @@ class _Walk:
         """Take in a chunk of weights `[C, H]`, whose first token is `first`."""
         head, also = self.head, self.also
         logits = head.logits(self.hidden, first, chunk)  # [R, C]
-        self.target_logit = _pick(logits, self.targets - first, self.target_logit)
+        self.target_logit = pick(logits, self.targets - first, self.target_logit)
         # The derivative is taken before the logits are overwritten below.
         slope = head.transform.derivative(logits)  # [R, C], or one number without soft-capping
         maximum = torch.maximum(self.maximum, logits.amax(1))  # [R]
@@ -226,7 +226,7 @@ class _Walk:
         return Walked(self.target_logit - logsumexp, logsumexp, second, mean)
 
 
-def _pick(logits: Tensor, local: Tensor, otherwise: Tensor) -> Tensor:
+def pick(logits: Tensor, local: Tensor, otherwise: Tensor) -> Tensor:
     """`[R]`: the logit of each row's target where this chunk `[R, C]` holds it.
 
     All rows are gathered, at a clamped index: a selection by mask would wait for the GPU.
