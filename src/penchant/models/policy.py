@@ -133,10 +133,16 @@ class PolicyScorer(Scorer):
         if self.critic is not None:
             states = self.critic.hidden_states(batch)
         assert states is not None
+        return self.values_of(states[batch.predictors])
+
+    def values_of(self, states: Tensor) -> Tensor:
+        """`[N]`: the value head's, of hidden states `[N, H]`."""
+        assert self.value_head is not None
         weight = self.value_head.weight
         # One number a token costs nothing: it need not be rounded as the products are.
         with torch.autocast(weight.device.type, enabled=False):
-            return self.value_head(states[batch.predictors].to(weight.dtype)).squeeze(-1)
+            values: Tensor = self.value_head(states.to(weight.dtype)).squeeze(-1)
+        return values
 
 
 def make_value_head(model: Any, device: torch.device | None = None) -> nn.Linear:

@@ -16,7 +16,7 @@ from penchant.methods.experience import Advantages, Experience
 from penchant.rl.metrics import batch_metrics
 from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.base import Draw
-from penchant.rl.scoring import Answer, Scoring, drawn_columns
+from penchant.rl.scoring import Answer, Scoring, agree, drawn_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +95,8 @@ class Collector:
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
         team: the processes that share the prompts.
+        reuses: whether what the sampler tells of its answers may stand for a pass of the policy.
+        agrees: whether it does, as the first answers have shown; None before there are any.
     """
 
     policy: PolicyScorer
@@ -110,14 +112,17 @@ class Collector:
     batch_size: int = 8
     autocast: Callable[[], Any] = field(default=lambda: torch.autocast("cpu", enabled=False))
     team: Team = ALONE
+    reuses: bool = False
+    agrees: bool | None = None
 
     def __post_init__(self) -> None:
         self._at_first = self.rewards.state_dict(), self.rewards.options
 
     def reset(self) -> None:
-        """Forget the running statistics of the rewards, and penalties that a guard has raised."""
+        """Forget what was learned of the rewards and the sampler, and raised penalties."""
         state, self.rewards.options = self._at_first
         self.rewards.load_state_dict(state)
+        self.agrees = None
 
     def collect(self, prompts: Sequence[TokenisedPrompt], seed: int, first: int = 0) -> Judged:
         """Answer, judge and, where that is asked for, score; without what the rewards dropped.
@@ -135,8 +140,7 @@ class Collector:
         clock.lap("generation")
         asked = self.rewards.ask(self._samples(own), self.team)
         clock.lap("reward")
-        drawn = None if self.scored else drawn_columns(own)
-        columns = self.scoring.columns(own) if drawn is None else drawn
+        columns, scored = self._columns(own)
         release_memory()
         clock.lap("scoring")
         n = self.num_generations
@@ -151,7 +155,7 @@ class Collector:
         scores = self.rewards.score(samples, [row.asked for row in rows])
         kept = [i for i, reward in enumerate(scores.rewards) if reward == reward]
         answers = [answers[i] for i in kept]
-        experience = _experience(answers, scores, kept, [rows[i].columns for i in kept])
+        experience = _experience(answers, scores, kept, [rows[i].columns for i in kept], scored)
         metrics = batch_metrics(answers, scores, experience) | self.team.agree(clock.seconds)
         texts = [samples[i].completion for i in kept]
         return Judged(answers, texts, scores, experience, metrics)
@@ -161,7 +165,8 @@ class Collector:
     ) -> list[Answer]:
         """Answers to the prompts in these places, those to one prompt together."""
         self.sampler.sync()
-        draw = Draw(self.sampling, seed, self.num_generations, [first + i for i in places])
+        numbers = [first + i for i in places]
+        draw = Draw(self.sampling, seed, self.num_generations, numbers, tells=self._asks)
         with self.autocast():
             drawn = self.sampler.sample([prompts[i].prompt for i in places], draw)
         return [
@@ -169,6 +174,26 @@ class Collector:
             for i, completions in zip(places, drawn, strict=True)
             for completion in completions
         ]
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the sampler is asked for what a pass of the policy would say."""
+        able = getattr(self.sampler, "tells", False) and not self.full_kl
+        return self.reuses and self.scored and able and self.agrees is not False
+
+    def _columns(self, own: Sequence[Answer]) -> tuple[list[dict[str, Tensor]], bool]:
+        """`[T]` of each answer by name, and whether a pass of the policy has told it."""
+        drawn = drawn_columns(own) if self._asks or not self.scored else None
+        if drawn is not None and not self.scored:
+            return drawn, False
+        wanted = {"logprobs", "entropy", *(["values"] if self.policy.value_head else [])}
+        if drawn is None or any(column.keys() != wanted for column in drawn):
+            return self.scoring.columns(own), True
+        if self.agrees:
+            return self.scoring.columns(own, drawn), False
+        columns = self.scoring.columns(own)
+        self.agrees = all(self.team.gather(agree(drawn, columns)))
+        return columns, True
 
     @property
     def scoring(self) -> Scoring:
@@ -186,7 +211,7 @@ class Collector:
     def peek(self, prompts: Sequence[TokenisedPrompt], seed: int) -> dict[str, float]:
         """Metrics of answers to held-out prompts, scored; running statistics stay as they are."""
         before = self.rewards.state_dict()
-        metrics = replace(self, scored=True).collect(prompts, seed).metrics
+        metrics = replace(self, scored=True, reuses=False).collect(prompts, seed).metrics
         self.rewards.load_state_dict(before)
         return metrics
 
@@ -206,15 +231,19 @@ def _experience(
     scores: Scores,
     kept: Sequence[int],
     columns: Sequence[dict[str, Tensor]],
+    scored: bool,
 ) -> Experience:
-    """Everything that is said of the answers, in their order; `kept` of the scores are theirs."""
+    """Everything that is said of the answers, in their order; `kept` of the scores are theirs.
+
+    `scored` tells whether log-probs are others than the sampler's.
+    """
     laid = {
         name: torch.cat([column[name] for column in columns])
         for name in (columns[0] if columns else {})
     }
     sampled = torch.tensor([p for a in answers for p in a.completion.logprobs])
     logprobs = laid.get("logprobs", torch.zeros(0))
-    scored = "entropy" in laid and len(sampled) == len(logprobs)
+    scored = scored and len(sampled) == len(logprobs)
     return Experience(
         lengths=torch.tensor([len(a.completion.ids) for a in answers], dtype=torch.long),
         group=torch.tensor([a.number for a in answers], dtype=torch.long),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,18 @@ from penchant.models.comparison import compare_heads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from penchant.data.batch import TokenBatch
+    from penchant.data.batch import Group, TokenBatch
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
     from penchant.models.teacher import Teacher
     from penchant.rl.sampling.base import Completion
+
+
+logger = logging.getLogger("penchant")
+
+# By how much what a sampler tells may differ from a pass over its answers, to stand for it.
+MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 1e-5, 1e-4
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,42 @@ class Answer:
 
 
 def drawn_columns(answers: Sequence[Answer]) -> list[dict[str, Tensor]] | None:
-    """The sampler's own log-probs of each answer, `[T]`; None where it did not give them."""
+    """What the sampler told of each answer, `[T]` by name; None where it gave no log-probs."""
     completions = [answer.completion for answer in answers]
     if any(len(one.logprobs) != len(one.ids) for one in completions):
         return None
-    return [{"logprobs": torch.tensor(one.logprobs, dtype=torch.float32)} for one in completions]
+    return [
+        {
+            name: torch.tensor(column, dtype=torch.float32)
+            for name, column in {
+                "logprobs": one.logprobs, "entropy": one.entropies, "values": one.values
+            }.items()
+            if len(column)
+        }
+        for one in completions
+    ]  # fmt: skip
+
+
+def agree(drawn: Sequence[dict[str, Tensor]], scored: Sequence[dict[str, Tensor]]) -> bool:
+    """Whether a sampler has told what scoring finds, but for the rounding of single precision.
+
+    Args:
+        drawn, scored: of the same answers, `[T]` by name; of the second there may be more names.
+    """
+    differences = torch.cat(
+        [
+            (column - found[name]).abs()
+            for told, found in zip(drawn, scored, strict=True)
+            for name, column in told.items()
+        ]
+    )
+    mean, largest = float(differences.mean()), float(differences.max())
+    same = mean <= MEAN_DIFFERENCE and largest <= LARGEST_DIFFERENCE  # also false for NaN
+    logger.info(
+        "what sampling tells of its answers %s a pass over them (it differs by %.1e on average, "
+        "by %.1e at most)", "spares" if same else "does not stand for", mean, largest,
+    )  # fmt: skip
+    return same
 
 
 @dataclass(frozen=True)
@@ -61,28 +99,32 @@ class Scoring:
     autocast: Callable[[], Any]
 
     @torch.no_grad()
-    def columns(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
-        """What the models say of each answer, `[T]` by name, on the CPU."""
+    def columns(
+        self, answers: Sequence[Answer], drawn: Sequence[dict[str, Tensor]] | None = None
+    ) -> list[dict[str, Tensor]]:
+        """What the models say of each answer, `[T]` by name, on the CPU.
+
+        Args:
+            answers: at least one.
+            drawn: what the sampler told of each, in place of the policy's pass.
+        """
+        if drawn is not None and self.reference is None:
+            return list(drawn)
         columns: dict[int, dict[str, Tensor]] = {}
         ordered = _side_by_side(answers)
         with self.policy.evaluating(), self.autocast():
             for start in track(range(0, len(ordered), self.batch_size), "scoring"):
                 some = ordered[start : start + self.batch_size]
-                scored = self._scored([answers[i] for i in some])
+                scored = self._scored([answers[i] for i in some], policy=drawn is None)
                 columns.update(zip(some, scored, strict=True))
-        return [columns[i] for i in range(len(answers))]
+        found = [columns[i] for i in range(len(answers))]
+        return found if drawn is None else [d | f for d, f in zip(drawn, found, strict=True)]
 
-    def _scored(self, answers: Sequence[Answer]) -> list[dict[str, Tensor]]:
+    def _scored(self, answers: Sequence[Answer], *, policy: bool) -> list[dict[str, Tensor]]:
         """Of each answer, `[T]` by name."""
         groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
         batch = self.policy.batch(groups)
-        lesson = None if self.teacher is None else self.teacher.lesson(groups, batch, self.policy)
-        out = self.policy(batch, policy=True, lesson=lesson)
-        columns: dict[str, Tensor] = {"logprobs": out.logprobs, "entropy": out.entropy}
-        if out.values is not None:
-            columns["values"] = out.values
-        if out.divergence is not None:
-            columns["divergence"] = out.divergence
+        columns = self._of_policy(groups, batch) if policy else {}
         if self.reference is not None:
             with self.reference.active() as other:
                 assert other is not None, "a cache cannot know what will be sampled"
@@ -94,6 +136,18 @@ class Scoring:
         together = torch.stack([values.float() for values in columns.values()]).cpu()  # one wait
         pieces = {name: row.split(lengths) for name, row in zip(columns, together, strict=True)}
         return [{name: pieces[name][i] for name in pieces} for i in order]
+
+    def _of_policy(self, groups: Sequence[Group], batch: TokenBatch) -> dict[str, Tensor]:
+        """`[N]` by name."""
+        lesson = None if self.teacher is None else self.teacher.lesson(groups, batch, self.policy)
+        out = self.policy(batch, policy=True, lesson=lesson)
+        found = {
+            "logprobs": out.logprobs,
+            "entropy": out.entropy,
+            "values": out.values,
+            "divergence": out.divergence,
+        }
+        return {name: column for name, column in found.items() if column is not None}
 
     def _divergence(self, batch: TokenBatch) -> Tensor:
         assert self.reference is not None

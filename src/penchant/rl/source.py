@@ -267,6 +267,7 @@ class RolloutSource:
             "totals": self.totals,
             "iteration": self.iteration,
             "num_answered": self.num_answered,
+            "sampler_agrees": self.collector.agrees,
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
@@ -278,6 +279,7 @@ class RolloutSource:
         self.rollouts = unpack_rollouts(tensors, state["rollouts"])
         self.metrics, self.totals = dict(state["metrics"]), dict(state["totals"])
         self.iteration, self.position = state["iteration"], state["position"]
+        self.collector.agrees = state.get("sampler_agrees", False)
         self.num_answered = state.get("num_answered", self.iteration * self._num_groups)
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])

@@ -229,6 +229,7 @@ def make_collector(config: RunConfig, accelerator: Accelerator, setup: Setup) ->
         batch_size=config.per_device_eval_batch_size,
         autocast=accelerator.autocast,
         team=team_of(accelerator),
+        reuses=options.importance_level is None,
     )
 
 

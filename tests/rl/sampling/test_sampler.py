@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from penchant.data.batch import Group
 from penchant.models.distribution import filtered
-from penchant.models.policy import PolicyScorer
+from penchant.models.policy import PolicyScorer, make_value_head
 from penchant.models.scoring import ScoringPlan
 from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.drawing import draw_tokens, row_uniforms
@@ -202,3 +202,36 @@ def test_models_with_windows_caps_and_sinks_are_sampled_from_as_they_score(famil
         scored = scorer(scorer.batch(groups))
     sampled = torch.tensor([p for own in answers for c in own for p in c.logprobs])
     torch.testing.assert_close(scored, sampled, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("filters", [{}, {"temperature": 0.7, "top_k": 20, "top_p": 0.9}])
+@pytest.mark.parametrize("has_values", [True, False])
+def test_entropies_and_values_that_are_told_are_those_that_scoring_finds(
+    has_values, filters, tiny_model_dir
+):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(40)
+    head = make_value_head(model) if has_values else None
+    if head is not None:
+        torch.nn.init.normal_(head.weight)
+    policy = PolicyScorer(model, 0, value_head=head).eval()
+    policy.use(ScoringPlan(packed=True, fused_head=True, kernel="sdpa"))
+    sampler = CachedSampler(policy, [2, 5, 9, *range(40, 80)], batch_size=5)
+    found = sampler.sample(PROMPTS, Draw(Sampling(16, **filters), seed=1, n=3, tells=True))
+    policy.sample_from(**{"temperature": 1.0, **filters})
+    with torch.no_grad():
+        groups = [Group(p, tuple(c.ids for c in cs)) for p, cs in zip(PROMPTS, found, strict=True)]
+        scored = policy(policy.batch(groups), policy=True)
+    completions = [completion for row in found for completion in row]
+    assert len({len(one.ids) for one in completions}) > 1  # rows have left the batch
+    for name, expected in (("logprobs", scored.logprobs), ("entropies", scored.entropy),
+                           ("values", scored.values)):  # fmt: skip
+        told = torch.tensor([value for one in completions for value in getattr(one, name)])
+        if expected is None:
+            assert not len(told)
+        else:
+            torch.testing.assert_close(told, expected, rtol=1e-5, atol=1e-5)
+    plain = sampler.sample(PROMPTS, Draw(Sampling(16, **filters), seed=1, n=3))
+    assert [c.ids for row in plain for c in row] == [c.ids for c in completions]
+    assert not any(c.entropies for row in plain for c in row)

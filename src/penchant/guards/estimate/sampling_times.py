@@ -84,9 +84,10 @@ def probe_sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) ->
     prompts = _middle(setup.train_set, max(1, side_by_side // options.generations))
     before = setup.collector.rewards.state_dict()
     rounds: list[Any] = []
+    collector = setup.collector
     for length in (min(LENGTHS[0], limit), min(LENGTHS[1], limit)):
         sampling = replace(setup.collector.sampling, max_completion_length=length)
-        collector = replace(setup.collector, sampling=sampling)
+        collector = replace(collector, sampling=sampling)
         if not rounds:  # kernels are chosen
             collector.collect(prompts, PROBE_SEED)
         rounds.append(collector.collect(prompts, PROBE_SEED))

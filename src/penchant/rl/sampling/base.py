@@ -37,12 +37,14 @@ class Draw:
         seed: of the random numbers.
         n: answers to each prompt.
         numbers: of the prompts, among all that are answered now; None: in order from 0.
+        tells: also entropies and values, of a sampler that can tell them.
     """
 
     sampling: Sampling
     seed: int
     n: int = 1
     numbers: Sequence[int] | None = None
+    tells: bool = False
 
     def numbers_of(self, prompts: Sequence[object]) -> Sequence[int]:
         """The number of each prompt."""
@@ -50,11 +52,17 @@ class Draw:
 
 
 class Completion(NamedTuple):
-    """One sampled answer: its tokens, their log-probs, and whether the model ended it itself."""
+    """One sampled answer: its tokens, their log-probs, and whether the model ended it itself.
+
+    Where they were asked for, also the entropy of the distribution that each token was drawn from,
+    and the policy's value there.
+    """
 
     ids: list[int]
     logprobs: list[float]
     ended: bool
+    entropies: Sequence[float] = ()
+    values: Sequence[float] = ()
 
 
 class Sampler(Protocol):

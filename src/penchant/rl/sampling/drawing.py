@@ -37,14 +37,22 @@ def draw_tokens(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[T
         sampling: with temperature 0, the likeliest token, and its log-prob at temperature 1.
         uniforms: `[rows]`, random in [0, 1).
     """
+    return draw_from(log_distribution(logits, sampling), sampling, uniforms)
+
+
+def log_distribution(logits: Tensor, sampling: Sampling) -> Tensor:
+    """`[rows, V]`: log-probs of every token as it is sampled, -inf of what a filter drops."""
     logits = logits.float()
     if sampling.temperature == 0:
-        every = logits.log_softmax(-1)
-        tokens = every.argmax(-1)
-    else:
-        kept = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-        every = kept.log_softmax(-1)
-        tokens = _drawn(every.exp(), uniforms)
+        return logits.log_softmax(-1)
+    kept = filtered(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    return kept.log_softmax(-1)
+
+
+def draw_from(every: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """As `draw_tokens`, from log-probs `[rows, V]`."""
+    greedy = sampling.temperature == 0
+    tokens = every.argmax(-1) if greedy else _drawn(every.exp(), uniforms)
     return tokens, every.gather(1, tokens.unsqueeze(1)).squeeze(1)
 
 

@@ -10,15 +10,17 @@ import torch
 
 from penchant.core.machine import to_device, widest
 from penchant.models.attention import layer_kinds
+from penchant.models.distribution import entropies
 from penchant.rl.sampling.base import Completion, Sampling
 from penchant.rl.sampling.cache import make_room
-from penchant.rl.sampling.drawing import draw_tokens
+from penchant.rl.sampling.drawing import draw_from, log_distribution
 from penchant.rl.sampling.prefill import read_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.models.scoring import Scorer
+    from penchant.rl.sampling.telling import Telling
 
 # A GPU is asked less often than once a token which rows have ended; rows that have go on meanwhile.
 TOKENS_BETWEEN_LOOKS = 8
@@ -29,8 +31,13 @@ class _Row:
     """One answer under way."""
 
     ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    told: list[Sequence[float]] = field(default_factory=list)
+    """Of each token: its log-prob, and where they are asked for entropy and value."""
     ended: bool = False
+
+    def completion(self) -> Completion:
+        columns = [list(column) for column in zip(*self.told, strict=True)]
+        return Completion(self.ids, columns[0], self.ended, *columns[1:])
 
 
 class Rows:
@@ -42,6 +49,7 @@ class Rows:
         counts: `[prompts]`, answers to each.
         ends: tokens that end an answer.
         sampling: how tokens are drawn.
+        telling: what else is told of each token; None: nothing.
     """
 
     # Rows leave the batch when at least this share of them has ended: moving a cache costs time.
@@ -54,15 +62,19 @@ class Rows:
         counts: Tensor,
         ends: set[int],
         sampling: Sampling,
+        telling: Telling | None = None,
     ) -> None:
         self.model: Any = scorer.causal_model
-        self.ends, self.sampling = ends, sampling
+        self.ends, self.sampling, self._telling = ends, sampling, telling
         device = self.model.device
         read = read_prompts(self.model, prompts, scorer.pad_token_id)
         self.cache = read.cache
         (repeated,) = to_device([torch.arange(len(prompts)).repeat_interleave(counts)], device)
         self._make_room(repeated)
         self.mask, self.logits = read.mask[repeated], read.logits[repeated]
+        values = None if telling is None else telling.values(len(prompts))
+        self._values = None if values is None else values[repeated]
+        """`[rows]`, of the states that the next tokens are drawn from."""
         self.positions = self.mask.sum(1, keepdim=True) - 1
         self.rows = [_Row() for _ in range(len(repeated))]
         self.alive = list(range(len(repeated)))
@@ -70,7 +82,7 @@ class Rows:
         self._places = torch.arange(len(self.rows), device=device)
         """Their numbers, on the device."""
         self._unread: list[Tensor] = []
-        """Of each token that is drawn and not looked at, `[2, rows]`: ids and log-probs."""
+        """Of each token that is drawn and not looked at, `[2, rows]` or more: ids, log-probs."""
         self._length, self._patience = 0, 1 if device.type == "cpu" else TOKENS_BETWEEN_LOOKS
         # In two dimensions transformers looks whether the mask leaves out anything: a wait a token.
         config = self.model.config
@@ -83,7 +95,7 @@ class Rows:
 
     @property
     def completions(self) -> list[Completion]:
-        return [Completion(row.ids, row.logprobs, row.ended) for row in self.rows]
+        return [row.completion() for row in self.rows]
 
     def step(self, uniforms: Tensor) -> bool:
         """Draw the next token of every row that has not ended; tells whether any goes on.
@@ -93,9 +105,11 @@ class Rows:
         """
         if len(self.alive) < len(self.rows):
             uniforms = uniforms[self._places]
-        tokens, logprobs = draw_tokens(self.logits, self.sampling, uniforms)
+        every = log_distribution(self.logits, self.sampling)  # [rows, V]
+        tokens, logprobs = draw_from(every, self.sampling, uniforms)
+        told = [tokens, logprobs, *self._beside(every)]
         dtype = widest(tokens.device)
-        self._unread.append(torch.stack([tokens.to(dtype), logprobs.to(dtype)]))
+        self._unread.append(torch.stack([column.to(dtype) for column in told]))
         self._length += 1
         last = self._length >= self.sampling.max_completion_length
         if last or len(self._unread) >= self._patience:
@@ -114,14 +128,20 @@ class Rows:
         self._advance(tokens)
         return True
 
+    def _beside(self, every: Tensor) -> list[Tensor]:
+        """What else is told of the tokens that are drawn now, `[rows]` each."""
+        if self._telling is None:
+            return []
+        return [entropies(every), *([] if self._values is None else [self._values])]
+
     def _look(self) -> None:
         """Read what was drawn since the last look; the host waits for the device here."""
-        for tokens, logprobs in torch.stack(self._unread).tolist():
-            for i, token, logprob in zip(self.alive, tokens, logprobs, strict=True):
+        for tokens, *told in torch.stack(self._unread).tolist():
+            for i, token, *numbers in zip(self.alive, tokens, *told, strict=True):
                 row = self.rows[i]
                 if not row.ended:
                     row.ids.append(int(token))
-                    row.logprobs.append(logprob)
+                    row.told.append(numbers)
                     row.ended = int(token) in self.ends
         self._unread.clear()
 
@@ -136,3 +156,5 @@ class Rows:
             use_cache=True,
         )
         self.logits = out.logits[:, -1]
+        if self._telling is not None:
+            self._values = self._telling.values(len(tokens))

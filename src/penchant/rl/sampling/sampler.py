@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.models.scoring import Scorer
+    from penchant.rl.sampling.telling import Telling
 
 logger = logging.getLogger("penchant")
 
@@ -42,6 +44,8 @@ class CachedSampler:
     scorer: Scorer
     end_token_ids: Sequence[int]
     batch_size: int = 32
+    tells: ClassVar[bool] = True
+    """Whether it can tell entropies and values of what it draws."""
 
     def sync(self) -> None:
         """The weights are the same objects."""
@@ -52,7 +56,7 @@ class CachedSampler:
         sampling, numbers = draw.sampling, draw.numbers_of(prompts)
         device = self.scorer.device
         batches = list(self._batches(prompts, draw.n))
-        with self.scorer.generating():
+        with self.scorer.generating(), self._telling(draw) as telling:
             for batch in track(batches, "sampling"):
                 keys = [
                     (numbers[i], k)
@@ -61,10 +65,25 @@ class CachedSampler:
                 ]
                 uniforms = row_uniforms(keys, sampling.max_completion_length, draw.seed)
                 (uniforms,) = to_device([uniforms], device)
-                rows = self._batch([prompts[i] for i, _ in batch], batch, sampling, uniforms)
+                asked = [prompts[i] for i, _ in batch]
+                rows = self._batch(asked, batch, sampling, uniforms, telling)
                 for (i, _), completions in zip(batch, rows, strict=True):
                     answers[i].extend(completions)
         return answers
+
+    @contextmanager
+    def _telling(self, draw: Draw) -> Iterator[Telling | None]:
+        """What listens while answers are drawn; None where nothing is asked or could be told."""
+        from penchant.models.policy import PolicyScorer
+        from penchant.rl.sampling.telling import Telling
+
+        able = draw.tells and self.tells and self._selects and not self.scorer.is_sharded
+        if not able or not isinstance(self.scorer, PolicyScorer) or self.scorer.critic is not None:
+            yield None
+            return
+        telling = Telling(self.scorer)
+        with telling.listening():
+            yield telling
 
     @cached_property
     def _selects(self) -> bool:
@@ -100,9 +119,14 @@ class CachedSampler:
         return replace(sampling, max_completion_length=room)
 
     def _rows(
-        self, prompts: Sequence[list[int]], counts: Tensor, ends: set[int], sampling: Sampling
+        self,
+        prompts: Sequence[list[int]],
+        counts: Tensor,
+        ends: set[int],
+        sampling: Sampling,
+        telling: Telling | None,
     ) -> Rows:
-        return Rows(self.scorer, prompts, counts, ends, sampling)
+        return Rows(self.scorer, prompts, counts, ends, sampling, telling)
 
     def _batch(
         self,
@@ -110,13 +134,14 @@ class CachedSampler:
         batch: Sequence[tuple[int, int]],
         sampling: Sampling,
         uniforms: Tensor,
+        telling: Telling | None,
     ) -> list[list[Completion]]:
         """The answers of one batch, by prompt; uniforms `[rows, T]` decide what is drawn."""
         ends = set(self.end_token_ids)
         sampling = self._within_positions(sampling, max(map(len, prompts)))
         if self._selects:
             counts = torch.tensor([count for _, count in batch])
-            rows = self._rows(prompts, counts, ends, sampling)
+            rows = self._rows(prompts, counts, ends, sampling, telling)
             for column in uniforms.unbind(1)[: sampling.max_completion_length]:
                 if not rows.step(column):
                     break

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn.functional import pad
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.rl.sampling.base import Sampling
+    from penchant.rl.sampling.telling import Telling
 
 logger = logging.getLogger("penchant")
 
@@ -40,11 +41,17 @@ class StaticSampler(CachedSampler):
         ConfigError: at the first answers, where a layer does not keep all keys and values.
     """
 
+    tells: ClassVar[bool] = False
     captures: bool = True
     """Whether graphs are captured: until one of them cannot be."""
 
     def _rows(
-        self, prompts: Sequence[list[int]], counts: Tensor, ends: set[int], sampling: Sampling
+        self,
+        prompts: Sequence[list[int]],
+        counts: Tensor,
+        ends: set[int],
+        sampling: Sampling,
+        telling: Telling | None,
     ) -> Rows:
         rows = FixedRows(self.scorer, prompts, counts, ends, sampling)
         rows.owner = self
