@@ -108,7 +108,7 @@ class Replay:
     def sample(self, prompts, draw):
         return self.drawn
 
-    def ask(self, samples):
+    def ask(self, samples, team=None):
         return [None] * len(samples)
 
     def score(self, samples, asked=None):

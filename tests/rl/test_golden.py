@@ -41,7 +41,7 @@ class Replay:
     def sample(self, prompts, draw):
         return [[Completion(r, [], ended=True)] for r in self.trace["responses"]]
 
-    def ask(self, samples):
+    def ask(self, samples, team=None):
         return [None] * len(samples)
 
     def score(self, samples, asked=None):
