@@ -12,6 +12,7 @@ from typing import Any
 
 from penchant.models.footprint import Load, footprint
 from penchant.models.rough_sizes import ModelSize, sizes_of
+from penchant.models.ways import divided
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cluster.md"
@@ -68,7 +69,7 @@ def gigabytes(name: str, way: str, gpus: int) -> float:
     sizes = sizes_of(
         model_size(name), reference=False, precision="bf16", device="cuda", **WAYS[way]
     )
-    return footprint(sizes.divided(gpus) if gpus > 1 else sizes, LOAD).peak / GB
+    return footprint(divided(sizes, gpus) if gpus > 1 else sizes, LOAD).peak / GB
 
 
 def table() -> str:

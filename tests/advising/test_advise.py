@@ -27,6 +27,7 @@ from penchant.methods import METHODS
 from penchant.methods.kto import weight_advice
 from penchant.models.footprint import Load, footprint
 from penchant.models.rough_sizes import measure_model, sizes_of
+from penchant.models.ways import divided
 
 NAMES = (
     *("plain", "few", "noisy", "coin toss", "standard", "strong", "unanimous", "long wins"),
@@ -549,14 +550,14 @@ def test_processes_that_divide_the_weights_hold_parts_and_a_pass_has_layers_whol
 ) -> None:
     size = measure_model(str(tiny_model_dir))
     alone = sizes_of(size, lora_r=0, **ROUGH)
-    one_of_four = alone.divided(4)
+    one_of_four = divided(alone, 4)
     assert (one_of_four.weights, one_of_four.trained) == (alone.weights / 4, alone.trained / 4)
     ends = 4.0 * (size.num_parameters - size.num_layer_parameters)
     assert one_of_four.whole == ends + 2 * 4.0 * size.num_layer_parameters / size.num_layers
     load = Load(tokens=8, predicted=4)
     state = footprint(alone, load).parts["optimizer"]
     assert footprint(one_of_four, load).parts["optimizer"] == state / 4
-    on_gpu = replace(alone, device="cuda").divided(4, offload=True)
+    on_gpu = divided(replace(alone, device="cuda"), 4, offload=True)
     held = footprint(on_gpu, load).parts
     assert held["weights"] == held["optimizer"] == 0  # a pass has what it has whole all the same
     assert held["activations"] >= one_of_four.whole

@@ -8,7 +8,7 @@ measured on the loaded model (`models.memory`), or read off its configuration (`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from penchant.models.vocabulary import CHUNK_ELEMENTS, KEPT_ELEMENTS
 
@@ -41,10 +41,6 @@ ACTIVATION_BYTES = {
     ("half", True): 2.4,
     ("half", False): 3.0,
 }
-
-# Bytes of a weight in codes, scales included. NF4: half a byte, a byte for each 64 weights as
-# their scale, and 4 for each 256 of those; 8 bits: the scales of rows do not count.
-CODE_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 # Chunks of logits that a walk over the vocabulary holds at once.
 NUM_CHUNKS = 3
@@ -123,58 +119,6 @@ class Sizes:
     half: bool
     device: str
     whole: float = 0.0
-
-    def with_lora(self, rank: int) -> Sizes:
-        """The same run with an adapter of a rank in place of all weights."""
-        kind = "half" if self.half else "fp32"
-        adapter = 4.0 * self.width * rank
-        return replace(
-            self,
-            weights=self.weights + adapter,
-            trained=adapter,
-            update=0.0,
-            reference=0.0,
-            fixed=0.0,
-            by_token=self.by_token * ACTIVATION_BYTES[kind, True] / ACTIVATION_BYTES[kind, False],
-            head_trained=False,
-        )
-
-    def in_bf16(self, optim: str) -> Sizes:
-        """The same run on all weights with these, their gradients and their moments in bf16."""
-        both = [state_bytes(optim, 1.0, 0.0, half=half) for half in (False, True)]
-        share = 2 * both[1] / both[0] if both[0] else 1.0
-        return replace(
-            self,
-            weights=self.weights - self.trained / 2,
-            trained=self.trained / 2,
-            matrix_bytes=self.matrix_bytes / 2,
-            fixed=0.0,
-            state=self.state * share,
-        )
-
-    def quantised(self, kind: str) -> Sizes:
-        """The same run with the frozen matrices under its adapter in codes, the rest in fp32."""
-        matrices = self.matrices * self.matrix_bytes
-        others = (self.weights - self.trained - matrices) * 4 / self.matrix_bytes
-        codes = self.matrices * CODE_BYTES[kind]
-        return replace(self, weights=self.trained + others + codes, matrix_bytes=CODE_BYTES[kind])
-
-    def divided(self, processes: int, *, offload: bool = False) -> Sizes:
-        """What one of several processes holds that divide the weights among them (FSDP2).
-
-        Beside its part it has the embeddings and heads whole for a pass, and two layers. With
-        `offload` the part is in main memory; where that is the device's own, nothing is saved.
-        """
-        matrices = self.matrices * self.matrix_bytes
-        held = 0.0 if offload and self.device != "cpu" else 1 / processes
-        whole = max(0.0, self.weights - matrices) + 2 * matrices / max(1, self.num_layers)
-        return replace(
-            self,
-            weights=self.weights * held,
-            trained=self.trained * held,
-            reference=self.reference * held,
-            whole=whole,
-        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from penchant.models.footprint import (
     update_bytes,
 )
 from penchant.models.size import base_model, layer_shapes
+from penchant.models.ways import quantised
 
 # What configurations call the number of experts that serve a token.
 SERVED = ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_topk")
@@ -82,7 +83,7 @@ def sizes_of(
         half=kind == "half",
         device=device,
     )
-    return sizes if quantization == "none" else sizes.quantised(quantization)
+    return sizes if quantization == "none" else quantised(sizes, quantization)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from penchant.config.keys import RunConfig
-from penchant.core.errors import RunInterrupted
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
 from penchant.data.source import Ahead, Source, StepBatch
@@ -87,7 +86,7 @@ class Engine:
             started = self._saved_at = time.perf_counter()
             ahead = Ahead(self.source, progress.step, self.step.objective.look_ahead)
             for batch in () if self._stopped else ahead:
-                remedy = partial(_shorter, batch)
+                remedy = partial(_remedy, batch)
                 with out_of_memory_explained(f"step {batch.step} was taken", remedy):
                     metrics = self.step.take(batch, ahead.look)
                 self.source.observe(metrics)
@@ -110,7 +109,10 @@ class Engine:
                 if self._stopped:
                     break
                 if batch.step < total and any(self.team.gather(interruption.wanted)):
-                    self._end_early()
+                    from penchant.training.failing import interrupt
+
+                    self.save()
+                    interrupt(progress.step, self.config.method, self.run.path)
                 started = time.perf_counter()
             if progress.step < total and not self._stopped:
                 self.save()  # the source has nothing more to give
@@ -135,18 +137,6 @@ class Engine:
         # What follows the last step may fail: evaluation, sampling, saving the model.
         if last or self._stopped or better or due:
             self.save()
-
-    def _end_early(self) -> NoReturn:
-        """Save a checkpoint and end.
-
-        Raises:
-            RunInterrupted: always.
-        """
-        self.save()
-        raise RunInterrupted(
-            f"interrupted after step {self.progress.step}, which is saved; go on with: "
-            f"penchant train {self.config.method} --config {self.run.path / 'config.yaml'} --resume"
-        )
 
     @property
     def _stopped(self) -> bool:
@@ -188,10 +178,7 @@ class Engine:
             remove_checkpoint(self.run.checkpoints, step)
 
 
-def _shorter(batch: StepBatch[Any]) -> str:
-    """What to set so that a step takes less memory."""
-    longest = max(sum(e.group().num_tokens for e in some) for some, _ in batch.micro_batches)
-    return (
-        f"set max_tokens_per_batch {max(1, longest // 2)} (half of its longest pass), "
-        "gradient_checkpointing on, or a lower max_length"
-    )
+def _remedy(batch: StepBatch[Any]) -> str:
+    from penchant.training.failing import what_takes_less
+
+    return what_takes_less(batch)

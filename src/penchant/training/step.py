@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.errors import TrainingError
 from penchant.core.findings import Finding
 from penchant.training.metrics import StepMetrics
 from penchant.training.optimizer import make_optimizer, make_scheduler
@@ -38,7 +37,7 @@ class Passes:
 
     def __init__(self) -> None:
         self.sums = StepMetrics()
-        self._losses: list[tuple[Sequence[Any], torch.Tensor]] = []
+        self.losses: list[tuple[Sequence[Any], torch.Tensor]] = []
 
     def add(
         self,
@@ -52,16 +51,7 @@ class Passes:
         bad = (~torch.isfinite(losses)).to(losses.dtype)
         self.sums.add({"loss": losses, NOT_FINITE: bad, **metrics}, weight)
         self.sums.count("tokens", num_tokens * weight)
-        self._losses.append((examples, losses))
-
-    def not_finite(self) -> list[Any]:
-        """The examples whose loss is not a finite number."""
-        return [
-            example
-            for examples, losses in self._losses
-            for example, loss in zip(examples, losses.tolist(), strict=True)
-            if not math.isfinite(loss)
-        ]
+        self.losses.append((examples, losses))
 
 
 @dataclass
@@ -123,7 +113,9 @@ class Step:
         means = passes.sums.means(self.accelerator, also=norm)
         norm_read = means.pop("also", 0.0)
         if means.pop(NOT_FINITE, 0.0):
-            self._fail("the loss", passes.not_finite(), batch.step)
+            from penchant.training.failing import fail, not_finite
+
+            fail("the loss", not_finite(passes.losses), batch.step, self.say)
         if self.veto is not None and self.veto(means):
             # Without a gradient the optimizer's momentum alone would still move the weights.
             means |= {"skipped": 1.0, "grad_norm": 0.0}
@@ -133,8 +125,10 @@ class Step:
             means["grad_norm"] = norm_read
             # A gradient scaler skips such steps by itself.
             if not math.isfinite(norm_read) and self.accelerator.scaler is None:
+                from penchant.training.failing import fail
+
                 every = [e for m, _ in batch.micro_batches for e in m]
-                self._fail("the gradient", every, batch.step)
+                fail("the gradient", every, batch.step, self.say)
             self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -153,39 +147,14 @@ class Step:
             except torch.OutOfMemoryError as error:
                 if batch.budget is None:
                     raise
-                batch = self._shorter(batch, error)
+                from penchant.training.failing import shorter
+
+                batch = shorter(batch, error, self.accelerator.num_processes, self.say)
             # Only here has the traceback let go of what the failed pass holds. (Accelerate's
             # optimizer clears no gradients between the passes of a step.)
             self.scorer.zero_grad()
             if self.accelerator.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _shorter(self, batch: StepBatch[Any], error: Exception) -> StepBatch[Any]:
-        """The step divided by half the budget.
-
-        Raises:
-            TrainingError: an example alone is too long, or other processes wait in this pass.
-        """
-        from penchant.data.budget import KEY
-
-        assert batch.budget is not None
-        largest = batch.budget.lower([some for some, _ in batch.micro_batches])
-        limit, what = batch.budget.limit, f"memory ran out in passes of up to {largest} tokens"
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"{what} at step {batch.step}, and a pass cannot be repeated where several "
-                f"processes wait for each other; set {KEY} {limit}"
-            ) from error
-        if len(batch.micro_batches) == batch.num_examples:
-            raise TrainingError(
-                f"{what} at step {batch.step}, each of one example: {error}; lower max_length, "
-                "set gradient_checkpointing on, or quantization 4bit"
-            ) from error
-        done = f"{KEY} is {limit} from here on, and the step is made again"
-        evidence = {"tokens": largest, KEY: limit}
-        remedy = f"set {KEY} {limit} from the start, or gradient_checkpointing on"
-        self.say(batch.step, Finding("out-of-memory", "warning", what, remedy, evidence, done))
-        return batch.divided_again()
 
     def _passes(self, batch: StepBatch[Any]) -> Passes:
         self.wrapped.train()
@@ -232,15 +201,6 @@ class Step:
             return clip(parameters, self.max_grad_norm, self.accelerator.device)
         norm = self.accelerator.clip_grad_norm_(parameters, self.max_grad_norm)
         return torch.as_tensor(norm, device=self.accelerator.device)
-
-    def _fail(self, what: str, examples: Sequence[Any], step: int) -> None:
-        rows = ", ".join(e.where for e in examples[:8]) or "of another process"
-        remedy = (
-            "lower learning_rate, look at these records, or use precision bf16 or fp32 where it "
-            "is fp16"
-        )
-        self.say(step, Finding("not-finite", "error", what, remedy, {"rows": rows}))
-        raise TrainingError(f"{what} is not finite at step {step} (records {rows}); {remedy}")
 
 
 def make_step(

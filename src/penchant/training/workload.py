@@ -6,7 +6,6 @@ All of it is known before the run starts, but for answers that are sampled.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -66,12 +65,9 @@ class Workload:
         """What the formula for memory asks of the passes of a run."""
         side_by_side = cached = 0
         if config.spec.samples:
-            options: Any = config.options
-            side_by_side = min(options.generation_batch_size, options.batch_size)
-            if options.generation.startswith("vllm"):
-                side_by_side = 0  # the cache is in vLLM's own memory
-            answer = config.prompt_budget + options.max_completion_length
-            cached = side_by_side * min(answer, self.longest)
+            from penchant.training.sampled_work import answers_at_once
+
+            side_by_side, cached = answers_at_once(config, self.longest)
         return Load(
             tokens=self.longest,
             predicted=self.predicted,
@@ -100,9 +96,12 @@ def count_work(
         num_processes: of the run.
         answer_length: for methods that sample: expected tokens of an answer; default: the longest.
     """
-    if config.spec.samples:
-        return _sampled(config, examples, layout, answer_length)
     kind = kind_of(config.spec)
+    if config.spec.samples:
+        from penchant.training.sampled_work import sampled_passes
+
+        passes, peak, predicted = sampled_passes(config, examples, layout, answer_length)
+        return Workload(kind.num_steps(config, examples), passes, 1, peak, predicted)
     source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [
@@ -119,36 +118,6 @@ def count_work(
         max(passes),
         max(sum(len(c) for group in some for c in group.completions) for some in groups),
     )
-
-
-def _sampled(
-    config: RunConfig, prompts: Sequence[Any], layout: Layout, answer_length: float | None
-) -> Workload:
-    options: Any = config.options
-    longest = int(options.max_completion_length)
-    micro_batch, num_passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    limit = config.max_tokens_per_batch
-    budget = limit if isinstance(limit, int) else None
-    if budget is not None:  # of a whole step first
-        micro_batch, num_passes = micro_batch * num_passes, 1
-    kind = kind_of(config.spec)
-    groups = sorted(kind.groups(config, prompts), key=lambda group: -group.num_tokens)
-    mean_prompt = sum(len(group.prompt) for group in groups) / len(groups)
-    # Answers to one prompt are laid out after it together.
-    shared = min(options.generations, micro_batch)
-    expected = longest if answer_length is None else answer_length
-    mean = micro_batch * (expected + mean_prompt / (shared if layout == "shared" else 1))
-    num_groups = math.ceil(micro_batch / shared)
-    peak = sum(len(g.prompt) for g in groups[:num_groups]) + micro_batch * longest
-    if layout != "shared":
-        peak = micro_batch * groups[0].num_tokens
-    predicted = micro_batch * longest
-    if budget is not None:
-        peak = min(peak, max(budget, groups[0].num_tokens))
-        predicted = min(predicted, peak)
-        num_passes = math.ceil(mean / budget)
-    passes = [round(mean / num_passes if budget else mean)] * num_passes
-    return Workload(kind.num_steps(config, prompts), passes, 1, peak, predicted)
 
 
 def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tuple[Sizes, Room]:
@@ -177,28 +146,6 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
     return sizes, room
 
 
-def engine_bytes(config: RunConfig, total: float, device: str, num_processes: int = 1) -> float:
-    """What vLLM takes of the device beside the run, once it has started in this process.
-
-    Args:
-        config: of the run.
-        total: bytes of the device.
-        device: its kind; num_processes: of the run.
-    """
-    if not config.spec.samples:
-        return 0.0
-    from penchant.rl.sampling.automatic import engines_of
-
-    options: Any = config.options
-    first, *_ = engines_of(
-        options.generation,
-        device,
-        num_processes=num_processes,
-        quantised=config.quantization != "none",
-    )
-    return options.vllm_gpu_memory_utilization * total if first == "vllm" else 0.0
-
-
 def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> float:
     """What training leaves free, without checkpointing: below zero it does not fit.
 
@@ -213,8 +160,11 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
         num_processes=accelerator.num_processes,
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak
-    device = accelerator.device.type
-    needed += engine_bytes(config, room.total, device, accelerator.num_processes)
+    if config.spec.samples:
+        from penchant.training.sampled_work import engine_bytes
+
+        device = accelerator.device.type
+        needed += engine_bytes(config, room.total, device, accelerator.num_processes)
     logger.info(
         "memory: %s at the peak without checkpointing (%.2f MiB of activations per token, at most "
         "%d tokens in a pass), of %s that can be had",

@@ -15,8 +15,9 @@ from penchant.core.screen import gibibytes
 from penchant.guards.estimate.proposals import Proposal, propose
 from penchant.guards.estimate.times import Times, probe_times
 from penchant.models.footprint import Sizes, footprint
+from penchant.models.ways import divided
 from penchant.training.kind import kind_of
-from penchant.training.workload import Workload, count_work, engine_bytes, measure_run
+from penchant.training.workload import Workload, count_work, measure_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -150,7 +151,7 @@ def _divided(config: RunConfig, sizes: Sizes, num_processes: int) -> Sizes:
     """Of one process of several, as far as the keys say that they divide the weights."""
     if config.sharding not in ("full", "hybrid"):
         return sizes
-    return sizes.divided(num_processes, offload=config.offload)
+    return divided(sizes, num_processes, offload=config.offload)
 
 
 def estimate_unloaded(
@@ -195,7 +196,11 @@ def estimate_unloaded(
     sizes = _divided(config, sizes, num_processes)
     given = machine.given
     total = machine.memory_bytes if given else memory_total_bytes(torch.device(machine.device))
-    engine = engine_bytes(config, total, machine.device, num_processes)
+    engine = 0.0
+    if config.spec.samples:
+        from penchant.training.sampled_work import engine_bytes
+
+        engine = engine_bytes(config, total, machine.device, num_processes)
     room = Room(0.0, machine.memory_bytes - engine, total)
     return _estimate(
         config,

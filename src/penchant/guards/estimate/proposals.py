@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from penchant.config.weights import ROUNDING
 from penchant.core.screen import gibibytes
 from penchant.models.footprint import STATE_BYTES, Load, Sizes, footprint
+from penchant.models.ways import in_bf16, quantised, with_lora
 
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
@@ -151,7 +152,7 @@ def _half_weights(config: RunConfig, way: Way) -> Way | None:
     if not way.sizes.half or way.sizes.device == "cpu" or config.precision == "fp16":
         return None
     keys = {**way.keys, "dtype": "bf16", "precision": "bf16"}
-    return replace(way, keys=keys, sizes=way.sizes.in_bf16(optim))
+    return replace(way, keys=keys, sizes=in_bf16(way.sizes, optim))
 
 
 def _checkpointed(_: RunConfig, way: Way) -> Way | None:
@@ -165,7 +166,7 @@ def _with_lora(config: RunConfig, way: Way) -> Way | None:
         return None
     full = ("reference", "optim", "dtype", "precision")
     keys = {k: v for k, v in way.keys.items() if k not in full}
-    sizes = replace(way.sizes.with_lora(LORA_R), state=STATE_BYTES[config.optim][0] / 4)
+    sizes = replace(with_lora(way.sizes, LORA_R), state=STATE_BYTES[config.optim][0] / 4)
     if config.reference_model:
         sizes = replace(sizes, reference=way.sizes.reference)
         keys = dict(way.keys)
@@ -188,7 +189,7 @@ def _quantised(config: RunConfig, way: Way) -> Way | None:
     if way.sizes.matrix_bytes < 2:  # they are codes already
         return None
     keys = {k: v for k, v in way.keys.items() if k != "dtype"}  # the rest is held in fp32
-    sizes = way.sizes.quantised("4bit")
+    sizes = quantised(way.sizes, "4bit")
     return replace(way, keys={**keys, "quantization": "4bit"}, sizes=sizes)
 
 
