@@ -17,7 +17,7 @@ from penchant.models.reference_copy import CopyReference
 from penchant.models.router import RouterLoss
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
-from penchant.objectives.pairs import pair_inputs, tail_weights
+from penchant.objectives.pair_inputs import pair_inputs, tail_weights
 
 ROWS = [
     {

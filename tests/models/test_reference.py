@@ -18,7 +18,7 @@ from penchant.models.reference import AdapterReference, KeptSums, completion_key
 from penchant.models.reference_cache import CachedReference
 from penchant.models.reference_copy import CopyReference, frozen_copy
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
-from penchant.objectives.pairs import tail_weights
+from penchant.objectives.pair_inputs import tail_weights
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
 PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")

@@ -19,7 +19,8 @@ from penchant.models.reference import AdapterReference, KeptSums
 from penchant.models.reference_cache import CachedReference
 from penchant.models.reference_copy import CopyReference
 from penchant.objectives.base import Parts
-from penchant.objectives.pairs import PairObjective, pair_inputs, tail_weights
+from penchant.objectives.pair_inputs import pair_inputs, tail_weights
+from penchant.objectives.pairs import PairObjective
 
 DPO, IPO = METHODS["dpo"], METHODS["ipo"]
 

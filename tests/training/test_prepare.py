@@ -14,7 +14,7 @@ import penchant
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
 from penchant.data.batch import Group
-from penchant.models import selfcheck
+from penchant.models import exact
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference
 from penchant.models.reference_copy import CopyReference, frozen_copy
@@ -130,7 +130,7 @@ def test_fault_that_rounding_could_hide_is_found_in_half_precision(
     scorer = Scorer(kind_of(config.spec).load(config, "bf16", config.model), 0)
     groups = [Group([5, 6, 7], ([*range(8, 30)], [*range(9, 40)]))]
     if not has_fp32:
-        monkeypatch.setattr(selfcheck, "_can_be_exact", lambda scorer: False)
+        monkeypatch.setattr(exact, "_can_be_exact", lambda scorer: False)
     with torch.autocast("cpu", torch.bfloat16):
         scorer.use(PLAIN)
         assert find_difference(AdapterReference(scorer), scorer, groups) is None

@@ -30,10 +30,11 @@ from penchant.data.hints import hint
 from penchant.data.lines import Item
 from penchant.data.near import NUM_HASHES, Indices, Signatures
 from penchant.data.opening import Part, Sources
-from penchant.data.records import NUM_EXAMPLES, DataError, Label, Pair, Refusal, counted
+from penchant.data.records import DataError, Label, Pair, Refusal, counted
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Layout
+from penchant.data.tally import NUM_EXAMPLES
 
 NUM_SAMPLED = 10_000
 SAMPLED_CHARACTERS = 100_000_000  # of the sample together

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from penchant.config.keys import RunConfig
 from penchant.core.errors import TrainingError
-from penchant.core.evaluation import Evaluation
 from penchant.core.findings import SEVERITIES
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained, versions
 from penchant.core.screen import track
@@ -32,6 +31,9 @@ from penchant.training.references import keep_sums
 from penchant.training.result import TrainResult
 from penchant.training.setup import Setup
 from penchant.training.step import make_step
+
+if TYPE_CHECKING:
+    from penchant.core.evaluation import Evaluation
 
 logger = logging.getLogger("penchant")
 
@@ -199,7 +201,11 @@ class _Run:
     def _logged_evaluation(self, step: int) -> Evaluation | None:
         """An evaluation that this run, or the one it resumes, has logged."""
         found = self._logged(step)
-        return Evaluation.from_metrics(found) if "num_examples" in found else None
+        if "num_examples" not in found:
+            return None
+        from penchant.core.evaluation import Evaluation
+
+        return Evaluation.from_metrics(found)
 
     def _logged(self, step: int) -> dict[str, Any]:
         """All that was logged of the held-out records after a step."""

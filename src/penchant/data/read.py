@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from penchant.data.opening import Part, Sources
 from penchant.data.records import (
-    NUM_EXAMPLES,
     Data,
     DataError,
     Pair,
     Record,
     Refusal,
     counted,
-    describe_refusals,
 )
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.row import Kind, Layout, RowError
@@ -113,6 +111,8 @@ def read_rows(sources: Sources, kind: Kind[R], strict: bool) -> Data[R]:
         rows = f"only {counted(ties, 'tie')}" if ties else "no rows"
         raise DataError(f"{sources.name} holds {rows}; give data with at least one {kind.name}")
     if strict and refused:
+        from penchant.data.tally import NUM_EXAMPLES
+
         shown = "\n".join(f"  {refusal}" for refusal in refused[:NUM_EXAMPLES])
         raise DataError(
             f"strict allows no refusal, and {sources.name} has "
@@ -155,6 +155,8 @@ def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
         if layout is None and other:
             advice = kind.advice.format(layout=other.name, source=sources.argument)
             raise OtherKindError(f"{name} {advice}")
+        from penchant.data.tally import describe_refusals
+
         known = "\n".join(f"  {layout.name}" for layout in kind.layouts)
         raise DataError(
             f"no row of {name} is a {kind.name}: {len(refused)} refused\n"

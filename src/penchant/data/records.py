@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,6 @@ from typing_extensions import NotRequired, TypeIs
 
 from penchant.core.errors import UserError
 
-NUM_EXAMPLES = 3
 MAX_FILES = 20
 
 
@@ -215,6 +214,8 @@ class Data(Generic[R]):
         text += self._by_file()
         if not self.refused:
             return text
+        from penchant.data.tally import describe_refusals
+
         refused = counted(len(self.refused), "row")
         return f"{text}; {refused} refused\n{describe_refusals(self.refused)}"
 
@@ -243,54 +244,6 @@ def counted(number: int, noun: str) -> str:
 def is_chat(text: Text) -> TypeIs[Messages]:
     """Whether a text is messages rather than a plain string."""
     return not isinstance(text, str)
-
-
-def describe_refusals(refused: Iterable[Refusal]) -> str:
-    """Count refusals by reason, most frequent first, with a few examples of each."""
-    tally = Tally()
-    for refusal in refused:
-        tally.add(refusal)
-    return tally.describe()
-
-
-class Tally:
-    """Refusals counted by reason, with the first few of each: its size does not grow with them."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[Refusal]] = defaultdict(list)
-
-    def __len__(self) -> int:
-        return self.counts.total()
-
-    def add(self, refusal: Refusal) -> None:
-        """Count one more."""
-        self.counts[refusal.reason] += 1
-        if self.counts[refusal.reason] <= NUM_EXAMPLES:
-            self.examples[refusal.reason].append(refusal)
-
-    def require_none(self, name: str) -> None:
-        """Refuse what is named if anything of it was refused.
-
-        Raises:
-            DataError: something was; it is described.
-        """
-        if self:
-            number = counted(len(self), "refused row")
-            raise DataError(
-                f"strict allows no refusal, and {name} has {number}; correct or remove what is "
-                f"refused\n{self.describe()}"
-            )
-
-    def describe(self) -> str:
-        """Each reason with its count, most frequent first, and a few examples."""
-        lines = []
-        for reason, number in self.counts.most_common():
-            lines.append(f"  {number} refused: {reason}")
-            lines += [f"    {one.where}: {one.detail}" for one in self.examples[reason]]
-            if number > NUM_EXAMPLES:
-                lines.append(f"    and {number - NUM_EXAMPLES} more")
-        return "\n".join(lines)
 
 
 def prompt_key(record: Record) -> str:

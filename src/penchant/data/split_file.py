@@ -17,9 +17,10 @@ from penchant.data.hints import hint
 from penchant.data.lines import Item
 from penchant.data.opening import Sources
 from penchant.data.prompts import PROMPTS, to_prompt
-from penchant.data.records import DataError, Tally, counted
+from penchant.data.records import DataError, counted
 from penchant.data.rows.messages import contents
 from penchant.data.rows.usable import usable
+from penchant.data.tally import Tally
 from penchant.data.writing import SUFFIXES, encoded, new_file, require_new
 
 if TYPE_CHECKING:

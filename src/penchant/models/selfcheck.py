@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from penchant.core.machine import USABLE, memory_available_bytes, out_of_memory_explained
+from penchant.core.machine import out_of_memory_explained
 from penchant.data.batch import Group
 from penchant.models.attention import layer_kinds, reaches
-from penchant.models.linear import MULTIPLIED, plain_layers
+from penchant.models.linear import plain_layers
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 logger = logging.getLogger("penchant")
-
-HALF = (torch.bfloat16, torch.float16)
 
 # Largest tolerated difference from the plain forward, in nats per token. In half precision single
 # tokens differ by what rounding does to their logits, so there it bounds the mean.
@@ -209,58 +205,21 @@ def _run_backward(scorer: Scorer, loss: Tensor, trained: Sequence[Tensor]) -> No
 
 
 def exact_logprobs(scorer: Scorer, groups: Sequence[Group], plan: ScoringPlan) -> Tensor | None:
-    """Log-probs `[N]` as `plan` says, of a run in half precision in fp32.
+    """Log-probs `[N]` as `plan` says, of a run in half precision in fp32, where that can be had.
 
-    None for a run that is not in half precision, and where fp32 cannot be had: weights that are
-    codes of numbers, memory that does not hold it, a kernel that does not run in it.
+    None for a run that is not in half precision.
     """
-    if not tolerance(scorer)[1] or not _can_be_exact(scorer):
+    if not tolerance(scorer)[1]:
         return None
-    try:
-        with in_fp32(scorer):
-            if plan == PLAIN:
-                return _plain_forward(scorer, groups)
-            scorer.use(plan)
-            return scorer(scorer.batch(groups))
-    except torch.OutOfMemoryError as error:  # the run itself needs less: half as much a weight
-        logger.warning(
-            "memory ran out while layouts were compared in fp32 (%s): they are compared in half "
-            "precision alone, where less is told apart",
-            error,
-        )
-        return None
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        # What fails in half precision too is reported there.
-        logger.info("not compared in fp32 (%s): %s", plan.describe(), error)
-        return None
+    from penchant.models.exact import exactly
 
+    def compute() -> Tensor:
+        if plan == PLAIN:
+            return _plain_forward(scorer, groups)
+        scorer.use(plan)
+        return scorer(scorer.batch(groups))
 
-def _can_be_exact(scorer: Scorer) -> bool:
-    """Whether all weights are numbers, for whose fp32 copies there is memory."""
-    weights = list(scorer.parameters())
-    if not all(type(w) is nn.Parameter and w.dtype in MULTIPLIED for w in weights):
-        return False
-    needed = sum(4 * w.numel() for w in weights if w.dtype in HALF)
-    return needed < USABLE * memory_available_bytes(scorer.device)
-
-
-@contextmanager
-def in_fp32(scorer: Scorer) -> Iterator[None]:
-    """Compute in fp32 for a while: weights of half precision are widened, autocast is off."""
-    device = scorer.device.type
-    halves = [t for t in (*scorer.parameters(), *scorer.buffers()) if t.dtype in HALF]
-    before = [t.data for t in halves]
-    products = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        for tensor in halves:
-            tensor.data = tensor.data.float()
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for tensor, data in zip(halves, before, strict=True):
-            tensor.data = data
-        torch.set_float32_matmul_precision(products)
+    return exactly(scorer, compute, plan.describe())
 
 
 def tolerance(scorer: Scorer) -> tuple[float, bool]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 
-from penchant.core.evaluation import Evaluation
 from penchant.core.team import ALONE, Team
 from penchant.methods import LossOutput, Method
 from penchant.models.reference import Progress, Reference
 
 if TYPE_CHECKING:
+    from penchant.core.evaluation import Evaluation
     from penchant.data.source import StepBatch
     from penchant.models.scoring import Scorer
 

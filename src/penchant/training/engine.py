@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penchant.config.keys import RunConfig
-from penchant.core.evaluation import Evaluation
 from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
 from penchant.data.source import Ahead, Source, StepBatch
 from penchant.models.reference import KeptSums
@@ -22,6 +21,7 @@ from penchant.training.progress import TrainingProgress
 from penchant.training.step import Step
 
 if TYPE_CHECKING:
+    from penchant.core.evaluation import Evaluation
     from penchant.training.guard import Guard
 
 logger = logging.getLogger("penchant")

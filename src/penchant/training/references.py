@@ -14,11 +14,10 @@ from penchant.core.screen import gibibytes
 from penchant.models.memory import weight_bytes
 from penchant.models.reference import KeptSums, Reference
 from penchant.models.scoring import Scorer, segment_sums
-from penchant.models.selfcheck import HALF, NEGLIGIBLE, TIMES_PLAIN, exact_logprobs, tolerance
+from penchant.models.selfcheck import NEGLIGIBLE, TIMES_PLAIN, tolerance
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from torch import Tensor
 
     from penchant.config.keys import RunConfig
     from penchant.data.batch import Group
@@ -156,7 +155,9 @@ def find_difference(
         if half:
             limit = NEGLIGIBLE
             if difference > limit:
-                limit += TIMES_PLAIN * _rounding(policy, groups, ours, lengths)
+                from penchant.training.rounding import rounding
+
+                limit += TIMES_PLAIN * rounding(policy, groups, ours, lengths)
     if difference <= limit:  # also false for NaN
         return None
     return Finding(
@@ -169,26 +170,3 @@ def find_difference(
         "empty folder, or reference to copy",
         {"difference": difference, "limit": limit, "reference": reference.kind},
     )
-
-
-def _rounding(policy: Scorer, groups: Sequence[Group], sums: Tensor, lengths: Tensor) -> float:
-    """Nats per token by which half precision moves summed log-probs `[completions]`, at most.
-
-    Measured in fp32; where that cannot be had, a random walk: each of two blocks of a layer rounds
-    the hidden state to the precision's bits, and the sum over a completion's tokens averages.
-
-    Args:
-        policy: inside the run's autocast.
-        groups: that the sums are of.
-        sums: in half precision; lengths: of the completions, in tokens.
-    """
-    exact = exact_logprobs(policy, groups, policy.plan)
-    if exact is not None:
-        moved = sums - segment_sums(policy.batch(groups), exact)
-        return float((moved.abs() / lengths).max())
-    config = policy.causal_model.config.get_text_config()
-    dtype = policy.causal_model.dtype
-    half = dtype if dtype in HALF else torch.get_autocast_dtype(policy.causal_model.device.type)
-    unit = torch.finfo(half).eps / 2
-    walk = unit * float(2 * config.num_hidden_layers) ** 0.5
-    return walk / float(lengths.min()) ** 0.5

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from penchant.core.evaluation import Evaluation
+if TYPE_CHECKING:
+    from penchant.core.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrainResult:
     @classmethod
     def from_summary(cls, summary: dict[str, Any]) -> TrainResult:
         """The inverse of `summary`."""
+        from penchant.core.evaluation import Evaluation
+
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in summary.items() if name in known}
         for name in ("before", "after"):

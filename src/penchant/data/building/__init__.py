@@ -23,12 +23,13 @@ from penchant.data.grouping import grouped
 from penchant.data.lines import Item
 from penchant.data.names import listed_objects
 from penchant.data.opening import Sources
-from penchant.data.records import DataError, Refusal, Tally, counted
+from penchant.data.records import DataError, Refusal, counted
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.margins import NUMBER_FIELDS
 from penchant.data.rows.messages import with_template_columns
 from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError, kind, refuse_media, shown
-from penchant.data.rows.usable import usable
+from penchant.data.rows.usable import require_none, usable
+from penchant.data.tally import Tally
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class _Run:
     def check(self, strict: bool) -> None:
         """Refuse a result without a record, or when strict with a refusal."""
         if strict:
-            self.refused.require_none(self.name)
+            require_none(self.refused, self.name)
         if not self.written:
             left = "".join(f"\n  {n} {what}" for what, n in self.counts.items() if n)
             why = f"{left}\n{self.refused.describe()}".rstrip()

@@ -13,12 +13,13 @@ from penchant.data.converting.exchange import Exchange, Kind
 from penchant.data.converting.textform import TextForm
 from penchant.data.grouping import digest, grouped
 from penchant.data.lines import Item
-from penchant.data.records import DataError, Label, Pair, Refusal, Tally, counted, is_chat
+from penchant.data.records import DataError, Label, Pair, Refusal, counted, is_chat
 from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.messages import MESSAGE_FIELDS, plain, with_template_columns
 from penchant.data.rows.row import TEMPLATE_COLUMNS, RowError
-from penchant.data.rows.usable import usable
+from penchant.data.rows.usable import require_none, usable
+from penchant.data.tally import Tally
 
 KINDS = ("labels", "pairs", "prompts")
 # Stands on labels made of pairs: which two belong together.
@@ -90,7 +91,7 @@ class Run:
     def check(self, written: int, strict: bool) -> None:
         """Refuse a result without a row, or when strict with a refusal."""
         if strict:
-            self.refused.require_none(self.name)
+            require_none(self.refused, self.name)
         if written:
             return
         if self.alone:

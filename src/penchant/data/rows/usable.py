@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from penchant.data.records import Refusal, Tally
+from penchant.data.records import DataError, Refusal, counted
 from penchant.data.rows.row import RowError
+from penchant.data.tally import Tally
 
 Made = TypeVar("Made")
 
@@ -34,3 +35,17 @@ def usable(
             refused.add(Refusal(where, error.reason, error.detail))
         else:
             yield made
+
+
+def require_none(refused: Tally, name: str) -> None:
+    """Refuse what is named if anything of it was refused.
+
+    Raises:
+        DataError: something was; it is described.
+    """
+    if refused:
+        number = counted(len(refused), "refused row")
+        raise DataError(
+            f"strict allows no refusal, and {name} has {number}; correct or remove what is "
+            f"refused\n{refused.describe()}"
+        )

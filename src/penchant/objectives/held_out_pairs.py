@@ -1,0 +1,92 @@
+"""Held-out pairs, evaluated: both models scored, and all batches as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.core.evaluation import Evaluation
+from penchant.methods import Needs, PairInputs
+from penchant.methods.base import accuracy
+from penchant.objectives.held_out import TokenMeans, batches, mean, score_both
+from penchant.objectives.pair_inputs import pair_inputs, tail_weights
+
+if TYPE_CHECKING:
+    from penchant.data.tokenise import TokenisedPair
+    from penchant.models.reference import Progress
+    from penchant.objectives.base import Parts
+
+
+@torch.no_grad()
+def evaluate_pairs(
+    parts: Parts, examples: Sequence[TokenisedPair], *, batch_size: int, progress: Progress
+) -> Evaluation:
+    """The policy on held-out pairs, as `Objective.evaluate`."""
+    scorer, team = parts.scorer, parts.team
+    needs: Needs = parts.method.needs(parts.options)
+    with scorer.evaluating():
+        counted: list[PairInputs] = []
+        tokens = TokenMeans()
+        for some, counts in batches(examples, batch_size, progress, team):
+            groups = [example.group() for example in some]
+            batch = scorer.batch(groups)
+            weights = tail_weights(batch, needs.tail_weight)
+            scored = score_both(scorer, parts.reference, groups, batch, weights)
+            inputs = pair_inputs(scored.logprobs, batch, scored.ref_sums, weights)
+            if needs.prompt or needs.weights:
+                inputs = _with_extras(parts, inputs, some)
+            if counts:
+                tokens.add(scored)
+                counted.append(moved(inputs, "cpu"))
+    inputs = joined(team.together(counted))
+    output = parts.method.loss(inputs, parts.options)
+    metrics = output.metrics
+    return Evaluation(
+        num_examples=len(examples),
+        loss=mean(output.per_example),
+        accuracy=mean(metrics["reward/accuracy"]),
+        margin=mean(metrics["reward/margin"]),
+        reward_chosen=mean(metrics["reward/chosen"]),
+        reward_rejected=mean(metrics["reward/rejected"]),
+        logprob_accuracy=mean(accuracy(inputs.chosen - inputs.rejected)),
+        logprob_chosen=mean(metrics["logprob/chosen"]),
+        logprob_rejected=mean(metrics["logprob/rejected"]),
+        **tokens.means(team),
+    )
+
+
+def _with_extras(parts: Parts, inputs: PairInputs, examples: Sequence[TokenisedPair]) -> PairInputs:
+    """Prompts' log-probs and weights, which comparing two models leaves out."""
+    groups = [example.group() for example in examples]
+    batch = parts.scorer.batch(groups, with_prompts=parts.method.needs(parts.options).prompt)
+    more = pair_inputs(parts.scorer(batch, also="collisions"), batch, None, None)
+    return replace(
+        inputs,
+        prompt=more.prompt,
+        prompt_len=more.prompt_len,
+        chosen_weight=more.chosen_weight,
+        rejected_weight=more.rejected_weight,
+    )
+
+
+def joined(parts: Sequence[PairInputs]) -> PairInputs:
+    """Several batches as one; means over them are left to be computed again."""
+    columns: dict[str, Any] = {}
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, torch.Tensor):
+            columns[name] = torch.cat([getattr(part, name) for part in parts])
+    columns |= {"mean_chosen_len": None, "mean_prompt_len": None, "batch": None}
+    return replace(parts[0], **columns)
+
+
+def moved(inputs: PairInputs, device: torch.device | str) -> PairInputs:
+    """The inputs on a device."""
+    tensors: dict[str, Any] = {
+        name: value.to(device)
+        for name, value in vars(inputs).items()
+        if isinstance(value, torch.Tensor)
+    }
+    return replace(inputs, **tensors)
