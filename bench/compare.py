@@ -22,6 +22,7 @@ import torch
 import records
 import work
 from methods import COUNTERPARTS
+from positions import per_position
 from settings import Outcome, Settings
 
 # Kernels compile and are chosen in the first steps on CUDA.
@@ -42,6 +43,7 @@ def main() -> None:
         if options.llama:
             model = random_llama(options.llama, model, Path(folder))
         rate = work.matmul_rate(options.precision)
+        print(work.machine())
         print(f"matrix products on this machine: {rate / 1e9:.0f} GFLOP/s ({options.precision})")
         for method, mode in product(options.methods.split(","), options.modes.split(",")):
             settings = Settings(
@@ -167,6 +169,20 @@ def report(settings: Settings, outcomes: dict[str, list[Outcome]], rate: float) 
         f"  ratio: {statistics.median(ratios):.2f}x the examples per second "
         f"(round by round {', '.join(f'{r:.2f}' for r in ratios)}), "
         f"{memory_ratio:.2f}x the memory, largest difference in loss {largest:.1e}"
+    )
+    laid_out = {n: sum(outcomes[n][0].positions[SKIPPED:]) for n in TRAINERS}
+    each = {
+        name: per_position(
+            [one.seconds[SKIPPED:] for one in outcomes[name]],
+            [one.positions[SKIPPED:] for one in outcomes[name]],
+        )
+        for name in TRAINERS
+    }
+    print(
+        f"  positions: {laid_out['penchant']:,} (penchant) and {laid_out['trl']:,} (trl), "
+        f"{laid_out['trl'] / laid_out['penchant']:.2f}x as many; "
+        f"{each['penchant'] / 1e3:.1f} and {each['trl'] / 1e3:.1f} us each: "
+        f"{each['trl'] / each['penchant']:.2f}x the positions per second"
     )
 
 

@@ -21,6 +21,8 @@ from transformers import AutoTokenizer
 
 import records
 from compare import demo_model
+from positions import per_position
+from work import machine
 
 HERE = Path(__file__).resolve().parent
 
@@ -91,10 +93,20 @@ def report(found: dict[str, list[dict[str, Any]]], batch_size: int) -> None:
             f"{batch_size}), generation {share:.0%}, peak {peak:.2f} GiB"
             + (f", weights held {held / 2**30:.3f} GiB" if held else "")
         )
+    print(machine())
     first, second = found
     peaks = [max(one["memory_peak_bytes"] for one in found[name]) for name in (first, second)]
     print(f"{first} / {second}: {rates[first] / rates[second]:.2f}x samples/s, "
           f"{peaks[0] / peaks[1]:.2f}x peak memory")  # fmt: skip
+    each = [
+        per_position(*([one[key] for one in found[name]] for key in ("seconds", "positions")))
+        for name in found
+    ]
+    laid_out = [sum(found[name][0]["positions"]) for name in found]
+    print(
+        f"positions trained on: {laid_out[0]:,} and {laid_out[1]:,}; of the whole step "
+        f"{each[0] / 1e3:.1f} and {each[1] / 1e3:.1f} us each, {each[1] / each[0]:.2f}x"
+    )
     helds = [found[name][0].get("held_bytes") for name in (first, second)]
     if all(helds):
         print(f"weights held: {helds[0] / helds[1]:.2f}x")

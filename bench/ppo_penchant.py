@@ -56,9 +56,11 @@ def main() -> None:
     for row in rows:
         batches.setdefault(row["iteration"], []).append(row)
     seconds = [sum(r["tokens"] / r["tokens_per_second"] for r in b) for b in batches.values()]
+    positions = [round(sum(r["tokens"] for r in b)) for b in batches.values()]
     generation = [batch[0]["seconds/generation"] for batch in batches.values()]
     outcome = {
         "seconds": seconds,
+        "positions": positions,
         "generation_share": sum(generation) / sum(seconds),
         "memory_peak_bytes": result.memory_peak_bytes,
         "held_bytes": sum(size for name, size in parts.items() if "gradients" not in name),

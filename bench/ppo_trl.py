@@ -12,6 +12,8 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerFast
 from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
+from positions import Positions
+
 warnings.filterwarnings("ignore")
 
 
@@ -34,7 +36,8 @@ def main():
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=file, eos_token=end, pad_token=end)
     trainer = PPOTrainer(config, model, None, tokenizer)
     size = settings["batch_size"]
-    seconds, generating = [], 0.0
+    seconds, positions, generating = [], [], 0.0
+    laid_out = Positions(model.pretrained_model)
     for i in range(settings["batches"]):
         started = time.perf_counter()
         queries = [torch.tensor(ids) for ids in settings["prompts"][i * size : (i + 1) * size]]
@@ -46,8 +49,10 @@ def main():
         scores = [(response % 2 == 0).float().mean() for response in responses]
         trainer.step(queries, responses, scores)
         seconds.append(time.perf_counter() - started)
+        positions.append(laid_out.since())
     outcome = {
         "seconds": seconds,
+        "positions": positions,
         "generation_share": generating / sum(seconds),
         "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }

@@ -50,6 +50,7 @@ def main() -> None:
         losses=[step["loss"] for step in steps],
         seconds=[step["tokens"] / step["tokens_per_second"] for step in steps],
         memory_peak_bytes=result.memory_peak_bytes,
+        positions=[round(step["tokens"]) for step in steps],
     ).print()
 
 

@@ -23,16 +23,19 @@ from transformers import (
 
 import records
 from methods import COUNTERPARTS
+from positions import Positions
 from settings import Outcome, Settings
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 
 class Clock(TrainerCallback):
-    """Wall-clock seconds of every step, from one step's end to the next one's."""
+    """Wall-clock seconds of every step, from one step's end to the next one's, and positions."""
 
-    def __init__(self) -> None:
+    def __init__(self, laid_out: Positions) -> None:
         self.seconds: list[float] = []
+        self.positions: list[int] = []
+        self._laid_out = laid_out
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._last = time.perf_counter()
@@ -42,6 +45,7 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds.append(now - self._last)
+        self.positions.append(self._laid_out.since())
         self._last = now
 
 
@@ -106,7 +110,7 @@ def main() -> None:
             seed=settings.seed,
             **arguments,
         )
-        clock = Clock()
+        clock = Clock(Positions(model))
         trainer = in_order(trainer_class)(
             model=model,
             args=config,
@@ -119,6 +123,7 @@ def main() -> None:
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         seconds=clock.seconds,
         memory_peak_bytes=peak_bytes(),
+        positions=clock.positions,
     ).print()
 
 

@@ -43,6 +43,7 @@ class Outcome:
     losses: list[float]
     seconds: list[float]
     memory_peak_bytes: int
+    positions: list[int]  # of each step's differentiated passes, padding included
 
     def print(self) -> None:
         print("OUTCOME " + json.dumps(asdict(self)), flush=True)

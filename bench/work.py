@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import time
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
+
+
+def machine() -> str:
+    """The processor or GPU that computes, and what it multiplies with."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    known = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
+    has = "avx512f" in known.get("flags", "").split()
+    return (
+        f"{known.get('model name', platform.machine())} (family {known.get('cpu family', '?')}, "
+        f"model {known.get('model', '?')}), {'with' if has else 'without'} AVX-512 "
+        f"(torch takes {torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} "
+        f"threads, torch {torch.__version__}"
+    )
 
 
 def matmul_rate(precision: str) -> float:
