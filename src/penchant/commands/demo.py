@@ -103,7 +103,13 @@ def show(result: TrainResult, held_out: Path) -> None:
         f"peak memory {gibibytes(result.memory_peak_bytes)}"
     )
     print(f"run directory: {result.output}; its page: {result.output / 'report.html'}")
-    print(typeable(f"try: penchant evaluate --model {result.output} --data {held_out}"))
+    print(f"its model: {result.model}; the pairs that were held out: {held_out}")
+    print("what next:")
+    for command in (
+        f"penchant evaluate --model {result.output} --data {held_out}",
+        f"penchant chat {result.output} --prompts {held_out}",
+    ):
+        print(f"    {typeable(command)}")
 
 
 def _numbers(result: TrainResult, before: list[Any], after: list[Any]) -> Table:

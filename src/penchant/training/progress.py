@@ -31,7 +31,7 @@ class TrainingProgress:
     """A context manager that shows steps as they are done."""
 
     def __init__(self, total: int, done: int, *, shown: bool) -> None:
-        self._total, self._every = total, max(1, total // PLAIN_LINES)
+        self._total, self._every = total, -(-total // PLAIN_LINES) or 1
         self._shown = shown
         self._live = Progress(
             TextColumn("step"),
