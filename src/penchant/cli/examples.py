@@ -100,6 +100,7 @@ JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "penchant report run",
             "penchant evaluate --model run --data held-out.jsonl",
+            "penchant evaluate --model run --prompts prompts.jsonl --reward R",
             "penchant chat run",
             "penchant merge run",
             "penchant export run --gguf",
