@@ -15,7 +15,9 @@ from penchant.commands.benchmark import benchmark, ranking_of
 from penchant.commands.judge_benchmark import judge_each
 from penchant.core.errors import ConfigError
 from penchant.core.length_control import length_controlled
+from penchant.core.ranking import ties_score
 from penchant.data.benchmarks import Question
+from penchant.data.records import DataError
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +89,15 @@ def test_ties_are_scored_beside_their_twins(reward_run: Any, load_saved: Any) ->
     rows = [{**tied, "id": "tied:1"}, {**ref, "id": "ref:1"}, {**tied, "id": "tied:2"}]
     rows = [{**row, "subset": "Ties"} for row in rows]
     found = benchmark(model=reward_run.output, data=rows).ranking
-    values = {
-        text: scored(reward_run, load_saved, prompt, text)
-        for prompt, texts in (("Is 3 so?", [" yes", " yes!", " no", " no!"]),)
-        for text in texts
-    }
-    lead = min(values[" yes"], values[" yes!"]) - max(values[" no"], values[" no!"])
-    assert lead > 0  # so that it has learned what is asked here
-    assert 0.6 <= found.total.accuracy.mean <= 1.01
+    scores = [
+        [scored(reward_run, load_saved, str(row["prompt"]), answer) for answer in answers]
+        for row in (tied, ref)
+        for answers in [[*row["chosen"], *row["rejected"]]]
+    ]
+    assert found.total.accuracy.mean == pytest.approx(ties_score(scores[0], 2, scores[1], 1))
+    assert found.total.accuracy.mean > 0.5  # so that it has learned what is asked here
     assert found.total.num == 1  # tied:2 has no twin
-    with pytest.raises(ConfigError, match=r"id is 'x'; it must be ref:N or tied:N"):
+    with pytest.raises(DataError, match=r"'id' must be ref:N or tied:N.*got 'x'"):
         benchmark(model=reward_run.output, data=[{**rows[0], "id": "x"}])
 
 

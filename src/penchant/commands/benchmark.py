@@ -15,10 +15,10 @@ from penchant.commands.opened import Opened, open_model, plan
 from penchant.core.errors import ConfigError
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import out_of_memory_explained
-from penchant.core.ranking import TIES, Ranked, Ranking, rank, right_share, ties_score
+from penchant.core.ranking import Ranked, Ranking, rank, right_share, ties_score
 from penchant.core.screen import track
 from penchant.data.batch import Group
-from penchant.data.benchmarks import BY_SUBSET, TIES_KEY, Question, read_questions
+from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
 from penchant.data.opening import Sources
 from penchant.data.records import Data, Label, Text, counted, is_chat, prompt_key
 from penchant.data.rows.messages import contents
@@ -111,8 +111,7 @@ def ranking_of(
     Raises:
         ConfigError: no question has a score.
     """
-    plain = [one for one in asked if one[0].subset.lower() != TIES]
-    ties = [one for one in asked if one[0].subset.lower() == TIES]
+    plain = [one for one in asked if one[0].twin is None]
     ranked = [
         Ranked(
             right_share(scores, question.num_correct),
@@ -122,7 +121,7 @@ def ranking_of(
         )
         for question, scores in plain
     ]
-    ranked += _ties(ties)
+    ranked += _ties(asked)
     if all(math.isnan(one.right) for one in ranked):
         raise ConfigError(f"no question of {name or 'the data'} has scores of all its answers")
     return rank(ranked, mean_of_subsets=mean_of_subsets)
@@ -132,13 +131,8 @@ def _ties(asked: Sequence[tuple[Question, Sequence[float]]]) -> list[Ranked]:
     """RewardBench 2's Ties: each question with many right answers beside its twin with one."""
     twins: dict[str, dict[str, tuple[Question, Sequence[float]]]] = {}
     for one in asked:
-        key = TIES_KEY.fullmatch(one[0].key)
-        if key is None:
-            raise ConfigError(
-                f"{one[0].where}: a question of the subset Ties is scored beside its twin, and its "
-                f"id is {one[0].key!r}; it must be ref:N or tied:N, as in RewardBench 2"
-            )
-        twins.setdefault(key[2], {})[key[1]] = one
+        if (twin := one[0].twin) is not None:
+            twins.setdefault(twin[1], {})[twin[0]] = one
     alone = [number for number, both in twins.items() if len(both) < 2]
     if alone:
         logger.warning(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from penchant.core.ranking import TIES
 from penchant.data.opening import Sources
 from penchant.data.read import read_rows
 from penchant.data.records import Data, Text, file_of
@@ -62,6 +63,12 @@ class Question:
     key: str
     where: str
     margin: float | None = None
+
+    @property
+    def twin(self) -> tuple[str, str] | None:
+        """Of RewardBench 2's Ties `ref` or `tied`, and the number that twins share; else None."""
+        key = TIES_KEY.fullmatch(self.key)
+        return None if key is None or self.subset.lower() != TIES else (key[1], key[2])
 
     def content(self) -> list[object]:
         """What makes the question what it is, as JSON: all but `where`."""
@@ -138,7 +145,14 @@ def to_question(row: object, layout: Layout | None, where: str) -> Question | No
     for field, texts in (("chosen", right), ("rejected", wrong)):
         for text in texts:
             check_completion(text, field)
-    return Question(prompt, (*right, *wrong), len(right), _subset(row), _key(row), where)
+    question = Question(prompt, (*right, *wrong), len(right), _subset(row), _key(row), where)
+    if layout_of_row is LISTS and question.subset.lower() == TIES and question.twin is None:
+        raise RowError(
+            "Ties without a twin",
+            f"'id' must be ref:N or tied:N, by which a question of the subset Ties is scored "
+            f"beside its twin, got {shown(row.get('id'))}",
+        )
+    return question
 
 
 def _misfit(row: Row, layout: Layout | None) -> RowError:
@@ -147,7 +161,9 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
     return RowError("unknown layout", f"the row is no '{wanted.name}' (it has: {has})")
 
 
-QUESTIONS: Kind[Question] = Kind("question", LAYOUTS, recognise_question, to_question)
+QUESTIONS: Kind[Question] = Kind(
+    "question", LAYOUTS, recognise_question, to_question, rewritten=False
+)
 
 
 def _lists(row: Row, layout: Layout) -> tuple[str, list[str], list[str]]:

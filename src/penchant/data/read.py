@@ -150,7 +150,8 @@ def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
         # What hints try out reads data itself.
         from penchant.data.hints import hint
 
-        if suggestion := hint(sources, part, kind):
+        hinted = layout is None or kind.rewritten
+        if hinted and (suggestion := hint(sources, part, kind)):
             raise DataError(f"no row of {name} can be read as it is: {suggestion}")
         if layout is None and other:
             advice = kind.advice.format(layout=other.name, source=sources.argument)

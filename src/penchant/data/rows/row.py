@@ -63,6 +63,7 @@ class Kind(Generic[Made]):
             None for a tie.
         other: recognises the layouts of another kind of record.
         advice: what to do with rows of that kind; {} stands for the source on a command line.
+        rewritten: whether a command may help where rows are in a known layout and are refused.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Kind(Generic[Made]):
     convert: Callable[[object, Layout | None, str], Made | None]
     other: Callable[[object], Layout | None] | None = None
     advice: str = ""
+    rewritten: bool = True
 
 
 def fit(
