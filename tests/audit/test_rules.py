@@ -45,7 +45,7 @@ def test_ties_and_refused_rows_are_found_by_name_with_their_rows() -> None:
     assert {name: rows.tolist() for name, rows in named.parts.items()} == {
         "unknown-label": [2], "empty-completion": [3], "chosen-equals-rejected": [4],
     }  # fmt: skip
-    assert named.title.startswith("3 rows (50.0%) were refused while reading")
+    assert named.title.startswith("3 rows (50.0%) refused while reading")
     assert "bool False" in named.evidence["examples"][0]
     assert list(report.places.at(named.rows)) == ["list:3", "list:4", "list:5"]
 

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 
 import penchant
 from penchant.models.load import load_tokenizer
 from penchant.models.reward_scorer import RewardScorer
 from penchant.models.score_model import load_score_model
+from penchant.reporting.settings import how_to_load
 
 
 def test_run_says_which_pad_token_gives_its_scores_elsewhere(
@@ -54,3 +57,10 @@ def test_run_says_which_pad_token_gives_its_scores_elsewhere(
         mask = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows])
         batch = elsewhere(input_ids=padded, attention_mask=mask).logits.squeeze(-1)
         torch.testing.assert_close(batch, scores)
+        automatic = "AutoModelForSequenceClassification"
+        names = {**vars(peft), automatic: getattr(transformers, automatic)}
+        for library in ("transformers", "PEFT"):
+            loaded = eval(how_to_load(result.model)[library], names)
+            loaded.config.pad_token_id = tokenizer.pad_token_id
+            again = torch.cat([loaded(input_ids=one).logits.squeeze(-1) for one in ids])
+            torch.testing.assert_close(again, scores)

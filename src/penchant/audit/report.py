@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from penchant.audit.plots import Plot, draw_up
 from penchant.audit.probe import Probe
 from penchant.audit.scan import Scan, scan
 from penchant.audit.tokens import token_lengths
+from penchant.data.faults import addressed
 from penchant.data.lengths import Sample, TokenLengths
 from penchant.data.noise import Noise, measure_noise
 from penchant.data.opening import Sources
@@ -101,6 +102,7 @@ def make_report(
     findings = rules.row_faults(scanned, min_agreement)
     if held_out is not None:
         findings += rules.leaks(scanned, scan(held_out, num_sampled=1, processes=processes))
+    held_out_argument = held_out.argument if held_out else ""
     table = scanned.table[scanned.records]
     noise = measure_noise(_agreements(table)) if scanned.kind == "pairs" else None
     cues: list[Cue] = []
@@ -128,7 +130,10 @@ def make_report(
         layout=scanned.layout,
         kind=scanned.kind,
         counts=_counts(scanned, table),
-        findings=sorted(findings, key=lambda one: SEVERITIES.index(one.severity)),
+        findings=[
+            replace(one, remedy=addressed(one.remedy, sources.argument, held_out_argument))
+            for one in sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+        ],
         places=scanned.places,
         cues=cues,
         noise=noise,

@@ -16,7 +16,7 @@ from penchant.audit.probe import Probe, probe_labels
 from penchant.audit.rules import slug
 from penchant.audit.scan import Scan
 from penchant.core.screen import track
-from penchant.data.faults import answers, joined
+from penchant.data.faults import FILE, answers, joined
 from penchant.data.near import Indices, combined
 from penchant.data.noise import NOISY_LABELS, Noise, severity_of_noise
 from penchant.data.quality import BIASED, LengthBias
@@ -76,7 +76,7 @@ def _length_finding(bias: LengthBias, surplus: Indices, evidence: dict[str, Any]
          "shorter chosen": bias.shorter_chosen, "equal": bias.equal,
          "longer share": bias.longer_share},
         "train with a length-normalised method (simpo, sigmoid_norm), or drop the surplus: "
-        "penchant data clean --drop length-bias",
+        f"penchant data clean {FILE} --drop length-bias --output clean.jsonl",
     )  # fmt: skip
 
 

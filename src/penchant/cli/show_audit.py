@@ -43,7 +43,7 @@ def _findings(report: Report) -> Table:
             title.append(f"\n{_plain(example)}", "dim")
         rows = Text(_plain(places(report, one, NUM_PLACES)))
         remedy = Text(one.remedy)
-        if one.droppable:
+        if one.droppable and f"--drop {one.id}" not in one.remedy:
             remedy.append(f"\n--drop {one.id}", "bold")
         elif one.sampled and one.rows.size:
             remedy.append("\n(of a sample; --sample N looks at more)", "dim")

@@ -13,6 +13,8 @@ from penchant.core.findings import Finding, Severity
 from penchant.data.records import Label, Pair, Record, Text, canonical, counted, prompt_key
 from penchant.data.rows.messages import contents
 
+# Stand in remedies for what the user has named.
+FILE, HELD_OUT = "FILE", "HELD_OUT"
 MANY = 0.05  # share of records from which a fault costs more than a note
 FEW_SPOIL = 0.01  # likewise of a fault that teaches the wrong thing
 # Soft hyphens, marks of direction, and spaces without width; not the joiners, which change signs.
@@ -89,19 +91,29 @@ class Share:
         yield from Fault(name, fault, remedy, many).found(Count(self.num, self.total, self.noun))
 
 
-def _drop(name: str) -> str:
-    return f"drop them: penchant data clean --drop {name}"
+def _drop(name: str, more: str = "") -> str:
+    return f"drop them: penchant data clean {FILE} --drop {name}{more} --output clean.jsonl"
+
+
+def addressed(remedy: str, data: str, held_out: str = "") -> str:
+    """A remedy whose commands name the data.
+
+    Args:
+        remedy: of a fault.
+        data: as a command line names them; held_out: likewise the evaluation data.
+    """
+    return remedy.replace(FILE, data).replace(HELD_OUT, held_out or HELD_OUT)
 
 
 MIN_AGREEMENT = 0.6  # share of the votes for a preference, below which it is ambiguous
 ALIKE = 0.65  # least similarity of near completions and of near prompts across files
 _FAULTS = (
     Fault(
-        "ties", "are left out while reading: they hold no preference",
+        "ties", "left out while reading: a tie holds no preference",
         "nothing to do; drop them so that every tool leaves them out", None,
     ),
     Fault(
-        "refused-rows", "were refused while reading and are left out",
+        "refused-rows", "refused while reading and left out",
         "correct them at their source, or drop them; strict makes them an error", FEW_SPOIL,
     ),
     Fault(
@@ -131,8 +143,8 @@ _FAULTS = (
     ),
     Fault(
         "template-leftovers", "with what is left of a chat template",
-        "make chats of such texts: penchant data convert FILE --text chat; or "
-        + _drop("template-leftovers"),
+        f"make chats of such texts: penchant data convert {FILE} --text chat --output chat.jsonl; "
+        "or " + _drop("template-leftovers"),
     ),
     Fault(
         "media-marks", "with a mark of an image, a sound or a video, which the model is not shown",
@@ -140,11 +152,12 @@ _FAULTS = (
     ),
     Fault(
         "leaks", "with a prompt that is held out too: held-out accuracy will flatter",
-        _drop("leaks") + " --eval_data HELD_OUT; or divide again with penchant data split",
+        _drop("leaks", f" --eval_data {HELD_OUT}") + "; or divide again with penchant data split",
     ),
     Fault(
         "near-leaks", "with nearly a prompt that is held out",
-        _drop("near-leaks") + f" --eval_data HELD_OUT; or penchant data split --similarity {ALIKE}",
+        _drop("near-leaks", f" --eval_data {HELD_OUT}")
+        + f"; or penchant data split --similarity {ALIKE}",
     ),
 )  # fmt: skip
 FAULTS = {fault.id: fault for fault in _FAULTS}

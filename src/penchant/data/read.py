@@ -122,6 +122,11 @@ def read_rows(sources: Sources, kind: Kind[R], strict: bool) -> Data[R]:
     return Data(records, refused, tuple(layouts), sources.name, ties)
 
 
+def _addressed(detail: str, sources: Sources) -> str:
+    """A detail whose commands name the sources."""
+    return detail.replace(" FILE ", f" {sources.argument} ") if " FILE " in detail else detail
+
+
 def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
     """The records of one part; its first row that fits a layout decides it for the rest."""
     records: list[R] = []
@@ -138,7 +143,7 @@ def _read_part(part: Part, sources: Sources, kind: Kind[R]) -> Data[R]:
         try:
             record = kind.convert(row, layout, where)
         except RowError as error:
-            refused.append(Refusal(where, error.reason, error.detail))
+            refused.append(Refusal(where, error.reason, _addressed(error.detail, sources)))
             other = other or (kind.other(row) if kind.other else None)
             continue
         if record is None:

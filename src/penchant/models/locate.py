@@ -26,7 +26,10 @@ def resolve(name: str, cache_dir: Path | None = None) -> str:
     if not path.exists():
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return name  # a hub id
-        raise ModelError(f"no such model: {name} is neither a folder nor a hub id (owner/name)")
+        raise ModelError(
+            f"no such model: {name} is neither a folder nor a hub id; give a folder with "
+            "config.json, or owner/name as the hub has it"
+        )
     if (path / "model" / "config.json").exists() or is_adapter(path / "model"):
         path = path / "model"
     if not (path / "config.json").exists() and not is_adapter(path):

@@ -107,9 +107,11 @@ def how_to_load(
     if adapter is None:
         return _whole(called, scores=_scores(_read_settings(folder / "config.json") or {}))
     head = "SequenceClassification" if adapter.get("task_type") == "SEQ_CLS" else "CausalLM"
+    # The base of a reward adapter says nothing of one score, and two is the usual number.
+    given = f'"{called}"' + (", num_labels=1" if head == "SequenceClassification" else "")
     lines = {
-        "transformers": f'AutoModelFor{head}.from_pretrained("{called}")',
-        "PEFT": f'AutoPeftModelFor{head}.from_pretrained("{called}")',
+        "transformers": f"AutoModelFor{head}.from_pretrained({given})",
+        "PEFT": f"AutoPeftModelFor{head}.from_pretrained({given})",
     }
     if head == "CausalLM":
         base = shlex.quote(base or str(adapter.get("base_model_name_or_path")))

@@ -5,12 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.findings import Finding, by_severity, refuse_errors, spoken
 from penchant.data.batch import trained_spans
-from penchant.data.faults import Count, answers, count_faults, count_leaks, count_patterns
+from penchant.data.faults import (
+    Count,
+    addressed,
+    answers,
+    count_faults,
+    count_leaks,
+    count_patterns,
+)
+from penchant.data.opening import Sources
 from penchant.data.quality import measure_length_bias, signal_of
 from penchant.data.records import Pair, Text, is_chat, prompt_key
 from penchant.guards.checks import check_snapshot
@@ -113,8 +122,10 @@ def gather_tokens(
     # Of several turns each ends. What was cut does not end at all.
     turns = [ids[a:b] for _, ids in completions for a, b in trained_spans(ids)]
     whole = [ids for ids in turns if ids[-1] in specials]
-    last = [ids[-1] for ids in whole if end_ids and ids[-1] not in end_ids]
     doubled = [_doubled(ids, specials, tokenizer) for ids in whole]
+    # Of two ends the first one is that of the model: what follows it is another fault.
+    single = [ids[-1] for ids, twice in zip(whole, doubled, strict=True) if not twice]
+    last = [token for token in single if end_ids and token not in end_ids]
     early = [not ends.isdisjoint(ids[:-1]) for ids in whole]
     token = last[0] if last else int(tokenizer.eos_token_id)
     return TokenFacts(
@@ -235,7 +246,10 @@ def find_faults(run: Snapshot, examples: Sequence[Any]) -> list[Finding]:
     """What the rules and the method itself find, errors first, without what is silenced."""
     config = run.config
     own = config.spec.warnings(examples, config.options)
-    return spoken(by_severity([*check_snapshot(run), *own]), config.silence)
+    found = spoken(by_severity([*check_snapshot(run), *own]), config.silence)
+    data = Sources.of(config.data, config.split, config.columns).argument
+    held_out = Sources.of(config.eval_data).argument if config.eval_data is not None else ""
+    return [replace(one, remedy=addressed(one.remedy, data, held_out)) for one in found]
 
 
 def checked(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> Snapshot:

@@ -120,7 +120,7 @@ def ends(run: Snapshot) -> Iterator[Finding]:
             "take end tokens and further turns out of the completions",
             {"num": tokens.early_end},
         )
-    if tokens.unknown_end and not tokens.doubled_end:
+    if tokens.unknown_end:
         yield warning(
             "missing-eos",
             f"{counted(tokens.unknown_end, 'completion')} end on {tokens.end_token}, which is not "
