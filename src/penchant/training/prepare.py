@@ -67,10 +67,10 @@ def _prepare(
     keep_reference: bool,
 ) -> Setup:
     kind = kind_of(config.spec)
-    if config.spec.samples:
-        map_large_blocks()
     precision = resolve_precision(config.precision, accelerator.device)
     sharded = sharding_of(config, accelerator) != "off"
+    if config.spec.samples or sharded:  # gathered weights come and go
+        map_large_blocks()
     if sharded:
         from penchant.training.sharded import divide, require_divisible
 

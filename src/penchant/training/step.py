@@ -188,7 +188,10 @@ class Step:
         return output.per_example + router.coefficient * each, metrics
 
     def _travels(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients travel between processes once a step, after its last pass."""
+        """Gradients travel between processes once a step, after its last pass.
+
+        Those of sharded weights do after every pass: else each process would hold them whole.
+        """
         self.accelerator.sync_gradients = last
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
