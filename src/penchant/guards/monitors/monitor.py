@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from penchant.data.batch import TokenBatch
     from penchant.models.reference import Reference
     from penchant.models.scoring import Scorer
     from penchant.rl.rewards.make import Rewards
@@ -174,22 +175,29 @@ class Monitor:
     def _sums(self, groups: Sequence[Group]) -> dict[str, Tensor]:
         """Sums over each answer, `[answers]` each, and how many tokens each has."""
         batch = self.scorer.batch(groups)
-        filtered = self.scorer.top_k or self.scorer.top_p < 1
-        both = Scored(self.scorer(batch), None, None, None)
-        if self.reference is not None and not filtered:
-            both = score_both(self.scorer, self.reference, groups, batch)
-        elif self.reference is not None:
-            both = Scored(both.logprobs, self.reference.sums(groups, batch), None, None)
+        both = self._beside_reference(groups, batch)
+        assert both.entropy is not None
         sums = {"tokens": batch.completion_lengths, "logprob": segment_sums(batch, both.logprobs)}
-        entropy = both.entropy
-        if entropy is None:
-            entropy = self.scorer(batch, also="entropy")[1]
-        sums["entropy"] = segment_sums(batch, entropy)
+        sums["entropy"] = segment_sums(batch, both.entropy)
         if both.ref_sums is not None:
             sums["ref_logprob"] = both.ref_sums
         if both.kl is not None:
             sums["kl"] = segment_sums(batch, both.kl)
         return sums
+
+    def _beside_reference(self, groups: Sequence[Group], batch: TokenBatch) -> Scored:
+        """One pass of the policy, and one of the reference where there is one."""
+        reference, ref_sums = self.reference, None
+        whole = not self.scorer.top_k and self.scorer.top_p == 1
+        if reference is not None and whole:
+            both = score_both(self.scorer, reference, groups, batch)
+            if both.entropy is not None:
+                return both
+            ref_sums = both.ref_sums
+        logprobs, entropy = self.scorer(batch, also="entropy")
+        if reference is not None and ref_sums is None:
+            ref_sums = reference.sums(groups, batch)
+        return Scored(logprobs, ref_sums, None, entropy)
 
     def _judged(self, measured: Sequence[_Measured]) -> _Judged:
         metrics: dict[str, float] = {}
