@@ -6,12 +6,21 @@ python bench/gpu.py --output trial --wheels FOLDER     ... from a folder, where 
 python bench/gpu.py --output trial --parts kernels,trl
 python bench/gpu.py --output trial --device cpu --size tiny     only to see that it runs
 
-A folder of wheels is filled on any machine with a registry, for the Python and the CUDA of the
-other: `pip download -d FOLDER '.[dev,quantization]' liger-kernel`. A torch that is installed stays.
+A folder of wheels is filled on any machine with a registry, for the Python of the other, with what
+that machine lacks beside torch; for an image that has torch, transformers, accelerate and peft:
 
-Every part is a process of its own that is ended when its time is up. What it printed until then
-counts, a failure is a row of the table, and the next part follows. Together they take less than
-20 minutes; records are synthetic, weights random, the tokenizer is trained on the records.
+pip download --no-deps --only-binary=:all: --python-version 3.12 -d FOLDER pydantic pydantic-core
+    annotated-types typing-inspection datasets dill multiprocess trl==1.16.0 bitsandbytes
+    liger-kernel
+
+Every wheel of the folder is installed beside the output, whatever the machine has itself stays, and
+the package is imported from this checkout: nothing is built. What is missing is a row that says so.
+
+Every part is a process of its own that is ended when its time is up, the most telling first. What
+it printed until then counts, a failure is a row of the table, a part whose device a failure has
+left unusable goes on in a new process, and the next part follows. Together they take less than 20
+minutes; with less time, `--seconds 540` divides that among the parts. Records are synthetic,
+weights random, the tokenizer is trained on the records. Models of 8B need 20 GB on the disk.
 """
 
 from __future__ import annotations
@@ -24,17 +33,18 @@ import subprocess
 import sys
 import threading
 import time
-import venv
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-# Seconds of each part on a GPU.
+# Seconds of each part on a GPU, the most telling first.
 PARTS = {
-    "methods": 270.0, "kernels": 120.0, "trl": 360.0, "qlora": 120.0, "sampling": 120.0,
-    "online": 120.0,
+    "kernels": 100.0, "qlora": 150.0, "trl": 330.0, "sampling": 180.0, "methods": 250.0,
+    "online": 100.0,
 }  # fmt: skip
+# How a part ends whose device is of no use any more, and how much time a new process needs.
+UNUSABLE, RESTART_SECONDS = 75, 30
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "bitsandbytes", "liger-kernel",
             "vllm", "penchant")  # fmt: skip
 REENTERED = "PENCHANT_TRIAL_ENVIRONMENT"
@@ -42,8 +52,9 @@ REENTERED = "PENCHANT_TRIAL_ENVIRONMENT"
 
 def main() -> int:
     options = parse()
+    sys.path.append(str(ROOT / "src"))
     if (options.wheels or options.install) and REENTERED not in os.environ:
-        return in_environment(options)
+        return with_packages(options)
     options.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": machine(options.device), "parts": {}}
     for part in options.parts:
@@ -61,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--output", type=Path, default=Path("trial"), help="folder for gpu.json and gpu.md")
+    add("--work", type=Path, help="folder for models and logs of runs; default: in the output")
     add("--parts", type=part_names, default=list(PARTS), help=f"of {','.join(PARTS)}")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--size", choices=("full", "tiny"), default="full", help="tiny: only to see that it runs")
@@ -78,20 +90,39 @@ def part_names(text: str) -> list[str]:
     return names
 
 
-def in_environment(options: argparse.Namespace) -> int:
-    """Install into an environment beside the output, and start again in it."""
-    folder = options.output / "environment"
-    # What the machine's image has, its torch before all, is used as it is.
-    venv.create(folder, with_pip=True, system_site_packages=True)
-    python = folder / "bin" / "python"
-    source = ["--no-index", "--find-links", str(options.wheels)] if options.wheels else []
-    install = [str(python), "-m", "pip", "install", "--quiet", *source]
-    subprocess.run([*install, f"{ROOT}[dev,quantization]"], check=True)
-    # Not every machine can have it; the rows that need it say so.
-    subprocess.run([*install, "--no-deps", "liger-kernel"], check=False)
-    environment = {**os.environ, REENTERED: "1"}
-    command = [str(python), str(HERE / "gpu.py"), *sys.argv[1:]]
+def with_packages(options: argparse.Namespace) -> int:
+    """Install beside the output what this machine lacks, and start again with it.
+
+    Into a folder, not an environment: one that is made in another has none of its packages.
+    """
+    site = (options.output / "site").resolve()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    wanted = sorted(map(str, options.wheels.glob("*.whl"))) if options.wheels else missing(pip)
+    if options.wheels and not wanted:
+        raise SystemExit(f"{options.wheels} holds no wheels; --help says how to fill it")
+    source = ["--no-index"] if options.wheels else []
+    if wanted:
+        into = ["--no-deps", "--upgrade", "--target", str(site)]
+        subprocess.run([*pip, *source, *into, *wanted], check=True)
+    environment = {**os.environ, REENTERED: "1", "PYTHONPATH": path_of(site)}
+    command = [sys.executable, str(HERE / "gpu.py"), *sys.argv[1:]]
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+def missing(pip: list[str]) -> list[str]:
+    """What the registry would have to add to this machine's packages, by name and version."""
+    wanted = [f"{ROOT}[quantization]", "trl==1.16.0", "liger-kernel"]
+    plan = subprocess.run(
+        [*pip, "--dry-run", "--report", "-", *wanted], check=True, stdout=subprocess.PIPE, text=True
+    )
+    found = [one["metadata"] for one in json.loads(plan.stdout)["install"]]
+    names = [f"{one['name']}=={one['version']}" for one in found]
+    return [name for name in names if not name.startswith("penchant==")]
+
+
+def path_of(*first: Path) -> str:
+    """Where parts look for packages: what was installed for them, and this checkout."""
+    return os.pathsep.join([*map(str, first), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -119,36 +150,50 @@ def carry_out(part: str, options: argparse.Namespace, limit: float) -> dict[str,
     """The rows that a part prints until it ends, or its time is up."""
     settings = {
         "part": part, "device": options.device, "size": options.size, "seconds": limit,
-        "folder": str(options.output / "work"),
+        "folder": str(options.work or options.output / "work"),
     }  # fmt: skip
     script = HERE / ("gpu_kernels.py" if part == "kernels" else "gpu_runs.py")
-    environment = dict(os.environ)
+    environment = {**os.environ, "PYTHONPATH": path_of()}
     if options.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     log = options.output / f"{part}.log"
+    log.unlink(missing_ok=True)
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [sys.executable, str(script), json.dumps(settings)],
-            stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-            start_new_session=True,  # its own children end with it
-        )  # fmt: skip
-        alarm = threading.Timer(limit, end, [process])
-        alarm.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("ROW "):
-                rows.append({"part": part, **json.loads(line.removeprefix("ROW "))})
-                print(f"  {cells(rows[-1])[1]}: {cells(rows[-1])[2]}", flush=True)
-        code = process.wait()
-        alarm.cancel()
+    code = UNUSABLE
+    while code == UNUSABLE and (left := limit - (time.perf_counter() - started)) > 0:
+        settings |= {"seconds": left, "done": [row["name"] for row in rows]}
+        code = follow([sys.executable, str(script), json.dumps(settings)], environment, log, rows)
+        if time.perf_counter() - started > limit - RESTART_SECONDS:
+            break
     seconds = time.perf_counter() - started
     if code:
         why = f"ended after {limit:.0f} s" if seconds >= limit else f"ended with code {code}"
         tail = log.read_text("utf-8").strip().splitlines()[-1:]
         rows.append({"part": part, "name": "the part itself", "error": "; ".join([why, *tail])})
     return {"seconds": round(seconds, 1), "rows": rows}
+
+
+def follow(
+    command: list[str], environment: dict[str, str], log: Path, rows: list[dict[str, Any]]
+) -> int:
+    """Run a part's process until it ends or its time is up; its rows are added to `rows`."""
+    settings = json.loads(command[-1])
+    with log.open("a", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+            start_new_session=True,  # its own children end with it
+        )  # fmt: skip
+        alarm = threading.Timer(settings["seconds"], end, [process])
+        alarm.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ROW "):
+                rows.append({"part": settings["part"], **json.loads(line.removeprefix("ROW "))})
+                print(f"  {cells(rows[-1])[1]}: {cells(rows[-1])[2]}", flush=True)
+        code = process.wait()
+        alarm.cancel()
+    return code
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -52,6 +52,8 @@ def attention(part: Part, size: str) -> None:
     for reach in (FULL, Reach(window=512 // scale)):
         for kernel in ("sdpa", "flex", "varlen") if part.device == "cuda" else ("sdpa",):
             name = f"attention {kernel}, {size}, {'full' if reach is FULL else 'window'}"
+            if name in part.done and kernel != "sdpa":  # which the others are compared with
+                continue
             with attempt(name):
                 table, rule = SegmentTable(batch.segments, kernel), LayerRule(reach, dim**-0.5)
                 own: Any = attention_cpu.attend if part.device == "cpu" else None
@@ -81,6 +83,8 @@ def heads(part: Part, size: str) -> None:
         weight.requires_grad_(trained)
         for name, function in HEADS.items():
             title = f"head {name}, {size}, {kind}"
+            if title in part.done and name != "ours":
+                continue
             with attempt(title):
                 call = partial(function, hidden, weight, targets)
                 with torch.autocast(part.device, torch.bfloat16, enabled=part.device == "cuda"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 import traceback
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 
 import models
+
+# How a part ends whose device is of no use any more; `gpu.py` goes on in a new process.
+UNUSABLE = 75
 
 LLAMA = {
     "100m": {
@@ -49,6 +53,7 @@ class Part:
     Attributes:
         part: its name; device: cuda or cpu; size: full or tiny.
         seconds: in which it has to end; folder: of models, kept from part to part.
+        done: names of rows that an earlier process of this part has printed.
     """
 
     part: str
@@ -56,6 +61,7 @@ class Part:
     size: str
     seconds: float
     folder: str
+    done: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._started = time.perf_counter()
@@ -121,8 +127,19 @@ def attempt(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         row(name, error=f"{type(error).__name__}: {str(error)[-300:]}")
-    finally:
-        release()
+    require_usable()
+    release()
+
+
+def require_usable() -> None:
+    """End this process where an earlier failure has left its device of no use."""
+    if torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:  # an illegal access: every later call would fail with it
+            traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(UNUSABLE)
 
 
 def release() -> None:

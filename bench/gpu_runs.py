@@ -53,20 +53,33 @@ def methods(part: Part) -> None:
     for name in dict.fromkeys(model for model, _, _ in planned(part)):
         part.model(name)  # before two processes need it
     process, known = None, Path(part.folder) / "losses.jsonl"
-    known.unlink(missing_ok=True)
-    if part.device == "cuda":
+    kept = Path(part.folder) / "found.jsonl"  # an earlier process may have found some
+    if not part.done:
+        known.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
+    if part.device == "cuda" and not part.done:
         settings = {**vars_of(part), "part": "losses", "device": "cpu"}
         command = [sys.executable, __file__, json.dumps(settings)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    before = kept.read_text("utf-8").splitlines() if kept.exists() else []
+    found: dict[tuple[str, ...], dict[str, Any]] = {
+        tuple(one["run"]): one["figures"] for one in map(json.loads, before)
+    }
     for model, method, precision in planned(part):
         name = f"{method}, {model}, {precision}"
+        if name in part.done or (model, method, precision) in found:
+            continue
         if part.left() < (5 if part.tiny else 40):
             row(name, left_out="no time is left")
             continue
         with attempt(name):
-            found[model, method, precision] = few_steps(part, model, method, precision)
+            figures = few_steps(part, model, method, precision)
+            found[model, method, precision] = figures
+            row(name, **figures)
+            with kept.open("a", encoding="utf-8") as stream:
+                one = {"run": [model, method, precision], "figures": figures}
+                stream.write(json.dumps(one) + "\n")
     if process is not None:
         try:
             process.wait(max(1.0, part.left() - 5))
@@ -74,12 +87,15 @@ def methods(part: Part) -> None:
             process.kill()
     lines = known.read_text("utf-8").splitlines() if known.exists() else []
     expected = {(one["model"], one["method"]): one["losses"] for one in map(json.loads, lines)}
+    differences = {}
     for (model, method, precision), figures in found.items():
         theirs = expected.get((model, method))
         if theirs is not None:
             pairs = zip(figures["losses"], theirs, strict=False)
-            figures["difference_from_cpu"] = max(abs(a - b) for a, b in pairs)
-        row(f"{method}, {model}, {precision}", **figures)
+            largest_of_run = max(abs(a - b) for a, b in pairs)
+            differences[f"{method}, {model}, {precision}"] = largest_of_run
+    if differences:
+        row("largest differences of a loss from the CPU's in fp32", **differences)
 
 
 def vars_of(part: Part) -> dict[str, Any]:
@@ -106,6 +122,8 @@ def few_steps(part: Part, model: str, method: str, precision: str) -> dict[str, 
             keys |= {"num_generations": 2}
     elif spec.data == "labels":
         keys |= {"unpair": True}
+    if "teacher_model" in spec.options.model_fields:
+        keys |= {"teacher_model": str(part.model(model))}
     lines, _ = run(part, method, model, steps=STEPS, max_length=256, **keys)
     return {
         "losses": [line["loss"] for line in lines],
@@ -147,6 +165,8 @@ def trl(part: Part) -> None:
                 ("8b", "lora", "tldr")]  # fmt: skip
     for size, mode, lengths in plan:
         name = f"DPO {mode}, {size}, lengths like {lengths}"
+        if name in part.done:
+            continue
         if part.left() < (0 if part.tiny else 50):
             row(name, left_out="no time is left")
             continue
@@ -190,20 +210,27 @@ def largest(one: Outcome, other: Outcome) -> float:
 
 
 def qlora(part: Part) -> None:
+    """The least memory first, then the pace of a usual batch."""
     model, steps = ("llama-tiny", 2) if part.tiny else ("llama-8b", 8)
-    for lengths in ("hh", "ultrafeedback"):
-        with attempt(f"QLoRA, {model}, lengths like {lengths}"):
-            size = 1 if part.tiny else 4
-            keys = {"quantization": "4bit", "max_length": 1024, "precision": "auto"}
+    plan = [(1, "ultrafeedback", "on"), (4, "hh", "auto"), (4, "ultrafeedback", "auto")]
+    for size, lengths, checkpointing in plan:
+        size = 1 if part.tiny else size
+        recomputed = ", recomputed" if checkpointing == "on" else ""
+        name = f"QLoRA, {model}, {size} pairs like {lengths}{recomputed}"
+        if name in part.done or (not part.tiny and part.left() < 25):
+            continue
+        with attempt(name):
             lines, result = run(
-                part, "dpo", model, steps=steps, lengths=lengths,
-                per_device_train_batch_size=size, **keys,
+                part, "dpo", model, steps=steps, lengths=lengths, quantization="4bit",
+                per_device_train_batch_size=size, gradient_checkpointing=checkpointing,
+                max_length=1024, precision="auto",
             )  # fmt: skip
             pace = [size * one["tokens_per_second"] / one["tokens"] for one in lines[1:]]
             row(
-                f"QLoRA, {model}, lengths like {lengths}",
+                name,
                 pairs_per_second=median(pace),
                 peak_gib=result.memory_peak_bytes / 2**30,
+                largest_step=max(one["tokens"] for one in lines),
             )
 
 
@@ -212,9 +239,12 @@ def qlora(part: Part) -> None:
 
 def sampling(part: Part) -> None:
     """Tokens a second of each engine, over whole batches of answers."""
-    engines = ("cached", "continuous", "vllm") if part.device == "cuda" else ("cached",)
-    for engine in engines:
+    # On a CPU a cache of a fixed size runs without a graph.
+    engines = ("static", "cached", "continuous", "vllm", "auto")
+    for engine in engines if part.device == "cuda" else engines[:2]:
         name = f"sampling {engine}"
+        if name in part.done:
+            continue
         if engine == "vllm" and importlib.util.find_spec("vllm") is None:
             row(name, left_out="vLLM is not installed")
             continue
@@ -232,6 +262,8 @@ def sampling(part: Part) -> None:
 def online(part: Part) -> None:
     """Seconds of a whole step of PPO and GRPO, and where they go."""
     for method in ("ppo", "grpo"):
+        if method in part.done:
+            continue
         with attempt(method):
             lines, result = sampled(part, method, generation="auto")
             timed = lines[1:]

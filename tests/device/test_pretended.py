@@ -156,6 +156,8 @@ def matrix(on_device: Runs, keys: dict[str, Any], tmp_path_factory: pytest.TempP
             more = {**more, "num_generations": 2, "learning_rate": 1e-4}
         if method.data == "labels":
             more = {"unpair": True}
+        if "teacher_model" in method.options.model_fields:
+            more = {**more, "teacher_model": keys["model"]}
         runs[name] = {**more, **own}
         if "reference_model" in own:
             runs[name]["reference_model"] = keys["model"]

@@ -9,10 +9,11 @@ import torch
 from transformers.models.gemma3 import modeling_gemma3
 
 from penchant.core.errors import TrainingError
+from penchant.data.batch import Group
 from penchant.models import attention, attention_cpu, attention_gpu
 from penchant.models.lora import add_lora
 from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
-from penchant.models.selfcheck import MEAN_IN_HALF, plan_scoring
+from penchant.models.selfcheck import LEAST_ROW, MEAN_IN_HALF, filled, plan_scoring
 
 
 def planned(model, groups, caplog, *, attention="auto", max_length=64):
@@ -376,3 +377,11 @@ def test_fault_of_half_precision_alone_is_held_against_what_rounding_does(
     _, plan, (warning,) = planned(model, groups, caplog)
     assert not plan.packed
     assert "mean" in warning
+
+
+def test_short_records_are_repeated_until_the_row_is_as_long_as_those_that_train():
+    short, long = Group([1] * 20, ([2] * 5, [3] * 6)), Group([1] * 200, ([2] * 80,))
+    assert filled([long]) == [long]
+    rows = filled([short, short])
+    assert sum(group.num_tokens for group in rows) >= LEAST_ROW
+    assert sum(group.num_tokens for group in rows[:-2]) < LEAST_ROW

@@ -28,6 +28,9 @@ logger = logging.getLogger("penchant")
 LARGEST = {torch.float64: 1e-8, torch.float32: 1e-4}
 # Tokens on either side of a window's end, where the check goes beyond it.
 BEYOND = 8
+# On a GPU the compared row has at least so many positions: FlexAttention compiles another kernel
+# for fewer than 128 of them than the one that trains.
+LEAST_ROW = 256
 # Kinds of layers, as configurations name them, that need no attention hook: what works on each
 # position alone, and what carries a state (models/mixers.py).
 WITHOUT_STATE = {"mlp", "moe", "dense", "sparse"}
@@ -78,7 +81,7 @@ def plan_scoring(
     Args:
         scorer: with the model as it will run, inside the run's autocast.
         groups: the first records, one or two; one that goes beyond the model's windows is added
-            where none of these does and the run's records may.
+            where none of these does and the run's records may. On a GPU short ones are repeated.
         attention: `auto`, `sdpa`, `flex`, `varlen`, or `plain` for the padded layout.
         max_length: the longest sequence of the run, in tokens.
 
@@ -90,6 +93,8 @@ def plan_scoring(
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), out_of_memory_explained(*TWO_PASSES):
         groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
+        if scorer.causal_model.device.type == "cuda":
+            groups = filled(groups)
         expected = Expected(_plain_forward(scorer, groups), exact_logprobs(scorer, groups, PLAIN))
         check = partial(_refusal, scorer, groups, expected)
         first, *others = plans = _plans(attention, fused_head=True)
@@ -136,6 +141,12 @@ def _beyond_windows(scorer: Scorer, groups: Sequence[Group], max_length: int) ->
     tokens = list(islice(cycle(own), length + BEYOND))
     begin = max(1, length - 3 * BEYOND)
     return [Group(tokens[:begin], (tokens[begin:length], tokens[begin + 1 : begin + 1 + BEYOND]))]
+
+
+def filled(groups: Sequence[Group]) -> list[Group]:
+    """The groups, over and over until their row has `LEAST_ROW` positions."""
+    repeats = -(-LEAST_ROW // sum(group.num_tokens for group in groups))
+    return [*groups] * max(1, repeats)
 
 
 def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
