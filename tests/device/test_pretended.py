@@ -141,6 +141,8 @@ MATRIX: dict[str, dict[str, Any]] = {
     **{f"{method} saved": {"method": method, "save_steps": 2} for method in ("dpo", "ppo")},
     "two epochs": {"method": "dpo", "max_steps": None, "num_train_epochs": 2},
 }
+# Keys of these runs that not every method that samples has.
+SOME_METHODS = ("reward", "num_generations")
 # Runs that go on from the folder of another one.
 RESUMED = {"dpo saved": "dpo resumed", "ppo saved": "ppo resumed"}
 
@@ -156,8 +158,10 @@ def matrix(on_device: Runs, keys: dict[str, Any], tmp_path_factory: pytest.TempP
             more = {**more, "num_generations": 2, "learning_rate": 1e-4}
         if method.data == "labels":
             more = {"unpair": True}
-        if "teacher_model" in method.options.model_fields:
-            more = {**more, "teacher_model": keys["model"]}
+        known = method.options.model_fields
+        more = {k: v for k, v in more.items() if k in known or k not in SOME_METHODS}
+        if "teacher_model" in known:
+            more["teacher_model"] = keys["model"]
         runs[name] = {**more, **own}
         if "reference_model" in own:
             runs[name]["reference_model"] = keys["model"]
