@@ -34,16 +34,18 @@ def fork() -> Callable[..., None]:
     """Return a function that carries a run out in processes that need not import torch."""
     context = multiprocessing.get_context("fork")
 
-    def train(rank: int, size: int, port: int, method: str, keys: dict[str, Any]) -> None:
+    def train(rank: int, size: int, nodes: int, port: int, method: str, keys: Any) -> None:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        local = size // nodes
+        ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": size}
+        ranks["LOCAL_WORLD_SIZE"] = local
         os.environ |= here | {name: str(number) for name, number in ranks.items()}
         torch.set_num_threads(1)  # the threads of the process that was forked are not there
         PartialState._reset_state()
         penchant.train(method, **keys)
 
-    def carry_out(method: str, keys: dict[str, Any], size: int = 2) -> None:
-        given = size, _free_port(), method, keys
+    def carry_out(method: str, keys: dict[str, Any], size: int = 2, *, nodes: int = 1) -> None:
+        given = size, nodes, _free_port(), method, keys
         team = [context.Process(target=train, args=(rank, *given)) for rank in range(size)]
         for one in team:
             one.start()

@@ -241,6 +241,7 @@ def test_two_processes_learn_from_answers_what_one_learns(
 def test_several_processes_learn_from_answers_what_one_learns(
     tmp_path: Path,
     few_keys: dict[str, Any],
+    as_killed: Any,
     fork: Any,
     method: str,
     changes: dict[str, Any],
@@ -250,9 +251,40 @@ def test_several_processes_learn_from_answers_what_one_learns(
     if "share_reward_adapter" in changes:
         reward = {**few_keys, "gradient_accumulation_steps": 1}
         keys["reward"] = str(penchant.train("reward", output=tmp_path / "reward", **reward).model)
+    keys |= {"save_steps": 1, "save_total_limit": 9}
     penchant.train(method, output=tmp_path / "one", **alone(keys))
     fork(method, {**keys, "sharding": sharding, "output": tmp_path / "two"})
     assert_same(tmp_path / "two", tmp_path / "one")
+    # One process goes on from the answers of both.
+    run = as_killed(tmp_path / "two", tmp_path / "again", after=1)
+    penchant.train(method, output=run, resume=True, **alone(keys))
+    assert_same(run, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_nodes_that_are_copies_of_each_other_train_what_one_process_trains(
+    tmp_path: Path, few_keys: dict[str, Any], as_killed: Any, fork: Any
+) -> None:
+    keys = {**few_keys, "lora_r": 0, "save_steps": 2, "per_device_train_batch_size": 2}
+    nodes = {**keys, "sharding": "hybrid", "output": tmp_path / "nodes"}
+    fork("orpo", nodes, 4, nodes=2)
+    whole = {**keys, "gradient_accumulation_steps": 4}
+    penchant.train("orpo", output=tmp_path / "one", **whole)
+    assert_same(tmp_path / "nodes", tmp_path / "one")
+    run = as_killed(tmp_path / "nodes", tmp_path / "again", after=2)
+    fork("orpo", {**nodes, "output": run, "resume": True}, 4, nodes=2)
+    assert_same(run, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_weights_are_sharded_where_the_launcher_asks_for_it(
+    tmp_path: Path, few_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    fork("orpo", {**few_keys, "lora_r": 0, "save_steps": 2, "output": tmp_path / "run"})
+    sizes = [f.stat().st_size for f in (tmp_path / "run/checkpoints/step-4").glob("shard-*")]
+    assert len(sizes) == 2
+    assert max(sizes) < 1.1 * min(sizes)
 
 
 @pytest.mark.slow
