@@ -108,7 +108,8 @@ def print_check(result: CheckResult) -> None:
 def _trial(trial: Trial) -> Group:
     """A prompt, an answer and what the rewards pay for it."""
     answer = "answer that was sampled" if trial.sampled else "answer made from the data"
-    table = Table(show_header=False, title="the reward, tried on one answer", title_justify="left")
+    title = "the reward, tried on one answer" if trial.scores else "how the model answers now"
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_row("prompt", Text(trial.prompt))
     table.add_row(answer, Text(trial.answer))
     for name, score in trial.scores.items():
