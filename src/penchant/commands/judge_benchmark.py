@@ -16,7 +16,7 @@ from penchant.core.ranking import Ranking
 from penchant.core.screen import setup_logging
 from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
 from penchant.data.opening import Sources
-from penchant.data.rows.messages import as_text
+from penchant.data.rows.readable import as_text
 
 logger = logging.getLogger("penchant")
 

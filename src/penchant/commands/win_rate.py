@@ -23,7 +23,8 @@ from penchant.core.screen import setup_logging, track
 from penchant.data.opening import Sources
 from penchant.data.prompts import read_prompts
 from penchant.data.records import canonical
-from penchant.data.rows.messages import as_text, plain
+from penchant.data.rows.messages import plain
+from penchant.data.rows.readable import as_text
 from penchant.guards.monitors.monitor import SEED
 from penchant.rl.rewards.make import (
     ModelContext,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from penchant.data.records import DataError
 from penchant.data.rows.row import Row
 
 
@@ -49,3 +50,35 @@ def renamed(row: Row, columns: Mapping[str, str], whole: Row | None = None) -> R
         names.get(own, own): value for own, value in row.items() if own in names or own not in taken
     }
     return {**kept, **within}
+
+
+class Names:
+    """The data's own names of columns, and which of them no row has had so far.
+
+    Args:
+        columns: by the name used here.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self.columns, self._absent = columns, set(columns.values())
+        self._first: Row | None = None
+
+    def rename(self, row: Row, whole: Row) -> Row:
+        """As `renamed`."""
+        self._first = row if self._first is None else self._first
+        self._absent -= {own for name, own in self.columns.items() if own in row or name in row}
+        self._absent = {own for own in self._absent if pick(whole, own) is None}
+        return renamed(row, self.columns, whole)
+
+    def require_found(self, part: str) -> None:
+        """Refuse names that no row of a part has.
+
+        Raises:
+            DataError: it names them, and what the first row has.
+        """
+        if self._absent and self._first is not None:
+            has = ", ".join(map(str, self._first)) or "no columns"
+            raise DataError(
+                f"columns names {', '.join(sorted(self._absent))}, which no row of {part} has "
+                f"(it has: {has}); set columns"
+            )

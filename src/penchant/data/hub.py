@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penchant.data.cells import unfilled
+from penchant.data.json_cells import unfilled
 from penchant.data.lines import Item, Watch, numbered
 from penchant.data.records import DataError, SplitError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 import sys
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from penchant.core.screen import track
 from penchant.data.cells import typed
-from penchant.data.columns import pick, renamed, written
 from penchant.data.files import data_suffix, open_file
 from penchant.data.lines import Item, Watch, numbered
 from penchant.data.records import DataError, Refusal, SplitError
@@ -25,6 +23,8 @@ from penchant.data.rows.row import Row, RowError
 
 if TYPE_CHECKING:
     import datasets
+
+    from penchant.data.columns import Names
 
     OneSource: TypeAlias = (
         str | Path | datasets.Dataset | datasets.DatasetDict | list[dict[str, object]]
@@ -114,6 +114,8 @@ class Sources:
         if self.split != "train":
             words.append(f"--split {shlex.quote(self.split)}")
         if self.columns:
+            from penchant.data.columns import written
+
             words.append(f"--columns {shlex.quote(written(self.columns))}")
         return " ".join(words)
 
@@ -158,26 +160,22 @@ class Sources:
 
     def _rows(self, part: Part, watch: Watch | None) -> Iterator[Item]:
         """The rows of a part under the names used here, with what their texts stand for."""
-        absent = set(self.columns.values())
-        first: Row | None = None
+        names: Names | None = None
+        if self.columns:
+            from penchant.data.columns import Names
+
+            names = Names(self.columns)
         for item in self._opened(partial(part.rows, watch)):
             if isinstance(item, Refusal) or not isinstance(item[1], Mapping):
                 yield item
                 continue
             where, row = item[0], _unwrapped(item[1])
-            first = row if first is None else first
-            absent -= {own for name, own in self.columns.items() if own in row or name in row}
-            absent = {own for own in absent if pick(item[1], own) is None}
             try:
-                yield where, typed(renamed(row, self.columns, item[1]))
+                yield where, typed(names.rename(row, item[1]) if names else row)
             except RowError as error:
                 yield Refusal(where, error.reason, error.detail)
-        if absent and first is not None:
-            has = ", ".join(map(str, first)) or "no columns"
-            raise DataError(
-                f"columns names {', '.join(sorted(absent))}, which no row of {part.name} has "
-                f"(it has: {has}); set columns"
-            )
+        if names:
+            names.require_found(part.name)
 
     def _parts(self, source: Any) -> Iterator[Part]:
         if isinstance(source, str | Path):
@@ -223,11 +221,14 @@ class Sources:
         # Path("a/b") is a path by its type: only a string can be meant as a hub id.
         elif isinstance(source, str) and HUB_ID.fullmatch(source) and not data_suffix(path):
             from penchant.data.hub import load_hub
+            from penchant.data.missing import no_such_file
 
-            dataset = load_hub(source, self.split, _no_such_file(path))
+            dataset = load_hub(source, self.split, no_such_file(path))
             yield _dataset_part(source, dataset)
         else:
-            raise MissingDataError(_no_such_file(path))
+            from penchant.data.missing import no_such_file
+
+            raise MissingDataError(no_such_file(path))
 
     def _file(self, path: Path, name: str) -> Part:
         return Part(name, lambda watch: open_file(path, self.split, name=name, watch=watch), path)
@@ -264,17 +265,6 @@ def _name(source: Any) -> str:
     if isinstance(source, str | Path):
         return str(source)
     return "the list" if isinstance(source, list | tuple) else "the dataset"
-
-
-def _no_such_file(path: Path) -> str:
-    message = f"no such file: {path}"
-    if not path.parent.is_dir():
-        return f"{message} (the folder {path.parent} does not exist either)"
-    names = [entry.name for entry in path.parent.iterdir()]
-    nearest = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    if nearest:
-        message += f"; did you mean {path.parent / nearest[0]}?"
-    return message
 
 
 def _dataset_part(name: str, dataset: datasets.Dataset) -> Part:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from penchant.data.cells import unfilled
+from penchant.data.json_cells import unfilled
 from penchant.data.lines import (
     GZIP,
     Item,

@@ -10,7 +10,7 @@ from penchant.core.judge import read_rubric, read_settings
 from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
 from penchant.data.opening import Sources
 from penchant.data.records import counted
-from penchant.data.rows.messages import as_text
+from penchant.data.rows.readable import as_text
 from penchant.label.session import MAX_NAME, open_session
 
 SIDES = {"a": "left", "b": "right", "tie": "tie", None: "skip"}

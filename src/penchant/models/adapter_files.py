@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError
 
@@ -23,7 +24,39 @@ OWN_EMBEDDING = re.compile(
 )
 
 
-def with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
+class Head(Protocol):
+    """What is asked of a `LanguageHead`."""
+
+    scores: bool
+
+    def under_other(self, name: str, **how: Any) -> Any: ...
+
+
+def load_adapted(
+    load: Callable[..., Any], head: Head, name: str, keep: bool, **how: Any
+) -> PreTrainedModel | PeftModel:
+    """The model of an adapter's folder.
+
+    Args:
+        load: loads its base.
+        head: of the model.
+        name: the folder.
+        keep: leave the adapter switchable instead of merging it into the weights.
+        how: the base is loaded.
+
+    Raises:
+        ModelError: the adapter belongs under another head, or is to be quantised.
+    """
+    if (adapter_settings(name).get("task_type") == "SEQ_CLS") != head.scores:
+        return head.under_other(name, **how)
+    if how["quantization"] is not None and not keep:  # an adapter is not merged into codes
+        raise ModelError(
+            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
+        )
+    return _with_adapter(load(adapter_base(name), **how), name, keep=keep)
+
+
+def _with_adapter(base: Any, name: str, *, keep: bool) -> PreTrainedModel | PeftModel:
     """A base under the adapter of a folder, or with it merged into its weights."""
     from peft import PeftModel
 

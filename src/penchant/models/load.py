@@ -110,27 +110,17 @@ def load_model(
             or a package that is not installed.
     """
     if is_adapter(Path(name)):
+        from penchant.models.adapter_files import load_adapted
+
         how = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-        return _load_adapted(head, name, keep_adapter, quantization=quantization, **how)
+        load = partial(load_model, head)
+        return load_adapted(load, head, name, keep_adapter, quantization=quantization, **how)
     config = read_config(name, trust_remote_code)
     factory = head.find_class(config, name, trust_remote_code)
     options = head.options(config) | ({} if quantization is None else quantization.arguments())
     model, missing = _from_pretrained(factory, name, dtype, trust_remote_code, **options)
     head.require(model, missing, name, config)
     return model
-
-
-def _load_adapted(head: LanguageHead, name: str, keep: bool, **how: Any) -> Any:
-    """The model of an adapter's folder: its base, as `how` says, under it."""
-    from penchant.models.adapter_files import adapter_base, adapter_settings, with_adapter
-
-    if (adapter_settings(name).get("task_type") == "SEQ_CLS") != head.scores:
-        return head.under_other(name, **how)
-    if how["quantization"] is not None and not keep:  # an adapter is not merged into codes
-        raise ModelError(
-            f"{name} is an adapter: merge it first (merge: true), then quantise what is merged"
-        )
-    return with_adapter(load_model(head, adapter_base(name), **how), name, keep=keep)
 
 
 load_causal_model = partial(load_model, LanguageHead())

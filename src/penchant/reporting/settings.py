@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from penchant.config.sections import RECORDED, SECTIONS
-from penchant.data.columns import written
 from penchant.methods import METHODS
 from penchant.reporting.reading import Run
 
@@ -58,6 +57,8 @@ def _values(value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, Mapping):
+        from penchant.data.columns import written
+
         return [written(value)]
     if isinstance(value, list | tuple):
         return [str(one) for one in value]

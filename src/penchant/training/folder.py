@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -25,18 +24,6 @@ from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
 
-# Keys that may differ between a run and its resumption without changing its weights
-# (but for rounding and the draws of dropout, where passes are divided by other budgets).
-FREE_KEYS = {
-    "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
-    "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
-    "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch", "sharding",
-    "offload",
-}  # fmt: skip
-
-# Keys that may differ as long as their product, the examples of a step, does not.
-STEP_KEYS = ("num_processes", "per_device_train_batch_size", "gradient_accumulation_steps")
-
 # Files of one JSON object a line, each with its step.
 LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
 
@@ -46,9 +33,6 @@ WRITTEN = (
     *LINES, "data.json", "summary.json", "report.html", "checkpoints", "model", "merged",
     "trackers", "point.json", "held_out_scores.json", "config.yaml",
 )  # fmt: skip
-
-# Keys that may grow on resuming: the run then goes further.
-GROWING_KEYS = ("max_steps", "num_train_epochs")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -171,8 +155,9 @@ def completed(config: RunConfig) -> dict[str, Any] | None:
     summary = read_summary(config.output)
     if summary is None or not config.resume:
         return None
-    before = _recorded(config.output)
-    return None if any(_grown(key, before, config.flat()) for key in GROWING_KEYS) else summary
+    from penchant.training.same_run import goes_further
+
+    return None if goes_further(config.output, config.flat()) else summary
 
 
 def require_free(
@@ -201,7 +186,9 @@ def require_free(
     if not earlier.exists() and path.is_dir() and any(map(_is_foreign, path.iterdir())):
         raise TrainingError(f"{path} is not empty and holds no run; choose another output")
     if begun and resume:
-        _require_same(path, _recorded(path), config)
+        from penchant.training.same_run import require_same
+
+        require_same(path, config)
     return begun and resume
 
 
@@ -212,15 +199,6 @@ def _has_begun(path: Path) -> bool:
     return any(record["step"] > 0 for record in read_lines(path / "metrics.jsonl"))
 
 
-def _recorded(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
-
-
-def _grown(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    was, is_now = before.get(key), now.get(key)
-    return was is not None and is_now is not None and is_now > was
-
-
 def _remove_run(path: Path) -> None:
     """Remove what a run writes; other files in its folder stay."""
     for name in WRITTEN:
@@ -228,31 +206,6 @@ def _remove_run(path: Path) -> None:
             shutil.rmtree(path / name)
         else:
             (path / name).unlink(missing_ok=True)
-
-
-def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"{key}: {before.get(key)!r} then, {value!r} now"
-        for key, value in now.items()
-        # A key that an older version did not have is as it was.
-        if key in before and key not in {*FREE_KEYS, *STEP_KEYS, "versions"}
-        if before[key] != value
-        if not (key in GROWING_KEYS and _grown(key, before, now))
-    ]
-    was, is_now = _step_size(before), _step_size(now)
-    if was != is_now and None not in (was, is_now):
-        changed.append(f"examples of a step ({' x '.join(STEP_KEYS)}): {was} then, {is_now} now")
-    if changed:
-        raise TrainingError(
-            f"{path} holds a run with other settings, which resuming cannot change "
-            f"({'; '.join(changed)}); choose another output, or --overwrite without --resume"
-        )
-
-
-def _step_size(keys: Mapping[str, Any]) -> int | None:
-    """Examples of an optimizer step; None where keys do not say."""
-    sizes = [keys.get(key) for key in STEP_KEYS]
-    return None if None in sizes else math.prod(int(size) for size in sizes if size is not None)
 
 
 def _is_foreign(path: Path) -> bool:

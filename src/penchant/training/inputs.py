@@ -114,7 +114,9 @@ def read_inputs(
         kind.find_class(settings, base, config.trust_remote_code)
         named = config.lora_target_parameters or config.peft.get("modules_to_save")
         if config.lora_target_modules != "all-linear" or named:
-            _require_targets(config, base, kind.find_class)
+            from penchant.training.named import require_layers
+
+            require_layers(config, base, kind.find_class)
     else:
         base, settings = config.model, model.config
         require_decoder(settings, base)
@@ -124,7 +126,9 @@ def read_inputs(
         require_quantisable(config, settings, base, loaded=loaded)
     router_coefficient(settings, config.router_aux_loss_coef, base)
     if config.reference_model and reference is None:
-        _require_reference(config, settings)
+        from penchant.training.named import require_reference
+
+        require_reference(config, settings)
     tokenizer = tokenizer or load_tokenizer(
         base, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
@@ -146,22 +150,6 @@ def read_inputs(
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
     )
-
-
-def _require_targets(config: RunConfig, base: str, find_class: Any) -> None:
-    """Refuse names that nothing in the model has, where LoRA goes to names."""
-    from penchant.models.rough_sizes import empty_model
-    from penchant.models.targets import require_targets
-
-    if config.lora_r:
-        trusted = config.trust_remote_code
-        model = empty_model(base, trust_remote_code=trusted, find_class=find_class)
-        require_targets(
-            model,
-            config.lora_target_modules,
-            config.lora_target_parameters,
-            config.peft.get("modules_to_save") or (),
-        )
 
 
 def _require_embedded(
@@ -186,14 +174,6 @@ def _require_embedded(
             f"the tokenizer that belong together, or resize the model first: "
             f"model.resize_token_embeddings({len(tokenizer)}), then save_pretrained"
         )
-
-
-def _require_reference(config: RunConfig, settings: Any) -> None:
-    from penchant.training.reference_models import require_same_vocabulary
-
-    name = resolve(str(config.reference_model), config.cache_dir)
-    other = saved_settings(name, trust_remote_code=config.trust_remote_code)
-    require_same_vocabulary(settings, other)
 
 
 def make_tokeniser(

@@ -31,6 +31,10 @@ logger = logging.getLogger("penchant")
 NUM_COMPARED = 4
 
 
+@out_of_memory_explained(
+    "the models were loaded and planned",
+    "set quantization 4bit, lora_r above 0, reference cache, or a smaller model",
+)
 def prepare(
     config: RunConfig,
     accelerator: Accelerator,
@@ -53,19 +57,6 @@ def prepare(
         UserError: a model cannot be loaded, or cannot serve, or the reference made from the
             policy disagrees with it.
     """
-    remedy = "set quantization 4bit, lora_r above 0, reference cache, or a smaller model"
-    with out_of_memory_explained("the models were loaded and planned", remedy):
-        return _prepare(config, accelerator, inputs, model, reference, keep_reference)
-
-
-def _prepare(
-    config: RunConfig,
-    accelerator: Accelerator,
-    inputs: Inputs,
-    model: Any,
-    reference: Any,
-    keep_reference: bool,
-) -> Setup:
     kind = kind_of(config.spec)
     precision = resolve_precision(config.precision, accelerator.device)
     sharded = sharding_of(config, accelerator) != "off"

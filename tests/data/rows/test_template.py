@@ -8,8 +8,8 @@ import pytest
 
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
-from penchant.data.cells import unfilled
 from penchant.data.converting.convert import convert
+from penchant.data.json_cells import unfilled
 from penchant.data.opening import Sources
 from penchant.data.read import read_pairs
 from penchant.data.rows.pairs import to_pair

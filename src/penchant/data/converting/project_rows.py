@@ -21,7 +21,8 @@ from penchant.data.converting.exchange import (
     with_system,
 )
 from penchant.data.records import Label, Message, Messages, Pair, Text, is_chat
-from penchant.data.rows.messages import only_content, plain
+from penchant.data.rows.messages import plain
+from penchant.data.rows.readable import only_content
 from penchant.data.rows.row import Row, RowError, is_given, kind
 
 Reader = Callable[[Row], NewRow]

@@ -11,8 +11,8 @@ from penchant.data.converting.project_rows import label_texts, pair_texts
 from penchant.data.converting.templates import ChatTemplate
 from penchant.data.records import DataError, Label, Message, Pair, Text, is_chat
 from penchant.data.rows.labels import to_label
-from penchant.data.rows.messages import only_content
 from penchant.data.rows.pairs import to_pair
+from penchant.data.rows.readable import only_content
 from penchant.data.rows.row import RowError
 
 FORMS = ("chat", "strings")

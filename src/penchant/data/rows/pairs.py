@@ -117,37 +117,12 @@ def lists_texts(value: object) -> bool:
 
 def _misfit(row: Row, layout: Layout | None) -> RowError:
     """Say why a row fits no layout, measured against `layout` or else the nearest one."""
+    from penchant.data.rows.pair_misfits import misfit
+
     if layout is None:
         labelled = any(is_given(row, field) for field in LABELLED_FIELDS)
         layout = LABELLED_TEXT if labelled else TEXT
-    missing = [field for field in layout.fields if not is_given(row, field)]
-    if missing == ["prompt"] and all(kind(row.get(field)) == "text" for field in PAIR_FIELDS):
-        return RowError(
-            "missing field",
-            "'prompt' is absent, and chosen and rejected are not transcripts with '\\n\\nHuman:' "
-            "and '\\n\\nAssistant:' turns; add a 'prompt' field, or give both as lists of messages",
-        )
-    return layout.lacks(row, missing[:1]) if missing else _wrong_type(row, layout)
-
-
-def _wrong_type(row: Row, layout: Layout) -> RowError:
-    texts = [field for field in layout.fields if field != "label"]
-    for field in texts:
-        if kind(row[field]) is None:
-            return RowError.neither_text_nor_messages(field, row[field])
-    completions = texts[-2:]
-    if len({kind(row[field]) for field in completions}) > 1:
-        types = " and ".join(f"'{f}' is a {type(row[f]).__name__}" for f in completions)
-        return RowError("wrong type", f"{types}; both must be strings, or both lists of messages")
-    if layout is WHOLE_CHAT:
-        got = shown(row["chosen"])
-        detail = f"'chosen' must be a list of messages, like the rows before, got {got}"
-        return RowError("wrong type", detail)
-    field = next(f for f in texts if not HUMAN_TURN.search(str(row[f])))
-    return RowError(
-        "not a transcript",
-        f"'{field}' has no '\\n\\nHuman:' turn, unlike the rows before it: {shown(row[field])}",
-    )
+    return misfit(row, layout, chat=layout is WHOLE_CHAT)
 
 
 def _label(row: Row) -> str:

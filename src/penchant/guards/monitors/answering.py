@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
+from penchant.core.findings import Finding
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.watch import Watch, predicted_seconds
@@ -156,3 +157,18 @@ def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) 
         return None
     options = RewardOptions.model_validate({"reward": config.monitor_reward})
     return make_rewards(options.reward, options, reward_context(config, accelerator, setup))
+
+
+def no_held_out(config: RunConfig) -> Finding:
+    """That there are no held-out prompts, and what monitors answer in their place."""
+    instead = (
+        f"monitors answer {config.monitor_prompts} of the training prompts instead"
+        if config.spec.samples
+        else "there are no monitors"
+    )
+    return Finding(
+        id="no-held-out-prompts",
+        severity="note",
+        what=f"the run has no held-out prompts for the policy to answer: {instead}",
+        remedy="hold some out: --train_fraction 0.9, or eval_data",
+    )

@@ -24,7 +24,9 @@ def make_supervisor(
     watch, findings = None, []
     if config.spec.model == "language" and config.monitor_prompts:
         if not setup.eval_set:
-            findings = [_no_held_out(config)]
+            from penchant.guards.monitors.answering import no_held_out
+
+            findings = [no_held_out(config)]
         if setup.eval_set or config.spec.samples:
             from penchant.guards.monitors.answering import make_watch
 
@@ -60,17 +62,3 @@ def _strength(options: Any, *, referenced: bool) -> str:
     """
     keys = ("init_kl_coef", "beta") if referenced else ("init_kl_coef",)
     return next((key for key in keys if key in type(options).model_fields), "")
-
-
-def _no_held_out(config: RunConfig) -> Finding:
-    instead = (
-        f"monitors answer {config.monitor_prompts} of the training prompts instead"
-        if config.spec.samples
-        else "there are no monitors"
-    )
-    return Finding(
-        id="no-held-out-prompts",
-        severity="note",
-        what=f"the run has no held-out prompts for the policy to answer: {instead}",
-        remedy="hold some out: --train_fraction 0.9, or eval_data",
-    )

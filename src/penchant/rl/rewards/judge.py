@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from penchant.core.asking import Usage
 from penchant.core.judge import PREFIX, JudgeSettings, fill_rubric, read_rubric, read_settings
-from penchant.data.rows.messages import as_text
+from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.samples import Sample
 
 RUBRIC = """Judge the answer to the request below. Consider whether it is right, helpful, \
