@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from penchant.models.linear import chosen_products
 from penchant.models.locate import is_adapter
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
-from penchant.training.accelerator import end_trackers, start_trackers
 from penchant.training.checkpoint_files import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from penchant.core.evaluation import Evaluation
 
 logger = logging.getLogger("penchant")
-
-# Training records on which a merged model is held against its adapter.
-RECORDS_COMPARED = 1
 
 
 def run_on(
@@ -56,10 +53,10 @@ def run_on(
         snapshot: what the checks saw of the run, or of one on the same setup.
     """
     config = setup.decide(config)
-    start_trackers(accelerator, config)
+    remedy = "set lower per_device_eval_batch_size and max_new_tokens, or a smaller model"
+    explained = out_of_memory_explained("the run sampled, monitored or saved", remedy)
     try:
-        remedy = "set lower per_device_eval_batch_size and max_new_tokens, or a smaller model"
-        with out_of_memory_explained("the run sampled, monitored or saved", remedy):
+        with _tracked(config, accelerator), explained:
             return _Run(config, accelerator, directory, setup, snapshot).carry_out()
     except Exception as error:
         if not is_disk_full(error) or isinstance(error, TrainingError):
@@ -67,29 +64,35 @@ def run_on(
         raise TrainingError(
             f"the disk is full: {error}; free some space and run again with --resume"
         ) from error
-    finally:
-        end_trackers(accelerator)
 
 
+def _tracked(config: RunConfig, accelerator: Accelerator) -> AbstractContextManager[None]:
+    if not config.trackers:
+        return nullcontext()
+    from penchant.training.trackers import tracked
+
+    return tracked(accelerator, config)
+
+
+@dataclass
 class _Run:
     """One run on a setup: train, evaluate, save, summarise."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        accelerator: Accelerator,
-        directory: RunDirectory,
-        setup: Setup,
-        snapshot: Snapshot,
-    ) -> None:
-        self.config, self.accelerator, self.team = config, accelerator, directory.team
-        self.directory, self.setup = directory, setup
+    config: RunConfig
+    accelerator: Accelerator
+    directory: RunDirectory
+    setup: Setup
+    snapshot: Snapshot
+
+    def __post_init__(self) -> None:
+        config, accelerator, setup = self.config, self.accelerator, self.setup
+        directory, self.team = self.directory, self.directory.team
         kept = keep_sums(config, accelerator, setup.reference)
         self.objective = make_objective(config, accelerator, setup, reference=kept)
         self.kind = kind_of(config.spec)
         source = self.kind.source(config, accelerator, setup, directory)
         # Runs of a sweep share a setup and what was seen of it, but not all keys.
-        self.snapshot = replace(snapshot, config=config, num_steps=source.num_steps)
+        self.snapshot = replace(self.snapshot, config=config, num_steps=source.num_steps)
         step = make_step(
             config,
             accelerator,
@@ -270,7 +273,8 @@ class _Run:
 
     def _save_model(self) -> None:
         setup = self.setup
-        groups = self.kind.groups(self.config, setup.train_set[:RECORDS_COMPARED])
+        # On one record a merged model is held against its adapter.
+        groups = self.kind.groups(self.config, setup.train_set[:1])
         records = [[*g.prompt, *completion] for g in groups for completion in g.completions]
         with setup.scorer.plain_attention():
             save_model(

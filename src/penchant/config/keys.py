@@ -9,17 +9,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 
 from penchant.config.actions import parse_actions
-from penchant.config.sections import (
-    SECTIONS,
-    DataSection,
-    EvaluationSection,
-    GuardSection,
-    LoraSection,
-    ModelSection,
-    OptimizerSection,
-    ProcessSection,
-    RunSection,
-)
+from penchant.config.sections import SECTIONS, Sections
 from penchant.core.errors import ConfigError
 from penchant.core.findings import require_known
 from penchant.methods import METHODS, Method, MethodOptions
@@ -27,16 +17,7 @@ from penchant.methods import METHODS, Method, MethodOptions
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
-class RunConfig(
-    RunSection,
-    DataSection,
-    ModelSection,
-    LoraSection,
-    OptimizerSection,
-    ProcessSection,
-    EvaluationSection,
-    GuardSection,
-):
+class RunConfig(Sections):
     """All keys that do not belong to a method, and the method with its options."""
 
     method: str

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field
+
+from penchant.config.values import Columns, CommaSeparated, Kwargs, Listed, TemplateKwargs
 
 # What config.yaml of a run holds beside its keys.
 RECORDED = ("data_fingerprints", "num_processes", "versions")
 
-
-def joined(value: Any) -> Any:
-    """Text with commas, of a list of names or of a mapping such as `{"collapse": "rollback"}`."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}={one}" for name, one in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return ",".join(map(str, value))
-    return value
-
-
-CommaSeparated = Annotated[str, BeforeValidator(joined)]
 ReferenceKind = Literal["auto", "adapter", "copy", "copy-8bit", "copy-4bit", "cache", "none"]
 
 
@@ -45,47 +35,6 @@ class RunSection(Section):
     report_to: CommaSeparated = Field(
         "none", description="Trackers, comma-separated: tensorboard, wandb, trackio, mlflow."
     )
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _parsed(value: Any) -> Any:
-    if isinstance(value, str):
-        from penchant.data.named_words import parse_columns
-
-        return parse_columns(value)
-    return value
-
-
-def _parsed_kwargs(value: Any) -> Any:
-    if isinstance(value, str):
-        from penchant.data.named_words import parse_kwargs
-
-        return parse_kwargs(value)
-    return value
-
-
-def _free(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if kwargs:
-        from penchant.data.rows.template import require_free  # few runs have any
-
-        require_free(kwargs)
-    return kwargs
-
-
-def _unlisted(value: tuple[str, ...]) -> str | list[str]:
-    return value[0] if len(value) == 1 else list(value)
-
-
-Listed = Annotated[
-    tuple[str, ...], Field(min_length=1), BeforeValidator(_listed), PlainSerializer(_unlisted)
-]
-Columns = Annotated[dict[str, str], BeforeValidator(_parsed)]
-
-
-TemplateKwargs = Annotated[dict[str, Any], BeforeValidator(_parsed_kwargs), AfterValidator(_free)]
 
 
 class DataSection(Section):
@@ -202,12 +151,20 @@ class LoraSection(Section):
         description="Names of weights that no linear layer holds, comma-separated, as those of "
         "experts: mlp.experts.gate_up_proj,mlp.experts.down_proj.",
     )
-    peft: Annotated[dict[str, Any], BeforeValidator(_parsed_kwargs)] = Field(
+    peft: Kwargs = Field(
         {},
         description="What else peft.LoraConfig takes, as use_dora=true,bias=all or JSON: "
         "use_rslora, init_lora_weights, modules_to_save, rank_pattern, trainable_token_indices ...",
     )
     merge: bool = Field(False, description="Also save the model with the adapter merged in.")
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """What `add_lora` is told of the adapter."""
+        scale = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
+        modules, parameters = self.lora_target_modules, self.lora_target_parameters
+        targets = {"target_modules": modules, "target_parameters": parameters}
+        return {**scale, **targets, "settings": self.peft}
 
 
 class OptimizerSection(Section):
@@ -343,7 +300,8 @@ class GuardSection(Section):
     )
 
 
-SECTIONS: tuple[type[Section], ...] = (
+class Sections(
+    RunSection,
     DataSection,
     ModelSection,
     LoraSection,
@@ -351,5 +309,9 @@ SECTIONS: tuple[type[Section], ...] = (
     ProcessSection,
     EvaluationSection,
     GuardSection,
-    RunSection,
-)
+):
+    """All keys that do not belong to a method."""
+
+
+SECTIONS: tuple[type[Section], ...] = (*Sections.__bases__[1:], RunSection)
+"""As help lists them."""

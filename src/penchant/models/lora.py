@@ -110,18 +110,10 @@ def add_lora(
         )
     for module in adapted.modules():
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
-            _train_in_fp32(module)
+            from penchant.models.whole_modules import train_in_fp32
+
+            train_in_fp32(module)
     return adapted
-
-
-def _train_in_fp32(module: nn.Module) -> None:
-    """Give what is trained as a whole fp32 weights, which PEFT leaves as precise as the base."""
-    dtype = next(module.parameters(recurse=False)).dtype
-    module.to(torch.float32)
-    if isinstance(module, nn.Embedding):
-        module.register_forward_hook(lambda _, args, out: out.to(dtype))
-    else:
-        module.register_forward_pre_hook(_to_weight_dtype)
 
 
 def _targets(model: PreTrainedModel, target_modules: str, *, listed: bool) -> str | list[str]:
@@ -156,10 +148,6 @@ def fuse_lora(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear and is_plain(module.get_base_layer()):
             module.__class__ = FusedLoraLinear
-
-
-def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(arg.to(module.weight.dtype) for arg in args)
 
 
 class FusedLoraLinear(Linear):

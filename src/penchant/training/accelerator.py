@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
 from penchant.core.team import Team
@@ -114,33 +114,3 @@ def _disconnect() -> None:
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def end_trackers(accelerator: Accelerator) -> None:
-    """Let the trackers finish; the processes stay connected, for runs that follow."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
-
-
-def start_trackers(accelerator: Accelerator, config: RunConfig) -> None:
-    """Let the trackers write, now that the run has its folder.
-
-    Raises:
-        TrainingError: one cannot be started; what it says is passed on.
-    """
-    if config.trackers:
-        scalars = {k: v for k, v in config.flat().items() if isinstance(v, int | float | str)}
-        name = config.output.resolve().name
-        named = {
-            "wandb": {"name": name},
-            "trackio": {"name": name, "resume": "allow" if config.resume else "never"},
-            "mlflow": {"run_name": name},
-        }
-        try:
-            accelerator.init_trackers("penchant", config=scalars, init_kwargs=named)
-        except Exception as error:  # each has its own kinds
-            raise TrainingError(
-                f"report_to {config.report_to}: a tracker could not be started: "
-                f"{type(error).__name__}: {error}; put that right or leave the tracker out, "
-                "and run again with --resume"
-            ) from error

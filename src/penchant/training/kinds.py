@@ -141,12 +141,7 @@ class Pairs:
             prepare_quantised(model, DTYPES[precision])
         return add_lora(
             model,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            target_modules=config.lora_target_modules,
-            target_parameters=config.lora_target_parameters,
-            settings=config.peft,
+            **config.adapter,
             task_type=self.task_type,
             texts=self._texts(config, examples),
             device=device,

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from penchant.compat.trl.arguments import Refusals
-from penchant.config.sections import ModelSection, joined
+from penchant.config.sections import ModelSection
+from penchant.config.values import joined
 from penchant.core.errors import ConfigError
 
 # TRL's argument: our key.

@@ -1,0 +1,25 @@
+"""Modules beside an adapter that are trained as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def train_in_fp32(module: nn.Module) -> None:
+    """Give what is trained as a whole fp32 weights, which PEFT leaves as precise as the base."""
+    dtype = next(module.parameters(recurse=False)).dtype
+    module.to(torch.float32)
+    if isinstance(module, nn.Embedding):
+        module.register_forward_hook(lambda _, args, out: out.to(dtype))
+    else:
+        module.register_forward_pre_hook(_to_weight_dtype)
+
+
+def _to_weight_dtype(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(arg.to(module.weight.dtype) for arg in args)
