@@ -16,7 +16,7 @@ from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
-from penchant.data.rows.messages import as_text
+from penchant.data.rows.readable import as_text
 from penchant.label.reading import read_comparisons
 
 SIDES = {"prompt": "p?", "completion_a": "yes", "completion_b": "no"}
