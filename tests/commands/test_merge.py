@@ -12,6 +12,7 @@ import transformers
 
 import penchant
 from penchant.cli.main import main
+from penchant.cli.show import print_result
 from penchant.commands.merge import merge
 from penchant.core.errors import ConfigError, ModelError
 from penchant.reporting.settings import how_to_load
@@ -42,11 +43,14 @@ def test_a_merged_model_says_what_the_adapter_says(
         merge(target)
 
 
-def test_resuming_a_finished_run_with_merge_merges(run: Path, tiny_keys: dict[str, Any]) -> None:
+def test_resuming_a_finished_run_with_merge_merges(
+    run: Path, tiny_keys: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     keys = {**tiny_keys, "max_steps": 2, "output": run, "resume": True, "merge": True}
     assert penchant.train("dpo", **keys).steps == 2
     written = (run / "merged" / "model.safetensors").stat().st_mtime_ns
-    penchant.train("dpo", **keys)  # there is nothing more to do
+    print_result(penchant.train("dpo", **keys))  # there is nothing more to do
+    assert f"merged: {run / 'merged'}\n" in capsys.readouterr().out
     assert (run / "merged" / "model.safetensors").stat().st_mtime_ns == written
 
 

@@ -31,6 +31,8 @@ def test_rows_hold_the_texts_and_the_answer(tmp_path, page):
     done = export_answers(file, tmp_path / "out.jsonl")
     assert "wrote 3 answers to 2 items" in done.summary()
     assert "1 skip left out" in done.summary()
+    written = tmp_path / "out.jsonl"
+    assert f"next: penchant data build {written} --output train.jsonl" in done.summary()
     found = rows(tmp_path / "out.jsonl")
     first = found[0]
     assert first.pop("seconds") >= 0

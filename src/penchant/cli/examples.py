@@ -69,7 +69,15 @@ JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "votes, ratings, rankings or logs of chats",
         ("penchant data build raw.jsonl --output pairs.jsonl",),
     ),
-    ("answers to compare by hand", ("penchant label pairs.jsonl",)),
+    (
+        "answers to compare by hand, or by a judge",
+        (
+            "penchant label pairs.jsonl",
+            "penchant label pairs.jsonl --judge http://127.0.0.1:8000/v1",
+            "penchant label pairs.jsonl --export answers.jsonl",
+            "penchant data build answers.jsonl --output train.jsonl",
+        ),
+    ),
     (
         "a reward of your own, a Python function",
         (

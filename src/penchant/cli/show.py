@@ -191,7 +191,7 @@ def print_result(result: TrainResult) -> None:
 
             print(f"own answers: {against_band(distance, result.after.kl_sequence_error)}")
     print(
-        f"{result.steps} steps in {result.train_seconds:.0f} s, "
+        f"{counted(result.steps, 'step')} in {result.train_seconds:.0f} s, "
         f"{result.examples_per_second:.2f} examples/s, {result.tokens_per_second:,.0f} tokens/s, "
         f"peak memory {gibibytes(result.memory_peak_bytes)}"
     )
@@ -203,3 +203,7 @@ def print_result(result: TrainResult) -> None:
 
     for library, line in how_to_load(result.model).items():
         print(f"{library + ':':14}{line}")
+    if (merged := result.output / "merged").is_dir():
+        print(f"merged: {merged}")
+        for library, line in how_to_load(merged).items():
+            print(f"{library + ':':14}{line}")

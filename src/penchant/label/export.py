@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from penchant.core.atomic import write_atomically
+from penchant.core.commands import typeable
 from penchant.data.opening import Sources
 from penchant.data.records import DataError, Pair, counted
 from penchant.data.rows.messages import plain
@@ -31,7 +33,8 @@ class Export:
         skipped = f"; {counted(self.skipped, 'skip')} left out" if self.skipped else ""
         return (
             f"wrote {counted(self.rows, 'answer')} to {counted(self.items, 'item')} "
-            f"to {self.output}{skipped}\nagreement: {self.agreement}"
+            f"to {self.output}{skipped}\nagreement: {self.agreement}\nnext: "
+            + typeable(f"penchant data build {quote(str(self.output))} --output train.jsonl")
         )
 
 
