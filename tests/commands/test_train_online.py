@@ -287,19 +287,15 @@ def test_answers_that_never_end_are_found(tiny_model_dir, tmp_path):
 def test_filters_hold_while_sampling_and_scoring(tiny_model_dir, tmp_path):
     train("ppo", tiny_model_dir, tmp_path / "run", temperature=0.8, top_k=7, top_p=0.9)
     records = read(tmp_path / "run", "metrics.jsonl")
-    first = [r for r in records if r["iteration"] == 1]  # later the sampler's own are taken
-    assert max(r["logprob/sampling_difference"] for r in first) < 1e-4
+    assert max(r["logprob/sampling_difference"] for r in records) < 1e-4
     assert records[0]["policy/approxkl"] == pytest.approx(0, abs=1e-9)
-    second = next(r for r in records if r["iteration"] == 2)
-    assert second["policy/approxkl"] == pytest.approx(0, abs=1e-9)
-    assert "logprob/sampling_difference" not in second
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_sampling_tells_spares_a_pass_and_changes_nothing(
     method, tiny_model_dir, tmp_path, monkeypatch
 ):
-    """From the second batch on, once the first has shown that it agrees."""
+    """Once a batch has shown that it agrees: of PPO the second, whose values are not all 0."""
     passes = []
     of_policy = Scoring._of_policy
 
@@ -308,14 +304,15 @@ def test_what_sampling_tells_spares_a_pass_and_changes_nothing(
         return of_policy(self, groups, batch)
 
     monkeypatch.setattr(Scoring, "_of_policy", counted)
-    keys = {"learning_rate": 1e-3, "max_steps": 6}
+    keys = {"learning_rate": 1e-3, "max_steps": 12}
     train(method, tiny_model_dir, tmp_path / "told", **keys)
     told = len(passes)
     monkeypatch.setattr(CachedSampler, "tells", False)
     train(method, tiny_model_dir, tmp_path / "scored", **keys)
     batches = read(tmp_path / "told", "metrics.jsonl")[-1]["iteration"]
-    assert batches > 1
-    assert len(passes) - told == batches * told
+    assert batches > 2
+    compared = 2 if method == "ppo" else 1
+    assert (len(passes) - told) * compared == batches * told
     runs = [read(tmp_path / name, "metrics.jsonl") for name in ("told", "scored")]
     for one, other in zip(*runs, strict=True):
         for name in ("loss", "entropy", "kl/sequence", "grad_norm", "reward/mean"):

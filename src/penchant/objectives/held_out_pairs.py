@@ -15,6 +15,7 @@ from penchant.objectives.held_out import TokenMeans, batches, mean, score_both
 from penchant.objectives.pair_inputs import pair_inputs, tail_weights
 
 if TYPE_CHECKING:
+    from penchant.data.batch import Group
     from penchant.data.tokenise import TokenisedPair
     from penchant.models.reference import Progress
     from penchant.objectives.base import Parts
@@ -27,17 +28,22 @@ def evaluate_pairs(
     """The policy on held-out pairs, as `Objective.evaluate`."""
     scorer, team = parts.scorer, parts.team
     needs: Needs = parts.method.needs(parts.options)
+    extras = needs.prompt or needs.weights
     with scorer.evaluating():
         counted: list[PairInputs] = []
         tokens = TokenMeans()
         for some, counts in batches(examples, batch_size, progress, team):
             groups = [example.group() for example in some]
+            if extras and parts.reference is None:  # one pass tells everything
+                inputs = _alone(parts, groups, needs)
+                counted += [moved(inputs, "cpu")] if counts else []
+                continue
             batch = scorer.batch(groups)
             weights = tail_weights(batch, needs.tail_weight)
             scored = score_both(scorer, parts.reference, groups, batch, weights)
             inputs = pair_inputs(scored.logprobs, batch, scored.ref_sums, weights)
-            if needs.prompt or needs.weights:
-                inputs = _with_extras(parts, inputs, some)
+            if extras:
+                inputs = _with_extras(parts, inputs, groups)
             if counts:
                 tokens.add(scored)
                 counted.append(moved(inputs, "cpu"))
@@ -58,11 +64,16 @@ def evaluate_pairs(
     )
 
 
-def _with_extras(parts: Parts, inputs: PairInputs, examples: Sequence[TokenisedPair]) -> PairInputs:
+def _alone(parts: Parts, groups: Sequence[Group], needs: Needs) -> PairInputs:
+    """Everything that the policy says of pairs, without a reference."""
+    batch = parts.scorer.batch(groups, with_prompts=needs.prompt)
+    weights = tail_weights(batch, needs.tail_weight)
+    return pair_inputs(parts.scorer(batch, also="collisions"), batch, None, weights)
+
+
+def _with_extras(parts: Parts, inputs: PairInputs, groups: Sequence[Group]) -> PairInputs:
     """Prompts' log-probs and weights, which comparing two models leaves out."""
-    groups = [example.group() for example in examples]
-    batch = parts.scorer.batch(groups, with_prompts=parts.method.needs(parts.options).prompt)
-    more = pair_inputs(parts.scorer(batch, also="collisions"), batch, None, None)
+    more = _alone(parts, groups, replace(parts.method.needs(parts.options), tail_weight=1.0))
     return replace(
         inputs,
         prompt=more.prompt,

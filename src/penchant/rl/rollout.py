@@ -192,7 +192,8 @@ class Collector:
         if self.agrees:
             return self.scoring.columns(own, drawn), False
         columns = self.scoring.columns(own)
-        self.agrees = all(self.team.gather(agree(drawn, columns)))
+        verdicts = self.team.gather(agree(drawn, columns))
+        self.agrees = False if False in verdicts else None if None in verdicts else True
         return columns, True
 
     @property

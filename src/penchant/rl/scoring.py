@@ -57,8 +57,10 @@ def drawn_columns(answers: Sequence[Answer]) -> list[dict[str, Tensor]] | None:
     ]  # fmt: skip
 
 
-def agree(drawn: Sequence[dict[str, Tensor]], scored: Sequence[dict[str, Tensor]]) -> bool:
+def agree(drawn: Sequence[dict[str, Tensor]], scored: Sequence[dict[str, Tensor]]) -> bool | None:
     """Whether a sampler has told what scoring finds, but for the rounding of single precision.
+
+    None where that cannot be said yet: a value head that is not trained says 0 of anything.
 
     Args:
         drawn, scored: of the same answers, `[T]` by name; of the second there may be more names.
@@ -72,6 +74,8 @@ def agree(drawn: Sequence[dict[str, Tensor]], scored: Sequence[dict[str, Tensor]
     )
     mean, largest = float(differences.mean()), float(differences.max())
     same = mean <= MEAN_DIFFERENCE and largest <= LARGEST_DIFFERENCE  # also false for NaN
+    if same and any("values" in found and not found["values"].any() for found in scored):
+        return None
     logger.info(
         "what sampling tells of its answers %s a pass over them (it differs by %.1e on average, "
         "by %.1e at most)", "spares" if same else "does not stand for", mean, largest,
