@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -574,6 +574,24 @@ def test_a_base_in_four_bits_is_trained_however_a_script_asks_for_it(
     assert trainer.train().training_loss == pytest.approx(0.6931, abs=1e-3)
     base = trainer.model.get_base_model()
     assert base.is_loaded_in_4bit and base.lm_head.weight.dtype == torch.float32
+
+
+def test_an_adapter_starts_from_the_records_where_its_configuration_says_so(
+    model, tiny_model_dir, preference_dataset, tmp_path
+) -> None:
+    eva = EvaConfig(rho=1.5)
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(str(tmp_path / "run"), max_steps=1, bf16=False),
+        train_dataset=preference_dataset,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model_dir),
+        peft_config=LoraConfig(
+            r=2, target_modules="all-linear", init_lora_weights="eva", eva_config=eva
+        ),
+    )
+    assert trainer.train().training_loss == pytest.approx(0.6931, abs=1e-3)
+    made = trainer.model.peft_config["default"]
+    assert made.eva_config == eva and made.rank_pattern  # ranks follow the layers' inputs
 
 
 def test_what_a_quantization_cannot_serve_is_refused(

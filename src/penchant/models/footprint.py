@@ -227,7 +227,7 @@ def _head_bytes(sizes: Sizes, load: Load) -> float:
 
 
 def _sampling_bytes(sizes: Sizes, load: Load) -> float:
-    """Keys and values of answers under way, and the logits of their next tokens."""
+    """Keys and values of answers under way, the logits of their next tokens, rounded weights."""
     # A layer's cache grows by making a longer one beside it.
     cache = sizes.cache_token * load.cached * (1 + 1 / max(1, sizes.num_layers))
-    return cache + 4 * 4.0 * load.side_by_side * sizes.vocabulary
+    return cache + 4 * 4.0 * load.side_by_side * sizes.vocabulary + sizes.fixed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +181,9 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
     for one in fields(LoraConfig):
         value = getattr(peft_config, one.name)
         if one.name not in READ | INCIDENTAL and value != getattr(usual, one.name):
-            settings[one.name] = sorted(value) if isinstance(value, set) else value
+            value = sorted(value) if isinstance(value, set) else value
+            # As EvaConfig: the run's configuration is written to a file.
+            settings[one.name] = asdict(value) if is_dataclass(value) else value
     if scored and "modules_to_save" in settings:
         settings["modules_to_save"] = sorted({*settings["modules_to_save"]} - HEADS) or None
     return {

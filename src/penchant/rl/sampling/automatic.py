@@ -57,6 +57,11 @@ class AutomaticSampler:
         """The name of the engine in use, or of the one that is tried next."""
         return self._left[0][0]
 
+    @property
+    def tells(self) -> bool:
+        """Whether the engine in use can tell entropies and values of what it draws."""
+        return getattr(self._started, "tells", False)
+
     def sync(self) -> None:
         """Hand on that the weights have changed; an engine that starts later gets them then."""
         if self._started is not None:
