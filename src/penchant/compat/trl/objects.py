@@ -181,9 +181,7 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
     for one in fields(LoraConfig):
         value = getattr(peft_config, one.name)
         if one.name not in READ | INCIDENTAL and value != getattr(usual, one.name):
-            value = sorted(value) if isinstance(value, set) else value
-            # As EvaConfig: the run's configuration is written to a file.
-            settings[one.name] = asdict(value) if is_dataclass(value) else value
+            settings[one.name] = _as_written(value)
     if scored and "modules_to_save" in settings:
         settings["modules_to_save"] = sorted({*settings["modules_to_save"]} - HEADS) or None
     return {
@@ -194,6 +192,13 @@ def lora_keys(peft_config: Any, model: Any, *, scored: bool) -> dict[str, Any]:
         "lora_target_parameters": peft_config.target_parameters or "",
         "peft": {name: value for name, value in settings.items() if value is not None},
     }
+
+
+def _as_written(value: Any) -> Any:
+    """A setting as a file can hold it: sets in order, configurations such as EVA's as mappings."""
+    if isinstance(value, set):
+        return sorted(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _targets(wanted: Any, model: Any) -> str | list[str]:
