@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from penchant.core.errors import ConfigError
+from penchant.core.team import Team
 from penchant.methods import METHODS
 from penchant.models.policy import PolicyScorer
 from penchant.rl.sampling.automatic import AutomaticSampler, as_drawn, engines_of
@@ -75,6 +78,34 @@ def test_the_last_engine_s_error_is_the_run_s(make_model: Any) -> None:
     alone = AutomaticSampler([("static", partial(StaticSampler, scorer, [2]))])
     with pytest.raises(ConfigError, match="set generation to cached"):
         alone.sample(PROMPTS, DRAW)
+
+
+def test_processes_take_one_engine(make_model: Any, tmp_path: Path) -> None:
+    """The second cannot start the first choice."""
+    context = multiprocessing.get_context("fork")
+    scorer, meeting = PolicyScorer(make_model("llama"), 0), f"file://{tmp_path / 'meeting'}"
+
+    def answer(rank: int, found: Any) -> None:
+        torch.set_num_threads(1)  # the threads of the process that was forked are not there
+        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
+
+        def first(lacks: bool) -> Any:
+            if lacks:
+                raise RuntimeError("no such engine")
+            return CachedSampler(scorer, [2])
+
+        choices = [("first", partial(first, rank == 1)), ("second", partial(first, False))]
+        sampler = AutomaticSampler(choices, Team(rank, 2))
+        answers = [sampler.sample(PROMPTS, DRAW) for _ in range(2)]
+        found.put((sampler.engine, answers[0] == answers[1]))
+
+    found = context.Queue()
+    team = [context.Process(target=answer, args=(rank, found)) for rank in range(2)]
+    for one in team:
+        one.start()
+    assert [found.get(timeout=60) for _ in team] == [("second", True)] * 2
+    for one in team:
+        one.join()
 
 
 def test_importance_weights_are_those_of_the_engine_that_was_taken() -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penchant.core.team import ALONE, Team
 from penchant.rl.sampling.base import Completion, Draw, Sampler
 
 if TYPE_CHECKING:
@@ -45,10 +46,14 @@ class AutomaticSampler:
 
     Args:
         candidates: names, each with what starts the engine, the first choice first.
+        team: the processes of the run, which all sample, and take the same engine.
     """
 
-    def __init__(self, candidates: Sequence[tuple[str, Callable[[], Sampler]]]) -> None:
+    def __init__(
+        self, candidates: Sequence[tuple[str, Callable[[], Sampler]]], team: Team = ALONE
+    ) -> None:
         self._left = list(candidates)
+        self.team = team
         self._started: Sampler | None = None
         self._answered = False
 
@@ -68,25 +73,29 @@ class AutomaticSampler:
             self._started.sync()
 
     def sample(self, prompts: Sequence[list[int]], draw: Draw) -> list[list[Completion]]:
-        """Answers of the first engine that gives any; once one has, it stays."""
-        while True:
+        """Answers of the first engine that gives any in each process; once it has, it stays."""
+        while not self._answered:
+            answers, failed = [], ""
+            last = len(self._left) == 1
             try:
                 answers = self._start().sample(prompts, draw)
             except Exception as error:
-                if self._answered or len(self._left) == 1:
+                if last:
                     raise
-                self._started = None
-                name = self._left.pop(0)[0]
-                logger.warning(
-                    "generation: %s does not answer here (%s: %s); %s does from here on. Set "
-                    "generation to the one that you want",
-                    name, type(error).__name__, error, self.engine,
-                )  # fmt: skip
-            else:
-                if not self._answered:
-                    logger.info("generation: auto is %s", self.engine)
+                failed = f"{type(error).__name__}: {error}"
+            failures = [] if last else [one for one in self.team.gather(failed) if one]
+            if not failures:
+                logger.info("generation: auto is %s", self.engine)
                 self._answered = True
                 return answers
+            self._started = None
+            name = self._left.pop(0)[0]
+            logger.warning(
+                "generation: %s does not answer here (%s); %s does from here on. Set generation to "
+                "the one that you want",
+                name, failures[0], self.engine,
+            )  # fmt: skip
+        return self._start().sample(prompts, draw)
 
     def _start(self) -> Sampler:
         if self._started is None:

@@ -103,7 +103,8 @@ def make_sampler(options: OnlineOptions, place: Place) -> Sampler:
     )
     if len(names) == 1:
         return _started(names[0], options, place)
-    return AutomaticSampler([(name, partial(_started, name, options, place)) for name in names])
+    started = [(name, partial(_started, name, options, place)) for name in names]
+    return AutomaticSampler(started, place.team)
 
 
 def _started(engine: str, options: OnlineOptions, place: Place) -> Sampler:
