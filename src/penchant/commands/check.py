@@ -69,11 +69,15 @@ def _look(wanted: Given, probe: bool, num_processes: int) -> CheckResult:
 
     config = wanted.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolve_precision(config.precision, device)
+    precision = resolve_precision(config.precision, device)
     run_data = read_run_data(config, wanted.data, wanted.eval_data)
     if num_processes < 1:
         raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
     inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
+    if num_processes > 1 and config.sharding in ("full", "hybrid"):
+        from penchant.training.sharded import require_divisible
+
+        require_divisible(config, inputs.base, inputs.settings, precision)
     run = take_snapshot(config, inputs, num_processes)
     findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
     estimate: RunEstimate | None = None
