@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import json
+import lzma
 
 import pytest
 
@@ -198,3 +200,72 @@ def test_every_command_on_data_takes_several_files_and_columns(tmp_path):
 def test_a_source_is_written_as_a_command_line_takes_it():
     sources = Sources(["a b.jsonl", "c.jsonl"], "test", {"prompt": "my question"})
     assert sources.argument == ("'a b.jsonl' c.jsonl --split test --columns 'prompt=my question'")
+
+
+OTHER_FORMS = {
+    "excel.csv": b"sep=;\r\nprompt;chosen;rejected\r\np 0;good 0;bad 0\r\n",
+    "bars.csv": b" prompt| chosen|rejected \np 0|good 0|bad 0\n",
+    "objects.json": b'{"prompt": "p 0",\n "chosen": "good 0",\n "rejected": "bad 0"}\n'
+    b'{"prompt": "p 1",\n "chosen": "good 1",\n "rejected": "bad 1"}',
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMS)
+def test_text_of_other_tools_is_read_as_what_it_is(tmp_path, name):
+    (tmp_path / name).write_bytes(OTHER_FORMS[name])
+    first = read_pairs(tmp_path / name).records[0]
+    assert (first.prompt, first.chosen, first.rejected) == ("p 0", "good 0", "bad 0")
+
+
+@pytest.mark.parametrize("form", ["bz2", "xz", "zst", "arrow", "feather", "stream.arrow"])
+def test_packed_and_arrow_files_hold_the_same_pairs(tmp_path, form):
+    content = rows("p", 3)
+    lines = "".join(json.dumps(row) + "\n" for row in content).encode()
+    path = tmp_path / f"p.jsonl.{form}"
+    if form in ("bz2", "xz"):
+        path.write_bytes({"bz2": bz2, "xz": lzma}[form].compress(lines))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        table = pyarrow.Table.from_pylist(content)
+        if form == "zst":
+            with pyarrow.CompressedOutputStream(str(path), "zstd") as stream:
+                stream.write(lines)
+        elif form == "feather":
+            pytest.importorskip("pyarrow.feather").write_feather(table, path)
+        else:
+            new = pyarrow.ipc.new_stream if "stream" in form else pyarrow.ipc.new_file
+            with new(path, table.schema) as writer:
+                writer.write_table(table)
+    assert read_pairs(path).fingerprint == read_pairs(content).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (b"SQLite format 3\0", r"sqlite3 -json .*p\.db"),
+        (b"PK\x03\x04", r"unzip .*p\.db"),
+        (b"\x80\x04", "a pickle, which may run any code"),
+    ],
+)
+def test_files_that_hold_rows_otherwise_are_refused_with_what_makes_readable_ones(
+    tmp_path, head, told
+):
+    path = tmp_path / "p.db"
+    path.write_bytes(head + b"\0" * 40)
+    with pytest.raises(DataError, match=told):
+        read_pairs(path)
+
+
+def test_messages_as_pandas_writes_them_are_messages_and_no_code_is_run(tmp_path):
+    chat = {
+        "prompt": [{"role": "user", "content": "it's?"}],
+        "chosen": [{"role": "assistant", "content": "x"}],
+        "rejected": [{"role": "assistant", "content": "y"}],
+    }
+    kept = {name: repr(messages) for name, messages in chat.items()}
+    assert read_pairs([kept]).fingerprint == read_pairs([chat]).fingerprint
+    ran = tmp_path / "ran"
+    code = f"[{{'role': 'assistant', 'content': open({str(ran)!r}, 'w').name}}]"
+    with pytest.raises(DataError, match="not as JSON"):
+        read_pairs([{**kept, "chosen": code}])
+    assert not ran.exists()

@@ -352,7 +352,7 @@ def test_csv_cell_beyond_the_modules_limit_is_read_and_the_limit_restored(tmp_pa
         ("q,good,bad,extra", "too many cells"),
         ("q,good", "missing field"),
         ("q,,bad", "empty completion"),
-        ("\"[{'role': 'user', 'content': 'q'}]\",good,bad", "malformed JSON"),
+        ("\"[{'role': 'user', 'content': q}]\",good,bad", "malformed JSON"),
     ],
 )
 def test_bad_csv_row_is_refused(tmp_path, cells, reason):

@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from penchant.audit.patterns import CUES, bits, opening
-from penchant.data.faults import answers, joined, nearly_same, whole_text
+from penchant.data.faults import answers, has_stand_in, joined, nearly_same, whole_text
 from penchant.data.lines import Item
 from penchant.data.near import ABSENT, NUM_HASHES, Signatures, sign_records
 from penchant.data.patterns import LEFTOVERS, MEDIA_MARKS, PERSONAL, SEARCHED_CHARACTERS
@@ -44,6 +44,7 @@ COLUMNS = np.dtype(
         ("leftovers", np.uint8),  # bits of LEFTOVERS
         ("media", np.uint8),  # bits of MEDIA_MARKS
         ("blank_difference", np.bool_),  # they differ in nothing that is seen but case
+        ("stand_in", np.bool_),  # an answer is a word for no value
         ("desirable", np.bool_),  # of a label
         ("agreement", np.float32),
         ("margin", np.float32),
@@ -140,6 +141,7 @@ def _describe(row: Any, record: Pair | Label) -> None:
     everything = whole_text(record)
     row["personal"] = bits(PERSONAL, everything)
     row["leftovers"] = bits(LEFTOVERS, everything)
+    row["stand_in"] = has_stand_in(record)
     row["media"] = bits(MEDIA_MARKS, everything)
     if isinstance(record, Label):
         row["desirable"] = record.desirable

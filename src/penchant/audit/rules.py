@@ -128,6 +128,7 @@ def texts(scanned: Scan) -> Iterator[Finding]:
     """What is in the texts and should not be."""
     table = scanned.table[scanned.records]
     yield from _fault(scanned, "white-space", table["blank_difference"])
+    yield from _fault(scanned, "stand-in-answers", table["stand_in"])
     for name, column, kinds in (
         ("personal-data", "personal", PERSONAL),
         ("template-leftovers", "leftovers", LEFTOVERS),

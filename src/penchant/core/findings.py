@@ -97,9 +97,9 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
 BEFORE = (
     "configuration", "data", "model", "reward", "output", "learning-rate", "beta", "beta-noise",
     "reward-epochs", "epochs", "warmup", "fp16-of-bf16", "dropout", "lora-dropout", "ties",
-    "white-space", "low-agreement", "split-votes", "zero-margin", "duplicates", "near-duplicates",
-    "contradictions", "cycles", "personal-data", "template-leftovers", "media-marks",
-    "leaks", "near-leaks",
+    "white-space", "stand-in-answers", "low-agreement", "split-votes", "zero-margin", "duplicates",
+    "near-duplicates", "contradictions", "cycles", "personal-data", "template-leftovers",
+    "media-marks", "leaks", "near-leaks",
     "label-noise", "length-bias", "no-held-out", "few-records", "one-prompt", "refused-rows",
     "kto-imbalance", "prompts-cut", "answers-cut", "answer-room", "dropped-records", "context",
     "double-bos", "doubled-eos", "early-eos", "missing-eos", "pad-is-eos", "chat-as-text",

@@ -18,6 +18,8 @@ FILE, HELD_OUT = "FILE", "HELD_OUT"
 MANY = 0.05  # share of records from which a fault costs more than a note
 FEW_SPOIL = 0.01  # likewise of a fault that teaches the wrong thing
 # Soft hyphens, marks of direction, and spaces without width; not the joiners, which change signs.
+# What tables and programs write where there is no value.
+STAND_INS = {"none", "nan", "null", "undefined", "<na>"}
 UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 
 
@@ -129,6 +131,10 @@ _FAULTS = (
         "keep them with a method that allows for noise (robust, ipo), or "
         + _drop("split-votes"), None,
     ),
+    Fault(
+        "stand-in-answers", "of which an answer is only a word for no value, as None or nan",
+        _drop("stand-in-answers"), FEW_SPOIL,
+    ),
     Fault("zero-margin", "with a margin of 0, which are ties", _drop("zero-margin")),
     Fault("duplicates", "that repeat an earlier one", _drop("duplicates")),
     Fault("near-duplicates", "nearly equal to an earlier one", _drop("near-duplicates")),
@@ -189,6 +195,7 @@ def count_faults(records: Sequence[Record]) -> dict[str, Count]:
     pairs = [record for record in records if isinstance(record, Pair)]
     rated = [pair.agreement for pair in pairs if pair.agreement is not None]
     nums = {
+        "stand-in-answers": sum(has_stand_in(record) for record in records),
         "white-space": sum(nearly_same(pair.chosen, pair.rejected) for pair in pairs),
         "low-agreement": sum(share < MIN_AGREEMENT for share in rated),
         "split-votes": sum(share < 1 for share in rated),
@@ -253,6 +260,11 @@ def whole_text(record: Record) -> str:
 def nearly_same(first: Text, second: Text) -> bool:
     """Whether two completions differ in white space, case or characters without width only."""
     return _squeezed(first) == _squeezed(second)
+
+
+def has_stand_in(record: Record) -> bool:
+    """Whether an answer is a word that stands for no value."""
+    return any(joined(text).strip().casefold() in STAND_INS for text in answers(record))
 
 
 def _squeezed(text: Text) -> list[str]:

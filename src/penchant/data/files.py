@@ -1,4 +1,4 @@
-"""The rows of a file, each with its place: JSON Lines, JSON, CSV and Parquet, also with gzip.
+"""The rows of a file, each with its place: JSON Lines, JSON, CSV, Parquet, Arrow, also compressed.
 
 The format is told by what a file holds, and by its name only where that leaves it open. A line
 that cannot be read becomes a `Refusal`; a file that cannot be read raises `DataError`.
@@ -7,6 +7,7 @@ that cannot be read becomes a `Refusal`; a file that cannot be read raises `Data
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ from penchant.data.lines import (
 )
 from penchant.data.records import DataError, Refusal
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TEXT_SUFFIX = ".txt"
+ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
+PICKLED = "a pickle, which may run any code as it is read; write its rows as JSON Lines"
 LFS_POINTER = b"version https://git-lfs.github.com"
 
 
@@ -57,14 +61,16 @@ def open_file(
         yield from tables.json_rows(path, label, split, watch)
     elif form == ".parquet":
         yield from tables.parquet_rows(path, label, watch)
+    elif form == ".arrow":
+        yield from tables.arrow_rows(path, label, watch)
     else:
         yield from tables.csv_rows(path, label, watch)
 
 
 def data_suffix(path: Path) -> str:
-    """Which of the known suffixes a name ends in, before any .gz; empty when none."""
+    """Which of the known suffixes a name ends in, before any of a compression; else empty."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"]:
+    if suffixes[-1:] and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     known = (*SUFFIXES, TEXT_SUFFIX)
     return suffixes[-1] if suffixes and suffixes[-1] in known else ""
@@ -74,13 +80,16 @@ def data_suffix(path: Path) -> str:
 
 
 def _tell_format(path: Path) -> str:
-    """One of .jsonl, .json, .csv, .parquet and .txt."""
+    """One of .jsonl, .json, .csv, .parquet, .arrow and .txt."""
     suffix = data_suffix(path)
     head = first_lines(path)
     if not head:
         raise DataError(f"{path} is empty; give data with at least one row")
     if head.startswith(PARQUET) or suffix == ".parquet":
         return ".parquet"
+    if head.startswith(ARROW):
+        return ".arrow"
+    _refuse_other_formats(path, head)
     _require_utf8(path, head)
     if head.startswith(LFS_POINTER):
         raise DataError(f"{path} is a pointer of Git LFS, not the data; fetch it: git lfs pull")
@@ -98,6 +107,23 @@ def _tell_format(path: Path) -> str:
             f"JSON, Parquet, or a name that ends in {', '.join((*SUFFIXES, TEXT_SUFFIX))}"
         )
     return ".json" if suffix == ".json" else ".jsonl"
+
+
+# How a file begins that holds rows, but not in a format that is read here, and what makes one.
+OTHERS = {
+    b"SQLite format 3\0": "an SQLite database; write a table as JSON: sqlite3 -json {path} "
+    "'SELECT * FROM TABLE' > NEW.json",
+    b"PK\x03\x04": "a zip archive, or a workbook of Excel; unpack it (unzip {path} -d FOLDER), or "
+    "save the sheet as CSV UTF-8",
+    b"\x80\x04": PICKLED,
+    b"\x80\x05": PICKLED,
+}
+
+
+def _refuse_other_formats(path: Path, head: bytes) -> None:
+    for mark, said in OTHERS.items():
+        if head.startswith(mark):
+            raise DataError(f"{path} is {said.format(path=shlex.quote(str(path)))}")
 
 
 def _is_document(first: bytes, second: bytes, suffix: str) -> bool:

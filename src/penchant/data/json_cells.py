@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 
 from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError
 
@@ -26,14 +27,25 @@ def messages(name: str, text: str, *, listed: bool) -> object:
     except (ValueError, RecursionError) as error:
         if not listed:
             return text
-        raise RowError(
-            "malformed JSON",
-            f"'{name}' holds messages, but not as JSON: {error}; write json.dumps",
-        ) from error
+        value = _literal(text)
+        if value is None:
+            raise RowError(
+                "malformed JSON",
+                f"'{name}' holds messages, but not as JSON: {error}; write json.dumps",
+            ) from error
     turns = value if isinstance(value, list) else [value]
     whole = all(isinstance(turn, Mapping) and any(k <= set(turn) for k in MESSAGE_KEYS)
                 for turn in turns)  # fmt: skip
     return value if whole else text
+
+
+def _literal(text: str) -> object:
+    """The list that a text is in Python's own writing, as pandas puts it into CSV; else None."""
+    import ast
+
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(text.strip())
+    return None
 
 
 def unfilled(row: Row) -> Row:

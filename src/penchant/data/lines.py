@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from penchant.data.records import DataError, Refusal
 
@@ -44,19 +47,41 @@ def first_lines(path: Path) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes] | gzip.GzipFile]]:
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], Any]]:
     """The file as it lies there, whose position tells how much is read, and its content."""
     with path.open("rb") as raw:
-        packed = raw.read(2) == GZIP or path.suffix.lower() == ".gz"
+        head = raw.read(max(map(len, PACKED)))
         raw.seek(0)
-        if not packed:
+        packed = next((one for mark, one in PACKED.items() if head.startswith(mark)), None)
+        if packed is None and path.suffix.lower() == ".gz":
+            packed = PACKED[GZIP]
+        if packed is None:
             yield raw, raw
             return
+        form, unpack = packed
         try:
-            with gzip.GzipFile(fileobj=raw) as stream:
+            with unpack(raw) as stream:
                 yield raw, stream
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path} is not a valid gzip file: {error}; fetch it again") from error
+        except (zlib.error, lzma.LZMAError, OSError) as error:
+            raise DataError(
+                f"{path} is not a valid {form} file: {error}; fetch it again"
+            ) from error
+
+
+def _zstandard(raw: IO[bytes]) -> IO[bytes]:
+    """The content of a zstd stream, with lines."""
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
+
+
+# How a compressed file begins, what it is called, and what reads it.
+PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    GZIP: ("gzip", lambda raw: gzip.GzipFile(fileobj=raw)),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
+    b"\x28\xb5\x2f\xfd": ("zstd", _zstandard),
+}
 
 
 def read_lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:

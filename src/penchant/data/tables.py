@@ -1,4 +1,4 @@
-"""The rows of files that are not read line by line: whole JSON documents, CSV and Parquet."""
+"""The rows of files that are not read line by line: JSON documents, CSV, Parquet and Arrow."""
 
 from __future__ import annotations
 
@@ -43,15 +43,32 @@ def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterato
             f"{path} is not UTF-8 at byte {error.start}; {recode(path, 'LATIN1')}"
         ) from error
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
+        value = _in_a_row(content.decode())
+        if value is None:
+            raise DataError(
+                f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+            ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     rows = _json_list(path, value, split)
     if not rows:
         raise DataError(f"{path} is an empty list; give data with at least one row")
     yield from numbered(name, _watched(rows, len(rows), path, watch))
+
+
+def _in_a_row(text: str) -> list[object] | None:
+    """The objects of a text that holds one after another, each over several lines; else None."""
+    decoder = json.JSONDecoder(object_pairs_hook=unique_fields)
+    rows: list[object] = []
+    at = 0
+    while at < len(text):
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except ValueError:
+            return None
+        rows.append(row)
+        at += len(text[at:]) - len(text[at:].lstrip())
+    return rows if len(rows) > 1 and all(isinstance(row, dict) for row in rows) else None
 
 
 def _json_list(path: Path, value: object, split: str) -> Sequence[object]:
@@ -102,10 +119,12 @@ def csv_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
     previous_limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     # Bytes that are not UTF-8 become surrogates, which refuse the row they are in, not the file.
     text = (line.decode(errors="surrogateescape") for line in read_lines(path, watch))
-    reader = csv.reader(text, strict=True, delimiter=_delimiter(path))
+    delimiter = _delimiter(path)
+    reader = csv.reader(text, strict=True, delimiter=delimiter)
     line = 1
     try:
-        header = next(filter(None, reader), [])
+        header = next(filter(lambda cells: not _says_delimiter(cells), reader), [])
+        header = [name.strip() for name in header]
         _require_distinct(path, header)
         line = reader.line_num + 1
         for cells in reader:
@@ -130,11 +149,18 @@ def _require_distinct(path: Path, header: list[str]) -> None:
         raise DataError(f"{path} has two columns named '{twice}'; give one of them another name")
 
 
+def _says_delimiter(cells: list[str]) -> bool:
+    """Whether a line is blank, or Excel's `sep=;` before the headings."""
+    return not cells or cells[0].startswith("sep=")
+
+
 def _delimiter(path: Path) -> str:
-    """The comma, semicolon or tab that is most frequent in the headings, outside quotes."""
+    """What Excel's `sep=` names, or what is most frequent in the headings, outside quotes."""
     heading = first_lines(path).partition(b"\n")[0].decode(errors="surrogateescape")
+    if said := re.fullmatch(r"sep=([,;\t|])\s*", heading):
+        return said[1]
     bare = re.sub(r'"[^"]*"', "", heading)
-    return max(",;\t", key=bare.count)
+    return max(",;\t|", key=bare.count)
 
 
 def _csv_item(path: Path, where: str, header: list[str], cells: list[str]) -> Item:
@@ -169,6 +195,27 @@ def parquet_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
             yield from numbered(name, _watched(rows, file.metadata.num_rows, path, watch))
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def arrow_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
+    """The rows of an Arrow file, of a stream or of Feather.
+
+    Raises:
+        DataError: it is not readable.
+    """
+    import pyarrow
+    from pyarrow import feather, ipc
+
+    content = io.BytesIO(read_content(path))
+    try:
+        if content.getvalue().startswith(b"ARROW1"):
+            table = feather.read_table(content)
+        else:
+            table = ipc.open_stream(content).read_all()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a readable Arrow file: {error}") from error
+    rows = (unfilled(row) for batch in table.to_batches() for row in batch.to_pylist())
+    yield from numbered(name, _watched(rows, len(table), path, watch))
 
 
 def _watched(

@@ -49,6 +49,7 @@ PAIRS += [
     pair("mail", "Write to ann.lee@mail.example.org.", "I can not."),
     pair("marks", "yes<|im_end|>", "no [/INST]"),
     pair("<image>\nWhat is it?", "a boat", "a lake"),
+    pair("said", "nan", "It is three."),
     pair("seen", "so it is", "so\u200b it is"),
 ]
 VOTED = [pair(f"p{n}", "yes", "no", agreement=0.55 if n % 4 == 0 else 1.0) for n in range(40)]
@@ -58,7 +59,7 @@ FILES = {
     "pairs": ("dpo", PAIRS, None, {
         "white-space": 2, "duplicates": 1, "contradictions": 2, "cycles": 3, "low-agreement": 1,
         "split-votes": 1, "zero-margin": 1, "near-duplicates": 1, "personal-data": 1,
-        "template-leftovers": 1, "media-marks": 1,
+        "template-leftovers": 1, "media-marks": 1, "stand-in-answers": 1,
     }),
     "pairs beside held-out ones": ("dpo", PAIRS, HELD_OUT, {"leaks": 2, "near-leaks": 2}),
     "votes": ("dpo", VOTED, None, {"label-noise": 0, "split-votes": 10, "low-agreement": 10}),
