@@ -14,6 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from penchant.models.distribution import transformed
+from penchant.models.logprobs import completion_logprobs
 from penchant.models.vocabulary import Head, LogitTransform, head_logits, product, rounded
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ class Lesson(NamedTuple):
     logits: Tensor | None
     """`[N, V]`, where `said` is None."""
     beta: float
+
+    def logprobs(self, targets: Tensor) -> Tensor:
+        """`[N]`: of the targets, under the teacher."""
+        if self.said is None:
+            assert self.logits is not None
+            return self.logits.log_softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        hidden, weight, bias, transform = self.said
+        return completion_logprobs(hidden, weight, targets, bias=bias, transform=transform)
 
 
 class Divergence(NamedTuple):

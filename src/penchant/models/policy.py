@@ -109,14 +109,19 @@ class PolicyScorer(Scorer):
     def _taught(self, batch: TokenBatch, lesson: Lesson) -> PolicyOutput:
         from penchant.models.divergence import Said, divergence_of_heads, divergence_of_logits
 
+        states = None
         if lesson.said is not None:
-            own = Said(*self.head_inputs(batch), self.transform)
+            states = self.hidden_states(batch)
+            head = effective_head(states[batch.predictors], self.output_head)
+            own = Said(*head, self.transform)
             found = divergence_of_heads(own, lesson.said, batch.targets, lesson.beta)
         else:
             assert lesson.logits is not None
             logits = self.full_logits(batch)
             found = divergence_of_logits(logits, lesson.logits, batch.targets, lesson.beta)
-        return PolicyOutput(found.logprobs, found.entropy, None, found.divergence, found.kl)
+            states = self.hidden_states(batch) if self._reads_own_states else None
+        values = self._values(batch, states)
+        return PolicyOutput(found.logprobs, found.entropy, values, found.divergence, found.kl)
 
     def as_trained(self, batch: TokenBatch) -> PolicyOutput:
         """A training pass computes values too."""

@@ -11,7 +11,7 @@ import torch
 
 from penchant.core.screen import track
 from penchant.data.shared_prompts import share_prompts
-from penchant.models.comparison import compare_heads
+from penchant.models.teacher import Teacher
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
-    from penchant.models.teacher import Teacher
     from penchant.rl.sampling.base import Completion
 
 
@@ -129,13 +128,11 @@ class Scoring:
         groups, order = share_prompts([(a.prompt.prompt, a.completion.ids) for a in answers])
         batch = self.policy.batch(groups)
         columns = self._of_policy(groups, batch) if policy else {}
-        if self.reference is not None:
+        if self.reference is not None and "ref_logprobs" not in columns:
             with self.reference.active() as other:
                 assert other is not None, "a cache cannot know what will be sampled"
                 own = batch if other.plan.layout == batch.layout else other.batch(groups)
                 columns["ref_logprobs"] = other(own)
-        if self.full_kl:
-            columns["full_kl"] = self._divergence(batch)
         lengths = [len(completion) for group in groups for completion in group.completions]
         together = torch.stack([values.float() for values in columns.values()]).cpu()  # one wait
         pieces = {name: row.split(lengths) for name, row in zip(columns, together, strict=True)}
@@ -143,28 +140,20 @@ class Scoring:
 
     def _of_policy(self, groups: Sequence[Group], batch: TokenBatch) -> dict[str, Tensor]:
         """`[N]` by name."""
-        lesson = None if self.teacher is None else self.teacher.lesson(groups, batch, self.policy)
-        out = self.policy(batch, policy=True, lesson=lesson)
-        found = {
-            "logprobs": out.logprobs,
-            "entropy": out.entropy,
-            "values": out.values,
-            "divergence": out.divergence,
-        }
+        policy, teacher, beside = self.policy, self.teacher, {}
+        if self.full_kl:
+            assert self.reference is not None
+            teacher = Teacher(self.reference, beta=1.0)
+        lesson = None if teacher is None else teacher.lesson(groups, batch, policy)
+        out = policy(batch, policy=True, lesson=lesson)
+        if self.full_kl and lesson is not None:
+            beside = {"full_kl": out.teacher_kl, "ref_logprobs": lesson.logprobs(batch.targets)}
+            if policy.top_k or policy.top_p < 1:  # the divergence is of whole distributions alone
+                out, beside = policy(batch, policy=True), {"full_kl": out.teacher_kl}
+        found = {"logprobs": out.logprobs, "entropy": out.entropy, "values": out.values, **beside}
+        if self.teacher is not None:
+            found["divergence"] = out.divergence
         return {name: column for name, column in found.items() if column is not None}
-
-    def _divergence(self, batch: TokenBatch) -> Tensor:
-        assert self.reference is not None
-        with self.reference.active() as other:
-            assert other is not None
-        with self.policy.opened(), other.opened():
-            own = self.policy.head_inputs(batch)
-            with self.reference.active():
-                theirs, transform = other.head_inputs(batch), other.transform
-            both = compare_heads(
-                own, theirs, batch.targets, transform=self.policy.transform, ref_transform=transform
-            )
-        return both.kl
 
 
 def _side_by_side(answers: Sequence[Answer]) -> list[int]:
