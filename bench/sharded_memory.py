@@ -1,7 +1,7 @@
 """Peak memory of one process beside that of the largest of several that divide the weights.
 
 python bench/sharded_memory.py                    SmolLM2-135M, ORPO on all weights, 2 processes
-python bench/sharded_memory.py --processes 4 --pairs 16 --accumulate 2
+python bench/sharded_memory.py --processes 4 --accumulate 2
 
 Both take the same optimizer steps, on the CPU in fp32; each of several processes takes its share
 of the pairs of a pass.
@@ -26,10 +26,10 @@ def main() -> None:
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, as in the demo")
     parser.add_argument("--method", default="orpo")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=8, help="of a pass of one process")
+    parser.add_argument("--pairs", type=int, default=16, help="of a pass of one process")
     parser.add_argument("--accumulate", type=int, default=1, help="passes of a step")
     parser.add_argument("--length", type=int, default=128, help="tokens of a pair's texts, about")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further keys")
     options = parser.parse_args()
     if options.pairs % options.processes:

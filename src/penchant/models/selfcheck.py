@@ -93,7 +93,7 @@ def plan_scoring(
     # Dropout would make any two passes differ.
     with scorer.evaluating(), torch.no_grad(), out_of_memory_explained(*TWO_PASSES):
         groups = [*groups, *_beyond_windows(scorer, groups, max_length)]
-        if scorer.causal_model.device.type == "cuda":
+        if scorer.device.type == "cuda":
             groups = filled(groups)
         expected = Expected(_plain_forward(scorer, groups), exact_logprobs(scorer, groups, PLAIN))
         check = partial(_refusal, scorer, groups, expected)

@@ -34,7 +34,7 @@ def rounding(policy: Scorer, groups: Sequence[Group], sums: Tensor, lengths: Ten
         return float((moved.abs() / lengths).max())
     config = policy.causal_model.config.get_text_config()
     dtype = policy.causal_model.dtype
-    half = dtype if dtype in HALF else torch.get_autocast_dtype(policy.causal_model.device.type)
+    half = dtype if dtype in HALF else torch.get_autocast_dtype(policy.device.type)
     unit = torch.finfo(half).eps / 2
     walk = unit * float(2 * config.num_hidden_layers) ** 0.5
     return walk / float(lengths.min()) ** 0.5

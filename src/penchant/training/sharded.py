@@ -40,6 +40,9 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
         "precision fp16: its gradient scaler does not know sharded gradients; set bf16": (
             precision == "fp16"
         ),
+        "sync_ref_model of an adapter: parts in main memory cannot meet; set offload to false": (
+            config.sync_ref_model and config.lora_r > 0 and config.offload
+        ),
         f"optim {config.optim}: it is not for parts of weights; set optim to adamw or sgd": (
             config.optim not in ("adamw", "sgd")
         ),

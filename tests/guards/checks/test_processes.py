@@ -14,6 +14,7 @@ import penchant
     ("changes", "message"),
     [
         ({"optim": "muon"}, "set optim to adamw or sgd"),
+        ({"sync_ref_model": True, "lora_r": 8, "offload": True}, "set offload to false"),
         ({"quantization": "4bit", "lora_r": 8}, "codes of weights are not sharded"),
     ],
     ids=str,
