@@ -58,6 +58,15 @@ def workshop(
         shutil.copy(held_out_file, folder / file)
     shutil.copy(as_labels(training_file), folder / "labels.jsonl")
     _write(folder / "prompts.jsonl", [{"prompt": one["prompt"], "answer": "yes"} for one in pairs])
+    thumbs = [{"prompt": one["prompt"], "answer": one[side], "thumb": side == "chosen"}
+              for one in pairs for side in ("chosen", "rejected")]  # fmt: skip
+    _write(folder / "thumbs.jsonl", thumbs)
+    answers = [{"prompt": f"Say {n}.", "completion_a": f"{n}", "completion_b": "No.", "label": "a",
+                "annotator": "ann"} for n in range(9)]  # fmt: skip
+    _write(folder / "answers.jsonl", answers)
+    (folder / "rewards.py").write_text(
+        "def score(completions, **columns):\n    return [len(set(text)) for text in completions]\n"
+    )
     sums = [{"question": f"{n} + {n}?", "answer": f"#### {2 * n}"} for n in range(16)]
     _write(folder / "problems.jsonl", sums)
     votes = [{"instruction": f"Say {n}.", "response1": f"{n}", "response2": "No.", **dict.fromkeys(
