@@ -56,6 +56,24 @@ def test_help_begins_with_an_example(command: str, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(f"usage: {first}\n")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_help_of_a_method_has_what_it_cannot_do_without(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", method, "--help"])
+    shown = capsys.readouterr().out
+    usage, usual = shown.partition("\n\n")[0], shown.partition("usually set:")[2]
+    for name, field in METHODS[method].options.model_fields.items():
+        if field.is_required():
+            assert f"--{name} " in usage and f"--{name} " in usual.partition("\n\n")[0]
+
+
+def test_hyphens_are_underscores_in_every_command() -> None:
+    words = as_parsed(["methods", "--model", "m", "--trust-remote-code"])
+    assert build_parser().parse_args(words).trust_remote_code is True
+
+
 def test_completion_knows_commands_methods_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab")
     assert main(["completion", "bash"]) == 0

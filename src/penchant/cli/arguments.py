@@ -50,14 +50,11 @@ def build_parser() -> Parser:
     add_command(commands, "evaluate").fill = add_evaluate
     advise = add_command(commands, "advise")
     _add_advise(advise)
-    table = commands.add_parser("methods", help="the methods, and when to use which")
-    table.set_defaults(command="methods")
+    table = add_command(commands, "methods")
     table.add_argument(
         "--model", help="say which layout this model would be scored in, without loading weights"
     )
-    table.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that comes with the model"
-    )
+    add_shared(table, "trust_remote_code")
     _add_data(
         commands.add_parser("data", help="build, inspect, clean, convert and split preference data")
     )
@@ -67,9 +64,8 @@ def build_parser() -> Parser:
     for add in (add_chat, add_merge, add_export, add_push):
         add(commands)
     add_completion(commands)
-    demo = commands.add_parser("demo", help="tune a small real model on the sample set, and look")
-    demo.set_defaults(command="demo")
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="the run directory")
+    demo = add_command(commands, "demo", output=Path("runs/demo"))
+    demo.add_argument("--output", type=Path, help="the run directory (default: runs/demo)")
     return parser
 
 
@@ -93,7 +89,8 @@ def _add_methods(parser: Parser, command: str) -> None:
     for name, method in METHODS.items():
         one = methods.add_parser(
             name, help=method.title, description=f"{method.title}: {method.facts.when}.",
-            argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=usage(command, name),
+            argument_default=argparse.SUPPRESS, allow_abbrev=False,
+            usage=usage(command, name, method.options.model_fields),
             aliases=[name.replace("_", "-")] if "_" in name else [],
         )  # fmt: skip
         one.set_defaults(command=command)

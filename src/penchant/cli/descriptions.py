@@ -36,6 +36,14 @@ DESCRIPTIONS: dict[str, tuple[str, str]] = {
         "judge ranks a benchmark's answers; the win rate of a policy's answers against its start; "
         "tasks of lm-evaluation-harness.",
     ),
+    "methods": (
+        "the methods, and when to use which",
+        "The table of methods; with a model, the layout in which it would be scored.",
+    ),
+    "demo": (
+        "tune a small real model on the sample set, and look",
+        "Tune SmolLM2-135M-Instruct on the sample set with DPO, and show what changed.",
+    ),
     "advise": (
         "recommend a method and settings for your data and machine",
         "Look at data, model and machine; rank the methods, with settings to start.",

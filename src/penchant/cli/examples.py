@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # Of each command, in its help; {} stands for a method.
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": (
@@ -42,6 +45,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "report": ("penchant report RUN", "penchant report RUN OTHER --output report.html"),
     "watch": ("penchant watch RUN",),
+    "methods": ("penchant methods", "penchant methods --model M"),
+    "demo": ("penchant demo --output runs/demo",),
     "explain": ("penchant explain length-bias",),
     "config": ("penchant config {} --model M --data D > recipe.yaml",),
     "recipes": ("penchant recipes", "penchant recipes dpo --output my-dpo.yaml"),
@@ -118,9 +123,21 @@ JOURNEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def usage(command: str, method: str = "") -> str:
-    """The examples of a command as argparse shows its usage."""
-    return "\n       ".join(one.replace("{}", method) for one in EXAMPLES[command])
+def usage(command: str, method: str = "", options: Mapping[str, Any] | None = None) -> str:
+    """The examples of a command as argparse shows its usage.
+
+    Args:
+        command: as it is typed.
+        method: of the commands that name one.
+        options: the method's own keys; those that it cannot do without are in the examples.
+    """
+    examples = "\n       ".join(one.replace("{}", method) for one in EXAMPLES[command])
+    if options is None:
+        return examples
+    needed = [name for name, field in options.items() if field.is_required()]
+    given = "".join(f" --{name} {name[0].upper()}" for name in needed)
+    varied = "--beta 0.01,0.1,0.3" if "beta" in options else "--learning_rate 1e-5,1e-4"
+    return examples.replace("--data D", f"--data D{given}").replace("--beta 0.01,0.1,0.3", varied)
 
 
 def journeys() -> str:

@@ -24,18 +24,15 @@ if TYPE_CHECKING:
 
 
 def print_methods() -> None:
-    """The methods' facts, one row a method."""
-    table = Table(show_lines=True)
-    names = ("Method", "Data", "Models in memory", "Stability", "When to use", "beta", "lr (LoRA)")
-    for column in names:
-        table.add_column(column)
+    """The methods' facts: two entries a method, when to use it and what it takes."""
+    table = Table(show_header=False, show_lines=True)
     for method in METHODS.values():
         facts = method.facts
         rates = f"{facts.learning_rate:g} ({facts.learning_rate_lora:g})"
-        table.add_row(
-            method.name, facts.data, facts.models_in_memory, facts.stability, facts.when,
-            facts.beta or "-", rates,
-        )  # fmt: skip
+        takes = [f"{facts.data}; models in memory: {facts.models_in_memory}; {facts.stability}"]
+        takes += [f"beta: {facts.beta}"] if facts.beta else []
+        takes += [f"learning rate (with LoRA): {rates}"]
+        table.add_row(method.name, Group(Text(facts.when, style="bold"), *map(Text, takes)))
     Console().print(table)
 
 

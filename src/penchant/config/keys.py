@@ -133,7 +133,8 @@ class RunConfig(Sections):
 
 # What nearly every run sets: help and `penchant config` begin with these.
 EVERYDAY = (
-    *("model", "data", "train_fraction", "eval_data", "output", "reward", "beta"),
+    *("model", "data", "train_fraction", "eval_data", "output", "reward", "teacher_model"),
+    *("beta", "num_generations", "batch_size", "max_completion_length"),
     *("learning_rate", "num_train_epochs", "max_length", "lora_r", "resume"),
 )
 
