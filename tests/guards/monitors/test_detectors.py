@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,7 @@ def test_drift_allows_for_the_error_of_the_estimate() -> None:
 
     assert set(found(rows(1.0), OFFLINE)) == {"drift"}
     assert found(rows(3.0), OFFLINE) == {}
+    assert found(rows(1.0), replace(OFFLINE, taught=True)) == {}  # away from its start is the aim
 
 
 def test_run_that_has_not_moved_by_its_middle_does_not_learn() -> None:

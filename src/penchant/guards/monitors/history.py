@@ -108,6 +108,7 @@ class RunFacts:
             the method has none.
         sft: the key that adds a supervised term on the chosen answers; empty likewise.
         beta: the factor from log-ratios in nats to implicit rewards; None where there is none.
+        taught: whether the policy is to become like a teacher, away from what it was.
     """
 
     num_steps: int
@@ -116,6 +117,7 @@ class RunFacts:
     strength: str = ""
     sft: str = ""
     beta: float | None = None
+    taught: bool = False
 
     @property
     def hold(self) -> str:

@@ -38,6 +38,7 @@ def make_supervisor(
         facts=RunFacts(
             num_steps=engine.source.num_steps,
             samples=config.spec.samples,
+            taught=config.spec.needs(options).divergence is not None,
             scores=config.spec.model == "score",
             strength=strength,
             sft="rpo_alpha" if hasattr(options, "rpo_alpha") else "",
