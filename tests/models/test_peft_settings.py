@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penchant.core.errors import ModelError
 from penchant.models.lora import add_lora
 from penchant.models.merging import merge_adapter
 from penchant.models.reference import AdapterReference
 from penchant.models.reference_copy import frozen_copy
+from penchant.models.save import save_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 
@@ -195,6 +197,38 @@ def test_eva_starts_as_pefts_own_does_on_the_same_records(make_model: Any, tmp_p
     torch.testing.assert_close(
         read(input_ids=IDS).logits, found(input_ids=IDS).logits, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("name", ["corda", "lora_ga"])
+def test_what_passes_take_out_of_the_base_is_saved_for_the_base_as_it_was(
+    name: str, make_model: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    if name == "corda":
+        pytest.importorskip("attr", reason="PEFT's CorDA imports attrs")
+    start = make_model("llama")(input_ids=IDS).logits
+    base = make_model("llama")
+    before = base.model.layers[0].self_attn.q_proj.weight.detach().clone()
+    found = add_lora(base, r=2, alpha=4, dropout=0.0, target_modules="all-linear",
+                     settings={"init_lora_weights": name}, texts=texts())  # fmt: skip
+    layer = base.model.layers[0].self_attn.q_proj
+    torch.testing.assert_close(found(input_ids=IDS).logits, start, rtol=1e-4, atol=1e-4)
+    assert (layer.get_base_layer().weight - before).abs().max() > 1e-3
+    assert layer.lora_B["default"].weight.abs().max() > 0  # it does not start at no change
+    trained(found)
+    expected = found(input_ids=IDS).logits
+    for merged in (False, True):
+        folder = tmp_path / str(merged)
+        save_model(found, AutoTokenizer.from_pretrained(tiny_model_dir), folder, merged=merged)
+    read = PeftModel.from_pretrained(make_model("llama"), tmp_path / "False").eval()
+    assert read.peft_config["default"].r == 4
+    torch.testing.assert_close(read(input_ids=IDS).logits, expected, rtol=1e-3, atol=1e-3)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "True")
+    torch.testing.assert_close(whole(input_ids=IDS).logits, expected, rtol=1e-3, atol=1e-3)
+    folder = Path(str(found.start_folder))
+    assert folder.is_dir()
+    del found, base, layer
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_eva_on_too_few_tokens_is_refused(make_model: Any) -> None:

@@ -34,13 +34,12 @@ ELSEWHERE = {
     "alora_invocation_tokens": "its adapter begins at a place that PEFT looks for in padded rows",
     "arrow_config": "it combines adapters that are there already",
 }
-# Initial weights that passes over data take out of the base: PEFT opens such an adapter again only
-# once it is converted with the weights that it began with.
-FROM_PASSES = ("corda", "lora_ga")
+# Initial weights that come from passes over records; all but the first take them out of the base.
+FROM_PASSES = ("eva", "corda", "lora_ga")
 # What an adapter has beside pairs of matrices.
 BESIDE = {"use_dora", "modules_to_save", "layer_replication", "trainable_token_indices"}
 # Initial weights that take something out of the base, and put it into the adapter.
-FROM_BASE = ("pissa", "olora", "loftq")
+FROM_BASE = ("pissa", "olora", "loftq", *FROM_PASSES[1:])
 
 
 def spread(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +116,15 @@ def check_peft(config: Any) -> None:
     except TypeError as error:
         raise ValueError(f"peft: {error}; give values that config.yaml can hold") from error
     initial = str(settings.get("init_lora_weights", True)).lower()
-    if initial.startswith(FROM_PASSES):
+    if initial.startswith(FROM_PASSES[1:]) and config.quantization != "none":
         raise ValueError(
-            f"peft: init_lora_weights {initial} takes something out of the base that depends on "
-            "passes over data, so that what is trained opens on no base that anybody has; set eva "
-            "(passes too, and the base stays as it is), pissa, olora, gaussian or orthogonal"
+            f"peft: init_lora_weights {initial} takes something out of the base, and quantization "
+            f"{config.quantization} holds it in codes; set eva, or drop quantization"
+        )
+    if initial == "lora_ga" and config.spec.model == "score":
+        raise ValueError(
+            "peft: init_lora_weights lora_ga starts from gradients of a language model, and "
+            f"{config.method} trains scores; set eva or corda"
         )
     try:
         LoraConfig(r=config.lora_r, **settings)
@@ -143,6 +146,11 @@ def _check_base(config: Any) -> None:
             "the one that training starts from; set reference to copy or cache, use a method that "
             "does not sample, and drop sync_ref_model"
         )
+
+
+def from_passes(settings: Mapping[str, Any]) -> bool:
+    """Whether the adapter's initial weights are computed from passes over records."""
+    return str(settings.get("init_lora_weights", True)).lower().startswith(FROM_PASSES)
 
 
 def changes_base(settings: Mapping[str, Any]) -> bool:

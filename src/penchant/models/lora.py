@@ -79,7 +79,9 @@ def add_lora(
 
         required_layers(model, ",".join(settings["modules_to_save"]), "peft: modules_to_save")
     # PEFT takes no word for all layers where it is told which of them to adapt.
-    listed = settings.get("layers_to_transform") is not None
+    initial = str(settings.get("init_lora_weights", True))
+    from_passes = bool(texts) and initial.startswith(("corda", "lora_ga"))
+    listed = from_passes or settings.get("layers_to_transform") is not None
     try:
         config = LoraConfig(
             r=r,
@@ -90,6 +92,10 @@ def add_lora(
             task_type=task_type,
             **settings,
         )
+        if from_passes:
+            from penchant.models.adapter_starts import look_at_records
+
+            look_at_records(model, config, texts, device)
         with warnings.catch_warnings():
             # A pattern that PEFT writes itself, for experts that it then finds by another way.
             warnings.filterwarnings("ignore", OWN_PATTERN)
@@ -101,6 +107,10 @@ def add_lora(
         from penchant.models.eva import start_from_inputs
 
         start_from_inputs(adapted.to(device) if device is not None else adapted, texts)
+    if from_passes:
+        from penchant.models.adapter_starts import keep_start
+
+        keep_start(adapted)
     fuse_lora(adapted)
     if more := set(config.target_parameters or ()).difference(parameters):
         logger.info(

@@ -44,7 +44,11 @@ def save_model(
     shutil.rmtree(partial, ignore_errors=True)
     saved = _merged(model, records) if merged else model
     # Adapters of reward models may stand on the same weights.
-    own = {"selected_adapters": saved.active_adapters} if isinstance(saved, PeftModel) else {}
+    adapted = isinstance(saved, PeftModel)
+    own: dict[str, Any] = {"selected_adapters": saved.active_adapters} if adapted else {}
+    if adapted and (start := getattr(saved, "start_folder", None)):
+        # It stands on weights that it has taken something out of: nobody else has these.
+        own["path_initial_model_for_weight_conversion"] = start
     saved.save_pretrained(partial, state_dict=weights, **own)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)

@@ -149,9 +149,13 @@ class Pairs:
 
     def _texts(self, config: RunConfig, examples: Sequence[Any]) -> list[list[int]]:
         """Token ids of records that initial weights are computed from; none where none are."""
-        if config.peft.get("init_lora_weights") != "eva":
+        if not config.peft:
             return []
+        from penchant.config.peft import from_passes
         from penchant.models.eva import NUM_TEXTS
+
+        if not from_passes(config.peft):
+            return []
 
         groups = self.groups(config, examples[:NUM_TEXTS])
         return [[*group.prompt, *group.completions[0]] for group in groups]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import AutocastKwargs
 
+from penchant.config.peft import from_passes
 from penchant.core.errors import ConfigError
 from penchant.models.locate import is_adapter
 from penchant.models.sharding import empty, hand_out, make_mesh, place_buffers, shard
@@ -49,8 +50,8 @@ def require_divisible(config: RunConfig, base: str, settings: Any, precision: st
         "dtype bf16: all weights in it are rounded at random, whole; set dtype to fp32": (
             config.rounds_stochastically
         ),
-        "peft: init_lora_weights eva makes passes before weights are divided; set another": (
-            config.peft.get("init_lora_weights") == "eva"
+        "peft: init_lora_weights makes passes before weights are divided; set another": (
+            from_passes(config.peft)
         ),
         f"generation {engine}: it needs whole weights; set generation to cached or vllm-server": (
             engine not in ("auto", "cached", "vllm-server")

@@ -1,0 +1,101 @@
+"""Adapters that start from what passes over records take out of the base: CorDA and LoRA-GA.
+
+Yang et al. 2024, https://arxiv.org/abs/2406.05223, and Wang et al. 2024,
+https://arxiv.org/abs/2407.05000. The decompositions are PEFT's. The base changes by what the
+adapter starts with, so that what is saved is PEFT's conversion: a plain adapter of twice the rank,
+which opens on the base as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from penchant.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+logger = logging.getLogger("penchant")
+
+# Of the records, whose gradients are averaged.
+NUM_GRADIENTS = 64
+
+
+def look_at_records(
+    model: Any,
+    config: LoraConfig,
+    texts: Sequence[Sequence[int]],
+    device: torch.device | None,
+) -> None:
+    """Find what the adapter that `config` describes will start from.
+
+    CorDA takes the covariance of each layer's inputs; LoRA-GA the gradient of each layer's weights
+    under the loss of a language model.
+
+    Args:
+        model: without the adapter; it is moved to `device`, where that is given.
+        config: `init_lora_weights` is `corda` or `lora_ga`; its layers are named.
+        texts: token ids of some records.
+        device: which makes the passes.
+
+    Raises:
+        ModelError: PEFT refuses, or misses a package.
+    """
+    if device is not None:
+        model.to(device)
+    rows = [torch.tensor([[*text]], device=model.device) for text in texts]
+    initial = str(config.init_lora_weights)
+    logger.info("the adapter starts from passes over %d records (%s)", len(rows), initial)
+    try:
+        if initial.startswith("corda"):
+            from peft.tuners.lora.config import CordaConfig
+            from peft.tuners.lora.corda import preprocess_corda
+
+            config.corda_config = config.corda_config or CordaConfig()
+            preprocess_corda(model, config, lambda: _forward(model, rows))
+        else:
+            from peft.tuners.lora.config import LoraGAConfig
+            from peft.tuners.lora.loraga import preprocess_loraga
+
+            config.lora_ga_config = config.lora_ga_config or LoraGAConfig()
+            preprocess_loraga(model, config, lambda: _backward(model, rows[:NUM_GRADIENTS]))
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"peft: init_lora_weights {initial} needs attrs, which is not installed: "
+            "pip install attrs"
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"peft: init_lora_weights {initial}: {error}; set another one") from error
+
+
+def _forward(model: Any, rows: Sequence[torch.Tensor]) -> None:
+    for row in rows:  # `[1, T]` each: PEFT takes no padding off
+        model(input_ids=row)
+
+
+def _backward(model: Any, rows: Sequence[torch.Tensor]) -> None:
+    for row in rows:
+        model(input_ids=row, labels=row).loss.backward()
+
+
+def keep_start(model: PeftModel) -> None:
+    """Keep what an adapter starts from beside the model, until that goes: saving needs it.
+
+    Args:
+        model: with the fresh adapter.
+    """
+    folder = tempfile.mkdtemp(prefix="penchant-start-")
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    config: Any = model.peft_config["default"]
+    own, config.init_lora_weights = config.init_lora_weights, True
+    model.save_pretrained(str(Path(folder) / "start"))
+    config.init_lora_weights = own
+    model.start_folder = str(Path(folder) / "start")  # type: ignore[assignment]
