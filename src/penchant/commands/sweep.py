@@ -167,7 +167,10 @@ def comparable_margins(result: SweepResult) -> bool:
 
 
 def plot(result: SweepResult, file: Path) -> None:
-    """Accuracy and margin of every sound point over its KL from the reference, as a PNG."""
+    """Accuracy and margin of every sound point over its KL from the reference, as a PNG.
+
+    The bar of an accuracy or a reward is its 95% interval, 1.96 standard errors to either side.
+    """
     from matplotlib.figure import Figure
 
     points = [(i, p, p.after) for i, p in enumerate(result.points) if p.after is not None]
@@ -178,13 +181,17 @@ def plot(result: SweepResult, file: Path) -> None:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for i, point, after in points:
             x, y = after.kl if after.kl is not None else float(i), getattr(after, name) or 0.0
-            axes.plot(x, y, "o", color="C1" if i == result.recommended else "C0")
+            quality, _, error = after.quality
+            bar = 1.96 * error if name == quality else None
+            colour = "C1" if i == result.recommended else "C0"
+            axes.errorbar(x, y, bar, fmt="o", color=colour, capsize=3)
             axes.annotate(
                 point_name(point.values), (x, y), textcoords="offset points", xytext=(4, 4)
             )
         known = points[0][2].kl is not None
-        axes.set_xlabel("KL from the reference, nats per token" if known else "point")
-        axes.set_ylabel(f"held-out {name}")
+        axes.set_xlabel("KL on held-out texts, nats per token" if known else "point")
+        interval = ", 95%" if name == names[0] else ""
+        axes.set_ylabel(f"held-out {name}{interval}")
         axes.margins(0.2)
     partial = file.with_name(f".{file.name}.partial")
     figure.savefig(partial, format="png", dpi=120)
