@@ -179,7 +179,7 @@ class _Run:
             self.directory.say(0, finding)
         if not any("monitor/seconds" in r for r in self.directory.read("metrics.jsonl")):
             self.guard.begin()
-        if self.guard.actions.wants("rollback"):
+        if self.guard.returns:
             self.guard.best_step = 0
             self.engine.save()
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from penchant.config.actions import parse_actions
 from penchant.config.sections import SECTIONS, Sections
 from penchant.core.errors import ConfigError
 from penchant.core.findings import require_known
@@ -91,7 +90,10 @@ class RunConfig(Sections):
             )
         if self.overwrite and self.resume:
             raise ValueError("overwrite and resume exclude each other; drop one of them")
-        parse_actions(self.on_finding)
+        if self.on_finding != "warn":
+            from penchant.config.actions import parse_actions
+
+            parse_actions(self.on_finding)
         require_known(self.silence)
         if self.reference != "auto" or self.reference_model or self.sync_ref_model:
             from penchant.config.reference import check_reference

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from penchant.config.actions import Actions, parse_actions
 from penchant.core.evaluation import BOUNDED_KL
 from penchant.core.findings import Finding
 from penchant.guards.monitors.history import divergence
@@ -32,18 +33,23 @@ class ActingSupervisor(Supervisor):
     """Watches a run, and acts on the findings that `on_finding` asks to act on.
 
     Attributes:
+        actions: what findings do.
         roll_back: puts the weights of a step's checkpoint back.
         levers: what `adapt` turns, the same at every call: the hold on the reference, where the
             method has one, and the learning rate.
         length: the same of the price of length, for a mean length at the start.
     """
 
+    actions: Actions
     roll_back: Callable[[int], None]
     levers: Callable[[], Sequence[Lever]] = tuple
     length: Callable[[int], Lever] | None = None
     rollbacks: int = 0
     adapted: dict[str, float] = field(default_factory=dict)
     raised_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self.returns = self.actions.wants("rollback")
 
     def handle(self, step: int, finding: Finding) -> None:
         """Say a finding, or act on it, where an earlier action has had its time to show."""
@@ -127,10 +133,11 @@ class ActingSupervisor(Supervisor):
             lever.put(self.adapted["length_penalty"])
 
 
-def acting(
-    supervisor: Supervisor, config: RunConfig, setup: Setup, engine: Engine
-) -> ActingSupervisor:
-    """A guard that acts on a run, in place of one that watches it."""
+def acting(supervisor: Supervisor, config: RunConfig, setup: Setup, engine: Engine) -> Supervisor:
+    """A guard that acts on a run, in place of one that watches it; that one if none is to act."""
+    actions = parse_actions(config.on_finding)
+    if not actions.acts:
+        return supervisor
     strength, first_rate = supervisor.facts.strength, engine.step.scheduler.base_lrs[0]
 
     @cache
@@ -144,7 +151,7 @@ def acting(
     return ActingSupervisor(
         run=supervisor.run,
         facts=supervisor.facts,
-        actions=supervisor.actions,
+        actions=actions,
         watch=supervisor.watch,
         roll_back=partial(roll_back, engine.checkpoints),
         levers=levers,

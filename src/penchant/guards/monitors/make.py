@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from penchant.config.actions import parse_actions
 from penchant.core.findings import Finding
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.supervisor import Supervisor
@@ -44,10 +43,9 @@ def make_supervisor(
             sft="rpo_alpha" if hasattr(options, "rpo_alpha") else "",
             beta=getattr(options, "beta", None) if config.spec.needs_reference else None,
         ),
-        actions=parse_actions(config.on_finding),
         watch=watch,
     )
-    if supervisor.actions.acts:
+    if config.on_finding != "warn":
         from penchant.guards.monitors.acting import acting
 
         supervisor = acting(supervisor, config, setup, engine)

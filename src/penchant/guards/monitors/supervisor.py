@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penchant.config.actions import Actions
 from penchant.guards.monitors.detectors import detect
 from penchant.guards.monitors.history import History, RunFacts
 
@@ -23,20 +22,20 @@ class Supervisor:
     Attributes:
         run: where findings and answers are written.
         facts: of the run.
-        actions: what findings do.
         watch: lets the policy answer; None where there is nothing to answer.
         stopped: why the run is to end; empty while it goes on.
         best_step: of the check to go back to; None before there is one.
+        returns: whether a finding may lead back to it.
         acted: the step of the last action, by the id of its finding.
     """
 
     run: RunDirectory
     facts: RunFacts
-    actions: Actions
     watch: Watch | None = None
     history: History = field(default_factory=History)
     stopped: str = ""
     best_step: int | None = None
+    returns: bool = False
     acted: dict[str, int] = field(default_factory=dict)
     fresh: bool = False
 
@@ -73,7 +72,7 @@ class Supervisor:
         if not watch.is_best(step, metrics):
             return False
         self.best_step = step
-        return self.actions.wants("rollback")
+        return self.returns
 
     def handle(self, step: int, finding: Finding) -> None:
         """Do what is to be done about a finding: here it is said, once."""
