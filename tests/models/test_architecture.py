@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from penchant.core.errors import ModelError
-from penchant.models.architecture import outside_text, text_backbone, train_text
+from penchant.models.architecture import outside_text, text_backbone
 from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.rough_sizes import measure_model
@@ -20,6 +20,7 @@ from penchant.models.save import save_model
 from penchant.models.score_model import load_score_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
+from penchant.models.whole_modules import train_text
 
 FP32 = torch.float32
 IDS = torch.tensor([[1, 5, 6, 7, 20, 21, 22]])

@@ -130,14 +130,6 @@ def past_adapters(model: torch.nn.Module) -> set[str]:
     return {name for name in HANDED_ON for one in mixers if hasattr(one, name)}
 
 
-def train_text(model: Any) -> Any:
-    """The model with all weights trained but those that text does not pass."""
-    model.requires_grad_(True)
-    for part in outside_text(model):
-        part.requires_grad_(False)
-    return model
-
-
 def router_coefficient(settings: Any, given: float | None, name: str) -> float:
     """Of the loss that balances a model's experts: what is given, or the model's own; 0 is none.
 

@@ -1,22 +1,33 @@
-"""Log-probabilities of completion tokens from hidden states, without a `[N, V]` tensor.
+"""Log-probabilities of completion tokens from hidden states and the head that they meet.
 
-With a frozen head the gradient with respect to the hidden states is formed in the same walk over
-the vocabulary as the log-probs: d log p(y) / d logits = onehot(y) - softmax, which does not depend
-on what comes after it except for one factor per token, so backward is a single multiplication.
+No `[N, V]` tensor is made. With a frozen head the gradient with respect to the hidden states is
+formed in the same walk over the vocabulary as the log-probs: d log p(y) / d logits = onehot(y) -
+softmax, which does not depend on what comes after it except for one factor per token, so backward
+is a single multiplication.
 A head that is trained too needs more: `trainable_head.py`. Shapes are named as in `vocabulary.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import TrainableTokensWrapper
 
+from penchant.models.linear import is_plain
 from penchant.models.vocabulary import (
     AS_IS,
     Also,
     Head,
     LogitTransform,
+    head_logits,
+    product,
+    product_dtypes,
+    rounded,
     walk_vocabulary,
 )
 
@@ -74,3 +85,81 @@ class _FrozenHead(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (direction,) = ctx.saved_tensors  # [N, H]
         return direction * grad.unsqueeze(1).to(direction.dtype), None, None, None
+
+
+def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states `[N, H']`, weight `[V, H']` and bias of one plain linear head.
+
+    A LoRA head is `W h + s B A dropout(h)`: the same as `[W, s B]` applied to `[h, A dropout(h)]`,
+    so the low-rank part rides along as a few more columns.
+    """
+    if isinstance(head, ModulesToSaveWrapper):
+        off = head.disable_adapters or not head.active_adapters
+        used = head.original_module if off else head.modules_to_save[head.active_adapters[0]]
+        return effective_head(hidden, used)
+    if isinstance(head, TrainableTokensWrapper):  # tied to an embedding with rows of its own
+        base = _plain(head.original_module)
+        off = head.token_adapter.disable_adapters or not head.token_adapter.active_adapters
+        return hidden, base.weight if off else head.weight, base.bias
+    if not isinstance(head, LoraLayer):
+        return hidden, _plain(head).weight, head.bias
+    layer: Any = head
+    base = _plain(layer.get_base_layer())
+    columns: list[Tensor] = [hidden]
+    blocks: list[Tensor] = [base.weight]
+    if not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                dropped = layer.lora_dropout[name](hidden)
+                columns.append(layer.lora_A[name](dropped.to(layer.lora_A[name].weight.dtype)))
+                blocks.append(layer.lora_B[name].weight * layer.scaling[name])
+    if len(columns) == 1:
+        return hidden, base.weight, base.bias
+    return (
+        torch.cat([c.to(hidden.dtype) for c in columns], dim=1),
+        torch.cat([b.to(base.weight.dtype) for b in blocks], dim=1),
+        base.bias,
+    )
+
+
+@contextmanager
+def unrounded(head: Any) -> Iterator[None]:
+    """Let a head give its results in fp32 for a while where half precision would round them.
+
+    The factors are rounded as ever. A head that computes in fp32, is quantised or has a forward
+    of its own (hooks of other libraries) stays as it is.
+    """
+    base: Any = head
+    if isinstance(base, ModulesToSaveWrapper | TrainableTokensWrapper):
+        base = base.original_module
+    if isinstance(base, LoraLayer):
+        base = base.get_base_layer()
+    ours = is_plain(base) and "forward" not in vars(head)
+    dtypes = product_dtypes(base.weight.device.type, base.weight) if ours else None
+    if dtypes is None or dtypes[0] == dtypes[1]:
+        yield
+        return
+    known: list[Tensor] = []  # the weights, rounded once for all tokens of an answer
+
+    def forward(hidden: Tensor) -> Tensor:
+        states, matrix, bias = effective_head(hidden.flatten(0, -2), head)
+        if torch.is_grad_enabled() or matrix is not base.weight:
+            logits = head_logits(states, matrix, bias)
+        else:
+            if not known:
+                known.append(rounded(matrix, dtypes))
+            logits = product(rounded(states, dtypes), known[0].t(), dtypes[1])
+            logits = logits if bias is None else logits + bias.to(logits.dtype)
+        return logits.unflatten(0, hidden.shape[:-1])
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _plain(head: Any) -> Any:
+    if not is_plain(head):
+        raise TypeError(f"the head is a {type(head).__name__} of {head.weight.dtype}")
+    return head

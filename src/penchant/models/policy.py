@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from penchant.models.distribution import entropies
-from penchant.models.logprobs import completion_logprobs
-from penchant.models.scoring import Scorer, effective_head
+from penchant.models.logprobs import completion_logprobs, effective_head
+from penchant.models.scoring import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
-from penchant.models.scoring import Scorer, effective_head, unrounded
+from penchant.models.logprobs import effective_head, unrounded
+from penchant.models.scoring import Scorer
 from penchant.models.vocabulary import Also
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Modules beside an adapter that are trained as a whole."""
+"""What is trained as a whole: a model without an adapter, and modules beside one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from penchant.models.architecture import outside_text
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def train_text(model: Any) -> Any:
+    """The model with all weights trained but those that text does not pass."""
+    model.requires_grad_(True)
+    for part in outside_text(model):
+        part.requires_grad_(False)
+    return model
 
 
 def train_in_fp32(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from penchant.core.errors import ConfigError
 from penchant.core.team import ALONE, Team
 from penchant.data.read import read_pairs
 from penchant.data.source import DatasetSource
-from penchant.models.architecture import causal_class, train_text
+from penchant.models.architecture import causal_class
 from penchant.models.load import DTYPES, load_causal_model
 from penchant.models.locate import is_adapter
 from penchant.models.lora import add_lora
@@ -132,6 +132,7 @@ class Pairs:
             )
         if not config.lora_r:
             from penchant.models.quantised import require_numbers
+            from penchant.models.whole_modules import train_text
 
             require_numbers(model, "lora_r is 0")
             return train_text(model)
