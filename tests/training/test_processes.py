@@ -165,13 +165,13 @@ def test_runs_follow_each_other_in_several_processes(
 # Two processes, forked: what is quick enough to be tested every time.
 
 
-def assert_same(found: Path, expected: Path) -> None:
+def assert_same(found: Path, expected: Path, *, within: float = 1e-6) -> None:
     files = list((expected / "model").glob("*.safetensors"))
     assert files
     for file in files:
         theirs = load_file(file)
         for name, weight in load_file(found / "model" / file.name).items():
-            torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=0)
+            torch.testing.assert_close(weight, theirs[name], atol=within, rtol=0)
 
 
 @pytest.fixture
@@ -259,6 +259,18 @@ def test_several_processes_learn_from_answers_what_one_learns(
     run = as_killed(tmp_path / "two", tmp_path / "again", after=1)
     penchant.train(method, output=run, resume=True, **alone(keys))
     assert_same(run, tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora_r", [8, 0])
+def test_weights_of_two_precisions_are_sharded_together(
+    tmp_path: Path, few_keys: dict[str, Any], fork: Any, lora_r: int
+) -> None:
+    """As on a GPU by default: a frozen base in bf16 under an adapter in fp32, products in bf16."""
+    keys = {**few_keys, "precision": "bf16", "lora_r": lora_r}
+    penchant.train("dpo", output=tmp_path / "one", **alone(keys))
+    fork("dpo", {**keys, "sharding": "full", "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one", within=1e-4)
 
 
 @pytest.mark.slow
