@@ -129,6 +129,8 @@ MATRIX: dict[str, dict[str, Any]] = {
     "critic": {"method": "ppo", "value_model": "copy", **HELD},
     "top_k": {"method": "grpo", "top_k": 40, "top_p": 0.9, "reward": "regex:[ae]"},
     **{f"{m} static": {"method": m, "generation": "static"} for m in ("ppo", "grpo")},
+    # Continuous batching draws in a thread of its own, in which nothing pretends: auto goes on.
+    "grpo auto": {"method": "grpo", "generation": "auto"},
     "whole answers": {"method": "kto", "loss_type": "apo_zero_unpaired"},
     "aot unpaired": {"method": "aot", "paired": False},
     "weighting": {"method": "dpo", "use_weighting": True},
