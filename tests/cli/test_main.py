@@ -67,7 +67,7 @@ def test_help_of_the_program_names_every_command(capsys: pytest.CaptureFixture[s
 def test_methods_prints_every_method_with_when_to_use_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "600")  # no line is broken
     assert main(["methods"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for name, method in METHODS.items():

@@ -134,10 +134,15 @@ class Service:
         """What the service answers; errors as of `get`."""
         return self._send(lambda: self._client.post(path, body))
 
-    def try_again(self, attempt: Callable[[], T]) -> Reply[T]:
-        """What an attempt returns, which is made again while another try may go better."""
-        reason = ""
-        for number in range(self.settings.retries + 1):
+    def try_again(self, attempt: Callable[[], T], retries: int | None = None) -> Reply[T]:
+        """What an attempt returns, which is made again while another try may go better.
+
+        Args:
+            attempt: raises `UnusableError` where it has no answer.
+            retries: further tries; default: those of the settings.
+        """
+        reason, retries = "", self.settings.retries if retries is None else retries
+        for number in range(retries + 1):
             self.count(asked=1, retried=int(number > 0))
             try:
                 return Reply(attempt())
@@ -145,9 +150,8 @@ class Service:
                 reason = str(error)
                 if error.final:
                     break
-                if number < self.settings.retries:
+                if number < retries:
                     time.sleep(_pause(number, error.pause))
-        self.count(failed=1)
         return Reply(None, reason)
 
     def side_by_side(

@@ -115,7 +115,9 @@ class Endpoint:
             self._service.cache.put(key, text)
             return value
 
-        return self._service.try_again(attempt)
+        reply = self._service.try_again(attempt)
+        self._service.count(failed=int(reply.value is None))
+        return reply
 
     def _text(self, body: dict[str, Any]) -> str:
         """The text of one answer.

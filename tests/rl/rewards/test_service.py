@@ -144,7 +144,9 @@ def test_one_of_several_rewards_is_named_after_the_address(serve):
         rewards(f"{server.url}#sage").score(samples("a"))
 
 
-def test_what_the_service_refuses_is_left_out_and_what_it_refuses_always_ends_the_run(serve):
+def test_what_the_service_refuses_is_left_out_and_what_it_refuses_always_ends_the_run(
+    serve, tmp_path
+):
     def answer(body):
         return (422, "too long") if "long" in body["completions"] else [1.0] * len(body["prompts"])
 
@@ -154,6 +156,12 @@ def test_what_the_service_refuses_is_left_out_and_what_it_refuses_always_ends_th
     assert server.asked == 4  # together, then each by itself: a refusal is not asked for again
     with pytest.raises(RewardError, match=r"failed for rows:2.*answered 422: \"too long\""):
         rewards(server.url).score(samples("a", "long"))
+    asked = server.asked
+    dead = rewards(written(tmp_path, f"url: {server.url}\nretries: 1\n"), on_reward_error="drop")
+    server.answer = lambda body: (500, "gone")
+    with pytest.raises(RewardError, match=r"answered 500: \"gone\"; so did every other of 3"):
+        dead.score(samples("a", "b", "c"))
+    assert server.asked == asked + 2 + 3  # together twice, and each once by itself
     with pytest.raises(ConfigError, match=r"401: \"no\"; set the environment variable REWARD_API"):
         rewards(serve(lambda body: (401, "no")).url).score(samples("a"))
 

@@ -9,7 +9,7 @@ from typing import Literal
 from penchant.core.errors import RewardError, UserError
 from penchant.core.team import ALONE, Team
 from penchant.rl.rewards.functions import RewardTimeoutError
-from penchant.rl.rewards.samples import Reward, Sample
+from penchant.rl.rewards.samples import MissingScoresError, Reward, Sample
 
 OnError = Literal["raise", "drop"]
 NAN = float("nan")
@@ -58,6 +58,8 @@ def _scores(
         return reward(samples), {}
     except UserError:
         raise
+    except MissingScoresError as error:
+        return error.scores, error.reasons
     except Exception as error:
         if on_error == "raise" and isinstance(error, RewardTimeoutError):
             # To try again would take as long again.

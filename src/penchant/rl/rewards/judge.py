@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
 from penchant.core.asking import Usage
 from penchant.core.judge import PREFIX, JudgeSettings, fill_rubric, read_rubric, read_settings
 from penchant.data.rows.readable import as_text
-from penchant.rl.rewards.samples import Sample
+from penchant.rl.rewards.samples import MissingScoresError, Sample
 
 RUBRIC = """Judge the answer to the request below. Consider whether it is right, helpful, \
 complete, safe and no longer than it needs to be. Explain in two sentences, then end with a line \
@@ -22,10 +23,6 @@ Answer:
 """
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 SCORE = re.compile(rf"score\W{{0,6}}{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
-
-
-class JudgeFailureError(Exception):
-    """The judge gave no score for an answer, after all tries."""
 
 
 class JudgeReward:
@@ -54,14 +51,13 @@ class JudgeReward:
         """One score a sample; what was judged before is not judged again.
 
         Raises:
-            JudgeFailureError: a sample has no score.
+            MissingScoresError: a sample has no score after all tries.
         """
         replies = self.endpoint.ask([self._chat(sample) for sample in samples], self._read)
-        scores = [reply.value for reply in replies]
-        for sample, reply in zip(samples, replies, strict=True):
-            if reply.value is None:
-                raise JudgeFailureError(f"{sample.where}: {reply.reason}")
-        return [score for score in scores if score is not None]
+        scores = [math.nan if one.value is None else one.value for one in replies]
+        if reasons := {i: one.reason for i, one in enumerate(replies) if one.value is None}:
+            raise MissingScoresError(scores, reasons)
+        return scores
 
     def _chat(self, sample: Sample) -> list[dict[str, str]]:
         values = {

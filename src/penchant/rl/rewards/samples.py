@@ -91,6 +91,19 @@ def make_sample(
     )
 
 
+class MissingScoresError(Exception):
+    """Some samples have no score, and to ask for them again would not help.
+
+    Attributes:
+        scores: `[samples]`, NaN where there is none.
+        reasons: why there is none, by the sample's index.
+    """
+
+    def __init__(self, scores: list[float], reasons: dict[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.scores, self.reasons = scores, reasons
+
+
 class Reward(Protocol):
     """Anything that scores samples."""
 

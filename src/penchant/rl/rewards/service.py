@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import Field
 
 from penchant.core.asking import (
+    Reply,
     Service,
     ServiceSettings,
     UnusableError,
@@ -24,7 +25,7 @@ from penchant.core.asking import (
 from penchant.core.errors import ConfigError, RewardError
 from penchant.core.service_keys import ServiceKeys, read_keys
 from penchant.data.rows.messages import plain
-from penchant.rl.rewards.samples import Sample
+from penchant.rl.rewards.samples import MissingScoresError, Sample
 
 SCHEMES = ("http://", "https://")
 PREFIX = "http:"
@@ -32,10 +33,6 @@ PREFIX = "http:"
 KEY = "rewards"
 # Seconds within which something must listen at the address.
 CONNECT_TIMEOUT = 5.0
-
-
-class ServiceFailureError(Exception):
-    """The service gave no number for an answer, after all tries."""
 
 
 class RewardServiceSettings(ServiceKeys):
@@ -78,34 +75,54 @@ class ServiceReward:
         return self.service.usage
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        """One number a sample, NaN for null; what was scored before is not sent again.
+        """One number a sample; what was scored before is not sent again.
 
         Raises:
-            ServiceFailureError: a sample has no answer.
+            MissingScoresError: a sample has no number after all tries.
             RewardError: a column that is sent cannot be written as JSON.
         """
         rows = [self._row(sample) for sample in samples]
         keys = [self._hash(row, sample) for row, sample in zip(rows, samples, strict=True)]
-        scores = {key: json.loads(text) for key in keys if (text := self.service.cache.get(key))}
-        new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in scores}
-        self.service.count(cached=len(scores))
-        numbers, size = sorted(new.values()), self.settings.batch_size
-        chunks = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+        known = self.service.cache.get
+        replies = {key: Reply(float(text)) for key in keys if (text := known(key)) is not None}
+        self.service.count(cached=len(replies))
+        new = [i for key, i in {key: i for i, key in enumerate(keys)}.items() if key not in replies]
+        size = self.settings.batch_size
+        chunks = [new[i : i + size] for i in range(0, len(new), size)]
+        answers = self.service.side_by_side(
+            lambda chunk: self._ask([rows[i] for i in chunk], [keys[i] for i in chunk]),
+            chunks,
+            "scoring",
+        )
+        for answer in answers:
+            replies |= answer
+        found = [replies[key] for key in keys]
+        scores = [math.nan if one.value is None else one.value for one in found]
+        if reasons := {i: one.reason for i, one in enumerate(found) if one.value is None}:
+            raise MissingScoresError(scores, reasons)
+        return scores
 
-        def ask(chunk: list[int]) -> list[float | None]:
-            reply = self.service.try_again(lambda: self._scores([rows[i] for i in chunk]))
-            if reply.value is None:
-                raise ServiceFailureError(f"{samples[chunk[0]].where}: {reply.reason}")
-            for i, score in zip(chunk, reply.value, strict=True):
-                if score is not None:
-                    self.service.cache.put(keys[i], json.dumps(score))
-            self.service.count(failed=reply.value.count(None))
-            return reply.value
-
-        answers = self.service.side_by_side(ask, chunks, "scoring")
-        for chunk, values in zip(chunks, answers, strict=True):
-            scores |= {keys[i]: value for i, value in zip(chunk, values, strict=True)}
-        return [math.nan if scores[key] is None else float(scores[key]) for key in keys]
+    def _ask(
+        self, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]
+    ) -> dict[str, Reply[float]]:
+        """What the service gives for a few completions, which is kept as it comes, by key."""
+        together = self.service.try_again(lambda: self._scores(rows))
+        if together.value is not None:
+            values = together.value
+            replies = [Reply(one, "" if one is not None else "it gave null") for one in values]
+        elif len(rows) == 1:
+            replies = [Reply(None, together.reason)]
+        else:  # one of them may be at fault
+            replies = []
+            for row in rows:
+                alone = self.service.try_again(partial(self._scores, [row]), retries=0)
+                value = None if alone.value is None else alone.value[0]
+                replies.append(Reply(value, alone.reason or "it gave null"))
+        for key, reply in zip(keys, replies, strict=True):
+            if reply.value is not None:
+                self.service.cache.put(key, repr(reply.value))
+        self.service.count(failed=sum(one.value is None for one in replies))
+        return dict(zip(keys, replies, strict=True))
 
     def _row(self, sample: Sample) -> dict[str, Any]:
         """What is sent of a sample."""
@@ -132,7 +149,7 @@ class ServiceReward:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and math.isfinite(value)):
                 raise UnusableError(f"it gave {value!r}, which is no finite number")
-        return values
+        return [None if value is None else float(value) for value in values]
 
     def _listed(self, content: Any) -> list[Any]:
         """The list of numbers in an answer."""
