@@ -5,10 +5,11 @@ With --check it only says whether the page is stale, and exits 1 if it is.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import marked
 
 from penchant.models.footprint import Load, footprint
 from penchant.models.rough_sizes import ModelSize, sizes_of
@@ -16,7 +17,7 @@ from penchant.models.ways import divided
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "cluster.md"
-START, END = "<!-- memory: written by tools/document_memory.py -->", "<!-- end memory -->"
+MARKS = ("<!-- memory: written by tools/document_memory.py -->", "<!-- end memory -->")
 GB = 1e9
 # Shapes of published models: hidden size, width of the MLP, layers, heads, heads of keys, width of
 # a head, vocabulary, whether head and embeddings are one.
@@ -92,23 +93,9 @@ def table() -> str:
 
 
 def stale() -> str:
-    """The page as it ought to be; empty where it is so.
-
-    Raises:
-        ValueError: the page has no markers to write between.
-    """
-    text = PAGE.read_text(encoding="utf-8")
-    new, count = re.subn(
-        f"{START}\n.*?{END}", lambda _: f"{START}\n{table()}{END}", text, flags=re.S
-    )
-    if count != 1:
-        raise ValueError(f"{PAGE} has no table of memory; put the lines '{START}', '{END}' there")
-    return "" if new == text else new
+    """The page as it ought to be; empty where it is so."""
+    return marked.stale(PAGE, MARKS, table())
 
 
 if __name__ == "__main__":
-    page = stale()
-    if "--check" in sys.argv:
-        sys.exit(int(bool(page)))
-    if page:
-        PAGE.write_text(page, encoding="utf-8")
+    sys.exit(marked.main(PAGE, stale()))

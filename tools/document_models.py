@@ -6,34 +6,25 @@ With --check it only says whether the page is stale, and exits 1 if it is.
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import marked
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "models.md"
-START, END = "<!-- families: written by tools/document_models.py -->", "<!-- end families -->"
+MARKS = ("<!-- families: written by tools/document_models.py -->", "<!-- end families -->")
 HEAD = ("Family", "Text model", "Path", "LoRA", "Sampler")
 # Families that cannot be packed and shared, beside those of the tests.
 APART = {"mamba": {}, "falcon": {"num_hidden_layers": 1}}
 
 
 def stale() -> str:
-    """The page as it ought to be; empty where it is so.
-
-    Raises:
-        ValueError: the page has no markers to write between.
-    """
-    text = PAGE.read_text(encoding="utf-8")
-    new, count = re.subn(
-        f"{START}\n.*?{END}", lambda _: f"{START}\n{table()}{END}", text, flags=re.S
-    )
-    if count != 1:
-        raise ValueError(f"{PAGE} has no table of families; put the lines '{START}', '{END}' there")
-    return "" if new == text else new
+    """The page as it ought to be; empty where it is so."""
+    return marked.stale(PAGE, MARKS, table())
 
 
 def table() -> str:
@@ -119,17 +110,5 @@ def _test(name: str) -> Any:
     return module
 
 
-def main() -> int:
-    """Rewrite or check; the exit status."""
-    new = stale()
-    if new and "--check" in sys.argv[1:]:
-        print(f"{PAGE.relative_to(ROOT)} is stale; run make docs")
-        return 1
-    if new:
-        PAGE.write_text(new, encoding="utf-8")
-        print(f"wrote {PAGE.relative_to(ROOT)}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(marked.main(PAGE, stale()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from penchant.methods import METHODS, PairInputs
 from penchant.methods.base import LossOutput
+from penchant.models.load import load_causal_model
 
 
 @pytest.fixture
@@ -66,3 +69,15 @@ def equals_trls_cpo() -> Callable[..., None]:
         torch.testing.assert_close(ours, trl.CPOTrainer.cpo_loss(trainer, chosen, rejected))
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model_dir: Path) -> tuple[Any, Any]:
+    """Return a policy that differs from its reference by a nat or so a completion, and that."""
+    reference = load_causal_model(str(tiny_model_dir), dtype=torch.float32)
+    policy = copy.deepcopy(reference)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return policy, reference

@@ -12,7 +12,7 @@ from penchant.data.records import Pair
 from penchant.data.tokenise import Tokeniser
 from penchant.methods import METHODS
 from penchant.models.architecture import router_coefficient
-from penchant.models.load import load_causal_model, load_tokenizer
+from penchant.models.load import load_tokenizer
 from penchant.models.reference_copy import CopyReference
 from penchant.models.router import RouterLoss
 from penchant.models.scoring import Scorer
@@ -88,18 +88,6 @@ CASES = [
 ]
 # Ours alone, or spelled in `loss_type` there
 OWN = {"loss_type", "paired", "rpo_alpha", "losses"}
-
-
-@pytest.fixture(scope="module")
-def models(tiny_model_dir):
-    """A policy that differs from its reference by a nat or so a completion."""
-    reference = load_causal_model(str(tiny_model_dir), dtype=torch.float32)
-    policy = copy.deepcopy(reference)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return policy, reference
 
 
 @pytest.fixture

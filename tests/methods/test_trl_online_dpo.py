@@ -12,7 +12,7 @@ import torch
 from penchant.data.prompts import Prompt
 from penchant.data.tokenise import Tokeniser
 from penchant.methods.online_dpo import ONLINE_DPO, OnlineDPOOptions
-from penchant.models.load import load_causal_model, load_tokenizer
+from penchant.models.load import load_tokenizer
 from penchant.models.policy import PolicyScorer
 from penchant.models.reference_copy import CopyReference
 from penchant.models.scoring import Scorer, ScoringPlan
@@ -30,18 +30,6 @@ REWARDS = [[1.0, -0.5], [0.0, 2.0], [0.25, 0.0]]
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model_dir):
     return load_tokenizer(str(tiny_model_dir))
-
-
-@pytest.fixture(scope="module")
-def models(tiny_model_dir):
-    """A policy and its reference, whose log-probs differ."""
-    reference = load_causal_model(str(tiny_model_dir), dtype=torch.float32)
-    policy = copy.deepcopy(reference)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return policy, reference
 
 
 def tokens(tokenizer):

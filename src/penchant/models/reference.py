@@ -45,7 +45,23 @@ class Reference(Protocol):
         """The reference as a scorer for a while; None where no reference model is held."""
 
 
-class AdapterReference:
+class SameBackbone:
+    """A reference that is the policy's own model, under another adapter or none."""
+
+    def active(self) -> AbstractContextManager[Scorer]:
+        """The policy's scorer as that model, for a while."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sums(
+        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
+    ) -> Tensor:
+        """`[completions]`: summed log-probs."""
+        with self.active() as scorer:
+            return weighted_sums(batch, scorer(batch), weights)
+
+
+class AdapterReference(SameBackbone):
     """The policy's own weights with the adapter switched off: no second model."""
 
     kind = "adapter"
@@ -81,13 +97,6 @@ class AdapterReference:
         finally:
             for switch, disabled in zip(self._switches, before, strict=True):
                 switch._disable_adapters = disabled
-
-    @torch.no_grad()
-    def sums(
-        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
-    ) -> Tensor:
-        with self.active() as scorer:
-            return weighted_sums(batch, scorer(batch), weights)
 
 
 class KeptSums:

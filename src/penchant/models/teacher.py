@@ -12,10 +12,9 @@ from peft import PeftModel
 
 from penchant.models.divergence import Lesson, Said
 from penchant.models.other_adapters import adapter_bytes, free_name, load_beside, restored
+from penchant.models.reference import SameBackbone
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from penchant.data.batch import Group, TokenBatch
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
@@ -50,7 +49,7 @@ class Teacher:
             return Lesson(Said(hidden, weight, bias, other.transform), None, self.beta)
 
 
-class TeacherAdapter:
+class TeacherAdapter(SameBackbone):
     """A teacher that is another adapter of the policy's base: no second backbone.
 
     Args:
@@ -85,13 +84,3 @@ class TeacherAdapter:
         finally:
             for switch, adapter in zip(self._switches, before, strict=True):
                 switch._active_adapter = adapter
-
-    @torch.no_grad()
-    def sums(
-        self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
-    ) -> Tensor:
-        """`[completions]`: summed log-probs, as of any reference."""
-        from penchant.models.reference import weighted_sums
-
-        with self.active() as scorer:
-            return weighted_sums(batch, scorer(batch), weights)
