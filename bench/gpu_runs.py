@@ -252,10 +252,11 @@ def sampling(part: Part) -> None:
             lines, _ = sampled(part, "grpo", generation=engine)
             seconds = [one["seconds/generation"] for one in lines[1:]]
             tokens = [one["rollouts"] * one["completion/length"] for one in lines[1:]]
+            apart = "logprob/sampling_difference"  # where the policy has scored the answers again
             row(
                 name,
                 tokens_per_second=median(t / s for t, s in zip(tokens, seconds, strict=True)),
-                sampling_difference=max(one["logprob/sampling_difference"] for one in lines),
+                sampling_difference=max(one[apart] for one in lines if apart in one),
             )
 
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
+# Positions of a whole cache are a multiple of this: kernels would copy another mask to align it.
+ALIGNED = 16
+
 
 @dataclass
 class StaticSampler(CachedSampler):
@@ -116,16 +119,19 @@ class FixedRows(Rows):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        room = self.sampling.max_completion_length
-        self.mask = pad(self.mask, (0, room)).bool()[:, None, None]  # [R, 1, 1, width + room]
+        self.mask = pad(self.mask, (0, self._room)).bool()[:, None, None]  # [R, 1, 1, width + room]
         self._tokens = self.positions.new_empty(0, 1)
         self._graph: Any = None
         self._warm = False
 
     def _make_room(self, rows: Tensor) -> None:
-        self._at = torch.full((1,), self.cache.get_seq_length(), device=rows.device)
-        room = self.sampling.max_completion_length
-        self.cache.layers = [FixedLayer(one, rows, room, self._at) for one in self.cache.layers]
+        width = self.cache.get_seq_length()
+        self._at = torch.full((1,), width, device=rows.device)
+        length = width + self.sampling.max_completion_length
+        self._room = -(-length // ALIGNED) * ALIGNED - width
+        self.cache.layers = [
+            FixedLayer(one, rows, self._room, self._at) for one in self.cache.layers
+        ]
 
     def _advance(self, tokens: Tensor) -> None:
         if len(tokens) != len(self._tokens):
