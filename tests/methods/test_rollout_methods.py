@@ -10,7 +10,12 @@ from penchant.core.errors import ConfigError
 from penchant.methods import METHODS
 from penchant.methods.grouped import GroupOptions
 
-ONLINE = {name: method for name, method in METHODS.items() if method.samples}
+# Those that learn from a reward; test_distill.py has what learns from a teacher.
+ONLINE = {
+    name: method
+    for name, method in METHODS.items()
+    if method.samples and method.options.learns_from_reward
+}
 RUN = {"model": "M", "data": "D", "reward": "length:8"}
 
 

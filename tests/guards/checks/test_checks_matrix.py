@@ -201,6 +201,8 @@ def keys_of(
     }  # fmt: skip
     if METHODS[method].samples:
         found |= PPO
+    if "teacher_model" in METHODS[method].options.model_fields:
+        found["teacher_model"] = str(folder)
     return {**found, **keys}
 
 
