@@ -92,6 +92,18 @@ def test_an_example_is_read_column_by_column_and_what_cannot_be_seen_is_shown(
     assert 'chosen: " "' in shown
 
 
+def test_what_is_to_be_typed_is_never_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.jsonl"
+    row = {"prompt": "p", "chosen": "x", "rejected": "y"}
+    path.write_text("".join(json.dumps(one) + "\n" for one in (row, {**row, "chosen": "y"})))
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["data", "inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "--drop refused-rows" in shown and "…" not in shown.partition("Cues")[0]
+
+
 def test_several_processes_find_what_one_does(
     tmp_path: Path, make_pairs: Callable[..., list[Row]]
 ) -> None:

@@ -35,19 +35,21 @@ def _plain(text: str) -> str:
 
 
 def _findings(report: Report) -> Table:
-    table = Table("", "Finding", "Rows", "Remedy", title="Findings", title_justify="left",
-                  show_lines=True)  # fmt: skip
+    table = Table("", "Finding", title="Findings", title_justify="left", show_lines=True)
+    # An id is typed: it is never cut, however narrow the terminal is.
+    table.add_column("Remedy", overflow="fold", min_width=len("--drop chosen-equals-rejected"))
     for one in report.findings:
         title = Text(_plain(one.title))
         for example in one.evidence.get("examples", []):
             title.append(f"\n{_plain(example)}", "dim")
-        rows = Text(_plain(places(report, one, NUM_PLACES)))
+        if one.rows.size:
+            title.append(f"\nin {_plain(places(report, one, NUM_PLACES))}")
         remedy = Text(one.remedy)
         if one.droppable and f"--drop {one.id}" not in one.remedy:
             remedy.append(f"\n--drop {one.id}", "bold")
         elif one.sampled and one.rows.size:
             remedy.append("\n(of a sample; --sample N looks at more)", "dim")
-        table.add_row(Text(one.severity, COLOURS[one.severity]), title, rows, remedy)
+        table.add_row(Text(one.severity, COLOURS[one.severity]), title, remedy)
     return table
 
 
