@@ -15,6 +15,7 @@ import pytest
 import penchant
 from penchant.cli.main import main
 from penchant.data import inspect
+from penchant.data.faults import FAULTS
 from penchant.data.named_words import parse_columns
 from penchant.data.prompts import read_prompts
 from penchant.data.read import read_pairs
@@ -108,7 +109,9 @@ def test_a_case_is_read_the_right_way_round_or_its_refusal_says_how(
 
 @NEEDED
 @pytest.mark.slow
-def test_two_steps_of_training_take_every_case(tmp_path: Path, tiny_model_dir: Path) -> None:
+def test_two_steps_of_training_take_every_case_and_find_what_inspect_finds(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
     for name in FILES:
         if name in REFUSED | PROMPTS:
             continue
@@ -127,3 +130,9 @@ def test_two_steps_of_training_take_every_case(tmp_path: Path, tiny_model_dir: P
         )  # fmt: skip
         steps = (result.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         assert any(json.loads(line).get("step") == 2 for line in steps), name
+        inspected = inspect(path, columns=parse_columns(columns) if columns else None, processes=1)
+        of_data = {*FAULTS, "length-bias", "label-noise"}
+        findings = {one.id: one.title for one in inspected.findings if one.id in of_data}
+        lines = (result.output / "findings.jsonl").read_text(encoding="utf-8").splitlines()
+        found = {one["id"]: one["what"] for one in map(json.loads, lines)}
+        assert {k: v for k, v in found.items() if k in of_data} == findings, name
