@@ -423,3 +423,27 @@ def test_the_name_of_a_task_is_no_prompt(tmp_path):
     with pytest.raises(DataError) as refused:
         read_pairs(path)
     assert "prompt=task" not in str(refused.value)
+
+
+def test_objects_without_a_rank_or_a_score_are_no_traceback(tmp_path):
+    path = write(tmp_path / "raw.jsonl", [{"question": "p?", "answers": [{"text": "yes"}] * 2}])
+    with pytest.raises(DataError, match="recognised layouts"):
+        read_pairs(path)
+
+
+def test_the_place_of_the_best_that_counts_from_1_is_never_taken_for_one_from_0(tmp_path):
+    rows = [{"prompt": "p?", "answers": ["yes", "no"], "winner": 1},
+            {"prompt": "q?", "answers": ["no", "yes"], "winner": 2}]  # fmt: skip
+    with pytest.raises(DataError, match=r"where it counts from 1, take 1 away: jq -c '\.winner -="):
+        read_pairs(write(tmp_path / "raw.jsonl", rows))
+    with pytest.raises(DataError, match="if 'winner' counts from 0, so that 1 is the second"):
+        read_pairs(write(tmp_path / "less.jsonl", rows[:1]))
+
+
+@pytest.mark.parametrize("rows", [
+    [{"prompt": "p?", "responses": ["no", "yes"], "rank": [1, 0]}],
+    [{"prompt": "p?", "response": text, "rank": n} for n, text in enumerate(("yes", "no"))],
+])  # fmt: skip
+def test_ranks_from_0_are_said_to_be_so(tmp_path, rows):
+    with pytest.raises(DataError, match=r"whose 'rank' counts from 0, where 1 is the best"):
+        read_pairs(write(tmp_path / "raw.jsonl", rows))

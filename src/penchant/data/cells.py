@@ -13,7 +13,8 @@ from penchant.data.rows.row import Row
 # A text that opens as messages do; one message alone counts only when it is a whole one.
 MESSAGES = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:")
 # What an object may call its text, and what may stand beside it without changing what it says.
-TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation")
+TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation",
+         "body")  # fmt: skip
 ABOUT_A_TEXT = ("model", "model_id", "policy", "token_len", "num_tokens", "id")
 
 

@@ -13,13 +13,15 @@ from itertools import islice, product
 from typing import Any
 
 from penchant.data.building import FORMS, build, named
+from penchant.data.building.ranked import RANKED
 from penchant.data.building.rated import RATED, SEVERAL_ASPECTS
 from penchant.data.building.rules import Rules
 from penchant.data.columns import renamed, written
 from penchant.data.converting import projects
+from penchant.data.converting.judgements import is_best_of
 from penchant.data.converting.one_pass import Run
 from penchant.data.converting.textform import TextForm
-from penchant.data.names import own_names
+from penchant.data.names import own_names, place_of_best
 from penchant.data.opening import Part, Sources
 from penchant.data.records import DataError
 from penchant.data.rows import labels
@@ -112,7 +114,11 @@ def _builds(sources: Sources, rows: Placed) -> Iterator[str]:
         return
     rules = Rules()
     try:
-        row = named(texts[0], rules)
+        # The place of the best may be one that no row has: only all of them show that.
+        row, *_ = [named(text, rules) for text in (texts if is_best_of(texts[0]) else texts[:1])]
+    except DataError as error:
+        yield str(error).replace(" FILE ", f" {sources.argument} ")
+        return
     except RowError:  # what is wrong with the row, reading it has said
         return
     matching = [form for form in FORMS.values() if form.matches(row, rules)]
@@ -123,9 +129,18 @@ def _builds(sources: Sources, rows: Placed) -> Iterator[str]:
             # Chats go on after the answers that differ: only the first answers make pairs.
             options += " --turns first" if turns == "first" else ""
             yield (
-                f"it holds judgements, not {kind} yet: {form.name} ({form.columns}); build them:\n"
+                f"it holds judgements, not {kind} yet: {form.name} ({form.columns}); build them"
+                f"{_counted_from(texts)}:\n"
                 f"  penchant data build {sources.argument}{options} --output {kind}.jsonl"
             )
+
+
+def _counted_from(rows: Sequence[Row]) -> str:
+    """What is assumed of the place of the best answer, where no row shows that it counts from 0."""
+    index = place_of_best(rows[0]) if is_best_of(rows[0]) else ""
+    if not index or any(row.get(index) == 0 for row in rows):
+        return ""
+    return f", if '{index}' counts from 0, so that 1 is the second answer"
 
 
 def _renamings(rows: Placed, kind: Kind[Any]) -> Iterator[str]:
@@ -186,9 +201,30 @@ def _several(sources: Sources, rows: Placed) -> Iterator[str]:
         if columns and built(texts, form=form, columns=columns):
             line = build_line(sources, form=form, columns=columns)
             yield f"it holds several answers to a prompt, {form}; build pairs:\n  {line}"
+        elif columns and form == RANKED.name and _from_zero(texts, columns):
+            own = _rank_column(texts[0], columns)
+            more = f"(.{own} | arrays) |= map(. + 1) | (.{own} | numbers) |= . + 1"
+            yield (
+                f"it holds several answers to a prompt whose '{own}' counts from 0, where 1 is the "
+                "best here; add 1, and read what that writes:\n"
+                f"  jq -c {shlex.quote(more)} {sources.argument} > ranked.jsonl"
+            )
         elif columns and form == RATED.name and (why := _aspects(texts, columns)):
             line = build_line(sources, form=form, columns={**columns, "ratings": "PATH"})
             yield f"it holds several answers to a prompt; {why}, here as PATH:\n  {line}"
+
+
+def _rank_column(row: Row, columns: Mapping[str, str]) -> str:
+    """The row's own column of ranks; empty where it has none."""
+    names = [columns.get(name, name) for name in ("ranks", "rank")]
+    return next((name for name in names if name in row), "")
+
+
+def _from_zero(rows: Sequence[Row], columns: Mapping[str, str]) -> bool:
+    """Whether ranks are whole numbers of which the least is 0."""
+    values = [row.get(_rank_column(rows[0], columns)) for row in rows]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return all(isinstance(one, int) for one in flat) and min(map(int, flat), default=1) == 0  # type: ignore[arg-type]
 
 
 def _aspects(rows: Sequence[Row], columns: Mapping[str, str]) -> str:

@@ -13,8 +13,9 @@ from penchant.data.rows.row import Row
 NAMES = {
     "prompt": ("prompt", "request", "question", "instruction", "query", "input", "context",
                "problem", "inputtext", "task", "user", "x", "frage", "anweisung", "pregunta",
-               "instruccion", "pergunta", "userprompt", "openingprompt", "问题", "提问", "指令",
-               "质问", "質問", "指示",
+               "instruccion", "pergunta", "userprompt", "openingprompt", "conversation",
+               "conversations", "chat", "dialogue", "问题", "提问", "指令", "质问",
+               "質問", "指示",
                "プロンプト", "질문"),
     "completion": ("completion", "response", "answer", "output", "generation", "reply",
                    "solution", "modelresponse", "modeloutput", "assistantresponse", "antwort",
@@ -158,7 +159,8 @@ def _is_flag(value: object) -> bool:
 
 # What the place of the best of several answers is called, counted from 0.
 PLACES = ("best", "chosen", "preferred", "winner", "selected", "correct", "accepted")
-RATINGS = ("rating", "score", "overall_score", "reward", "correct", "is_correct")
+RATINGS = ("rating", "score", "overall_score", "reward", "correct", "is_correct", "upvotes",
+           "votes", "likes", "points")  # fmt: skip
 
 
 def rated_columns(row: Row) -> dict[str, Mapping[str, object]]:

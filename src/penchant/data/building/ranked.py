@@ -29,6 +29,7 @@ def _lists_ranked(row: Row) -> bool:
 
 def _from_ranking(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, first = unit[0]
+    need(first, rules, "prompt")
     column = "completions" if is_given(first, "completions") else "completion"
     if column == "completion":
         texts = [row.get(column) for _, row in unit]
@@ -37,9 +38,14 @@ def _from_ranking(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         texts, ranks = listed(first, column, rules), listed(first, "ranks", rules)
         require_as_many(texts, ranks, "ranks", rules)
     else:
-        need(first, rules, "prompt", column)
-        objects = [one for one in listed(first, column, rules) if isinstance(one, Mapping)]
-        texts, ranks = [text_of(one) for one in objects], [one[RANK] for one in objects]
+        objects = listed(first, column, rules)
+        if not _lists_ranked(first):
+            got = shown(objects)
+            raise RowError(
+                "no ranks", f"'{rules.name(column)}' must hold objects with a rank: {got}"
+            )
+        ranked = [one for one in objects if isinstance(one, Mapping)]
+        texts, ranks = [text_of(one) for one in ranked], [one[RANK] for one in ranked]
     scores = [-_rank(value, rules) for value in ranks]
     if len(texts) < 2:
         raise RowError("fewer than two completions", "one completion makes no pair")

@@ -36,6 +36,7 @@ from penchant.data.converting.comparisons import (
     won,
 )
 from penchant.data.converting.exchange import Exchange, NewRow, has, user
+from penchant.data.records import DataError
 from penchant.data.rows.chats import read_transcript
 from penchant.data.rows.pairs import lists_texts
 from penchant.data.rows.row import Row, RowError, shown
@@ -151,7 +152,11 @@ def best_of(row: Row) -> NewRow:
     texts: Any = row[column]
     at: Any = row[index]
     if not 0 <= at < len(texts):
-        raise RowError("unknown label", f"'{index}' must be below {len(texts)}, got {at}")
+        # Read on, all the other rows would be the wrong way round.
+        raise DataError(
+            f"'{index}' is {at} beside {len(texts)} answers, of which the first is 0 here; where "
+            f"it counts from 1, take 1 away: jq -c '.{index} -= 1' FILE > NEW.jsonl"
+        )
     ranks = [1 if place == at else 2 for place in range(len(texts))]
     return {"completions": list(texts), "ranks": ranks}
 
