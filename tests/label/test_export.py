@@ -99,3 +99,11 @@ def test_export_from_the_command_line(tmp_path, page, capsys):
     assert "wrote 1 answer to 1 item" in capsys.readouterr().out
     assert main(["label", str(file), "--export", str(tmp_path / "o.jsonl"), "--overlap", "2"]) == 1
     assert "leave out --overlap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--question=Which?", "--guidelines=rules.md", "--no_strength"])
+@pytest.mark.parametrize("aim", ["--export=out.jsonl", "--judge=http://127.0.0.1:9/v1"])
+def test_what_only_a_page_has_is_refused_where_none_is_opened(aim, option, tmp_path, capsys):
+    file = write_pairs(tmp_path / "f.jsonl")
+    assert main(["label", str(file), aim, option]) == 1
+    assert f"leave out {option.partition('=')[0]}" in capsys.readouterr().err

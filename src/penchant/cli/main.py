@@ -182,7 +182,7 @@ def _label(values: dict[str, Any]) -> None:
     if "export" in values:
         from penchant.label.export import export_answers
 
-        if extra := values.keys() & OF_LABELLING:
+        if extra := values.keys() & {*OF_PAGE, "overlap"}:
             raise ConfigError(
                 f"--export only writes answers; leave out --{' --'.join(sorted(extra))}"
             )
@@ -191,7 +191,7 @@ def _label(values: dict[str, Any]) -> None:
     if "judge" in values:
         from penchant.label.judge import judge_pairs
 
-        if extra := values.keys() & {"annotators", "port", "seed", "no_strength"}:
+        if extra := values.keys() & OF_PAGE:
             raise ConfigError(f"--judge opens no page; leave out --{' --'.join(sorted(extra))}")
         print(judge_pairs(values.pop("file"), values.pop("judge"), **values).summary())
         return
@@ -264,10 +264,8 @@ def _methods(values: dict[str, Any]) -> None:
     print_path(describe_path(resolve(values["model"]), trust_remote_code=trusted))
 
 
-# Of a page that is served, and not of an export.
-OF_LABELLING = {
-    "annotators", "overlap", "port", "seed", "question", "guidelines", "no_strength",
-}  # fmt: skip
+# Of the page that is served: an export opens none, nor does a judge.
+OF_PAGE = {"annotators", "port", "seed", "question", "guidelines", "no_strength"}
 # Each returns its exit status; nothing is 0.
 COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,
