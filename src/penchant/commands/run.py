@@ -23,7 +23,6 @@ from penchant.models.linear import chosen_products
 from penchant.models.locate import is_adapter
 from penchant.models.save import save_model
 from penchant.reporting import write_end_of_run
-from penchant.training.checkpoint_files import is_disk_full
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory
 from penchant.training.kind import kind_of, make_objective
@@ -59,6 +58,8 @@ def run_on(
         with _tracked(config, accelerator), explained:
             return _Run(config, accelerator, directory, setup, snapshot).carry_out()
     except Exception as error:
+        from penchant.training.failing import is_disk_full
+
         if not is_disk_full(error) or isinstance(error, TrainingError):
             raise
         raise TrainingError(

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-OTHER_LAUNCHES = {
-    "DEEPSPEED": "DeepSpeed",
-    "MEGATRON_LM": "Megatron-LM",
-    "PARALLELISM_CONFIG": "tensor or context parallelism",
-}
 # What the launcher asked for; its variable would make Accelerate and transformers shard as well.
 _launched = {"fsdp": False}
 # What launchers tell every process of how many there are.
@@ -45,13 +40,20 @@ def make_accelerator(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    _refuse_other_launches()
+    if any(name.startswith(("ACCELERATE_USE_", "FSDP_")) for name in os.environ):
+        from penchant.training.launches import asks_for_sharding
+
+        _launched["fsdp"] |= asks_for_sharding()
     missing = [name for name in trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
     found = Accelerator()
-    _require_all_processes(found.num_processes)
+    launched = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    if launched > found.num_processes:
+        from penchant.training.launches import apart
+
+        raise apart(launched, found.num_processes)
     console.quiet = not found.is_main_process  # what all processes find is told once
     resolved = resolve_precision(precision, found.device)
     AcceleratorState._reset_state()
@@ -68,25 +70,6 @@ def team_of(accelerator: Accelerator) -> Team:
     return Team(accelerator.process_index, accelerator.num_processes)
 
 
-def _refuse_other_launches() -> None:
-    """Refuse what `accelerate launch` can ask for and training cannot do, by name."""
-    for name in OTHER_LAUNCHES:
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
-            raise ConfigError(
-                f"the processes were launched with {OTHER_LAUNCHES[name]}, which is not supported; "
-                "launch without it (accelerate launch --multi_gpu, or torchrun), and where a "
-                "model does not fit one device, set sharding to full"
-            )
-    if os.environ.get("FSDP_OFFLOAD_PARAMS", "").lower() in ("true", "1"):
-        raise ConfigError(
-            "the processes were launched with FSDP that offloads weights to main memory; launch "
-            "without fsdp_offload_params, and set sharding to full and offload to true"
-        )
-    if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("true", "1"):
-        _launched["fsdp"] = True
-        logger.info("launched with FSDP: sharding auto is full; its other settings are not read")
-
-
 def sharding_of(config: RunConfig, accelerator: Accelerator) -> Literal["off", "full", "hybrid"]:
     """How the processes of a run divide the weights."""
     if config.sharding == "auto":
@@ -95,17 +78,6 @@ def sharding_of(config: RunConfig, accelerator: Accelerator) -> Literal["off", "
         logger.info("sharding %s: one process holds all weights", config.sharding)
         return "off"
     return config.sharding
-
-
-def _require_all_processes(num_processes: int) -> None:
-    """Refuse processes that were launched together and do not see each other."""
-    launched = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
-    if launched > num_processes:
-        raise ConfigError(
-            f"{launched} processes were launched, but this one sees {num_processes}: each would "
-            "train alone, in one folder; on a machine without a GPU set ACCELERATE_USE_CPU=true, "
-            "or unset WORLD_SIZE where a single process is meant"
-        )
 
 
 def _disconnect() -> None:

@@ -6,7 +6,6 @@ its name and moved there whole.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.atomic import flush_to_disk
-from penchant.core.errors import TrainingError
 from penchant.models.memory import own_part
 
 if TYPE_CHECKING:
@@ -73,13 +71,11 @@ def write_checkpoint(
     except Exception as error:
         if team.leads:
             shutil.rmtree(partial, ignore_errors=True)
+        from penchant.training.failing import is_disk_full, unsaved
+
         if not is_disk_full(error):
             raise
-        kept = ", ".join(f"step-{one}" for one in checkpoint_steps(folder)) or "none"
-        raise TrainingError(
-            f"the disk is full: checkpoint step-{step} could not be written to {folder} "
-            f"(checkpoints that are intact: {kept}); free some space and run again with --resume"
-        ) from error
+        raise unsaved(step, folder, checkpoint_steps(folder)) from error
     team.wait()  # none goes on with steps that a failed write would lose
 
 
@@ -148,13 +144,6 @@ def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[in
     for saved in reached[:-keep_newest]:
         if saved not in keep:
             shutil.rmtree(folder / f"step-{saved}")
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is a lack of space; safetensors hides the number."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error) or f"os error {errno.ENOSPC}" in str(error)
 
 
 def _digests(files: Any) -> dict[str, str]:

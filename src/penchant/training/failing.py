@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,4 +93,20 @@ def interrupt(step: int, method: str, folder: Path) -> NoReturn:
     raise RunInterrupted(
         f"interrupted after step {step}, which is saved; go on with: penchant train {method} "
         f"--config {folder / 'config.yaml'} --resume"
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a lack of space; safetensors hides the number."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or f"os error {errno.ENOSPC}" in str(error)
+
+
+def unsaved(step: int, folder: Path, kept: Sequence[int]) -> TrainingError:
+    """That the disk was full when a checkpoint was written beside those that are kept."""
+    intact = ", ".join(f"step-{one}" for one in kept) or "none"
+    return TrainingError(
+        f"the disk is full: checkpoint step-{step} could not be written to {folder} (checkpoints "
+        f"that are intact: {intact}); free some space and run again with --resume"
     )

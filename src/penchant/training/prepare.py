@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from penchant.core.errors import ConfigError
 from penchant.core.findings import refuse_errors, spoken
 from penchant.core.machine import map_large_blocks, out_of_memory_explained, resolve_precision
 from penchant.models.architecture import router_coefficient
@@ -62,15 +61,10 @@ def prepare(
     sharded = sharding_of(config, accelerator) != "off"
     if config.spec.samples or sharded:  # gathered weights come and go
         map_large_blocks()
-    if sharded:
+    if sharded or config.offload:
         from penchant.training.sharded import divide, require_divisible
 
-        require_divisible(config, inputs.base, inputs.settings, precision)
-    elif config.offload:
-        raise ConfigError(
-            "offload: only what several processes divide among them is kept in main memory; launch "
-            "several and set sharding to full, or set offload to false"
-        )
+        require_divisible(config, inputs.base, inputs.settings, precision, sharded=sharded)
     device = accelerator.device
     # Where processes divide the weights, the first loads them and hands out parts.
     empty = sharded and not accelerator.is_main_process

@@ -21,17 +21,25 @@ if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
 
 
-def require_divisible(config: RunConfig, base: str, settings: Any, precision: str) -> None:
+def require_divisible(
+    config: RunConfig, base: str, settings: Any, precision: str, *, sharded: bool = True
+) -> None:
     """Refuse what sharded weights cannot serve, before a weight is loaded.
 
     Args:
         config: of the run.
         base: the resolved name of its model; settings: its configuration as it was saved.
         precision: of the arithmetic.
+        sharded: whether there are processes that divide them.
 
     Raises:
         ConfigError: with the key and what to set it to.
     """
+    if not sharded:
+        raise ConfigError(
+            "offload: only what several processes divide among them is kept in main memory; launch "
+            "several and set sharding to full, or set offload to false"
+        )
     engine = getattr(config.options, "generation", "auto")
     saved = getattr(settings, "quantization_config", None)
     refused = {
