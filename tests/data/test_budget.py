@@ -14,7 +14,8 @@ from penchant.data.batch import Group, pack, pack_repeated, pad
 from penchant.data.budget import TokenBudget
 from penchant.data.shared_prompts import share_prompts
 from penchant.data.source import DatasetSource
-from penchant.data.tokenise import TokenisedLabel, TokenisedPair
+from penchant.data.tokenise import TokenisedPair
+from penchant.data.tokenised import TokenisedLabel
 
 LAYOUTS = ("shared", "repeated", "padded")
 LENGTHS = st.integers(1, 40)

@@ -15,7 +15,7 @@ from penchant.core.team import Team
 from penchant.data.batch import Turns
 from penchant.data.shared_prompts import share_prompts
 from penchant.data.source import DatasetSource
-from penchant.data.tokenise import TokenisedLabel
+from penchant.data.tokenised import TokenisedLabel
 from penchant.methods import METHODS
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference

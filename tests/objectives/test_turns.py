@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from penchant.data.batch import Turns, trained_spans
-from penchant.data.tokenise import TokenisedLabel, TokenisedPair
+from penchant.data.tokenise import TokenisedPair
+from penchant.data.tokenised import TokenisedLabel
 from penchant.methods import METHODS
 from penchant.models.reference_cache import CachedReference
 from penchant.models.reference_copy import CopyReference

@@ -14,7 +14,8 @@ import torch
 from penchant.config.keys import load_config
 from penchant.core.errors import TrainingError
 from penchant.data.source import DatasetSource
-from penchant.data.tokenise import TokenisedLabel, TokenisedPair
+from penchant.data.tokenise import TokenisedPair
+from penchant.data.tokenised import TokenisedLabel
 from penchant.methods import METHODS, Method
 from penchant.models.load import load_causal_model
 from penchant.models.reference_copy import frozen_copy

@@ -22,7 +22,7 @@ from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
 from penchant.data.opening import Sources
 from penchant.data.records import Data, Label, Text, counted, is_chat, prompt_key
 from penchant.data.rows.messages import contents
-from penchant.data.tokenise import TokenisedLabel
+from penchant.data.tokenised import TokenisedLabel
 from penchant.methods.inputs import ScoreInputs
 from penchant.models.scoring import Scorer
 from penchant.objectives.held_out import batches

@@ -17,10 +17,8 @@ from penchant.data.lines import (
     UTF16_MARKS,
     Item,
     Watch,
-    cut_off,
     first_lines,
     read_lines,
-    recode,
     unique_fields,
 )
 from penchant.data.records import DataError, Refusal
@@ -147,6 +145,8 @@ def _loaded(line: bytes) -> Any:
 
 def _require_utf8(path: Path, head: bytes) -> None:
     if head.startswith(UTF16_MARKS) or b"\0" in head:
+        from penchant.data.broken_files import recode
+
         raise DataError(f"{path} is UTF-16 or not text at all; {recode(path, 'UTF-16')}")
 
 
@@ -163,6 +163,8 @@ def _line_rows(
             if line.strip():
                 yield _line_item(path, f"{name}:{number}", line, parse)
     except EOFError:
+        from penchant.data.broken_files import cut_off
+
         yield cut_off(name, number + 1)
 
 
@@ -170,6 +172,8 @@ def _line_item(path: Path, where: str, line: bytes, parse: Callable[[str], objec
     try:
         return where, parse(line.decode())
     except UnicodeDecodeError as error:
+        from penchant.data.broken_files import recode
+
         detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
         return Refusal(where, "invalid UTF-8", f"{detail}; {recode(path, 'LATIN1')}")
     except json.JSONDecodeError as error:

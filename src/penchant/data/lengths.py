@@ -152,12 +152,8 @@ def measure_lengths(records: Sequence[Any], tokenizer: PreTrainedTokenizerBase) 
         ModelError: chat messages for a model without a template, or no EOS token.
     """
     from penchant.data.token_report import TokenReport
-    from penchant.data.tokenise import (
-        TokenisedLabel,
-        TokenisedPair,
-        TokenisedPrompt,
-        Tokeniser,
-    )
+    from penchant.data.tokenise import TokenisedPair, Tokeniser
+    from penchant.data.tokenised import TokenisedLabel, TokenisedPrompt
 
     tokeniser = Tokeniser(tokenizer, max_length=UNCUT, max_prompt_length=UNCUT - 1)
     examples: Sequence[TokenisedPair | TokenisedLabel | TokenisedPrompt]

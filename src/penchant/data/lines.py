@@ -6,7 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,7 +41,9 @@ def first_lines(path: Path) -> bytes:
                 break
     except EOFError as error:
         if not lines:
-            raise _truncated(path) from error
+            from penchant.data.broken_files import truncated
+
+            raise truncated(path) from error
     return b"".join(lines).lstrip()
 
 
@@ -93,31 +94,6 @@ def read_lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:
             yield line.removeprefix(UTF8_MARK) if not number else line
 
 
-def read_content(path: Path) -> bytes:
-    """The whole file, decompressed.
-
-    Raises:
-        DataError: a gzip file that was cut off.
-    """
-    try:
-        return b"".join(read_lines(path))
-    except EOFError as error:
-        raise _truncated(path) from error
-
-
-def _truncated(path: Path) -> DataError:
-    return DataError(f"{path} is a gzip file that was cut off; fetch it again")
-
-
-def cut_off(name: str, line: int) -> Refusal:
-    """The refusal of the line in which a gzip file ends too early."""
-    return Refusal(
-        f"{name}:{line}",
-        "gzip file cut off",
-        "the compressed file ends within this line; what follows is lost, so fetch it again",
-    )
-
-
 def unique_fields(fields: list[tuple[str, object]]) -> dict[str, object]:
     """The fields of a JSON object, for `object_pairs_hook`: of two with one name, one is lost.
 
@@ -130,8 +106,3 @@ def unique_fields(fields: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"an object has two fields named '{twice}'")
     return row
-
-
-def recode(path: Path, encoding: str) -> str:
-    """How to make UTF-8 of a file."""
-    return f"save it as UTF-8: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > NEW"

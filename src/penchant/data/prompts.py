@@ -18,6 +18,7 @@ from penchant.data.rows import labels
 from penchant.data.rows import pairs as formats
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.messages import check_prompt, read_text, with_template_columns
+from penchant.data.rows.refusing import lacks, neither_text_nor_messages
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
     names = ("prompt", *(one.fields[0] for one in (*PLAIN, TURNS, WHOLE_CHAT)))
     field = next((name for name in names if is_given(row, name)), None)
     if field is None:
-        return (layout or TEXT).lacks(row, layout.fields if layout else names)
+        return lacks(layout or TEXT, row, layout.fields if layout else names)
     if field == "prompt":
-        return RowError.neither_text_nor_messages(field, row[field])
+        return neither_text_nor_messages(field, row[field])
     lists = {"messages": "a list of messages", "turns": "a list of strings"}
     wanted = lists.get(field, "a string")
     return RowError("wrong type", f"'{field}' must be {wanted}, got {shown(row[field])}")

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from penchant.data.broken_files import cut_off, recode, truncated
 from penchant.data.json_cells import unfilled
 from penchant.data.lines import (
     GZIP,
     Item,
     Watch,
-    cut_off,
     first_lines,
     numbered,
-    read_content,
     read_lines,
-    recode,
     unique_fields,
 )
 from penchant.data.records import DataError, Refusal, SplitError
@@ -35,7 +33,7 @@ def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterato
     Raises:
         DataError: it is not JSON, not UTF-8, or holds no list of rows that could be told.
     """
-    content = read_content(path)
+    content = _content(path)
     try:
         value = json.loads(content.decode(), object_pairs_hook=unique_fields)
     except UnicodeDecodeError as error:
@@ -184,7 +182,7 @@ def parquet_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
 
     with path.open("rb") as raw:
         packed = raw.read(2) == GZIP
-    source = io.BytesIO(read_content(path)) if packed else path
+    source = io.BytesIO(_content(path)) if packed else path
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
             rows = (
@@ -206,7 +204,7 @@ def arrow_rows(path: Path, name: str, watch: Watch | None) -> Iterator[Item]:
     import pyarrow
     from pyarrow import feather, ipc
 
-    content = io.BytesIO(read_content(path))
+    content = io.BytesIO(_content(path))
     try:
         if content.getvalue().startswith(b"ARROW1"):
             table = feather.read_table(content)
@@ -227,3 +225,15 @@ def _watched(
         if watch:
             watch(size * number // num_rows)
         yield row
+
+
+def _content(path: Path) -> bytes:
+    """The whole file, decompressed.
+
+    Raises:
+        DataError: a gzip file that was cut off.
+    """
+    try:
+        return b"".join(read_lines(path))
+    except EOFError as error:
+        raise truncated(path) from error

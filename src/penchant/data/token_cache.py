@@ -25,7 +25,8 @@ from penchant.data.batch import Turns
 from penchant.data.records import Label, Pair, fingerprint
 from penchant.data.token_ids import TYPE, TokenIds
 from penchant.data.token_report import TokenReport
-from penchant.data.tokenise import TokenisedLabel, TokenisedPair, TokenisedPrompt
+from penchant.data.tokenise import TokenisedPair
+from penchant.data.tokenised import TokenisedLabel, TokenisedPrompt
 
 if TYPE_CHECKING:
     from penchant.data.tokenise import Tokeniser

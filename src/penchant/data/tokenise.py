@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.data.prompts import Prompt
+    from penchant.data.tokenised import TokenisedLabel, TokenisedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +37,6 @@ class TokenisedPair:
     def group(self) -> Group:
         """For the batch: the chosen completion first."""
         return Group(self.prompt, (self.chosen, self.rejected))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenisedLabel:
-    """Token ids of one judged completion; `where` and `asked` as of a `TokenisedPair`."""
-
-    prompt: Sequence[int]
-    completion: Sequence[int]
-    desirable: bool
-    where: str
-    asked: Sequence[int] | None = None
-
-    def group(self) -> Group:
-        """For the batch: a prompt with one completion."""
-        return Group(self.prompt, (self.completion,))
-
-
-@dataclass(frozen=True, slots=True)
-class TokenisedPrompt:
-    """Token ids of one prompt, with the record they come from; `where` names its row."""
-
-    prompt: list[int]
-    record: Prompt
-    where: str
-    asked: None = None
-
-    def group(self, completions: Sequence[Sequence[int]] = ()) -> Group:
-        """For the batch: the prompt with completions sampled after it."""
-        return Group(self.prompt, tuple(completions))
 
 
 class Tokeniser:
@@ -153,12 +125,16 @@ class Tokeniser:
         encoded = self._fitted(label, (label.completion,), report)
         prompt, completion = map(self._store.keep, (encoded.prompt, *encoded.completions))
         asked = self._kept(encoded.asked)
+        from penchant.data.tokenised import TokenisedLabel
+
         return TokenisedLabel(prompt, completion, label.desirable, label.where, asked)
 
     def _kept(self, ids: list[int] | None) -> Sequence[int] | None:
         return None if ids is None else self._store.keep(ids)
 
     def _prompt(self, prompt: Prompt, report: TokenReport) -> TokenisedPrompt:
+        from penchant.data.tokenised import TokenisedPrompt
+
         return TokenisedPrompt(self._fitted(prompt, (), report).prompt, prompt, prompt.where)
 
     def _fitted(self, record: Record, completions: Sequence[Text], report: TokenReport) -> Encoded:

@@ -62,18 +62,9 @@ def causal_class(config: Any, name: str, trust_remote_code: bool) -> Any:
     for mapping in (auto.MODEL_FOR_CAUSAL_LM_MAPPING, auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if type(config) in mapping:
             return mapping[type(config)]
+    from penchant.models.unknown import unknown_class
+
     raise ModelError(unknown_class(config, name, "generates text"))
-
-
-def unknown_class(config: Any, name: str, does: str) -> str:
-    """That transformers has no class for a model that `does` something."""
-    import transformers
-
-    named = ", ".join(config.architectures or ()) or "no architecture"
-    return (
-        f"transformers {transformers.__version__} has no class for models of type "
-        f"{config.model_type} that {does} ({name} names {named})"
-    )
 
 
 def is_pattern(names: str) -> bool:

@@ -13,10 +13,10 @@ from penchant.models.architecture import (
     read_config,
     require_whole,
     scoring_architecture,
-    unknown_class,
 )
 from penchant.models.load import LanguageHead, load_causal_model, load_model
 from penchant.models.locate import is_adapter
+from penchant.models.unknown import unknown_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from penchant.data.batch import Group, TokenBatch
     from penchant.data.source import StepBatch
-    from penchant.data.tokenise import TokenisedLabel
+    from penchant.data.tokenised import TokenisedLabel
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from penchant.data.batch import TokenBatch
     from penchant.data.source import StepBatch
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.rl.rollout import Collector, Rollout
 
 # Held-out prompts are always answered with the same random numbers.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
     from penchant.models.teacher import Teacher

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from penchant.data.batch import Group, TokenBatch
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.models.policy import PolicyScorer
     from penchant.models.reference import Reference
     from penchant.rl.sampling.base import Completion

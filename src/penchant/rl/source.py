@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from penchant.core.findings import Finding
     from penchant.data.budget import TokenBudget
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.methods.experience import Advantages, Experience
     from penchant.methods.kl import KLController
     from penchant.rl.rollout import Collector, Judged

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from penchant.data.budget import TokenBudget
     from penchant.data.source import Source
     from penchant.data.token_report import TokenReport
-    from penchant.data.tokenise import TokenisedPrompt, Tokeniser
+    from penchant.data.tokenise import Tokeniser
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.methods.experience import Advantages, Experience
     from penchant.objectives.base import Objective, Parts
     from penchant.rl.rewards.judging import Rewards

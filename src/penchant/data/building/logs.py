@@ -11,6 +11,7 @@ from penchant.data.records import Message
 from penchant.data.rows import labels
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.messages import plain
+from penchant.data.rows.refusing import lacks
 from penchant.data.rows.row import Row, RowError, is_given, kind
 
 # Where a message lists the answers that it replaced.
@@ -80,7 +81,7 @@ def _from_chat(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, row = unit[0]
     turns = row.get("messages")
     if not isinstance(turns, list | tuple):
-        raise labels.WHOLE_CHAT.lacks(row, [rules.name("messages")])
+        raise lacks(labels.WHOLE_CHAT, row, [rules.name("messages")])
     history: tuple[Message, ...] = ()
     num_replies = 0
     for is_answer, run in groupby(turns, key=_is_answer):

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from penchant.data.converting.project_rows import pair_texts
 from penchant.data.records import DataError
 from penchant.data.rows import pairs as formats
+from penchant.data.rows.refusing import lacks
 from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, shown
 
 Choice = Literal["best_worst", "best_random", "all"]
@@ -145,7 +146,7 @@ def need(row: Row, rules: Rules, *columns: str) -> None:
     """Refuse a row that lacks one of the columns."""
     for column in columns:
         if not is_given(row, column):
-            raise Layout(", ".join(columns), columns).lacks(row, [rules.name(column)])
+            raise lacks(Layout(", ".join(columns), columns), row, [rules.name(column)])
 
 
 def answer(value: object, name: str) -> object:

@@ -16,6 +16,7 @@ from penchant.data.rows.messages import (
     read_text,
     refuse_later_columns,
 )
+from penchant.data.rows.refusing import neither_text_nor_messages
 from penchant.data.rows.row import RowError, refuse_media, shown
 
 TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
@@ -30,7 +31,7 @@ def read_messages(value: object, field: str) -> Messages:
     if isinstance(value, Mapping):
         value = (value,)
     if not isinstance(value, list | tuple):
-        raise RowError.neither_text_nor_messages(field, value)
+        raise neither_text_nor_messages(field, value)
     if not value:
         reason = "empty prompt" if field == "prompt" else "empty completion"
         raise RowError(reason, f"'{field}' is an empty list of messages")

@@ -17,6 +17,7 @@ from penchant.data.rows.messages import (
     read_text,
     with_template_columns,
 )
+from penchant.data.rows.refusing import lacks, neither_text_nor_messages
 from penchant.data.rows.row import Kind, Layout, Row, RowError, fit, is_given, kind, shown
 
 # The names that a field may go by, the usual one first.
@@ -152,13 +153,13 @@ def _misfit(row: Row, layout: Layout | None) -> RowError:
     names = {field: ALIASES.get(field, (field,)) for field in layout.fields}
     for choice in names.values():
         if not any(is_given(row, name) for name in choice):
-            return layout.lacks(row, choice)
+            return lacks(layout, row, choice)
     if layout is WHOLE_CHAT:
         got = shown(row["messages"])
         return RowError("wrong type", f"'messages' must be a list of messages, got {got}")
     texts = ("prompt", _name(row, "completion") or "")
     field = next(field for field in texts if kind(row[field]) is None)
-    return RowError.neither_text_nor_messages(field, row[field])
+    return neither_text_nor_messages(field, row[field])
 
 
 def _recognise_either(row: object) -> Layout | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penchant.data.rows.messages import HUMAN_TURN
+from penchant.data.rows.refusing import lacks, neither_text_nor_messages
 from penchant.data.rows.row import Layout, Row, RowError, is_given, kind, shown
 
 COMPLETIONS = ("chosen", "rejected")
@@ -23,14 +24,14 @@ def misfit(row: Row, layout: Layout, *, chat: bool) -> RowError:
             "'prompt' is absent, and chosen and rejected are not transcripts with '\\n\\nHuman:' "
             "and '\\n\\nAssistant:' turns; add a 'prompt' field, or give both as lists of messages",
         )
-    return layout.lacks(row, missing[:1]) if missing else _wrong_type(row, layout, chat)
+    return lacks(layout, row, missing[:1]) if missing else _wrong_type(row, layout, chat)
 
 
 def _wrong_type(row: Row, layout: Layout, chat: bool) -> RowError:
     texts = [field for field in layout.fields if field != "label"]
     for field in texts:
         if kind(row[field]) is None:
-            return RowError.neither_text_nor_messages(field, row[field])
+            return neither_text_nor_messages(field, row[field])
     completions = texts[-2:]
     if len({kind(row[field]) for field in completions}) > 1:
         types = " and ".join(f"'{f}' is a {type(row[f]).__name__}" for f in completions)

@@ -24,17 +24,6 @@ class Layout:
     name: str
     fields: tuple[str, ...]
 
-    def lacks(self, row: Row, names: Sequence[str]) -> RowError:
-        """Say that a row lacks a field of the layout, which may go by any of `names`."""
-        state = "null" if any(name in row for name in names) else "absent"
-        aliases = f", under this name or as {' or '.join(names[1:])}" if names[1:] else ""
-        has = ", ".join(map(str, row)) or "no fields"
-        return RowError(
-            "missing field",
-            f"'{names[0]}' is {state}; the layout '{self.name}' needs it{aliases} "
-            f"(the row has: {has})",
-        )
-
 
 class RowError(ValueError):
     """A row that cannot be used: a short stable reason, and the detail."""
@@ -43,12 +32,6 @@ class RowError(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-    @classmethod
-    def neither_text_nor_messages(cls, field: str, value: object) -> RowError:
-        """Say that a field has the wrong type."""
-        wanted = f"'{field}' must be a string or a list of messages"
-        return cls("wrong type", f"{wanted}, got {shown(value)}")
 
 
 @dataclass(frozen=True)

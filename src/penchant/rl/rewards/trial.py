@@ -15,7 +15,7 @@ from penchant.rl.sampling.base import Completion
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from penchant.data.tokenise import TokenisedPrompt
+    from penchant.data.tokenised import TokenisedPrompt
     from penchant.methods.online import RewardOptions
     from penchant.rl.rewards.samples import Reward
 

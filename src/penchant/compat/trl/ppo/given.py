@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.prompts import Prompt
-from penchant.data.tokenise import TokenisedPrompt
+from penchant.data.tokenised import TokenisedPrompt
 from penchant.methods import METHODS
 from penchant.methods.advantages import whiten
 from penchant.rl.rewards.shaping import RunningStatistics, clip
