@@ -6,25 +6,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from penchant.methods import PairInputs
 from penchant.methods.ipo import IPOOptions, ipo_loss
 
-# Log-ratios: chosen -10 - -12 = 2 and -7 - -6 = -1; rejected -9 - -8 = -1 and -4 - -5 = 1.
-INPUTS = PairInputs(
-    chosen=torch.tensor([-10.0, -7.0]),
-    rejected=torch.tensor([-9.0, -4.0]),
-    ref_chosen=torch.tensor([-12.0, -6.0]),
-    ref_rejected=torch.tensor([-8.0, -5.0]),
-    chosen_len=torch.tensor([5, 4]),
-    rejected_len=torch.tensor([4, 2]),
-)
+
+@pytest.fixture
+def loss(pairs):
+    """Return a function that gives the loss of the two pairs under some options."""
+    return lambda **options: ipo_loss(pairs, IPOOptions(**options))
 
 
-def loss(**options):
-    return ipo_loss(INPUTS, IPOOptions(**options))
-
-
-def test_length_averaged_loss_by_hand():
+def test_length_averaged_loss_by_hand(loss):
     """Averages: 2 / 5 = 0.4 and -1 / 4; -1 / 4 = -0.25 and 1 / 2. The target is 1 / (2 * 0.5) = 1.
 
     (0.4 + 0.25 - 1)^2 = 0.1225; (-0.25 - 0.5 - 1)^2 = 3.0625
@@ -32,17 +23,17 @@ def test_length_averaged_loss_by_hand():
     torch.testing.assert_close(loss(beta=0.5).per_example, torch.tensor([0.1225, 3.0625]))
 
 
-def test_summed_loss_of_the_paper_by_hand():
+def test_summed_loss_of_the_paper_by_hand(loss):
     """(2 + 1 - 1)^2 = 4; (-1 - 1 - 1)^2 = 9."""
     assert loss(beta=0.5, log_ratio="sum").per_example.tolist() == [4.0, 9.0]
 
 
-def test_the_target_margin_is_half_the_inverse_of_beta():
+def test_the_target_margin_is_half_the_inverse_of_beta(loss):
     """beta 0.125: target 4. (0.65 - 4)^2 = 11.2225; (-0.75 - 4)^2 = 22.5625."""
     torch.testing.assert_close(loss(beta=0.125).per_example, torch.tensor([11.2225, 22.5625]))
 
 
-def test_rewards_are_of_the_log_ratio_in_use():
+def test_rewards_are_of_the_log_ratio_in_use(loss):
     averaged, summed = loss(beta=0.5).metrics, loss(beta=0.5, log_ratio="sum").metrics
     torch.testing.assert_close(averaged["reward/chosen"], torch.tensor([0.2, -0.125]))
     torch.testing.assert_close(averaged["reward/margin"], torch.tensor([0.325, -0.375]))

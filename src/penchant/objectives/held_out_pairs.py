@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from penchant.models.reference import Progress
     from penchant.objectives.base import Parts
 
+# What a pass without the reference adds to the inputs of a loss.
+EXTRAS = ("prompt", "prompt_len", "chosen_weight", "rejected_weight")
+
 
 @torch.no_grad()
 def evaluate_pairs(
@@ -74,13 +77,7 @@ def _alone(parts: Parts, groups: Sequence[Group], needs: Needs) -> PairInputs:
 def _with_extras(parts: Parts, inputs: PairInputs, groups: Sequence[Group]) -> PairInputs:
     """Prompts' log-probs and weights, which comparing two models leaves out."""
     more = _alone(parts, groups, replace(parts.method.needs(parts.options), tail_weight=1.0))
-    return replace(
-        inputs,
-        prompt=more.prompt,
-        prompt_len=more.prompt_len,
-        chosen_weight=more.chosen_weight,
-        rejected_weight=more.rejected_weight,
-    )
+    return replace(inputs, **{name: getattr(more, name) for name in EXTRAS})
 
 
 def joined(parts: Sequence[PairInputs]) -> PairInputs:
