@@ -178,3 +178,9 @@ def test_chat_prompts_end_where_the_assistant_starts(tiny_model_dir):
     assert tokenizer.decode(one.prompt) == (
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_objects_beside_a_prompt_stay_what_a_reward_function_expects():
+    row = {"prompt": "p?", "info": {"answer": "4"}, "tests": {"text": "assert f(1) == 2"}}
+    (prompt,) = read_prompts([row]).records
+    assert prompt.fields == {"info": {"answer": "4"}, "tests": {"text": "assert f(1) == 2"}}

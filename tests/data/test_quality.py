@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from penchant.data.faults import count_contradicted, count_in_cycles
+from penchant.data.cycles import count_contradicted, count_in_cycles
 from penchant.data.records import Pair
 
 

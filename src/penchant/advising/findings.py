@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from penchant.data.faults import count_contradicted
+from penchant.data.cycles import count_contradicted
 from penchant.data.noise import Noise, measure_noise
 from penchant.data.quality import (
     FEW,

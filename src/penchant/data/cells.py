@@ -15,6 +15,11 @@ MESSAGES = re.compile(r"\s*(\[\s*)?\{\s*['\"](role|content|from|value)['\"]\s*:"
 # What an object may call its text, and what may stand beside it without changing what it says.
 TEXTS = ("completion", "response", "text", "content", "answer", "output", "solution", "generation",
          "body")  # fmt: skip
+# Columns of texts: what others hold is as a reward function, say, expects it.
+OF_TEXT = re.compile(
+    r"chosen|rejected|prompt|question|response|completion|answer|output|candidate|generation",
+    re.IGNORECASE,
+)
 ABOUT_A_TEXT = ("model", "model_id", "policy", "token_len", "num_tokens", "id")
 
 
@@ -32,7 +37,7 @@ def typed(row: Row) -> Row:
 
 def _value(name: str, value: object) -> object:
     if isinstance(value, Mapping):
-        return only_text(value)
+        return only_text(value) if OF_TEXT.search(name) else value
     if not isinstance(value, str):
         return value
     if name in margins.NUMBER_FIELDS:

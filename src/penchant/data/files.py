@@ -7,7 +7,6 @@ that cannot be read becomes a `Refusal`; a file that cannot be read raises `Data
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TEXT_SUFFIX = ".txt"
 ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
-PICKLED = "a pickle, which may run any code as it is read; write its rows as JSON Lines"
 LFS_POINTER = b"version https://git-lfs.github.com"
 
 
@@ -87,7 +85,6 @@ def _tell_format(path: Path) -> str:
         return ".parquet"
     if head.startswith(ARROW):
         return ".arrow"
-    _refuse_other_formats(path, head)
     _require_utf8(path, head)
     if head.startswith(LFS_POINTER):
         raise DataError(f"{path} is a pointer of Git LFS, not the data; fetch it: git lfs pull")
@@ -105,23 +102,6 @@ def _tell_format(path: Path) -> str:
             f"JSON, Parquet, or a name that ends in {', '.join((*SUFFIXES, TEXT_SUFFIX))}"
         )
     return ".json" if suffix == ".json" else ".jsonl"
-
-
-# How a file begins that holds rows, but not in a format that is read here, and what makes one.
-OTHERS = {
-    b"SQLite format 3\0": "an SQLite database; write a table as JSON: sqlite3 -json {path} "
-    "'SELECT * FROM TABLE' > NEW.json",
-    b"PK\x03\x04": "a zip archive, or a workbook of Excel; unpack it (unzip {path} -d FOLDER), or "
-    "save the sheet as CSV UTF-8",
-    b"\x80\x04": PICKLED,
-    b"\x80\x05": PICKLED,
-}
-
-
-def _refuse_other_formats(path: Path, head: bytes) -> None:
-    for mark, said in OTHERS.items():
-        if head.startswith(mark):
-            raise DataError(f"{path} is {said.format(path=shlex.quote(str(path)))}")
 
 
 def _is_document(first: bytes, second: bytes, suffix: str) -> bool:
@@ -145,9 +125,9 @@ def _loaded(line: bytes) -> Any:
 
 def _require_utf8(path: Path, head: bytes) -> None:
     if head.startswith(UTF16_MARKS) or b"\0" in head:
-        from penchant.data.broken_files import recode
+        from penchant.data.other_formats import refuse
 
-        raise DataError(f"{path} is UTF-16 or not text at all; {recode(path, 'UTF-16')}")
+        refuse(path, head)
 
 
 # Reading

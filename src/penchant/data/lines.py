@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from penchant.data.records import DataError, Refusal
+from penchant.data.records import Refusal
 
 # A row with its place, or a place where no row could be read.
 Item = tuple[str, object] | Refusal
@@ -20,6 +15,9 @@ Item = tuple[str, object] | Refusal
 Watch = Callable[[int], None]
 
 GZIP, PARQUET, UTF8_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+# How files begin that gzip, bzip2, xz and zstd have compressed.
+PACKED = (GZIP, b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+MARK_BYTES = max(map(len, PACKED))
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -51,38 +49,15 @@ def first_lines(path: Path) -> bytes:
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], Any]]:
     """The file as it lies there, whose position tells how much is read, and its content."""
     with path.open("rb") as raw:
-        head = raw.read(max(map(len, PACKED)))
+        head = raw.read(MARK_BYTES)
         raw.seek(0)
-        packed = next((one for mark, one in PACKED.items() if head.startswith(mark)), None)
-        if packed is None and path.suffix.lower() == ".gz":
-            packed = PACKED[GZIP]
-        if packed is None:
+        if not head.startswith(PACKED) and path.suffix.lower() != ".gz":
             yield raw, raw
             return
-        form, unpack = packed
-        try:
-            with unpack(raw) as stream:
-                yield raw, stream
-        except (zlib.error, lzma.LZMAError, OSError) as error:
-            raise DataError(
-                f"{path} is not a valid {form} file: {error}; fetch it again"
-            ) from error
+        from penchant.data.packed import unpacked
 
-
-def _zstandard(raw: IO[bytes]) -> IO[bytes]:
-    """The content of a zstd stream, with lines."""
-    import pyarrow
-
-    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw), "zstd"))
-
-
-# How a compressed file begins, what it is called, and what reads it.
-PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
-    GZIP: ("gzip", lambda raw: gzip.GzipFile(fileobj=raw)),
-    b"BZh": ("bzip2", bz2.BZ2File),
-    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
-    b"\x28\xb5\x2f\xfd": ("zstd", _zstandard),
-}
+        with unpacked(path, raw, head) as stream:
+            yield raw, stream
 
 
 def read_lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:
