@@ -15,8 +15,8 @@ Item = tuple[str, object] | Refusal
 Watch = Callable[[int], None]
 
 GZIP, PARQUET, UTF8_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
-# How files begin that gzip, bzip2, xz and zstd have compressed.
-PACKED = (GZIP, b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+# How compressed files begin.
+PACKED = {GZIP: "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 MARK_BYTES = max(map(len, PACKED))
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -51,12 +51,13 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], Any]]:
     with path.open("rb") as raw:
         head = raw.read(MARK_BYTES)
         raw.seek(0)
-        if not head.startswith(PACKED) and path.suffix.lower() != ".gz":
+        form = next((form for mark, form in PACKED.items() if head.startswith(mark)), "")
+        if not form and path.suffix.lower() != ".gz":
             yield raw, raw
             return
         from penchant.data.packed import unpacked
 
-        with unpacked(path, raw, head) as stream:
+        with unpacked(path, raw, form or "gzip") as stream:
             yield raw, stream
 
 
