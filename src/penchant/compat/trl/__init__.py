@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
+from penchant.compat.trl.configs import DPOConfig, KTOConfig, RewardConfig
 from penchant.compat.trl.online import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.compat.trl.ppo.trainer import PPOTrainer
+from penchant.compat.trl.reference_free import CPOConfig, ORPOConfig
 from penchant.compat.trl.trainers import (
     CPOTrainer,
     DPOTrainer,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from penchant.training.result import TrainResult
 
 NAMES = {
     "reward/chosen": "rewards/chosen",
@@ -92,3 +95,27 @@ def _entry(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
     if "completion/ended" in own and names is ONLINE_NAMES:
         entry["completions/clipped_ratio"] = 1 - own["completion/ended"]
     return {**entry, **evaluation(held_out, names)}
+
+
+def outcome(
+    result: TrainResult, records: Iterable[Mapping[str, Any]], names: Mapping[str, str]
+) -> tuple[TrainerState, TrainOutput]:
+    """What a trainer holds and returns after training.
+
+    Args:
+        result: of the run; records: of its metrics.
+        names: TRL's, of metrics.
+    """
+    entries = history(records, names)
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    epoch = max((entry["epoch"] for entry in entries if "epoch" in entry), default=0.0)
+    metrics = {
+        "train_runtime": result.train_seconds,
+        "train_samples_per_second": result.examples_per_second,
+        "train_steps_per_second": result.steps / result.train_seconds,
+        "train_loss": sum(losses) / len(losses),
+        "epoch": epoch,
+    }
+    entries.append({"step": result.steps, **metrics})
+    state = TrainerState(result.steps, epoch, entries, result.best_step)
+    return state, TrainOutput(result.steps, metrics["train_loss"], metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from penchant.models.locate import resolve
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from penchant.compat.trl.configs import TrainingConfig
 
 logger = logging.getLogger("penchant")
 
@@ -246,3 +249,29 @@ def disable_dropout(model: nn.Module, *, lora: bool = False) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
+
+
+def one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    """An argument that has two names, of which one may be given."""
+    if value is not None and other is not None:
+        raise ConfigError(f"{name} and {other_name} are the same argument; drop one of them")
+    return other if value is None else value
+
+
+def require_model(model: Any, *, scored: bool) -> None:
+    """Refuse what is no model, or one that could not be trained."""
+    if model is None:
+        raise ConfigError("a trainer needs a model; set model")
+    if not isinstance(model, str):
+        require_trainable(model, scored=scored)
+
+
+def require_data(train_dataset: Any, eval_dataset: Any, args: TrainingConfig) -> None:
+    """Refuse data that are missing, or are several data sets."""
+    if train_dataset is None:
+        raise ConfigError("a trainer needs data; set train_dataset")
+    for name, value in {"train_dataset": train_dataset, "eval_dataset": eval_dataset}.items():
+        if isinstance(value, Mapping):
+            raise ConfigError(f"{name} holds several data sets; give one")
+    if args.eval_strategy != "no" and eval_dataset is None:
+        raise ConfigError("eval_strategy needs held-out data; set eval_dataset")

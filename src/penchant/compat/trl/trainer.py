@@ -18,9 +18,11 @@ from penchant.compat.trl.objects import (
     load_named,
     lora_keys,
     name_of,
+    one_of,
     padded,
     quantization_settings,
-    require_trainable,
+    require_data,
+    require_model,
     whole_weights,
 )
 from penchant.compat.trl.tables import TRAINER_STANDING, Standing
@@ -87,25 +89,25 @@ class Trainer:
         refusals.settle(others, self.standing, ARGUMENTS)
         self.args = self.config_class()
         with refusals.gathering():
-            self.args = self._arguments(_one_of("args", args, "config", config))
+            self.args = self._arguments(one_of("args", args, "config", config))
         if unheeded := self.args.unheeded():
             logger.info("%s", unheeded)
         self.state = logs.TrainerState()
         with refusals.gathering():
             self.processing_class = padded(
-                _one_of("processing_class", processing_class, "tokenizer", tokenizer)
+                one_of("processing_class", processing_class, "tokenizer", tokenizer)
             )
         scored = METHODS[self.args.chosen().method].model == "score"
         self._data, self._eval_data = train_dataset, eval_dataset
         with refusals.gathering():
-            _require_data(train_dataset, eval_dataset, self.args)
+            require_data(train_dataset, eval_dataset, self.args)
         keys = {
             "data": f"<{type(train_dataset).__name__}>",
             "eval_data": None if eval_dataset is None else f"<{type(eval_dataset).__name__}>",
         }
         self.model = str(model) if isinstance(model, Path) else model
         with refusals.gathering():
-            _require_model(self.model, scored=scored)
+            require_model(self.model, scored=scored)
             keys |= {
                 "model": name_of(self.model),
                 **lora_keys(peft_config, self.model, scored=scored),
@@ -182,7 +184,9 @@ class Trainer:
         with self._as_planned(setup):
             result = run_on(self.run_config, accelerator, directory, setup, self._snapshot)
         setup.scorer.eval()
-        return self._report(result, directory.read("metrics.jsonl"))
+        records = directory.read("metrics.jsonl")
+        self.state, output = logs.outcome(result, records, self.names)
+        return output
 
     def _count_epochs(self, accelerator: Accelerator, inputs: Inputs) -> None:
         """Say in steps what is done by epochs or shares: how many these are, tokenising shows."""
@@ -309,44 +313,6 @@ class Trainer:
         finally:
             for scorer, _ in self._plans:
                 scorer.use(PLAIN)
-
-    def _report(self, result: Any, records: list[dict[str, Any]]) -> logs.TrainOutput:
-        entries = logs.history(records, self.names)
-        losses = [entry["loss"] for entry in entries if "loss" in entry]
-        epoch = max((entry["epoch"] for entry in entries if "epoch" in entry), default=0.0)
-        metrics = {
-            "train_runtime": result.train_seconds,
-            "train_samples_per_second": result.examples_per_second,
-            "train_steps_per_second": result.steps / result.train_seconds,
-            "train_loss": sum(losses) / len(losses),
-            "epoch": epoch,
-        }
-        entries.append({"step": result.steps, **metrics})
-        self.state = logs.TrainerState(result.steps, epoch, entries, result.best_step)
-        return logs.TrainOutput(result.steps, metrics["train_loss"], metrics)
-
-
-def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
-    if value is not None and other is not None:
-        raise ConfigError(f"{name} and {other_name} are the same argument; drop one of them")
-    return other if value is None else value
-
-
-def _require_model(model: Any, *, scored: bool) -> None:
-    if model is None:
-        raise ConfigError("a trainer needs a model; set model")
-    if not isinstance(model, str):
-        require_trainable(model, scored=scored)
-
-
-def _require_data(train_dataset: Any, eval_dataset: Any, args: TrainingConfig) -> None:
-    if train_dataset is None:
-        raise ConfigError("a trainer needs data; set train_dataset")
-    for name, value in {"train_dataset": train_dataset, "eval_dataset": eval_dataset}.items():
-        if isinstance(value, Mapping):
-            raise ConfigError(f"{name} holds several data sets; give one")
-    if args.eval_strategy != "no" and eval_dataset is None:
-        raise ConfigError("eval_strategy needs held-out data; set eval_dataset")
 
 
 def _scorers(setup: Setup) -> list[Scorer]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from penchant.compat.trl import logs
-from penchant.compat.trl.configs import CPOConfig, DPOConfig, KTOConfig, ORPOConfig, RewardConfig
+from penchant.compat.trl.configs import DPOConfig, KTOConfig, RewardConfig
 from penchant.compat.trl.objects import name_of, require_plain
+from penchant.compat.trl.reference_free import CPOConfig, ORPOConfig
 from penchant.compat.trl.trainer import Trainer
 from penchant.core.errors import ConfigError
 
