@@ -164,6 +164,8 @@ def _read(opened: Opened, source: Any) -> Data[Question]:
     sources = Sources.of(source, config.split, config.columns)
     data = read_questions(sources, strict=config.strict)
     logger.info("%s", data.summary())
+    if all(len(question.completions) == 2 for question in data.records):
+        kind_of(config.spec).require(config, data.records)  # their loss is reported too
     return data
 
 
