@@ -70,14 +70,36 @@ def test_of_two_ways_that_agree_the_quicker_is_taken_and_measured_once(
         return own(hidden, weight, targets) + 1.0
 
     liger._known.cache_clear()
-    assert not chosen(own, wrong, hidden, weight, targets)
-    assert not chosen(own, wrong, hidden, weight, targets)
+    plain = partial(chosen, asked=(AS_IS, None))
+    assert not plain(own, wrong, hidden, weight, targets)
+    assert not plain(own, wrong, hidden, weight, targets)
     assert calls == [PROBED] * 2  # once to compile, once on the clock
     clock = iter([2.0, 1.0])
     monkeypatch.setattr(liger, "seconds_of", lambda call, device: (next(clock), call()))
-    assert chosen(own, own, hidden, weight[:1000], targets % 1000)
+    assert plain(own, own, hidden, weight[:1000], targets % 1000)
     clock = iter([1.0, 2.0])
-    assert not chosen(own, own, hidden, weight[:900], targets % 900)
+    assert not plain(own, own, hidden, weight[:900], targets % 900)
+    liger._known.cache_clear()
+
+
+def test_what_agrees_on_log_probs_is_compared_again_before_it_gives_entropies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden, weight, targets = made()
+
+    def own(hidden: Any, weight: Any, targets: Any, also: Any = None) -> Any:
+        return completion_logprobs(hidden, weight, targets, also=also)
+
+    def off(hidden: Any, weight: Any, targets: Any) -> Any:
+        return own(hidden, weight, targets, also="entropy") + torch.tensor([[0.0], [1.0]])
+
+    liger._known.cache_clear()
+    clock = iter([2.0, 1.0] * 2)
+    monkeypatch.setattr(liger, "seconds_of", lambda call, device: (next(clock), call()))
+    inputs = hidden, weight, targets
+    assert chosen(own, own, *inputs, asked=(AS_IS, None))
+    both = partial(own, also="entropy")
+    assert not chosen(both, off, *inputs, asked=(AS_IS, "entropy"))
     liger._known.cache_clear()
 
 

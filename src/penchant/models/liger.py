@@ -97,14 +97,24 @@ def liger_logprobs(
     return torch.stack([-nll, entropy.detach().to(nll.dtype)])
 
 
-def chosen(own: Way, other: Way, hidden: Tensor, weight: Tensor, targets: Tensor) -> bool:
-    """Whether the other way agrees with our own on a head and is quicker; measured once a shape.
+def chosen(
+    own: Way,
+    other: Way,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    asked: tuple[LogitTransform, Also],
+) -> bool:
+    """Whether the other way agrees with our own on a head and is quicker; measured once a kind.
 
     Args:
         own, other: the two ways.
         hidden: `[N, H]` of a pass; weight: `[V, H]`; targets: `[N]`.
+        asked: what both ways do to logits, and what they give beside log-probs: of another kind
+            the two are compared again.
     """
-    kind = (*weight.shape, weight.dtype)
+    kind = (*weight.shape, weight.dtype, *asked)
     if kind not in _known():
         rows = torch.arange(PROBED, device=hidden.device) % len(hidden)
         inputs = hidden.detach()[rows], weight.detach(), targets[rows]

@@ -35,7 +35,8 @@ def trained_logprobs(head: Head, hidden: Tensor, targets: Tensor, also: Also) ->
 
         if liger.serves(hidden, head.weight, head.bias, head.transform):
             other = partial(liger.liger_logprobs, transform=head.transform, also=also)
-            if liger.chosen(own, other, hidden, head.weight, targets):
+            asked = head.transform, also
+            if liger.chosen(own, other, hidden, head.weight, targets, asked=asked):
                 return other(hidden, head.weight, targets)
     return own(hidden, head.weight, targets)
 

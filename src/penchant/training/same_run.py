@@ -14,10 +14,10 @@ from penchant.core.errors import TrainingError
 # Keys that may differ between a run and its resumption without changing its weights
 # (but for rounding and the draws of dropout, where passes are divided by other budgets).
 FREE_KEYS = {
-    "output", "resume", "overwrite", "cache_dir", "report_to", "logging_steps", "save_steps",
-    "save_minutes", "save_total_limit", "per_device_eval_batch_size", "eval_samples",
-    "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch", "sharding",
-    "offload",
+    "output", "resume", "overwrite", "cache_dir", "token_cache", "report_to", "logging_steps",
+    "save_steps", "save_minutes", "save_total_limit", "per_device_eval_batch_size",
+    "eval_samples", "max_new_tokens", "merge", "strict", "silence", "max_tokens_per_batch",
+    "sharding", "offload",
 }  # fmt: skip
 
 # Keys that may differ as long as their product, the examples of a step, does not.

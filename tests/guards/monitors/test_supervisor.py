@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from penchant.config.actions import parse_actions
-from penchant.guards.monitors.acting import ActingSupervisor
+from penchant.config.keys import load_config
+from penchant.core.findings import Finding
+from penchant.guards.monitors.acting import ActingSupervisor, acting
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.levers import Lever
+from penchant.guards.monitors.supervisor import Supervisor
 from penchant.training.folder import RunDirectory
 
 STEPS = 100
@@ -70,3 +76,16 @@ def test_each_raise_is_recorded_with_its_reason(tmp_path: Path) -> None:
         (15, "drift", "adapt: init_kl_coef raised from 0 to 0.2"),
         (25, "drift", "adapt: init_kl_coef raised from 0.2 to 0.4"),
     ]
+
+
+def test_a_method_that_nothing_holds_learns_more_slowly(tmp_path: Path) -> None:
+    config = load_config("sft", {"model": "m", "data": "d", "on_finding": "collapse=adapt"})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    step = SimpleNamespace(scheduler=scheduler, objective=None)
+    engine: Any = SimpleNamespace(step=step, source=None, checkpoints=None)
+    watching = Supervisor(RunDirectory(tmp_path / "run", {}, resume=False), RunFacts(STEPS))
+    setup: Any = SimpleNamespace(collector=None)
+    guard = acting(watching, config, setup, engine)
+    guard.handle(5, Finding("collapse", "warning", "answers are alike", "look"))
+    assert scheduler.base_lrs == [0.005]

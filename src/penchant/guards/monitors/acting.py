@@ -143,9 +143,10 @@ def acting(supervisor: Supervisor, config: RunConfig, setup: Setup, engine: Engi
     @cache
     def levers() -> list[Lever]:
         rate = rate_lever(engine.step.scheduler, first_rate)
+        if not strength:  # nothing holds the policy, and there may be no number to turn
+            return [rate]
         objective = engine.step.objective
-        hold = strength_lever(strength, config.options, objective, engine.source)
-        return [hold, rate] if strength else [rate]
+        return [strength_lever(strength, config.options, objective, engine.source), rate]
 
     rewards = None if setup.collector is None else setup.collector.rewards
     return ActingSupervisor(
