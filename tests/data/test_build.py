@@ -439,3 +439,46 @@ def test_images_are_refused_by_name():
 def test_strength_beside_a_label_becomes_the_margin():
     (pair,) = build([{**SIDES, "label": "b", "strength": -2}]).rows
     assert (pair["chosen"], pair["margin"]) == ("two", 2.0)
+
+
+def test_a_single_score_of_0_or_1_is_a_thumb_unless_other_rows_are_rated():
+    def scored(*values):
+        return [
+            {"input": "q", "output": f"answer {value}", "scores": [{"name": "s", "value": value}]}
+            for value in values
+        ]
+
+    assert [row["label"] for row in build(scored(1, 0)).rows] == [True, False]
+    with pytest.raises(DataError, match=r"rating of list:2 is .* build with form ratings"):
+        build(scored(1, 5, 4))
+    for values in ((1, 5, 4), (5, 1, 4)):
+        assert texts(build(scored(*values), form="ratings")) == [("answer 5", "answer 1")]
+
+
+def test_an_export_that_says_two_things_of_an_answer_is_refused():
+    """Neither a mean of helpfulness and toxicity nor the order within two buckets ranks answers."""
+    argilla = {
+        "fields": {"prompt": "q", "response": "a"},
+        "responses": {"helpful": [{"value": 5}], "toxic": [{"value": 1}], "why": [{"value": "x"}]},
+    }
+    with pytest.raises(DataError, match="'responses' answers helpful, toxic, and nothing says"):
+        build([argilla])
+    items = [{"id": name, "body": name} for name in ("x", "y", "z")]
+
+    def studio(ranker):
+        result = [{"value": {"ranker": ranker}}]
+        return {"data": {"prompt": "q", "items": items}, "annotations": [{"result": result}]}
+
+    with pytest.raises(DataError, match="items are sorted into good, bad, and nothing says"):
+        build([studio({"good": ["x", "y"], "bad": ["z"], "_": []})])
+    assert texts(build([studio({"rank": ["y", "x"], "_": ["z"]})])) == [("y", "x")]
+
+
+def test_messages_that_follow_each_other_in_a_circle_end():
+    messages = {
+        "a": {"id": "a", "parentId": "b", "role": "user", "content": "q"},
+        "b": {"id": "b", "parentId": "a", "role": "assistant", "content": "yes"},
+    }
+    snapshot = {"chat": {"history": {"messages": messages}}}
+    (label,) = build([{"data": {"rating": 1}, "snapshot": snapshot}]).rows
+    assert label["label"] is True

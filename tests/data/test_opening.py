@@ -11,6 +11,7 @@ import pytest
 from penchant.audit import inspect
 from penchant.data.building import build
 from penchant.data.converting.convert import convert
+from penchant.data.json_cells import LONGEST_LITERAL
 from penchant.data.opening import MissingDataError, Sources
 from penchant.data.read import OtherKindError, read_pairs
 from penchant.data.read_labels import read_labels
@@ -269,3 +270,6 @@ def test_messages_as_pandas_writes_them_are_messages_and_no_code_is_run(tmp_path
     with pytest.raises(DataError, match="not as JSON"):
         read_pairs([{**kept, "chosen": code}])
     assert not ran.exists()
+    long = repr([{"role": "assistant", "content": "x" * LONGEST_LITERAL}])
+    with pytest.raises(DataError, match="not as JSON"):
+        read_pairs([{**kept, "chosen": long}])

@@ -17,9 +17,9 @@ from penchant.data.rows.messages import contents
 FILE, HELD_OUT = "FILE", "HELD_OUT"
 MANY = 0.05  # share of records from which a fault costs more than a note
 FEW_SPOIL = 0.01  # likewise of a fault that teaches the wrong thing
-# Soft hyphens, marks of direction, and spaces without width; not the joiners, which change signs.
 # What tables and programs write where there is no value.
 STAND_INS = {"none", "nan", "null", "undefined", "<na>"}
+# Soft hyphens, marks of direction, and spaces without width; not the joiners, which change signs.
 UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from penchant.data.rows.row import TEMPLATE_COLUMNS, Row, RowError
 
+# Characters of a text that is read as Python's own writing, which takes a hundred times its memory.
+LONGEST_LITERAL = 1_000_000
 MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 
 
@@ -27,7 +29,7 @@ def messages(name: str, text: str, *, listed: bool) -> object:
     except (ValueError, RecursionError) as error:
         if not listed:
             return text
-        value = _literal(text)
+        value = _literal(text) if len(text) <= LONGEST_LITERAL else None
         if value is None:
             raise RowError(
                 "malformed JSON",

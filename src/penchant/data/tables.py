@@ -25,6 +25,7 @@ from penchant.data.records import DataError, Refusal, SplitError
 
 # The largest value that csv accepts where a C long has 32 bits.
 CSV_FIELD_LIMIT = 2**31 - 1
+BLANK = re.compile(r"\s+")
 
 
 def json_rows(path: Path, name: str, split: str, watch: Watch | None) -> Iterator[Item]:
@@ -65,7 +66,8 @@ def _in_a_row(text: str) -> list[object] | None:
         except ValueError:
             return None
         rows.append(row)
-        at += len(text[at:]) - len(text[at:].lstrip())
+        between = BLANK.match(text, at)
+        at = between.end() if between else at
     return rows if len(rows) > 1 and all(isinstance(row, dict) for row in rows) else None
 
 

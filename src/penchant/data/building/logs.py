@@ -7,12 +7,12 @@ from itertools import groupby
 
 from penchant.data.building.rules import Counts, Form, Placed, Rows, Rules, answer, pair
 from penchant.data.converting.project_rows import label_texts
-from penchant.data.records import Message
+from penchant.data.records import DataError, Message
 from penchant.data.rows import labels
 from penchant.data.rows.chats import read_messages
 from penchant.data.rows.messages import plain
 from penchant.data.rows.refusing import lacks
-from penchant.data.rows.row import Row, RowError, is_given, kind
+from penchant.data.rows.row import Row, RowError, is_given, kind, shown
 
 # Where a message lists the answers that it replaced.
 REPLACED = ("alternatives", "regenerated")
@@ -27,6 +27,12 @@ def _is_thumbs(row: Row, rules: Rules) -> bool:
 
 def _from_thumbs(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, row = unit[0]
+    if is_given(row, "rating") and not any(name in row for name in labels.ALIASES["label"]):
+        # Read on, a rating of 1 in other rows would be a thumb up.
+        raise DataError(
+            f"the rating of {where} is {shown(row['rating'])}, where rows before it have a thumb "
+            "up or down; if all of them are ratings, build with form ratings"
+        )
     for name in labels.ALIASES["completion"]:
         if is_given(row, name):
             answer(row[name], rules.name(name))

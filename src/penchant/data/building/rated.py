@@ -48,7 +48,9 @@ class Scored(NamedTuple):
 def _is_ratings(row: Row, rules: Rules) -> bool:
     if is_given(row, "completions"):
         return is_given(row, "ratings") or _lists_objects(row)
-    return all(is_given(row, name) for name in ("prompt", "completion", "rating"))
+    # A single score of 0 or 1 (Langfuse) is read under both names: it is a thumb at first.
+    thumb = row.get("rating") == row.get("label")
+    return all(is_given(row, name) for name in ("prompt", "completion", "rating")) and not thumb
 
 
 def _lists_objects(row: Row) -> bool:

@@ -49,10 +49,23 @@ def _choice(value: Mapping[str, Any]) -> str | None:
 
 
 def _orders(value: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """The order, best first, into which a ranker was put."""
+    """The order, best first, into which a ranker was put.
+
+    Raises:
+        RowError: it sorts into several buckets, of which nothing says which is the better one.
+    """
     ranked = value.get("ranker")
-    lists = ranked.values() if isinstance(ranked, Mapping) else [ranked]
-    yield from (list(one) for one in lists if isinstance(one, list | tuple) and one)
+    lists = dict(ranked) if isinstance(ranked, Mapping) else {"rank": ranked}
+    filled = {n: list(one) for n, one in lists.items() if isinstance(one, list | tuple) and one}
+    if len(filled) > 1:
+        filled.pop(NOT_SORTED, None)
+    if len(filled) > 1:
+        raise RowError(
+            "several buckets",
+            f"items are sorted into {', '.join(filled)}, and nothing says which of these is the "
+            "better one; rank the items in one list",
+        )
+    yield from filled.values()
 
 
 def _items(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,6 +78,8 @@ def _items(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 ITEM = ("body", "text", "html", "title")
+# The list of a ranker with buckets whose items were put into none.
+NOT_SORTED = "_"
 
 # Argilla
 
@@ -99,13 +114,27 @@ def _answered(row: Row) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _responses(responses: Any) -> list[Any]:
-    """What each annotator gave, in the export of Argilla 1 or 2."""
+    """What each annotator gave, in the export of Argilla 1 or 2.
+
+    Raises:
+        RowError: several questions are answered by numbers or by rankings, which do not add up.
+    """
+    asked: dict[str, list[Any]] = {}
     if isinstance(responses, Mapping):
-        return [one["value"] for given in responses.values() for one in given]
-    return [
-        given["value"] for one in responses for given in (one.get("values") or one).values()
-        if isinstance(given, Mapping) and "value" in given
-    ]  # fmt: skip
+        asked = {str(name): [one["value"] for one in given] for name, given in responses.items()}
+    else:
+        for one in responses:
+            for name, given in (one.get("values") or one).items():
+                if isinstance(given, Mapping) and "value" in given:
+                    asked.setdefault(str(name), []).append(given["value"])
+    judging = [n for n, given in asked.items() if not all(isinstance(v, str) for v in given)]
+    if len(judging) > 1:
+        raise RowError(
+            "several questions",
+            f"'responses' answers {', '.join(judging)}, and nothing says which of these counts; "
+            "leave that one alone in 'responses'",
+        )
+    return [value for name in judging or asked for value in asked[name]]
 
 
 # What several of them have
@@ -207,7 +236,7 @@ def open_webui(row: Row) -> NewRow:
     last = meta.get("message_id") or next(reversed(by_id), None)
     turns: list[NewRow] = []
     while last in by_id:
-        one = by_id[last]
+        one = by_id.pop(last)  # a message that follows itself ends the chat
         turns.insert(0, {"role": one["role"], "content": one["content"]})
         last = one.get("parentId")
     if not turns:
@@ -228,8 +257,10 @@ def traced(row: Row) -> NewRow:
     prompt = next((row[name] for name in (*own_name(row, "prompt"), "messages") if name in row), "")
     answer: Any = row[next(iter(own_name(row, "completion")))]
     single = isinstance(answer, Mapping) and answer.get("role") == "assistant"
-    judged = {"label": value} if value in (0, 1, -1) else {"rating": value}
-    return {"prompt": prompt, "completion": [dict(answer)] if single else answer, **judged}
+    # A thumb, unless other rows show that it is a rating.
+    thumb = {"label": value} if value in (0, 1, -1) else {}
+    completion = [dict(answer)] if single else answer
+    return {"prompt": prompt, "completion": completion, "rating": value, **thumb}
 
 
 def is_traced(row: Row) -> bool:
