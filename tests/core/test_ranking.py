@@ -90,3 +90,11 @@ def test_all_right_is_not_certainty():
     found = rank(asked("a", [1.0] * 20)).total.accuracy
     assert (found.mean, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(20 / (20 + 1.96**2), abs=1e-4)
+
+
+def test_a_mean_of_subsets_that_are_all_right_is_not_certain():
+    """No resample differs from another: the other end is that of Wilson's interval."""
+    some = [*asked("a", [1.0] * 6), *asked("b", [1.0] * 4)]
+    total = rank(some, mean_of_subsets=True).total.accuracy
+    assert (total.mean, total.high, total.num_prompts) == (1.0, 1.0, 10)
+    assert total.low == pytest.approx(10 / (10 + 1.959964**2))

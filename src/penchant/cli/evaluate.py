@@ -234,9 +234,9 @@ def _show_win_rate(found: WinRate) -> None:
     console.print(rates)
     print(f"win rate: {found.meaning}, ties half; 95% intervals by prompt")
     if found.contradicted:
-        print(f"of the ties, {found.contradicted} are verdicts that followed the order")
+        print(f"ties because the verdict followed the order: {found.contradicted}")
     if found.unjudged:
-        print(f"{found.unjudged} prompts without a verdict left out")
+        print(f"prompts without a verdict, left out: {found.unjudged}")
     if found.usage:
         print(f"{found.judged_by}: {found.usage}")
     print(found.verdict)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("penchant")
 
-# Of a metric: its standard error has the same name with this behind the first part.
+# The standard error of a metric has the same name, with this after the first part of it.
 ERROR = "_stderr"
 KEYS = ("dtype", "max_length", "trust_remote_code")
 # What the harness calls the precisions of weights.

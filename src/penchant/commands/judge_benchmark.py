@@ -16,6 +16,7 @@ from penchant.core.ranking import Ranking
 from penchant.core.screen import setup_logging
 from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
 from penchant.data.opening import Sources
+from penchant.data.records import counted
 from penchant.data.rows.readable import as_text
 
 logger = logging.getLogger("penchant")
@@ -47,9 +48,10 @@ class JudgeBenchmark:
         """What else should be known, in words."""
         lines = [f"{self.judge}: {self.usage}"]
         if self.contradicted:
-            lines.append(f"{self.contradicted} verdicts followed the order: ties, which count half")
+            verdicts = counted(self.contradicted, "verdict")
+            lines.append(f"{verdicts} followed the order: counted as ties, half right")
         if self.unjudged:
-            lines.append(f"{self.unjudged} pairs without a verdict are left out")
+            lines.append(f"{counted(self.unjudged, 'pair')} without a verdict left out")
         return "\n".join(lines)
 
 

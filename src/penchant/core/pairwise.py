@@ -26,7 +26,11 @@ Answer B:
 {completion_b}
 """
 PLACES = ("{prompt}", "{completion_a}", "{completion_b}")
-VERDICT = re.compile(r"verdict\W{0,6}(A|B|tie)\b|\[\[(A|B|C|tie)\]\]", re.IGNORECASE)
+# The letter A is not the article of "a tie" or "a clear win for B".
+VERDICT = re.compile(
+    r"verdict\W{0,6}(?:a\W+(?=tie\b))?((?-i:A)|a(?![ \t]+[a-z])|B|tie)\b|\[\[(A|B|C|tie)\]\]",
+    re.IGNORECASE,
+)
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 Side = Literal["a", "b", "tie"]
 

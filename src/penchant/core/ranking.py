@@ -199,6 +199,10 @@ def _row(name: str, questions: Sequence[Ranked]) -> Row:
 
 def _mean_of(by_subset: Mapping[str, Sequence[Ranked]], weights: Mapping[str, float]) -> Row:
     """A weighted mean of subsets, each of whose prompts are resampled by themselves."""
+    every = [one for questions in by_subset.values() for one in questions]
+    alike = share([one.right for one in every], [one.prompt for one in every])
+    if alike is not None and alike.mean in (0, 1):  # no resample of the subsets differs
+        return Row(TOTAL, len(every), alike)
     mean, drawn, num, prompts = 0.0, None, 0, 0
     for seed, (name, questions) in enumerate(by_subset.items()):
         right, names = [one.right for one in questions], [one.prompt for one in questions]
