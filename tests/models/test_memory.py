@@ -15,6 +15,7 @@ from transformers import MambaConfig, MambaForCausalLM
 import penchant
 from penchant.core.machine import USABLE, Room, memory_available_bytes
 from penchant.data.tokenise import TokenisedPair
+from penchant.models.footprint import Load, footprint
 from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.memory import (
@@ -138,7 +139,7 @@ def test_sizes_are_those_of_all_models_that_are_trained(tiny_model_dir: Path) ->
     alone = PolicyScorer(models[0], 0)
     group, room = PAIRS[0].group(), Room(held=1e9, available=1e9, total=4e9)
     both, one = (
-        measure_sizes(scorer, group, room, reference=5.0, rewards=7.0, half=False)
+        measure_sizes(scorer, group, room, reference=5.0, rewards=7.0, teacher=3.0, half=False)
         for scorer in (policy, alone)
     )
     weights = sum(p.numel() * 4 for p in models[0].parameters())
@@ -146,7 +147,9 @@ def test_sizes_are_those_of_all_models_that_are_trained(tiny_model_dir: Path) ->
     assert both.weights == 2 * weights + 4 * 33  # a value head of 32 inputs
     assert (both.num_layers, both.width) == (2 * one.num_layers, 2 * one.width)
     assert both.by_token > 1.5 * one.by_token
-    assert one.process == 1e9 - weights - 12 + LATER_BYTES
+    assert one.process == 1e9 - weights - 15 + LATER_BYTES
+    parts = footprint(one, Load(tokens=8, predicted=4)).parts
+    assert (parts["reference"], parts["rewards"], parts["teacher"]) == (5.0, 7.0, 3.0)
 
 
 def test_recurrent_model_keeps_nothing_for_each_token_it_samples() -> None:

@@ -72,6 +72,7 @@ PARTS = (
     "activations",
     "reference",
     "rewards",
+    "teacher",
     "rollouts",
     "process",
 )
@@ -96,6 +97,7 @@ class Sizes:
         half: whether the arithmetic is half precision.
         device: cpu or cuda.
         whole: weights that a pass has whole, of those that processes divide among them.
+        teacher: weights of the model that is distilled.
     """
 
     weights: float
@@ -119,6 +121,7 @@ class Sizes:
     half: bool
     device: str
     whole: float = 0.0
+    teacher: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,7 @@ def footprint(sizes: Sizes, load: Load) -> Footprint:
         "weights": sizes.weights,
         "reference": sizes.reference,
         "rewards": sizes.rewards,
+        "teacher": sizes.teacher,
         "process": sizes.process,
     }
     activations = _activation_bytes(sizes, load)

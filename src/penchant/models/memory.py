@@ -65,6 +65,7 @@ def measure_sizes(
     rewards: float,
     half: bool,
     optim: str = "adamw",
+    teacher: float = 0.0,
 ) -> Sizes:
     """What a run's memory depends on, measured on the scorer that it trains.
 
@@ -74,7 +75,7 @@ def measure_sizes(
         scorer: planned, on its device.
         group: a typical record, on which activations are measured.
         room: the memory as the run finds it.
-        reference, rewards: bytes of their weights, which are in memory.
+        reference, rewards, teacher: bytes of their weights, which are in memory.
         half: whether the arithmetic is half precision.
         optim: the optimizer.
     """
@@ -98,7 +99,7 @@ def measure_sizes(
         trained=trained,
         reference=reference,
         rewards=rewards,
-        process=max(0.0, room.held - weights - reference - rewards) + later,
+        process=max(0.0, room.held - weights - reference - rewards - teacher) + later,
         fixed=fixed + unpacked,
         by_token=by_token,
         width=sum(a + b for a, b in shapes),
@@ -115,6 +116,7 @@ def measure_sizes(
         half=half,
         device=device,
         whole=_gathered_bytes(scorer),
+        teacher=teacher,
     )
 
 

@@ -78,8 +78,8 @@ def _endless(metrics: Mapping[str, float]) -> Iterator[Finding]:
             "never-ends",
             f"no answer of a batch ended by itself (mean length {metrics['completion/length']:.0f} "
             "tokens, all cut)",
-            "raise max_completion_length, use an instruction-tuned model, or set "
-            "missing_eos_penalty",
+            "raise max_completion_length, use an instruction-tuned model, or, where a reward is "
+            "learned from, set missing_eos_penalty",
             {"length": metrics["completion/length"]},
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -17,6 +18,8 @@ from rich.progress import (
 from penchant.core.screen import console
 
 PLAIN_LINES = 20
+# A number just below zero, which is written as zero.
+NEGATIVE_ZERO = re.compile(r"-(0(?:\.0+)?)(?!\S)")
 SHOWN = {
     "loss": "loss {:.4f}",
     "reward/margin": "margin {:.3f}",
@@ -63,6 +66,7 @@ class TrainingProgress:
         text = "  ".join(
             form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics
         )
+        text = NEGATIVE_ZERO.sub(r"\1", text)
         self._live.update(self._task, completed=step, metrics=text)
         due = step % self._every == 0 or step in (1, self._total)
         if self._shown and not console.is_terminal and due:

@@ -128,18 +128,19 @@ def measure_run(config: RunConfig, setup: Setup, accelerator: Accelerator) -> tu
     groups = kind_of(config.spec).groups(config, setup.train_set)
     groups.sort(key=lambda group: group.num_tokens)
     room = find_room(accelerator.device)
-    others = 0
+    rewards = taught = 0
     if setup.collector is not None:
         teacher = setup.collector.teacher
-        others = sum(setup.collector.rewards.held_bytes().values())
-        others += 0 if teacher is None else teacher.num_bytes
+        rewards = sum(setup.collector.rewards.held_bytes().values())
+        taught = 0 if teacher is None else teacher.num_bytes
     with accelerator.autocast():
         sizes = measure_sizes(
             setup.scorer,
             groups[len(groups) // 4],
             room,
             reference=0 if setup.reference_cost is None else setup.reference_cost.num_bytes,
-            rewards=others,
+            rewards=rewards,
+            teacher=taught,
             half=accelerator.mixed_precision in ("bf16", "fp16"),
             optim=config.optim,
         )

@@ -20,7 +20,7 @@ def prompts_cut(run: Snapshot) -> Iterator[Finding]:
         limit += " (not set: what max_length leaves)"
     yield from Share("prompt", run.tokens.prompts_cut, run.tokens.num_examples).has(
         "prompts-cut",
-        f"are cut on the left by {limit}",
+        f"cut on the left by {limit}",
         "raise max_prompt_length and max_length, or leave long prompts out",
     )
 
@@ -29,8 +29,8 @@ def answers_cut(run: Snapshot) -> Iterator[Finding]:
     """Completions that lose their end, and with it the token that ends them."""
     yield from Share("completion", run.tokens.completions_cut, run.tokens.num_completions).has(
         "answers-cut",
-        f"are cut by max_length {run.config.max_length} and lose their end token, so that the "
-        "model learns to go on",
+        f"cut by max_length {run.config.max_length}, without the end token: the model learns to go "
+        "on",
         "raise max_length" + (", or lower max_prompt_length" * bool(run.config.max_prompt_length)),
     )
 
