@@ -43,7 +43,7 @@ class JsonClient:
     Attributes:
         url: of the server, such as http://127.0.0.1:8000.
         timeout: seconds without a byte after which a request has failed.
-        headers: sent with each request.
+        headers: sent with each request, but not to another address that the server sends it on to.
         proxies: whether the proxies that the environment names are used.
     """
 
@@ -58,9 +58,7 @@ class JsonClient:
         Raises:
             HttpError: anything but a success.
         """
-        return self._ask(
-            urllib.request.Request(self._at(path), headers=dict(self.headers)), timeout
-        )
+        return self._ask(urllib.request.Request(self._at(path)), timeout)
 
     def post(self, path: str, payload: Mapping[str, Any]) -> Any:
         """What the server answers to a JSON object.
@@ -68,7 +66,7 @@ class JsonClient:
         Raises:
             HttpError: anything but a success.
         """
-        headers = {**self.headers, "Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         data = json.dumps(payload).encode()
         return self._ask(urllib.request.Request(self._at(path), data, headers, method="POST"))
 
@@ -76,6 +74,8 @@ class JsonClient:
         return f"{self.url.rstrip('/')}{path}"
 
     def _ask(self, request: urllib.request.Request, timeout: float | None = None) -> Any:
+        for name, value in self.headers.items():  # a key is for this address alone
+            request.add_unredirected_header(name, value)
         own = () if self.proxies else (urllib.request.ProxyHandler({}),)
         opener = urllib.request.build_opener(*own)
         try:
