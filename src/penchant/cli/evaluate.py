@@ -187,7 +187,8 @@ def _of_tasks(values: dict[str, Any]) -> _Measured:
     """Tasks of lm-evaluation-harness."""
     from penchant.commands.harness import run_tasks
 
-    found = run_tasks(tasks=values.pop("tasks").split(","), **values)
+    tasks = [task.strip() for task in values.pop("tasks").split(",")]
+    found = run_tasks(tasks=tasks, **values)
     return _Measured(found, lambda: _show_tasks(found))
 
 
