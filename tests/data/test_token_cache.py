@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -134,3 +135,20 @@ def test_a_run_keeps_large_data_alone(
     inputs.tokenise(Pairs(), pairs, tokeniser, "training", tmp_path)
     monkeypatch.setattr(tokeniser, "pairs", lambda _: pytest.fail("they are tokenised again"))
     assert inputs.tokenise(Pairs(), pairs, tokeniser, "training", tmp_path)[0] == expected
+
+
+def test_where_nothing_can_be_kept_the_examples_are_made_all_the_same(
+    tokeniser: Tokeniser,
+    training_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("penchant"), "propagate", True)
+    pairs = read_pairs(training_file).records
+    expected, _ = tokeniser.pairs(pairs)
+    taken = tmp_path / "tokens"
+    taken.write_text("a file, not a folder")
+    made, _ = cached(taken, pairs, tokeniser, Kind(tokeniser.pairs))
+    assert made == expected
+    assert f"token ids are not kept in {taken}" in caplog.text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from penchant.core.atomic import flush_to_disk
 from penchant.core.screen import track
 from penchant.data.batch import Turns
 from penchant.data.records import Label, Pair, fingerprint
@@ -82,8 +83,17 @@ def cached(
             return found
     examples, report = make()
     if examples:
-        _save(file, examples, report, records)
-        logger.info("token ids are kept in %s (token_cache: false keeps none)", file)
+        try:
+            _save(file, examples, report, records)
+        except (OSError, SafetensorError) as error:  # a full disk, or a folder of somebody else
+            logger.warning(
+                "token ids are not kept in %s (%s): set cache_dir to another folder, or "
+                "token_cache to false",
+                folder,
+                error,
+            )
+        else:
+            logger.info("token ids are kept in %s (token_cache: false keeps none)", file)
     return examples, report
 
 
@@ -122,9 +132,15 @@ def _save(file: Path, examples: Sequence[Any], report: TokenReport, records: Seq
         "records": torch.tensor(list(_numbers(examples, records)), dtype=torch.int32),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")  # two runs may begin at once
-    save_file(tensors, partial, metadata={"report": json.dumps(asdict(report))})
-    partial.replace(file)
+    # Two runs may begin at once, on machines that share the folder.
+    partial = file.with_suffix(f".{secrets.token_hex(4)}.partial")
+    try:
+        save_file(tensors, partial, metadata={"report": json.dumps(asdict(report))})
+        flush_to_disk(partial)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _load(file: Path, records: Sequence[Any]) -> Tokenised:
