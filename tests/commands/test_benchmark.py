@@ -194,7 +194,7 @@ def test_a_judge_is_measured_in_both_orders_and_a_tie_counts_half(
     data = tmp_path / "judge-bench.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["evaluate", "--judge", str(settings), "--data", str(data)]) == 0
-    assert "1 verdicts followed the order" in capsys.readouterr().out
+    assert "1 verdict followed the order: counted as ties, half right" in capsys.readouterr().out
     lists = [{"prompt": "p", "chosen": ["a"], "rejected": ["b", "c", "d"]}]
     with pytest.raises(ConfigError, match="list:1 has 4 answers, and a judge compares two"):
         judge_each({"": lists}, str(settings))

@@ -34,7 +34,7 @@ from penchant.compat.trl import (
 )
 from penchant.core.errors import ConfigError, ModelError, TrainingError, UserError
 
-# The brief's scripts: only the import line, the model's name and the folder differ
+# Scripts for TRL: only the import line, the model's name and the folder differ
 
 
 def test_reward_script_runs(tiny_model_dir, preference_dataset, tmp_path) -> None:
