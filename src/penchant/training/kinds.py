@@ -158,8 +158,9 @@ class Pairs:
         if not from_passes(config.peft):
             return []
 
-        groups = self.groups(config, examples[:NUM_TEXTS])
-        return [[*group.prompt, *group.completions[0]] for group in groups]
+        # Of a prompt that is yet to be answered there is no more.
+        groups = [example.group() for example in examples[:NUM_TEXTS]]
+        return [[*g.prompt, *(g.completions[0] if g.completions else ())] for g in groups]
 
     def has_critic(self, config: RunConfig) -> bool:
         """Whether a second model is trained beside the policy, to estimate values."""
