@@ -98,3 +98,11 @@ def test_a_mean_of_subsets_that_are_all_right_is_not_certain():
     total = rank(some, mean_of_subsets=True).total.accuracy
     assert (total.mean, total.high, total.num_prompts) == (1.0, 1.0, 10)
     assert total.low == pytest.approx(10 / (10 + 1.959964**2))
+
+
+def test_a_subset_of_one_prompt_may_be_anything_in_the_mean():
+    one = asked("b", [1.0, 1.0, 0.0, 0.0], prompts=["same"] * 4)
+    known = rank(asked("a", [1.0] * 3 + [0.0])).total.accuracy
+    total = rank([*asked("a", [1.0] * 3 + [0.0]), *one], mean_of_subsets=True).total.accuracy
+    assert total.mean == pytest.approx((0.75 + 0.5) / 2)
+    assert (total.low, total.high) == pytest.approx((known.low / 2, (known.high + 1) / 2))

@@ -204,10 +204,15 @@ def _mean_of(by_subset: Mapping[str, Sequence[Ranked]], weights: Mapping[str, fl
     if alike is not None and alike.mean in (0, 1):  # no resample of the subsets differs
         return Row(TOTAL, len(every), alike)
     mean, drawn, num, prompts = 0.0, None, 0, 0
+    below = above = 0.0  # of subsets of one prompt, of which nothing is known but the mean
     for seed, (name, questions) in enumerate(by_subset.items()):
         right, names = [one.right for one in questions], [one.prompt for one in questions]
-        mean += weights[name] * sum(right) / len(right)
+        own = weights[name] * sum(right) / len(right)
+        mean += own
+        if len(set(names)) == 1:
+            below, above = below + own, above + max(0.0, weights[name] - own)
         part = weights[name] * resampled_means(right, names, seed)
         drawn = part if drawn is None else drawn + part
         num, prompts = num + len(right), prompts + len(set(names))
-    return Row(TOTAL, num, Interval(mean, *middle(drawn), prompts))
+    low, high = middle(drawn)
+    return Row(TOTAL, num, Interval(mean, low - below, high + above, prompts))
