@@ -69,6 +69,13 @@ def test_numbers_that_are_not_finite_are_resumed_as_they_were(tmp_path: Path) ->
     assert math.isnan(record["scale"])
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".step-7.partial").mkdir()
+    (tmp_path / ".step-7.partial" / "shard-00001.safetensors").write_bytes(b"half")
+    save(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-4"]
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 4)
     save(tmp_path, 4, numbers=16)

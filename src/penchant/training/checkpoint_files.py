@@ -52,7 +52,8 @@ def write_checkpoint(
     try:
         if team.leads:
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
+            for unfinished in folder.glob(".step-*.partial"):  # a killed run's, of any step
+                shutil.rmtree(unfinished)
         team.wait()
         _write_tensors(partial, tensors, team)
         own = partial.glob(f"shard-{team.rank + 1:05}-*.safetensors")
