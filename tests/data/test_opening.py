@@ -273,3 +273,20 @@ def test_messages_as_pandas_writes_them_are_messages_and_no_code_is_run(tmp_path
     long = repr([{"role": "assistant", "content": "x" * LONGEST_LITERAL}])
     with pytest.raises(DataError, match="not as JSON"):
         read_pairs([{**kept, "chosen": long}])
+
+
+def test_json_that_was_asked_or_answered_stays_a_text():
+    """An answer in JSON is trained on as it stands; only with both columns it is a log of calls."""
+    asked, said = '{"query": "abc"}', ['{"answer": "4"}', '{"answer": "5"}']
+    compared = {"input": asked, "output_1": said[0], "output_2": said[1], "label": 1}
+    (pair,) = build([compared]).rows
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (asked, *said)
+    rows = [{"prompt": "2 + 2, as JSON", "output": said[0], "label": True}]
+    with pytest.raises(DataError, match="--columns completion=output"):
+        read_labels(rows)
+    logged = [
+        {"inputs": json.dumps({"prompt": "2 + 2"}), "outputs": text, "label": text == said[0]}
+        for text in said
+    ]
+    opened = read_labels(logged, columns={"completion": "answer"}).records
+    assert [(one.prompt, one.completion) for one in opened] == [("2 + 2", "4"), ("2 + 2", "5")]

@@ -18,11 +18,11 @@ WHOLE = (
     *("data", "row", "record", "payload", "json", "jsonl", "example", "sample", "item", "body"),
     *("fields", "attributes", "entry", "raw", "line", "text", "content", "value", "_source"),
 )
-ASKING = ("inputs", "input")
-ANSWERING = (
+ASKING = {"inputs", "input"}
+ANSWERING = {
     *("outputs", "output", "expected", "expected_output", "expectedOutput"),
     *("reference_outputs", "reference"),
-)
+}
 WRAPPERS = {*WHOLE, *ASKING, *ANSWERING}
 # Exports that keep their answers beside the object, and rows of the hub's viewer.
 BESIDE = {"annotations", "responses", "preferred_output", "predictions"}
@@ -59,6 +59,13 @@ def _opened(row: Row) -> Row:
     objects = {name: one for name in row if name in WRAPPERS and (one := _object(row[name]))}
     beside = {name: value for name, value in row.items() if name not in objects}
     objects = {name: one for name, one in objects.items() if _wraps(name, one, beside)}
+    if ASKING.isdisjoint(objects) or ANSWERING.isdisjoint(objects):
+        # JSON alone in such a column is what was asked or answered, unless it holds both answers.
+        objects = {
+            name: one
+            for name, one in objects.items()
+            if name in WHOLE or not isinstance(row[name], str) or _is_pair(one)
+        }
     if not objects:
         return row
     fields: dict[str, object] = {k: v for k, v in row.items() if k not in objects}
@@ -92,6 +99,10 @@ def _wraps(name: str, inner: Mapping[str, object], beside: Row) -> bool:
     if name in ANSWERING:
         return bool(answers) and not others & ANSWERS and sides(beside) is None
     return bool(answers or asks) and not others & (PROMPTS | ANSWERS) and sides(beside) is None
+
+
+def _is_pair(inner: Mapping[str, object]) -> bool:
+    return {*inner} >= {"chosen", "rejected"} or sides(inner) is not None
 
 
 def _fields(name: str, inner: Mapping[str, object]) -> Mapping[str, object]:
