@@ -273,7 +273,7 @@ def test_server_samples_what_is_scored_and_is_waited_for_once_it_was_killed(
 ):
     ends = [*range(2, 260)]  # every other token: an answer's last, and among its ids
     with urllib.request.urlopen(f"{service.url}/server_info?config_format=json") as info:
-        assert json.load(info)["vllm_config"]["device_config"]["device_type"] == "cpu"
+        assert json.load(info)["vllm_config"]["device_config"]["device"] == "cpu"
     asked = {"prompt": [1, 5, 6], "n": 4, "seed": 0, "ignore_eos": True, "stop_token_ids": ends}
     for choice in service.complete(**asked, max_tokens=32, logprobs=0):
         *others, last = choice["token_ids"]

@@ -113,7 +113,7 @@ class Service:
         if path == "/v1/completions":
             return self.complete(payload)
         if path == "/server_info?config_format=json":
-            return 200, {"vllm_config": {"device_config": {"device_type": self.device}}}
+            return 200, {"vllm_config": {"device_config": {"device": self.device}}}
         if path == "/v1/load_lora_adapter":
             if payload["lora_name"] in self.adapters:
                 return 400, {"error": "has already been loaded"}

@@ -139,7 +139,7 @@ class Server:
             ConfigError: it runs on a CPU, or is not in development mode.
         """
         info = self._developing(lambda: self.client.get("/server_info?config_format=json"))
-        if info["vllm_config"]["device_config"]["device_type"] == "cpu":
+        if info["vllm_config"]["device_config"]["device"] == "cpu":
             raise ConfigError(
                 f"the server at {self.client.url} runs on a CPU, where vLLM keeps the old head of "
                 "a model whose head is its embedding: train it with LoRA (lora_r above 0), or set "
