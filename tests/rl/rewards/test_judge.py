@@ -65,6 +65,16 @@ def test_a_file_sets_rubric_scale_and_cache(judge, tmp_path):
     assert dropped.rewards == pytest.approx([1.0, float("nan")], nan_ok=True)
 
 
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [("Score: -3", -3.0), ("**Score:** -2.5", -2.5), ("score - 4", 4.0), ("[[-1]]", -1.0)],
+)
+def test_a_score_below_zero_keeps_its_sign(serve_chat, tmp_path, said, score):
+    server = serve_chat(lambda text: said)
+    (tmp_path / "judge.yaml").write_text(f"url: {server.url}\nscale: [-5, 5]\n")
+    assert rewards(f"judge:{tmp_path / 'judge.yaml'}").score([sample("e")]).rewards == [score]
+
+
 def test_a_judge_that_cannot_be_had_is_named_before_anything_loads(tmp_path):
     (tmp_path / "bad.yaml").write_text("url: http://127.0.0.1:9/v1\nrubrik: r.txt\n")
     (tmp_path / "r.txt").write_text("Rate this: {completion}")

@@ -22,7 +22,7 @@ Answer:
 {completion}
 """
 NUMBER = r"(-?\d+(?:\.\d+)?)"
-SCORE = re.compile(rf"score\W{{0,6}}{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
+SCORE = re.compile(rf"score\W{{0,6}}?{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
 
 
 class JudgeReward:
