@@ -128,6 +128,6 @@ def test_a_file_cut_off_in_the_middle_keeps_the_rows_before(
     lines = "".join(json.dumps(row) + "\n" for row in make_pairs(300))
     whole = gzip.compress(lines.encode())
     path.write_bytes(whole[: len(whole) // 2])
-    done = clean(path, drop=["gzip-file-cut-off"], output=tmp_path / "c.jsonl")
+    done = clean(path, drop=["compressed-file-cut-off"], output=tmp_path / "c.jsonl")
     assert 50 < done.kept < 250 and done.removed == 1
     assert "cut off" in read(done.removals)[0]["detail"]

@@ -303,7 +303,7 @@ def test_truncated_gzip_and_invalid_bytes_leave_the_rows_before(tmp_path):
     (tmp_path / "l.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     built = build(tmp_path / "l.jsonl.gz", tmp_path / "out.jsonl")
     assert 100 < built.written < 2000
-    assert built.refused.counts == {"gzip file cut off": 1, "invalid UTF-8": 1}
+    assert built.refused.counts == {"compressed file cut off": 1, "invalid UTF-8": 1}
 
 
 @pytest.mark.slow

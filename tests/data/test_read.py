@@ -250,8 +250,8 @@ def test_gzip_cut_off_keeps_the_rows_before_the_cut_and_counts_it(tmp_path, name
         r["chosen"] for r in rows[: len(data.records)]
     ]
     [refusal] = data.refused
-    assert refusal.reason == "gzip file cut off"
-    with pytest.raises(DataError, match="gzip file cut off"):
+    assert refusal.reason == "compressed file cut off"
+    with pytest.raises(DataError, match="compressed file cut off"):
         read_pairs(path, strict=True)
 
 

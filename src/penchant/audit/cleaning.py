@@ -134,7 +134,7 @@ REMEDIES = frozenset(
         # Reasons of refusals.
         "chosen-equals-rejected", "empty-completion", "empty-prompt", "unknown-label",
         "missing-field", "wrong-type", "malformed-json", "invalid-utf-8", "invalid-text",
-        "mixed-formats", "negative-margin", "gzip-file-cut-off", "too-many-cells",
+        "mixed-formats", "negative-margin", "compressed-file-cut-off", "too-many-cells",
         "not-a-transcript", "no-shared-prompt", "prompt-mismatch", "unknown-role", "tool-calls",
     )
 )  # fmt: skip

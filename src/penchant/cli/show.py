@@ -129,8 +129,8 @@ def _estimate(estimate: RunEstimate) -> Group:
     if estimate.seconds is not None:
         lines.append(
             Text(
-                f"{estimate.num_steps} steps, about {estimate.seconds:.0f} s of training and "
-                f"{estimate.evaluation_seconds:.0f} s of evaluation"
+                f"{counted(estimate.num_steps, 'step')}, about {estimate.seconds:.0f} s of "
+                f"training and {estimate.evaluation_seconds:.0f} s of evaluation"
             )
         )
     if not estimate.fits:

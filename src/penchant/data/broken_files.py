@@ -9,15 +9,15 @@ from penchant.data.records import DataError, Refusal
 
 
 def truncated(path: Path) -> DataError:
-    """That a gzip file is not whole."""
-    return DataError(f"{path} is a gzip file that was cut off; fetch it again")
+    """That a compressed file is not whole."""
+    return DataError(f"{path} is a compressed file that was cut off; fetch it again")
 
 
 def cut_off(name: str, line: int) -> Refusal:
-    """The refusal of the line in which a gzip file ends too early."""
+    """The refusal of the line in which a compressed file ends too early."""
     return Refusal(
         f"{name}:{line}",
-        "gzip file cut off",
+        "compressed file cut off",
         "the compressed file ends within this line; what follows is lost, so fetch it again",
     )
 

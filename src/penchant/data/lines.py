@@ -62,7 +62,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], Any]]:
 
 
 def read_lines(path: Path, watch: Watch | None = None) -> Iterator[bytes]:
-    """Yield lines, decompressed; a gzip file that was cut off ends in EOFError."""
+    """Yield lines, decompressed; a compressed file that was cut off ends in EOFError."""
     with _opened(path) as (raw, stream):
         for number, line in enumerate(stream):
             if watch:

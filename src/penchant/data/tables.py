@@ -233,7 +233,7 @@ def _content(path: Path) -> bytes:
     """The whole file, decompressed.
 
     Raises:
-        DataError: a gzip file that was cut off.
+        DataError: a compressed file that was cut off.
     """
     try:
         return b"".join(read_lines(path))
