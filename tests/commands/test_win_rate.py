@@ -14,7 +14,7 @@ import penchant
 from penchant.cli.main import main
 from penchant.commands.win_rate import win_rate
 from penchant.commands.yardstick import Measured
-from penchant.core.errors import ConfigError, ModelError
+from penchant.core.errors import ConfigError, ModelError, RewardError
 
 REWARDS = """
 def vowels(completions, **columns):
@@ -23,8 +23,13 @@ def vowels(completions, **columns):
 
 def even(completions, prompts, **columns):
     return [None if "25" in prompt else len(text) % 2 for text, prompt in zip(completions, prompts)]
+
+
+def all_but_the_last(completions, prompts, **columns):
+    return [None if "31" in prompt else len(text) for text, prompt in zip(completions, prompts)]
 """
 SHORT = {"max_new_tokens": 8}
+NUM_PROMPTS = 8
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +78,21 @@ def test_two_models_are_tested_against_each_other_and_a_model_against_itself_is_
 
 
 def test_answers_without_a_reward_are_left_out_and_counted(
-    adapter_run: Path, held_out_file: Path, rewards: Path
+    adapter_run: Path, held_out_file: Path, rewards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     several = [f"{rewards}:vowels", f"{rewards}:even"]
     found = win_rate(model=adapter_run, prompts=held_out_file, reward=several, **SHORT)
     (left_out,) = (one for one in found.answers if math.isnan(one["win"]))
     assert "25" in left_out["prompt"]
     assert (found.unjudged, found.win_rate.num_prompts) == (1, 7)
+    # The last answers alone may have no reward, where others have one.
+    monkeypatch.setattr("penchant.commands.win_rate.SCORED_AT_ONCE", NUM_PROMPTS - 1)
+    last = f"{rewards}:all_but_the_last"
+    found = win_rate(model=adapter_run, prompts=held_out_file, reward=last, **SHORT)
+    assert [math.isnan(one["win"]) for one in found.answers] == [False] * 7 + [True]
+    monkeypatch.setattr("penchant.commands.win_rate.SCORED_AT_ONCE", 1)
+    with pytest.raises(RewardError, match="correct the reward"):
+        win_rate(model=adapter_run, prompts=held_out_file, reward=last, **SHORT)
 
 
 def test_a_judge_sees_both_orders_and_equal_answers_are_not_asked_about(

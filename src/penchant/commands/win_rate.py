@@ -13,7 +13,7 @@ from typing import Any
 from penchant.commands.opened import Opened, open_model
 from penchant.commands.two_answers import answer_both
 from penchant.commands.yardstick import YARDSTICKS, ahead
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, RewardError
 from penchant.core.judge import read_rubric, read_settings
 from penchant.core.length_control import LengthControlled, length_controlled
 from penchant.core.machine import resolve_precision
@@ -229,11 +229,22 @@ class _Reward:
 
 
 def _scores(rewards: Rewards, samples: Sequence[Sample]) -> list[float]:
-    """The sum of the rewards of each sample; NaN where one of them gave none."""
+    """The sum of the rewards of each sample; NaN where one of them gave none.
+
+    Raises:
+        RewardError: no sample of a whole batch has a score; the few last ones may have none.
+    """
     rewards.check(set.intersection(*(set(sample.fields) for sample in samples)))
     scores: list[float] = []
     for start in track(range(0, len(samples), SCORED_AT_ONCE), "scoring"):
-        scores += rewards.score(samples[start : start + SCORED_AT_ONCE]).raw
+        some = samples[start : start + SCORED_AT_ONCE]
+        try:
+            scores += rewards.score(some).raw
+        except RewardError as error:  # no sample of these has a score
+            if not scores or len(some) == SCORED_AT_ONCE:
+                raise
+            logger.warning("%s", error)
+            scores += [math.nan] * len(some)
     return scores
 
 
