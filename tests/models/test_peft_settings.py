@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penchant.core.errors import ModelError
+from penchant.models.adapter_starts import other_start
 from penchant.models.lora import add_lora
 from penchant.models.merging import merge_adapter
 from penchant.models.reference import AdapterReference
@@ -229,6 +230,22 @@ def test_what_passes_take_out_of_the_base_is_saved_for_the_base_as_it_was(
     del found, base, layer
     gc.collect()
     assert not folder.exists()
+
+
+def test_a_start_that_differs_by_more_than_signs_that_cancel_is_another() -> None:
+    down, up = torch.rand(2, 3), torch.rand(4, 2)
+    then = {"q.lora_A.weight": down, "q.lora_B.weight": up}
+    flipped = torch.tensor([-1.0, 1.0])[:, None] * down
+    both = {"q.lora_A.weight": flipped, "q.lora_B.weight": up * torch.tensor([-1.0, 1.0])}
+    assert other_start(then, both) == ""
+    assert other_start({}, then) == ""  # of a checkpoint that does not hold it
+    assert "q.lora_A.weight" in other_start(then, {**then, "q.lora_A.weight": flipped})
+
+
+def test_lora_ga_of_a_rank_that_a_layer_has_not_is_refused(make_model: Any) -> None:
+    with pytest.raises(ModelError, match=r"directions of every layer.*set lora_r to \d+ or less"):
+        add_lora(make_model("llama"), r=32, alpha=4, dropout=0.0, target_modules="all-linear",
+                 settings={"init_lora_weights": "lora_ga"}, texts=texts(2))  # fmt: skip
 
 
 def test_eva_on_too_few_tokens_is_refused(make_model: Any) -> None:

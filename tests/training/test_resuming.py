@@ -632,3 +632,23 @@ def test_checkpoint_is_saved_when_the_last_is_old(
     keys = {"save_steps": 500, "save_minutes": 1e-9, "save_total_limit": 9, "max_steps": 3}
     penchant.train("dpo", output=tmp_path / "run", **keys, **tiny_keys)
     assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [1, 2]
+
+
+@pytest.mark.slow
+def test_an_adapter_on_another_base_than_it_was_trained_on_is_not_resumed(
+    tiny_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**tiny_keys, "peft": {"init_lora_weights": "lora_ga"}, "reference": "copy"}
+    keys |= {"output": tmp_path / "run", "save_steps": 1, "lora_r": 4}
+    penchant.train("dpo", max_steps=2, **keys)
+    own = torch.svd_lowrank
+
+    def flipped(*given: Any, **named: Any) -> Any:
+        left, values, right = own(*given, **named)  # as right with another sign of one vector
+        left[:, 0], right[:, 0] = -left[:, 0], -right[:, 0]
+        return left, values, right
+
+    penchant.train("dpo", max_steps=3, resume=True, **keys)
+    monkeypatch.setattr(torch, "svd_lowrank", flipped)
+    with pytest.raises(TrainingError, match="takes out of the base comes out otherwise"):
+        penchant.train("dpo", max_steps=4, resume=True, **keys)

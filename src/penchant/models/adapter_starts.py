@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("penchant")
 
 # Of the records, whose gradients are averaged.
 NUM_GRADIENTS = 64
+# Share of what was taken out of a layer by which a second computation may differ: rounding.
+SAME = 1e-2
 
 
 def look_at_records(
@@ -67,6 +69,7 @@ def look_at_records(
 
             config.lora_ga_config = config.lora_ga_config or LoraGAConfig()
             preprocess_loraga(model, config, lambda: _backward(model, rows[:NUM_GRADIENTS]))
+            _require_directions(model, config.r)
     except ModuleNotFoundError as error:
         raise ModelError(
             f"peft: init_lora_weights {initial} needs attrs, which is not installed: "
@@ -74,6 +77,18 @@ def look_at_records(
         ) from error
     except ValueError as error:
         raise ModelError(f"peft: init_lora_weights {initial}: {error}; set another one") from error
+
+
+def _require_directions(model: Any, rank: int) -> None:
+    """Refuse a rank for which a layer's gradient has too few directions."""
+    for name, module in model.named_modules():
+        gradient = getattr(module, "_peft_loraga_grad", None)
+        if gradient is not None and 2 * rank > min(gradient.shape):
+            raise ModelError(
+                f"peft: init_lora_weights lora_ga takes twice lora_r ({rank}) directions of every "
+                f"layer's gradient, and {name} has {min(gradient.shape)}; set lora_r to "
+                f"{min(gradient.shape) // 2} or less"
+            )
 
 
 def _forward(model: Any, rows: Sequence[torch.Tensor]) -> None:
@@ -99,3 +114,38 @@ def keep_start(model: PeftModel) -> None:
     model.save_pretrained(str(Path(folder) / "start"))
     config.init_lora_weights = own
     model.start_folder = str(Path(folder) / "start")  # type: ignore[assignment]
+
+
+def read_start(folder: str) -> dict[str, torch.Tensor]:
+    """What an adapter started with, by the names that PEFT saves it under."""
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "adapter_model.safetensors")
+
+
+def other_start(then: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> str:
+    """Why a saved adapter does not fit a base that something was taken out of; empty if it fits.
+
+    A checkpoint holds the adapter; what its base lacks is computed again, which on another device
+    may come out otherwise. LoRA-GA pairs singular vectors whose signs are not fixed.
+
+    Args:
+        then: what the adapter of the saved run started with; empty where that was not saved.
+        now: what this one started with.
+    """
+    for name in then:
+        other = name.replace(".lora_A.", ".lora_B.")
+        if other == name:
+            continue
+        probe = torch.ones(then[name].shape[1])
+        before, again = (
+            some[other].float() @ (some[name].float() @ probe) for some in (then, now)
+        )  # [out] each
+        share = float((before - again).norm() / before.norm().clamp(min=1e-12))
+        if not share <= SAME:  # also true for NaN
+            return (
+                f"what the adapter takes out of the base comes out otherwise than in the run that "
+                f"is resumed ({name}: {share:.2g} of it differs), as it may on another device or "
+                "with other versions; resume where the run began, or begin again with --overwrite"
+            )
+    return ""

@@ -55,6 +55,7 @@ class Checkpoints:
             "random": random_states(self.team),
             "source": source,
             "reference": {} if self.kept is None else self.kept.state(),
+            "start": self.start,
         }
         tensors = {
             **self.weights(),
@@ -78,6 +79,16 @@ class Checkpoints:
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that the step trains, by name."""
         return self.step.parameters
+
+    @property
+    def start(self) -> dict[str, torch.Tensor]:
+        """What the adapter has taken out of its base at first; empty where that is nothing."""
+        folder = getattr(self.step.scorer.model, "start_folder", None)
+        if folder is None:
+            return {}
+        from penchant.models.adapter_starts import read_start
+
+        return read_start(folder)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What training changes, in place, by the names that it is saved under."""

@@ -52,6 +52,12 @@ def _restore(checkpoints: Checkpoints) -> dict[str, Any] | None:
         return None
     number, record = newest
     read, step = partial(read_part, checkpoints.folder, number), checkpoints.step
+    if start := checkpoints.start:
+        from penchant.models.adapter_starts import other_start
+
+        # The first process gives all others its weights.
+        if reason := checkpoints.team.agree(other_start(read("start"), start)):
+            raise TrainingError(reason)
     fill(checkpoints.folder, number, checkpoints.weights())
     _load_moments(checkpoints, number)
     scheduler, scaler = step.scheduler, step.accelerator.scaler
