@@ -16,6 +16,7 @@ from penchant.data.read_labels import read_labels
 from penchant.data.records import DataError
 
 SIDES = {"prompt": "q", "completion_a": "one", "completion_b": "two"}
+RATED_OBJECTS = [{"text": "one", "rating": 1}, {"text": "two", "rating": 3}]
 RATED = {"prompt": "q", "completions": ["one", "two", "three"], "ratings": [1, 5, 3]}
 
 
@@ -482,3 +483,21 @@ def test_messages_that_follow_each_other_in_a_circle_end():
     snapshot = {"chat": {"history": {"messages": messages}}}
     (label,) = build([{"data": {"rating": 1}, "snapshot": snapshot}]).rows
     assert label["label"] is True
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "by"),
+    [
+        ({"scores": {"helpfulness": 5, "honesty": 1}}, {"scores": {"helpfulness": 4}},
+         "completions.scores, helpfulness, honesty and by completions.scores, helpfulness"),
+        ({"rating": 4}, {"score": 90}, "completions.rating and by completions.score"),
+        ({"score": {"overall": 2}}, {"score": 3}, "completions.score, overall and by"),
+    ],
+)  # fmt: skip
+def test_completions_that_are_scored_by_different_things_are_not_compared(first, second, by):
+    completions = [{"text": "one", **first}, {"text": "two", **second}]
+    with pytest.raises(DataError, match=by):
+        build([{"prompt": "q", "completions": completions}])
+    unrated = {"text": "three", "rating": None}
+    (pair,) = build([{"prompt": "q", "completions": [*RATED_OBJECTS, unrated]}]).rows
+    assert (pair["chosen"], pair["margin"]) == ("two", 2.0)

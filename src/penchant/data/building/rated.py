@@ -45,6 +45,15 @@ class Scored(NamedTuple):
     model: str | None = None
 
 
+class _Given(NamedTuple):
+    """A completion as a row gives it: its text, its rating, who wrote it, where the rating is."""
+
+    text: object
+    rating: object
+    model: object
+    path: str
+
+
 def _is_ratings(row: Row, rules: Rules) -> bool:
     if is_given(row, "completions"):
         return is_given(row, "ratings") or _lists_objects(row)
@@ -71,21 +80,20 @@ def by_prompt(row: Row, rules: Rules) -> object:
 def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
     where, first = unit[0]
     if is_given(first, "completions"):
-        entries = _listed(first, rules, counts)
+        given = _listed(first, rules)
     else:
-        entries = [
-            (
-                row.get("completion"),
-                _overall(row.get("rating"), rules.name("rating"), counts),
-                row.get("model"),
-            )
+        path = rules.name("rating")
+        given = [
+            _Given(row.get("completion"), row.get("rating"), row.get("model"), path)
             for _, row in unit
         ]
+    _require_one_measure(given)
+    entries = [(one.text, _overall(one.rating, one.path, counts), one.model) for one in given]
     # True for correct is a rating where all are told so; among numbers it is a slip.
     flags = all(isinstance(value, bool) for _, value, _ in entries)
     scored = []
-    for text, given, model in entries:
-        value = int(bool(given)) if flags else given
+    for text, rating, model in entries:
+        value = int(bool(rating)) if flags else rating
         try:
             score = _rating(value, rules, counts)
             completion = answer(text, rules.name("completion"))
@@ -110,27 +118,27 @@ def _from_ratings(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
         }
 
 
-def _listed(row: Row, rules: Rules, counts: Counts) -> list[tuple[object, object, object]]:
-    """Text, rating and model of each completion of a row: objects, or lists side by side."""
+def _listed(row: Row, rules: Rules) -> list[_Given]:
+    """Each completion of a row: objects, or lists side by side."""
     texts = listed(row, "completions", rules)
     authors = models_of(row, len(texts))
     if not is_given(row, "ratings"):
-        entries = zip((_entry(one, rules, counts) for one in texts), authors, strict=True)
-        return [(text, rating, model or author) for (text, rating, model), author in entries]
+        entries = zip((_entry(one, rules) for one in texts), authors, strict=True)
+        return [one._replace(model=one.model or author) for one, author in entries]
     ratings = listed(row, "ratings", rules)
     require_as_many(texts, ratings, "ratings", rules)
-    overall = [_overall(one, rules.name("ratings"), counts) for one in ratings]
     texts = [text_of(o) if isinstance(o, Mapping) and kind(o) is None else o for o in texts]
-    return list(zip(texts, overall, authors, strict=True))
+    every = zip(texts, ratings, authors, strict=True)
+    return [_Given(*one, rules.name("ratings")) for one in every]
 
 
-def _entry(one: object, rules: Rules, counts: Counts) -> tuple[object, object, object]:
+def _entry(one: object, rules: Rules) -> _Given:
     if not isinstance(one, Mapping):
         name = rules.name("completions")
         raise RowError("wrong type", f"'{name}' must hold objects with a rating, got {shown(one)}")
     key = next((key for key in ORDERED if one.get(key) is not None), "")
     path = f"{rules.name('completions')}.{key}"
-    return text_of(one), _overall(one.get(key), path, counts), one.get("model")
+    return _Given(text_of(one), one.get(key), one.get("model"), path)
 
 
 def text_of(one: Mapping[str, object]) -> object:
@@ -138,11 +146,40 @@ def text_of(one: Mapping[str, object]) -> object:
     return next((one[key] for key in TEXTS if one.get(key) is not None), None)
 
 
+def _require_one_measure(given: Sequence[_Given]) -> None:
+    """Refuse completions of one prompt whose ratings are of different things."""
+    measures = {
+        ", ".join([one.path, *_counting(one.rating)]): None
+        for one in given
+        if one.rating is not None
+    }
+    if len(measures) > 1:
+        raise RowError(
+            "scores of different aspects",
+            f"completions of one prompt are scored by {' and by '.join(measures)}; give all of "
+            "them the same",
+        )
+
+
+def _counting(rating: object) -> list[str]:
+    """Which aspects of a rating count, of those that `_overall` takes; empty for a number."""
+    if not isinstance(rating, Mapping):
+        return []
+    names = {_squeezed(name) for name in rating}
+    if overall := next((name for name in OVERALL if name in names), None):
+        return [overall]
+    return [HELPFUL] if HELPFUL in names and not names <= BETTER_IF_HIGHER else sorted(names)
+
+
+def _squeezed(name: object) -> str:
+    return re.sub(r"[\W_]", "", str(name).lower())
+
+
 def _overall(rating: object, path: str, counts: Counts) -> object:
     """The score of a completion that has one for each of several aspects.
 
-    That is the overall one; or the mean, where each aspect is
-    known to be better the higher it is; or helpfulness beside aspects that are not (HelpSteer).
+    That is the overall one; or the mean, where each aspect is known to be better the higher it is;
+    or helpfulness beside aspects that are not (HelpSteer).
 
     Raises:
         RowError: neither is there.
@@ -150,11 +187,10 @@ def _overall(rating: object, path: str, counts: Counts) -> object:
     if not isinstance(rating, Mapping):
         return rating
     scores = {str(name): _innermost(value) for name, value in rating.items()}
-    by_name = {re.sub(r"[\W_]", "", name.lower()): name for name in scores}
-    if overall := next((name for name in OVERALL if name in by_name), None):
-        return scores[by_name[overall]]
-    if not by_name.keys() <= BETTER_IF_HIGHER and HELPFUL in by_name:
-        return scores[by_name[HELPFUL]]
+    by_name = {_squeezed(name): name for name in scores}
+    counting = _counting(rating)
+    if len(counting) == 1 and counting[0] in {*OVERALL, HELPFUL}:
+        return scores[by_name[counting[0]]]
     if not scores or not by_name.keys() <= BETTER_IF_HIGHER:
         aspects, first = ", ".join(scores) or "nothing", next(iter(scores), "NAME")
         raise RowError(
