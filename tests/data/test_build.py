@@ -473,6 +473,14 @@ def test_an_export_that_says_two_things_of_an_answer_is_refused():
     with pytest.raises(DataError, match="items are sorted into good, bad, and nothing says"):
         build([studio({"good": ["x", "y"], "bad": ["z"], "_": []})])
     assert texts(build([studio({"rank": ["y", "x"], "_": ["z"]})])) == [("y", "x")]
+    both = studio({"rank": ["y", "x", "z"]})
+    both["annotations"] += studio({"rank": ["z"]})["annotations"]
+    with pytest.raises(DataError, match="y is not in each of 2 rankings once"):
+        build([both])
+    comment = {"value": {"text": ["hard to say"]}}
+    compared = {"data": {"prompt": "q", "answer1": "one", "answer2": "two"}}
+    result = [comment, {"value": {"selected": "right"}}]
+    assert texts(build([{**compared, "annotations": [{"result": result}]}])) == [("two", "one")]
 
 
 def test_messages_that_follow_each_other_in_a_circle_end():

@@ -37,9 +37,9 @@ def label_studio(row: Row) -> NewRow:
 
 
 def _value(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the first result of an annotation says that says anything."""
+    """The first result of an annotation that judges, which a comment does not."""
     values = (result.get("value") or {} for result in annotation.get("result", ()))
-    return next((one for one in values if one), {})
+    return next((one for one in values if not JUDGING.isdisjoint(one)), {})
 
 
 def _choice(value: Mapping[str, Any]) -> str | None:
@@ -77,6 +77,7 @@ def _items(data: Mapping[str, Any]) -> dict[str, Any]:
     raise RowError("missing field", f"'data' has no list of items to rank (it has: {list(data)})")
 
 
+JUDGING = {"choices", "selected", "rating", "ranker"}
 ITEM = ("body", "text", "html", "title")
 # The list of a ranker with buckets whose items were put into none.
 NOT_SORTED = "_"
@@ -146,10 +147,15 @@ def _ordered(texts: Mapping[str, Any], orders: Iterable[Sequence[Any]]) -> NewRo
     Args:
         texts: by name.
         orders: of the names, best first; or objects with a name as `value` and its `rank`.
+
+    Raises:
+        RowError: an order names what is no text, or not the same texts as the others.
     """
     known = {plain_name(name): name for name in texts}
     places: dict[str, list[float]] = {}
+    num_orders = 0
     for order in orders:
+        num_orders += 1
         for number, one in enumerate(order, start=1):
             named, rank = (one["value"], one["rank"]) if isinstance(one, Mapping) else (one, number)
             if plain_name(named) not in known:
@@ -157,6 +163,12 @@ def _ordered(texts: Mapping[str, Any], orders: Iterable[Sequence[Any]]) -> NewRo
                     "unknown name", f"the ranking names {shown(named)}, none of {', '.join(texts)}"
                 )
             places.setdefault(known[plain_name(named)], []).append(float(rank))
+    if uneven := [name for name, ranks in places.items() if len(ranks) != num_orders]:
+        raise RowError(
+            "uneven rankings",
+            f"{uneven[0]} is not in each of {num_orders} rankings once, so that their places "
+            "cannot be averaged; rank the same texts in all of them",
+        )
     means = {name: sum(ranks) / len(ranks) for name, ranks in places.items()}
     rising = sorted(set(means.values()))
     return {
