@@ -74,6 +74,14 @@ def test_the_policy_approaches_its_teacher(beta, tiny_model_dir, teacher, tmp_pa
     assert all("reward" not in record for record in read(tmp_path / "run", "rollouts.jsonl"))
 
 
+def test_held_out_prompts_are_answered_where_nothing_judges(tiny_model_dir, teacher, tmp_path):
+    keys = {"monitor_prompts": 2, "monitor_steps": 1, "monitor_length": 4, "max_steps": 1}
+    train(tiny_model_dir, teacher, tmp_path / "run", **keys)
+    found = [record for record in read(tmp_path / "run") if "monitor/length" in record]
+    assert [record["step"] for record in found] == [0, 1]
+    assert not any("reward" in name for record in found for name in record)
+
+
 def test_a_killed_run_ends_in_the_same_weights(tiny_model_dir, teacher, tmp_path, as_killed):
     train(tiny_model_dir, teacher, tmp_path / "whole", num_iterations=2, reward="length:3")
     steps = read(tmp_path / "whole")

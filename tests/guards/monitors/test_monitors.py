@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import penchant
+from penchant.core.errors import RewardError
+from penchant.core.team import ALONE, Team
+from penchant.guards.monitors.monitor import _raw
+from penchant.methods.grpo import GRPOOptions
+from penchant.rl.rewards.make import find_rewards, make_rewards
+from penchant.rl.rewards.samples import Sample
 
 PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
 
@@ -222,3 +229,16 @@ def test_rollback_returns_to_the_best_weights_before_the_alarm(
                   if "kl/sequence" in r}  # fmt: skip
     assert checks(tmp_path / "run")[1]["monitor/kl_sequence"] > 15
     assert divergence[3] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_process_that_loses_its_share_of_rewards_ends_no_check() -> None:
+    def broken(completions: list[str]) -> list[float]:
+        raise OSError("the service is away")
+
+    options = GRPOOptions(reward=("broken",), on_reward_error="drop")
+    rewards = make_rewards(find_rewards([broken]), options, None)  # type: ignore[arg-type]
+    samples = [Sample("a", "b", [], [], True, {}, "rows:1")]
+    raw, apart = _raw(rewards, samples, Team(0, 2))
+    assert [math.isnan(value) for value in (*raw, *apart)] == [True, True]
+    with pytest.raises(RewardError, match="the service is away"):
+        _raw(rewards, samples, ALONE)

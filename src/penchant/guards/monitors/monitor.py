@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.errors import TrainingError
+from penchant.core.errors import RewardError, TrainingError
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
@@ -72,7 +72,7 @@ class Monitor:
         reference: None where none is in memory.
         sampler, sampling: how answers are drawn.
         tokenizer: of the policy.
-        rewards: what the run is trained on; held_out: what it is not trained on.
+        rewards: what the run is trained on, if anything; held_out: what it is not trained on.
         batch_size: answers a scoring pass.
         autocast: of the run's precision.
         team: the processes that share the prompts.
@@ -147,7 +147,7 @@ class Monitor:
                 make_sample(prompt, prompt.ids, completion, self.tokenizer)
                 for prompt, completion in zip(prompts, completions, strict=True)
             ]
-            judged = {name: _raw(rewards, samples) for name, rewards in self._rewards()}
+            judged = {name: _raw(rewards, samples, self.team) for name, rewards in self._rewards()}
         return [
             _Measured(
                 completions[i],
@@ -160,7 +160,7 @@ class Monitor:
 
     def _rewards(self) -> list[tuple[str, Rewards]]:
         both = (("held_out_reward", self.held_out), ("reward", self.rewards))
-        return [(name, rewards) for name, rewards in both if rewards is not None]
+        return [(name, found) for name, found in both if found is not None and found.rewards]
 
     @torch.no_grad()
     def _scored(self, groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -204,12 +204,14 @@ class Monitor:
         each: list[float] = []
         for name, _ in self._rewards():
             each = [one.rewards[name][0] for one in measured]
+            if all(map(math.isnan, each)):
+                raise RewardError(f"{name}: no answer has one")
             metrics |= _moments(name, each)
             apart = [one.rewards[name][1] for one in measured]
             disagreement = torch.tensor(apart, dtype=torch.float64)
             if name == "reward" and not disagreement.isnan().all():
                 metrics["reward_disagreement"] = float(disagreement.nanmean())
-        if each and self.rewards is None:
+        if each and "reward" not in metrics:
             metrics |= _moments("reward", each)
         return _Judged(metrics, each)
 
@@ -224,12 +226,23 @@ class _Measured:
     rewards: dict[str, tuple[float, float]]
 
 
-def _raw(rewards: Rewards, samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
-    """Rewards and disagreements of samples; running statistics stay as they are."""
+def _raw(
+    rewards: Rewards, samples: Sequence[Sample], team: Team
+) -> tuple[list[float], list[float]]:
+    """Rewards and disagreements of samples; running statistics stay as they are.
+
+    Where samples without a reward are dropped, one of several processes may lose its whole share.
+    """
+    unknown = [math.nan] * len(samples)
     before = rewards.state_dict()
-    scores = rewards.score(samples)
+    try:
+        scores = rewards.score(samples)
+    except RewardError:
+        if team.size == 1 or rewards.options.on_reward_error == "raise":
+            raise
+        return unknown, unknown
     rewards.load_state_dict(before)
-    return scores.raw, scores.disagreement or [math.nan] * len(samples)
+    return scores.raw, scores.disagreement or unknown
 
 
 @dataclass(frozen=True)
