@@ -200,6 +200,7 @@ def test_strength_of_a_tie_and_of_anothers_answer_is_refused(page):
             "notice=answered" in site.post("strength", item=item, strength="3").headers["location"]
         )
         assert "prompt 1" in site.show(decided=item)
+    assert "prompt 1" in site.show(decided="9" * 30)
     assert [one.strength for one in site.session.store.answers()] == [None, None]
 
 
@@ -276,6 +277,7 @@ def test_only_named_annotators_may_answer(page):
         ({"item": "-1"}, "item must be the number of a pair"),
         ({"item": "x"}, "item must be the number of a pair"),
         ({"item": "²"}, "item must be the number of a pair"),
+        ({"item": "9" * 5000}, "item must be the number of a pair"),
         ({"reason": "x" * 2001}, "at most 2000 characters"),
         ({"annotator": " "}, "1 to 40 printable characters"),
         ({"annotator": "a\x00b"}, "1 to 40 printable characters"),

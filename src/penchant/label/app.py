@@ -29,6 +29,7 @@ from penchant.label.store import Task
 HOSTS = ["127.0.0.1", "localhost"]
 MAX_BODY = 40_000
 MAX_REASON = 2000
+MAX_DIGITS = 16
 SIDES = ("left", "right", "tie", "both_bad", "skip")
 STRENGTHS = ("1", "2", "3")
 NOTICES = {
@@ -162,15 +163,20 @@ class _Pages:
 
     def _unweighed(self, annotator: str, item: str | None) -> Task | None:
         """The pair that an annotator has just decided, if its strength is to be asked."""
-        if item is None or not item.isdecimal() or not self.session.asks_strength:
+        if item is None or not self._is_item(item) or not self.session.asks_strength:
             return None
         return self.session.store.unweighed(annotator, int(item))
 
     def _item(self, form: _Form) -> int:
         item = form.values.get("item", "")
-        if not (item.isdecimal() and int(item) < len(self.session.data.records)):
+        if not self._is_item(item):
             raise HTTPException(400, f"item must be the number of a pair, got {item!r}")
         return int(item)
+
+    def _is_item(self, item: str) -> bool:
+        # A number of very many digits is none that Python or SQLite takes.
+        known = item.isdecimal() and len(item) < MAX_DIGITS
+        return known and int(item) < len(self.session.data.records)
 
     def _annotator(self, name: str) -> str:
         try:
