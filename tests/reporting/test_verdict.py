@@ -120,6 +120,9 @@ def test_a_run_that_starts_at_its_reference_is_held_against_a_coin() -> None:
     assert judge(_run([{**after, "eval/reward/accuracy": 0.8}])).kind == "sound"
     for config in ({"method": "simpo"}, {"method": "dpo", "reference_model": "other"}):
         assert judge(_run([after], config=config)).kind == "unknown", "it started elsewhere"
+    alone = {"steps": 100, "train_seconds": 95.0, "reference": None}
+    mpo = judge(_run([after], config={"method": "mpo"}, summary=alone))
+    assert mpo.kind == "unknown", "its losses had no reference"
 
 
 def test_training_figures_that_got_no_better_are_no_sound_run() -> None:

@@ -128,7 +128,9 @@ def start_accuracy(run: Run) -> float | None:
     spec = METHODS.get(run.method)
     if spec is None or not spec.needs_reference or spec.samples:
         return None
-    return None if run.config.get("reference_model") else 0.5
+    summary = run.summary or {}
+    alone = "reference" in summary and summary["reference"] is None  # as mpo with losses of sft
+    return None if alone or run.config.get("reference_model") else 0.5
 
 
 def _accuracy_error(history: History, accuracy: float) -> float | None:
