@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from penchant.data.building.logs import CHATS, FEEDBACK, THUMBS
 from penchant.data.building.ranked import RANKED
@@ -148,10 +148,6 @@ def build(
         run.check(strict)
     written, kept = run.written, {what: n for what, n in run.counts.items() if n}
     return Built(run.form.name, run.units, written, kept, run.refused, sources.name, target, rows)
-
-
-class _Writer(Protocol):
-    def write(self, row: Mapping[str, object]) -> None: ...
 
 
 class _Kept:
