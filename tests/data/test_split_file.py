@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -130,3 +132,23 @@ def test_command_prints_what_stands_where(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "divided 100 rows" in out and "train: 80 rows (80.0%, asked 80.0%)" in out
     assert "forum 60 (75.0%), wiki 20 (25.0%)" in out
+
+
+def test_without_the_optional_packages_equal_prompts_stay_together_and_near_ones_name_the_extra(
+    tmp_path,
+):
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows(10)))
+    # A module that is None in sys.modules cannot be imported.
+    absent = ("scipy", "rensa", "sklearn", "loky", "py3langid", "gguf", "starlette", "bitsandbytes")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+    code += "from penchant.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "data", "split", str(source), "--output"]
+    near = subprocess.run([*command, tmp_path / "near"], capture_output=True, text=True)
+    assert near.returncode == 1
+    assert "penchant[data]" in near.stderr
+    assert "set similarity to 1" in near.stderr
+    assert "Traceback" not in near.stderr
+    equal = subprocess.run([*command, tmp_path / "equal", "--similarity", "1"], check=False)
+    assert equal.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "equal").glob("*.jsonl"))

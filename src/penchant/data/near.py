@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from penchant.core.screen import track
 from penchant.data.faults import ALIKE, Count, answers, joined, statement
@@ -107,6 +105,9 @@ def near_duplicates(parts: Sequence[tuple[Signatures, float]], rows: Indices) ->
     Returns:
         For each of `rows` the first row of its group, which is itself where it is alone.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     if not rows.size:
         return rows
     pairs = [np.zeros((0, 2), np.int64)]
