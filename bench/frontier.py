@@ -2,7 +2,8 @@
 
 python bench/frontier.py                              the tiny story model, two seeds
 python bench/frontier.py --methods dpo,ppo --seeds 0  some of it; what is done is not done again
-python bench/frontier.py --model M --length 64        another model
+python bench/frontier.py --model M --length 32 --share 0.375 --rate 0.3 --strengths 2
+                                                      a larger model: fewer pairs, steps and points
 
 In the form of Fig. 2 of Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290). Stories are to end
 well. The signal that methods learn from is a short list of words (`kind_words`), with noise where
@@ -101,8 +102,8 @@ def _count(text: str, words: frozenset[str]) -> int:
 class Task:
     """Prompts, the model's answers to them, and how a policy is measured."""
 
-    def __init__(self, model: str, length: int) -> None:
-        self.name, self.length = model, length
+    def __init__(self, model: str, length: int, share: float = 1.0, rate: float = 1.0) -> None:
+        self.name, self.length, self.share, self.rate = model, length, share, rate
         self.tokenizer = load_tokenizer(model)
         self.base = load_causal_model(model, dtype=torch.float32).eval()
         self.prompts = [self.tokenizer(row["prompt"])["input_ids"] for row in PROMPTS]
@@ -126,7 +127,7 @@ class Task:
             PROMPTS, self.texts(self.draw(self.base, ANSWERS, seed)), strict=True
         ):
             scores = [value + chance.gauss(0, NOISE) for value in kind_words(texts)]
-            for _ in range(PAIRS):
+            for _ in range(round(PAIRS * self.share)):
                 one, other = chance.sample(range(len(texts)), 2)
                 if scores[one] < scores[other]:
                     one, other = other, one
@@ -188,11 +189,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--model", help="default: stories260k")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of an answer")
+    parser.add_argument("--share", type=float, default=1.0, help="of the pairs and online steps")
+    parser.add_argument("--rate", type=float, default=1.0, help="times every learning rate")
+    parser.add_argument("--strengths", type=int, default=5, help="of each method, at most")
     parser.add_argument("--output", type=Path, default=Path("runs/frontier"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     model = options.model or str(records.shared_folder() / "models" / "stories260k")
-    task = Task(model, options.length)
+    task = Task(model, options.length, options.share, options.rate)
     file = options.output / "points.jsonl"
     points = (
         [Point(**json.loads(line)) for line in file.read_text().splitlines()]
@@ -204,7 +208,7 @@ def main() -> None:
         pairs = task.pairs(seed)
         for method in options.methods.split(","):
             key, values = STRENGTHS[method]
-            for value in values:
+            for value in values[: options.strengths]:
                 known = {"method": method, "strength": f"{key}={value:g}", "seed": seed}
                 if tuple(known.values()) in done:
                     continue
@@ -231,10 +235,13 @@ def one(
     run = output / f"{method}-{known['strength']}-{known['seed']}"
     if method in ONLINE:
         settings = {**COMMON, "reward": [kind_words], **ONLINE[method], **keys}
+        settings["max_completion_length"] = task.length
+        settings["max_steps"] = round(settings["max_steps"] * task.share)
         data: Any = PROMPTS
     else:
         settings = {**OFFLINE, **({"unpair": True} if method == "kto" else {}), **keys}
         data = pairs
+    settings["learning_rate"] *= task.rate
     started = time.perf_counter()
     penchant.train(
         method,
