@@ -208,7 +208,7 @@ def main() -> None:
         pairs = task.pairs(seed)
         for method in options.methods.split(","):
             key, values = STRENGTHS[method]
-            for value in values[: options.strengths]:
+            for value in values[:: math.ceil(len(values) / options.strengths)]:
                 known = {"method": method, "strength": f"{key}={value:g}", "seed": seed}
                 if tuple(known.values()) in done:
                     continue
