@@ -1,13 +1,14 @@
 """Over-optimisation: a proxy reward model of few pairs against the judge that labelled them.
 
-python bench/overoptimization.py                                  three sizes, five seeds each
+python bench/overoptimization.py                                  20 runs: two sizes, five seeds
 python bench/overoptimization.py --pairs 64 --seeds 0 --steps 60  one short run
 
 As Gao et al. 2022 (https://arxiv.org/abs/2210.10760): the gold judge (VADER's sentiment of a story)
-labels pairs of the model's own answers, a reward model learns from them, and GRPO without a
-divergence penalty maximises the reward model. Every sampled answer is also given to the gold judge.
-Printed are the step at which gold peaks, the one at which a guard speaks, and the fits of the gold
-reward over d, the square root of the divergence: d (a - b d) and d (a - b log d).
+labels pairs of the model's own answers, a reward model learns from them, and GRPO, with and without
+a divergence penalty, maximises the reward model. Every sampled answer is also given to the gold
+judge. Printed are the step at which gold peaks, the one after which it has lost a tenth of its gain,
+the one at which a guard speaks, and the fits of the gold reward over d, the square root of the
+divergence: d (a - b d) and d (a - b log d). What is done is not done again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 import random
 import statistics
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from penchant.rl.rewards.ready import sentiment
 
 NOISE = 0.2  # deviation that is added to the gold judge's scores before answers are compared
 REWARD = {
-    "num_train_epochs": 1, "learning_rate": 1e-3, "max_length": 96, "save_steps": 10_000,
+    "num_train_epochs": 4, "learning_rate": 1e-3, "max_length": 96, "save_steps": 10_000,
     "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
 }  # fmt: skip
 FREE = {
@@ -42,66 +44,136 @@ FREE = {
     "log_completions": COMMON["batch_size"], "monitor_steps": 10,
 }  # fmt: skip
 HELD = {**FREE, "beta": 0.15}
-WINDOW = 8  # batches that are averaged
-LOST = 0.1  # share of the gain after whose loss a stop comes too late
+WINDOW = 8  # batches that are averaged: 256 answers, a standard error of about 0.02
+LOST = 0.1  # share of the gain; gold has turned when that much is lost, a stop after it is too late
+REAL = 0.05  # a gain or a loss of gold below this is noise
+MARKS = {"free": "o", "held": "s"}
+
+
+@dataclass
+class Run:
+    """What gold did over one run, batch by batch."""
+
+    kind: str
+    pairs: int
+    seed: int
+    start: float  # gold of the model itself, over all prompts
+    steps: list[int]
+    gold: list[float]
+    kl: list[float]  # nats per answer
+    alarm: int | None  # the step of the first guard that spoke
+
+    @property
+    def smooth(self) -> list[float]:
+        """Gold over the last `WINDOW` batches, for each batch from the first such window on."""
+        return [
+            statistics.mean(self.gold[i : i + WINDOW]) for i in range(len(self.gold) - WINDOW + 1)
+        ]
+
+    @property
+    def peak(self) -> tuple[int, float]:
+        """The step at which smoothed gold is highest, the start included, and that value."""
+        smooth = self.smooth
+        best = max(range(len(smooth)), key=smooth.__getitem__)
+        if smooth[best] <= self.start:
+            return 0, self.start
+        return self.steps[best + WINDOW - 1], smooth[best]
+
+    @property
+    def turned(self) -> int | None:
+        """The step at which a tenth of gold's gain (at least `REAL`) is lost for good."""
+        step, peak = self.peak
+        floor = peak - max(LOST * (peak - self.start), REAL)
+        after = [
+            (at, value)
+            for at, value in zip(self.steps[WINDOW - 1 :], self.smooth, strict=True)
+            if at > step
+        ]
+        below = [at for at, value in after if value < floor]
+        return below[0] if below and after[-1][1] < floor else None
+
+    def row(self) -> dict[str, Any]:
+        """What is printed of it."""
+        step, peak = self.peak
+        return {
+            "run": f"{self.kind}, {self.pairs} pairs, seed {self.seed}", "start": self.start,
+            "peak": peak, "end": self.smooth[-1], "peak_at": step, "turned_at": self.turned,
+            "alarm_at": self.alarm, "kl": statistics.mean(self.kl[-WINDOW:]),
+        }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", default="64,1024", help="of which reward models are trained")
+    parser.add_argument("--pairs", default="128,256", help="of which reward models are trained")
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--kinds", default="free,held", help="without and with a penalty")
     parser.add_argument("--output", type=Path, default=Path("runs/overoptimization"))
     options = parser.parse_args()
     task = Task(str(records.shared_folder() / "models" / "stories260k"), LENGTH)
-    table = Table(
-        "run", "gold at first", "peak", "at the end", "peak at", "alarm", "KL", "fits: R²"
+    start = statistics.mean(
+        statistics.mean(sentiment(completions=row))
+        for row in task.texts(task.draw(task.base, ANSWERS, 0))
     )
+    runs = []
     for kind in options.kinds.split(","):
         for count in map(int, options.pairs.split(",")):
             for seed in map(int, options.seeds.split(",")):
-                row = one(task, kind, count, seed, options.steps, options.output)
-                print(json.dumps(row), flush=True)
-                table.add_row(
-                    f"{kind}, {count} pairs, seed {seed}",
-                    *(f"{row[name]:.3f}" for name in ("first", "peak", "last")),
-                    str(row["peak_step"]), str(row["alarm"]), f"{row['kl']:.1f}",
-                    f"{row['square_r2']:.2f}, {row['log_r2']:.2f}",
-                )  # fmt: skip
-    Console().print(table)
+                runs.append(one(task, start, kind, count, seed, options.steps, options.output))
+                print(json.dumps(runs[-1].row()), flush=True)
+    report(runs)
+    plot(runs, options.output / "overoptimization.png")
+    print(options.output / "overoptimization.png")
 
 
-def one(task: Task, kind: str, count: int, seed: int, steps: int, output: Path) -> dict[str, Any]:
+def one(
+    task: Task, start: float, kind: str, count: int, seed: int, steps: int, output: Path
+) -> Run:
     """Train a reward model, maximise it, and hold both against the gold judge."""
-    name = f"{kind}-{count}-{seed}"
-    judge = output / f"judge-{count}-{seed}"
-    if not (judge / "model").exists():
+    judge, run = output / f"judge-{count}-{seed}", output / f"{kind}-{count}-{seed}"
+    if not (judge / "summary.json").exists():
         penchant.train(
             "reward", model=task.name, data=gold_pairs(task, count, seed), output=judge, seed=seed,
             overwrite=True, **REWARD,
         )  # fmt: skip
-    run = output / name
-    settings = {**(FREE if kind == "free" else HELD), "reward": str(judge), "max_steps": steps}
-    penchant.train(
-        "grpo", model=task.name, data=PROMPTS, output=run, seed=seed, overwrite=True, **settings
+    if not (run / "summary.json").exists():
+        settings = {**(FREE if kind == "free" else HELD), "reward": str(judge), "max_steps": steps}
+        penchant.train(
+            "grpo", model=task.name, data=PROMPTS, output=run, seed=seed, overwrite=True, **settings
+        )
+    alarms = [
+        row["step"] for row in lines(run / "findings.jsonl") if row["id"] in ALARMS and row["step"]
+    ]
+    return Run(kind, count, seed, start, *by_batch(run), min(alarms, default=None))
+
+
+def report(runs: list[Run]) -> None:
+    """A row for each run, what the guards came to, and the fits over all seeds."""
+    console = Console()
+    table = Table("run", "gold at first", "peak", "end", "peak at", "turned at", "alarm at", "KL")
+    for run in runs:
+        row = run.row()
+        table.add_row(
+            row["run"], *(f"{row[name]:.3f}" for name in ("start", "peak", "end")),
+            *(str(row[name] or "") for name in ("peak_at", "turned_at", "alarm_at")),
+            f"{row['kl']:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    turned = [run for run in runs if run.turned is not None]
+    stopped = [run for run in turned if run.alarm is not None and run.alarm <= run.turned]
+    false = [run for run in runs if run.turned is None and run.alarm is not None]
+    print(
+        f"gold turned in {len(turned)} of {len(runs)} runs; a guard spoke in time in {len(stopped)}"
     )
-    steps_of, gold, kl = by_batch(run)
-    smooth = [statistics.mean(gold[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(gold))]
-    smooth = smooth[WINDOW - 1 :]
-    best = max(range(len(smooth)), key=smooth.__getitem__)
-    alarm = next(
-        (f["step"] for f in lines(run / "findings.jsonl") if f["id"] in ALARMS and f["step"]), None
-    )
-    peak_step = steps_of[best + WINDOW - 1]
-    late = None
-    if alarm is not None:
-        i = min(range(len(smooth)), key=lambda i: abs(steps_of[i + WINDOW - 1] - alarm))
-        late = smooth[best] - smooth[i] > LOST * (smooth[best] - gold[0]) and alarm > peak_step
-    return {
-        "run": name, "first": gold[0], "peak": smooth[best], "last": smooth[-1],
-        "peak_step": peak_step, "alarm": alarm, "late": late, "kl": kl[-1], **fits(gold, kl),
-    }  # fmt: skip
+    print(f"a guard spoke in {len(false)} of the {len(runs) - len(turned)} others")
+    for kind, count in dict.fromkeys((run.kind, run.pairs) for run in runs):
+        group = [run for run in runs if (run.kind, run.pairs) == (kind, count)]
+        found = fits(
+            [value for run in group for value in run.gold],
+            [value for run in group for value in run.kl],
+            group[0].start,
+        )
+        print(kind, count, "pairs:", json.dumps({k: round(v, 4) for k, v in found.items()}))
 
 
 def gold_pairs(task: Task, count: int, seed: int) -> list[dict[str, str]]:
@@ -136,10 +208,10 @@ def by_batch(run: Path) -> tuple[list[int], list[float], list[float]]:
     )
 
 
-def fits(gold: list[float], kl: list[float]) -> dict[str, float]:
-    """Coefficients and R² of both forms, by least squares over batches; gains over the first."""
+def fits(gold: list[float], kl: list[float], start: float) -> dict[str, float]:
+    """Coefficients and R² of both forms, by least squares over batches; gains over the start."""
     d = np.sqrt(np.maximum(kl, 1e-6))
-    gain = np.asarray(gold) - gold[0]
+    gain = np.asarray(gold) - start
     found = {}
     for name, bend in (("square", -d * d), ("log", -d * np.log(d))):
         (a, b), *_ = np.linalg.lstsq(np.stack([d, bend], 1), gain, rcond=None)
@@ -148,6 +220,34 @@ def fits(gold: list[float], kl: list[float]) -> dict[str, float]:
         found |= {f"{name}_a": float(a), f"{name}_b": float(b), f"{name}_r2": r2}
     assert all(math.isfinite(value) for value in found.values())
     return found
+
+
+def plot(runs: list[Run], file: Path) -> None:
+    """Gold over the square root of the divergence: a mean over seeds for each part of a run."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for number, (kind, count) in enumerate(dict.fromkeys((run.kind, run.pairs) for run in runs)):
+        group = [run for run in runs if (run.kind, run.pairs) == (kind, count)]
+        parts = range(0, min(len(run.gold) for run in group) - WINDOW + 1, WINDOW)
+        means = [[statistics.mean(run.gold[i : i + WINDOW]) for run in group] for i in parts]
+        roots = [
+            statistics.mean(math.sqrt(max(statistics.mean(run.kl[i : i + WINDOW]), 0))
+                            for run in group)
+            for i in parts
+        ]  # fmt: skip
+        axes.errorbar(
+            roots, [statistics.mean(values) for values in means],
+            yerr=[statistics.stdev(v) / math.sqrt(len(v)) if len(v) > 1 else 0 for v in means],
+            label=f"{kind}, reward model of {count} pairs", color=f"C{number}", marker=MARKS[kind],
+            capsize=2,
+        )  # fmt: skip
+    axes.axhline(runs[0].start, color="grey", linestyle=":", label="the model itself")
+    axes.set_xlabel("square root of the KL, nats per answer")
+    axes.set_ylabel("gold reward (VADER's sentiment)")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=120, bbox_inches="tight")
 
 
 if __name__ == "__main__":
