@@ -6,8 +6,8 @@ python bench/overoptimization.py --pairs 64 --seeds 0 --steps 60  one short run
 As Gao et al. 2022 (https://arxiv.org/abs/2210.10760): the gold judge (VADER's sentiment of a story)
 labels pairs of the model's own answers, a reward model learns from them, and GRPO, with and without
 a divergence penalty, maximises the reward model. Every sampled answer is also given to the gold
-judge. Printed are the step at which gold peaks, the one after which it has lost a tenth of its gain,
-the one at which a guard speaks, and the fits of the gold reward over d, the square root of the
+judge. Printed are the step at which gold peaks, the one after which a tenth of its gain is lost and
+that at which a guard speaks, and the fits of the gold reward over d, the square root of the
 divergence: d (a - b d) and d (a - b log d). What is done is not done again.
 """
 
