@@ -104,7 +104,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", default="128,256", help="of which reward models are trained")
+    parser.add_argument("--pairs", default="64,128", help="of which reward models are trained")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--kinds", default="free,held", help="without and with a penalty")
