@@ -1,4 +1,4 @@
-"""Penchant: preference tuning of language models on one machine, quick and checked.
+"""Penchant: preference tuning of language models, quick and checked.
 
 >>> import penchant
 >>> result = penchant.train("dpo", model="my-model", data="pairs.jsonl", output="run")

@@ -15,22 +15,14 @@ from penchant.core.errors import UserError
 from penchant.models.load import load_tokenizer
 from penchant.training.teachers import TeacherAdapter
 
-PROMPTS = [{"prompt": f"say {word}"} for word in "abcdefghij"]
+from ..online_runs import KEYS as ONLINE
+from ..online_runs import PROMPTS
+
 KEYS = {
-    "batch_size": 8,
+    **ONLINE,
     "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 2,
-    "max_completion_length": 6,
-    "max_length": 64,
     "max_steps": 4,
-    "learning_rate": 1e-2,
-    "lora_r": 4,
-    "eval_on_start": False,
-    "eval_samples": 0,
-    "save_steps": 1,
-    "warmup_ratio": 0.0,
     "lr_scheduler_type": "constant",
-    "monitor_prompts": 0,
 }
 
 

@@ -21,22 +21,8 @@ from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
 from penchant.training.rollouts import Prompts, require_whole_mini_batches
 
-PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
-KEYS = {
-    "batch_size": 8,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-    "max_completion_length": 6,
-    "max_length": 64,
-    "max_steps": 6,
-    "learning_rate": 1e-2,
-    "lora_r": 4,
-    "eval_on_start": False,
-    "eval_samples": 0,
-    "save_steps": 1,
-    "warmup_ratio": 0.0,
-    "monitor_prompts": 0,
-}
+from ..online_runs import KEYS, PROMPTS
+
 GROUPED = {"num_generations": 4}
 METHODS = {"ppo": {"ppo_epochs": 2}, "grpo": {**GROUPED, "num_iterations": 2}, "rloo": GROUPED}
 

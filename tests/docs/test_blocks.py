@@ -111,28 +111,32 @@ def _extras(words: list[str]) -> None:
         assert {*extras.split(",")} <= {*known}
 
 
-def _exists(words: list[str]) -> None:
-    """A program of the development extra."""
+def _hooks(words: list[str]) -> None:
+    """What `pre-commit install` installs is there."""
+    assert words == ["install"]
+    assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
 
 
 CHECKS = {
-    "penchant": _typed, "make": _target, "python": _script, "pip": _extras, "pre-commit": _exists,
+    "penchant": _typed, "make": _target, "python": _script, "pip": _extras, "pre-commit": _hooks,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in ("yaml", "python")], ids=str)
 def test_keys_and_code_are_well_formed(block: Block) -> None:
     if block.language == "python":
-        ast.parse(block.text)
+        assert ast.parse(block.text).body
         return
     keys = yaml.safe_load(block.text)
     if "url" not in keys:
-        load_config(keys.pop("method", "dpo"), {"model": "m", "data": "d", **keys})
+        method = keys.pop("method", "dpo")
+        assert load_config(method, {"model": "m", "data": "d", **keys}).method == method
         return
     from penchant.core.judge import JudgeSettings
     from penchant.rl.rewards.service import RewardServiceSettings
 
-    (JudgeSettings if "rubric" in keys else RewardServiceSettings).model_validate(keys)
+    settings = JudgeSettings if "rubric" in keys else RewardServiceSettings
+    assert settings.model_validate(keys).url == keys["url"]
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if "json" in b.language], ids=str)

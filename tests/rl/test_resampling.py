@@ -13,22 +13,15 @@ from safetensors.torch import load_file
 import penchant
 from penchant.methods import METHODS
 
-PROMPTS = [{"prompt": f"say {word}", "n": i} for i, word in enumerate("abcdefghij")]
+from ..online_runs import KEYS as ONLINE
+from ..online_runs import PROMPTS
+
 KEYS = {
+    **ONLINE,
     "batch_size": 16,
     "num_generations": 4,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
-    "max_completion_length": 6,
-    "max_length": 64,
-    "max_steps": 6,
-    "learning_rate": 1e-2,
-    "lora_r": 4,
-    "eval_on_start": False,
-    "eval_samples": 0,
-    "save_steps": 1,
-    "warmup_ratio": 0.0,
-    "monitor_prompts": 0,
     "log_completions": 100,
     "dynamic_sampling": True,
 }

@@ -39,9 +39,7 @@ OWN_KEYS = ("learning_rate", "num_train_epochs", "max_steps")
 
 def build_parser() -> Parser:
     """Every command with every key, grouped, with defaults."""
-    parser = Parser(
-        prog="penchant", description="Preference tuning of language models on one machine."
-    )
+    parser = Parser(prog="penchant", description="Preference tuning of language models.")
     parser.add_argument("--version", action="version", version=f"penchant {penchant.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     parser.set_defaults(command="journeys")

@@ -142,7 +142,7 @@ def usage(command: str, method: str = "", options: Mapping[str, Any] | None = No
 
 def journeys() -> str:
     """What to type for which aim, for a terminal."""
-    lines = ["Penchant: preference tuning of language models on one machine.", ""]
+    lines = ["Penchant: preference tuning of language models.", ""]
     for aim, commands in JOURNEYS:
         lines += [f"{aim}:", *(f"    {command}" for command in commands)]
     lines += ["", "penchant --help lists every command, penchant COMMAND --help what it takes."]

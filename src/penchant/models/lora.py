@@ -69,15 +69,7 @@ def add_lora(
         ModelError: no layer or no parameter has one of the names, or PEFT refuses the settings.
     """
     settings = dict(settings or {})
-    parameters: list[str] = []
-    if target_parameters:
-        from penchant.models.targets import required_parameters
-
-        parameters = required_parameters(model, target_parameters)
-    if settings.get("modules_to_save"):
-        from penchant.models.targets import required_layers
-
-        required_layers(model, ",".join(settings["modules_to_save"]), "peft: modules_to_save")
+    parameters = _required(model, target_parameters, settings.get("modules_to_save") or ())
     # PEFT takes no word for all layers where it is told which of them to adapt.
     initial = str(settings.get("init_lora_weights", True))
     from_passes = bool(texts) and initial.startswith(("corda", "lora_ga"))
@@ -96,13 +88,10 @@ def add_lora(
             from penchant.models.adapter_starts import look_at_records
 
             look_at_records(model, config, texts, device)
-        with warnings.catch_warnings():
-            # A pattern that PEFT writes itself, for experts that it then finds by another way.
-            warnings.filterwarnings("ignore", OWN_PATTERN)
-            warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu")
-            adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
+        adapted = _wrapped(model, config)
     except (ValueError, NotImplementedError, re.error) as error:
-        raise ModelError(f"lora_target_modules {target_modules!r}: {error}") from error
+        also = f" with peft {settings}" if settings else ""
+        raise ModelError(f"lora_target_modules {target_modules!r}{also}: {error}") from error
     if config.init_lora_weights == "eva" and texts:
         from penchant.models.eva import start_from_inputs
 
@@ -118,12 +107,39 @@ def add_lora(
             "layers of the experts' names get none",
             ", ".join(sorted(more)),
         )
+    _train_whole_in_fp32(adapted)
+    return adapted
+
+
+def _required(
+    model: PreTrainedModel, target_parameters: str, modules_to_save: Sequence[str]
+) -> list[str]:
+    """The parameters that are named; they and the layers to save must be there."""
+    if not target_parameters and not modules_to_save:
+        return []
+    from penchant.models.targets import required_layers, required_parameters
+
+    if modules_to_save:
+        required_layers(model, ",".join(modules_to_save), "peft: modules_to_save")
+    return required_parameters(model, target_parameters) if target_parameters else []
+
+
+def _wrapped(model: PreTrainedModel, config: LoraConfig) -> Any:
+    """PEFT's model, without what it warns of on account of what we ask it for."""
+    with warnings.catch_warnings():
+        # A pattern that PEFT writes itself, for experts that it then finds by another way.
+        warnings.filterwarnings("ignore", OWN_PATTERN)
+        warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu")
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def _train_whole_in_fp32(adapted: nn.Module) -> None:
+    """Train in fp32 what is no adapter and is held in less, as layers that are saved whole."""
     for module in adapted.modules():
         if any(p.requires_grad and p.dtype.itemsize < 4 for p in module.parameters(recurse=False)):
             from penchant.models.whole_modules import train_in_fp32
 
             train_in_fp32(module)
-    return adapted
 
 
 def _targets(model: PreTrainedModel, target_modules: str, *, listed: bool) -> str | list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,12 +46,12 @@ class Reference(Protocol):
         """The reference as a scorer for a while; None where no reference model is held."""
 
 
-class SameBackbone:
+class SameBackbone(ABC):
     """A reference that is the policy's own model, under another adapter or none."""
 
+    @abstractmethod
     def active(self) -> AbstractContextManager[Scorer]:
         """The policy's scorer as that model, for a while."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def sums(

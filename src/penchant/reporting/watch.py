@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,12 @@ def watch(run: str | Path, *, once: bool = False, console: Console | None = None
     if once or not screen.is_terminal:
         screen.print(frame(shown))
         return
-    with Live(frame(shown), console=screen, auto_refresh=False) as live:
-        try:
-            while shown.summary is None:
-                time.sleep(REFRESH_SECONDS)
-                shown = read_run(path)
-                live.update(frame(shown), refresh=True)
-        except KeyboardInterrupt:  # this is how one stops looking; the run goes on
-            pass
+    live = Live(frame(shown), console=screen, auto_refresh=False)
+    with suppress(KeyboardInterrupt), live:  # this is how one stops looking; the run goes on
+        while shown.summary is None:
+            time.sleep(REFRESH_SECONDS)
+            shown = read_run(path)
+            live.update(frame(shown), refresh=True)
 
 
 def frame(run: Run) -> RenderableType:

@@ -101,25 +101,12 @@ def read_inputs(
         require_optimizer(config, num_processes)
     rewards = kind.find_rewards(config, rewards, num_processes)
     loaded = model is not None
-    if model is None:
-        base = resolve(config.model, config.cache_dir)
-        if is_adapter(Path(base)):
-            from penchant.models.adapter_files import require_mergeable
-
-            require_mergeable(base)
-        settings = saved_settings(base, trust_remote_code=config.trust_remote_code)
-        generation = saved_generation(base) if kind.generates else None
-        model = SimpleNamespace(config=settings, generation_config=generation)
-        require_decoder(settings, base)
-        kind.find_class(settings, base, config.trust_remote_code)
-        named = config.lora_target_parameters or config.peft.get("modules_to_save")
-        if config.lora_target_modules != "all-linear" or named:
-            from penchant.training.named import require_layers
-
-            require_layers(config, base, kind.find_class)
-    else:
-        base, settings = config.model, model.config
-        require_decoder(settings, base)
+    base = config.model if loaded else resolve(config.model, config.cache_dir)
+    model = model or _saved_model(config, base)
+    settings = model.config
+    require_decoder(settings, base)
+    if not loaded:
+        _require_named(config, base, settings)
     if config.quantization != "none" or getattr(settings, "quantization_config", None) is not None:
         from penchant.training.quantisable import require_quantisable
 
@@ -150,6 +137,30 @@ def read_inputs(
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
     )
+
+
+def _saved_model(config: RunConfig, base: str) -> SimpleNamespace:
+    """What stands for a model whose weights are not loaded: its settings and generation's."""
+    if is_adapter(Path(base)):
+        from penchant.models.adapter_files import require_mergeable
+
+        require_mergeable(base)
+    generates = kind_of(config.spec).generates
+    return SimpleNamespace(
+        config=saved_settings(base, trust_remote_code=config.trust_remote_code),
+        generation_config=saved_generation(base) if generates else None,
+    )
+
+
+def _require_named(config: RunConfig, base: str, settings: Any) -> None:
+    """Refuse a model without a class for this kind, and layers that it does not have."""
+    find_class = kind_of(config.spec).find_class
+    find_class(settings, base, config.trust_remote_code)
+    named = config.lora_target_parameters or config.peft.get("modules_to_save")
+    if config.lora_target_modules != "all-linear" or named:
+        from penchant.training.named import require_layers
+
+        require_layers(config, base, find_class)
 
 
 def _require_embedded(

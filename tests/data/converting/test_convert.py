@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penchant.cli.main import main
-from penchant.data.converting.convert import convert, labels_to_pairs, pairs_to_labels
+from penchant.data.converting.convert import convert
 from penchant.data.read import read_pairs
 from penchant.data.read_labels import read_labels
-from penchant.data.records import DataError, Label, Pair
+from penchant.data.records import DataError
 
 PAIRS = [{"prompt": f"q {n} ☃", "chosen": "good\u2028", "rejected": "bad"} for n in range(3)]
 CHAT_PAIRS = [
@@ -32,26 +34,38 @@ def jsonl(path, rows):
 
 
 def label(prompt, completion, desirable):
-    return Label(prompt, completion, desirable, f"{prompt}{completion}")
+    return {"prompt": prompt, "completion": completion, "label": desirable}
 
 
-WORDS = st.text("ab ", min_size=1, max_size=4)
-CHATS = WORDS.map(lambda text: ({"role": "assistant", "content": text},))
+def converted(folder, rows, to):
+    """The rows that the conversion of rows to labels or pairs writes, and how many were alone."""
+    output = folder / f"{to}.jsonl"
+    done = convert(jsonl(folder / "given.jsonl", rows), to, output)
+    return [json.loads(line) for line in output.read_text().splitlines()], done.alone
+
+
+WORDS = st.text("ab", min_size=1, max_size=4)
+CHATS = WORDS.map(lambda text: [{"role": "assistant", "content": text}])
 
 
 @given(st.data(), st.booleans())
 def test_pairs_of_unique_prompts_survive_the_way_to_labels_and_back(data, chat):
-    texts = CHATS if chat else WORDS
-    prompts = data.draw(st.lists(texts, unique_by=str, max_size=5))
-    sides = st.lists(texts, min_size=2, max_size=2, unique_by=str)
-    pairs = [Pair(p, *data.draw(sides), f"f:{n}") for n, p in enumerate(prompts)]
-    labels = pairs_to_labels(pairs)
-    assert [one.desirable for one in labels] == [True, False] * len(pairs)
-    assert labels_to_pairs(labels) == (pairs, 0)
-    assert sorted(map(repr, labels_to_pairs(labels[::-1])[0])) == sorted(map(repr, pairs))
+    prompts = data.draw(st.lists(WORDS, unique=True, min_size=1, max_size=5))
+    sides = st.lists(CHATS if chat else WORDS, min_size=2, max_size=2, unique_by=str)
+    pairs = []
+    for prompt in prompts:
+        chosen, rejected = data.draw(sides)
+        asked = [{"role": "user", "content": prompt}] if chat else prompt
+        pairs.append({"prompt": asked, "chosen": chosen, "rejected": rejected})
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        labels, _ = converted(Path(one), pairs, "labels")
+        assert [row["label"] for row in labels] == [True, False] * len(pairs)
+        assert converted(Path(one), labels, "pairs") == (pairs, 0)
+        back, alone = converted(Path(other), labels[::-1], "pairs")
+        assert (sorted(map(repr, back)), alone) == (sorted(map(repr, pairs)), 0)
 
 
-def test_each_desirable_completion_meets_each_undesirable_one_of_its_prompt_in_order():
+def test_each_desirable_completion_meets_each_undesirable_one_of_its_prompt_in_order(tmp_path):
     labels = [
         label("p", "bad 1", False),
         label("q", "lonely", True),
@@ -59,30 +73,30 @@ def test_each_desirable_completion_meets_each_undesirable_one_of_its_prompt_in_o
         label("p", "good 2", True),
         label("p", "bad 2", False),
     ]
-    pairs, alone = labels_to_pairs(labels)
-    assert [(pair.chosen, pair.rejected) for pair in pairs] == [
+    pairs, alone = converted(tmp_path, labels, "pairs")
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [
         ("good 1", "bad 1"),
         ("good 1", "bad 2"),
         ("good 2", "bad 1"),
         ("good 2", "bad 2"),
     ]
     assert alone == 1
-    assert pairs[0].where == "pgood 1 and pbad 1"
 
 
-def test_a_completion_judged_both_ways_is_no_pair_with_itself():
+def test_a_completion_judged_both_ways_is_no_pair_with_itself(tmp_path):
     labels = [label("p", "same", True), label("p", "same", False)]
-    assert labels_to_pairs(labels) == ([], 2)
-    pairs, alone = labels_to_pairs([*labels, label("p", "bad", False)])
-    assert [(pair.chosen, pair.rejected) for pair in pairs] == [("same", "bad")]
+    with pytest.raises(DataError, match="both a desirable and an undesirable completion"):
+        converted(tmp_path, labels, "pairs")
+    pairs, alone = converted(tmp_path, [*labels, label("p", "bad", False)], "pairs")
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("same", "bad")]
     assert alone == 1
 
 
-def test_a_chat_prompt_is_not_the_text_that_says_the_same():
-    chat = ({"role": "user", "content": "p"},)
-    answer = ({"role": "assistant", "content": "x"},)
-    labels = [Label(chat, answer, True, "f:1"), Label("p", "y", False, "f:2")]
-    assert labels_to_pairs(labels) == ([], 2)
+def test_a_chat_prompt_is_not_the_text_that_says_the_same(tmp_path):
+    chat = [{"role": "user", "content": "p"}]
+    answer = [{"role": "assistant", "content": "x"}]
+    with pytest.raises(DataError, match="both a desirable and an undesirable completion"):
+        converted(tmp_path, [label(chat, answer, True), label("p", "y", False)], "pairs")
 
 
 @pytest.mark.parametrize("rows", [PAIRS, CHAT_PAIRS], ids=["text", "chat"])

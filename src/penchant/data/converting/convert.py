@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from penchant.data.converting import projects as layouts
-from penchant.data.converting.one_pass import KINDS, Run, joined, partners
+from penchant.data.converting.one_pass import KINDS, Run
 from penchant.data.converting.textform import text_form
 from penchant.data.opening import Sources
-from penchant.data.records import DataError, Label, Pair, counted, prompt_key
+from penchant.data.records import DataError, counted
 from penchant.data.writing import new_file, require_new
 
 if TYPE_CHECKING:
@@ -48,40 +47,6 @@ class Conversion:
         first = f"{self.read}\nwrote {self.written} to {self.output}{left_out * bool(self.alone)}"
         lost = [f"  not kept: {what} ({counted(n, 'row')})" for what, n in self.lost.items()]
         return "\n".join([first, *lost])
-
-
-def pairs_to_labels(pairs: Iterable[Pair]) -> list[Label]:
-    """Judge both completions of every pair: two adjacent labels, the desirable one first.
-
-    Args:
-        pairs: any; their margins and agreements have no place in labels.
-
-    Returns:
-        Twice as many labels.
-    """
-    return [label for pair in pairs for label in pair.labels()]
-
-
-def labels_to_pairs(labels: Iterable[Label]) -> tuple[list[Pair], int]:
-    """Pair each desirable completion with each undesirable one of the same prompt.
-
-    Args:
-        labels: any; a completion that was judged both ways is not paired with itself.
-
-    Returns:
-        The pairs, by the first occurrence of their prompt and then in the order of the labels;
-        and how many labels are in no pair.
-    """
-    by_prompt: dict[str, list[Label]] = defaultdict(list)
-    for label in labels:
-        by_prompt[prompt_key(label)].append(label)
-    pairs: list[Pair] = []
-    alone = 0
-    for group in by_prompt.values():
-        matches = partners(group)
-        pairs += [joined(group[good], group[bad]) for good, bad in matches]
-        alone += len(group) - len({number for match in matches for number in match})
-    return pairs, alone
 
 
 def convert(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -118,15 +118,10 @@ class CachedSampler:
         )  # fmt: skip
         return replace(sampling, max_completion_length=room)
 
-    def _rows(
-        self,
-        prompts: Sequence[list[int]],
-        counts: Tensor,
-        ends: set[int],
-        sampling: Sampling,
-        telling: Telling | None,
-    ) -> Rows:
-        return Rows(self.scorer, prompts, counts, ends, sampling, telling)
+    @property
+    def _rows(self) -> Callable[..., Rows]:
+        """What makes the answers that are drawn side by side."""
+        return Rows
 
     def _batch(
         self,
@@ -141,7 +136,7 @@ class CachedSampler:
         sampling = self._within_positions(sampling, max(map(len, prompts)))
         if self._selects:
             counts = torch.tensor([count for _, count in batch])
-            rows = self._rows(prompts, counts, ends, sampling, telling)
+            rows = self._rows(self.scorer, prompts, counts, ends, sampling, telling)
             for column in uniforms.unbind(1)[: sampling.max_completion_length]:
                 if not rows.step(column):
                     break

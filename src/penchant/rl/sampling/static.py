@@ -10,9 +10,9 @@ run without a graph.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,9 +26,6 @@ from penchant.rl.sampling.sampler import CachedSampler
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from penchant.rl.sampling.base import Sampling
-    from penchant.rl.sampling.telling import Telling
 
 logger = logging.getLogger("penchant")
 
@@ -48,17 +45,9 @@ class StaticSampler(CachedSampler):
     captures: bool = True
     """Whether graphs are captured: until one of them cannot be."""
 
-    def _rows(
-        self,
-        prompts: Sequence[list[int]],
-        counts: Tensor,
-        ends: set[int],
-        sampling: Sampling,
-        telling: Telling | None,
-    ) -> Rows:
-        rows = FixedRows(self.scorer, prompts, counts, ends, sampling)
-        rows.owner = self
-        return rows
+    @property
+    def _rows(self) -> Callable[..., Rows]:
+        return partial(FixedRows, owner=self)
 
     @cached_property
     def _selects(self) -> bool:
@@ -115,9 +104,9 @@ class FixedRows(Rows):
 
     # Other rows are another shape, and a graph of their own.
     dropped_at_once = 0.5
-    owner: StaticSampler
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, owner: StaticSampler) -> None:
+        self.owner = owner
         super().__init__(*args)
         self.mask = pad(self.mask, (0, self._room)).bool()[:, None, None]  # [R, 1, 1, width + room]
         self._tokens = self.positions.new_empty(0, 1)
