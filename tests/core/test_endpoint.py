@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ class Judge(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.every = round(1 / share_of_faults) if share_of_faults else 0
         self.models, self.stall = models, stall
+        self.choices = {}  # what stands in place of an answer, by what was asked
+        self.moderated, self.listed = "", 200
         self.tries, self.answered = Counter(), Counter()
         self.lock = threading.Lock()
         self.number = 0
@@ -40,25 +43,27 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def send(self, status, body, **headers):
+    def send(self, status, body, missing=0, **headers):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + missing))
         self.end_headers()
         self.wfile.write(body)
 
     def do_GET(self):
         models = {"data": [{"id": name} for name in self.server.models]}
-        self.send(200, json.dumps(models).encode())
+        shown = self.headers.get("Authorization")
+        status = 401 if shown == "Bearer wrong-key" else self.server.listed
+        self.send(status, json.dumps(models).encode() if status == 200 else b"no such key")
 
     def do_POST(self):
         server = self.server
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = asked["messages"][-1]["content"]
-        if self.headers.get("Authorization") == "Bearer wrong":
-            self.send(401, b"no such key")
+        if server.moderated and text == "x":
+            self.send(403, server.moderated.encode())
             return
         with server.lock:
             server.tries[text] += 1
@@ -67,11 +72,11 @@ class Handler(BaseHTTPRequestHandler):
             fault = server.every and first and server.number % server.every == 0
             kind = FAULTS[server.number // server.every % len(FAULTS)] if fault else None
         if kind == "error":
-            self.send(500, b"the engine died")
+            self.send(529, b"overloaded")
         elif kind == "busy":
-            self.send(429, b"slow down", Retry_After="0.01")
+            self.send(429, b"slow do", missing=2, Retry_After="0.01")
         elif kind == "malformed":
-            self.send(200, b"<html>bad gateway</html>")
+            self.send(200, b"<html>bad g\xe2teway</html>")
         elif kind == "stall":
             time.sleep(server.stall)  # and the connection is closed without an answer
             self.close_connection = True
@@ -82,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
                     server.answered[text] += 1
             message = {"role": "assistant", "content": words}
             usage = {"prompt_tokens": 10, "completion_tokens": 5}
-            body = {"choices": [{"message": message}], "usage": usage}
+            choice = server.choices.get(text, {"message": message})
+            body = {"choices": [choice], "usage": usage}
             self.send(200, json.dumps(body).encode())
 
 
@@ -153,17 +159,103 @@ def test_what_fails_every_time_says_why(serve):
     endpoint.close()
 
 
-def test_what_cannot_be_asked_is_named(serve, monkeypatch):
-    server = serve(models=("a", "b"))
-    with pytest.raises(ConfigError, match="serves a, b; set model to one"):
-        Endpoint(EndpointSettings(url=server.url))
-    closed = server.url
+@pytest.mark.parametrize(
+    ("choice", "temperature", "tries", "refused", "reason"),
+    [
+        ({"message": {"content": None, "refusal": "No."}}, 0.0, 1, 1, "its message has no text"),
+        ({"message": {}, "finish_reason": "stop"}, 0.0, 1, 1, "its message has no text"),
+        ({"message": {"content": None}}, 1.0, 3, 3, "its message has no text"),
+        (
+            {"message": {"content": "Score: 9"}, "finish_reason": "content_filter"},
+            0.0, 1, 1, "its message has no text",
+        ),
+        (
+            {"message": {"content": " "}, "finish_reason": "length"},
+            0.0, 1, 0, r"max_tokens \(512\) cut its answer off; set max_tokens higher",
+        ),
+        (
+            {"message": {"content": "I think"}, "finish_reason": "length"},
+            0.0, 1, 0, r"set max_tokens higher: its answer holds no verdict: 'I think'",
+        ),
+        ({"message": {"content": ""}, "finish_reason": "error"}, 0.0, 3, 0, "provider failed"),
+        ({}, 0.0, 3, 0, "it sent no chat completion"),
+    ],
+)  # fmt: skip
+def test_an_answer_without_text_costs_and_is_not_asked_for_again_where_it_would_be_the_same(
+    choice, temperature, tries, refused, reason, serve, monkeypatch
+):
+    monkeypatch.setattr("penchant.core.asking.LONGEST_PAUSE", 0.01)
+    server = serve()
+    server.choices["x"] = choice
+    settings = EndpointSettings(
+        url=server.url, retries=2, temperature=temperature, price_input=1.0, price_output=2.0
+    )
+    endpoint = Endpoint(settings)
+    (reply,) = endpoint.ask(chats([1]), read)
+    assert reply.value is None and re.search(reason, reply.reason)
+    usage = endpoint.usage
+    assert (usage.asked, usage.failed, usage.refused) == (tries, 1, refused)
+    assert usage.input_tokens == 10 * tries
+    assert usage.cost == pytest.approx(20 * tries / 1e6)
+    assert f"1 failed, {refused} refused; {15 * tries} tokens" in str(usage)
+    endpoint.close()
+
+
+def test_servers_of_one_cache_that_serve_under_one_name_are_asked_each(serve, tmp_path):
+    for server in (serve(), serve()):
+        endpoint = Endpoint(EndpointSettings(url=server.url, cache=tmp_path / "answers.db"))
+        assert [reply.value for reply in endpoint.ask(chats([1, 2, 1]), read)] == [1, 2, 1]
+        assert (endpoint.usage.asked, endpoint.usage.cached) == (2, 0)
+        endpoint.close()
+
+
+@pytest.mark.parametrize("said", ["your input was flagged", "forbidden"])
+def test_a_403_is_of_one_prompt_where_it_says_so_or_others_are_answered(said, serve):
+    server = serve()
+    endpoint = Endpoint(EndpointSettings(url=server.url, concurrency=1))
+    server.moderated = said
+    good, bad = endpoint.ask(chats([2, 1]), read)
+    assert (good.value, bad.value) == (2, None)
+    assert bad.reason.endswith(f"answered 403: {said}")
+    assert (endpoint.usage.asked, endpoint.usage.refused, endpoint.usage.failed) == (2, 1, 1)
+    endpoint.close()
+    endpoint = Endpoint(EndpointSettings(url=server.url, concurrency=1))
+    if said == "forbidden":
+        with pytest.raises(ConfigError, match=r"403: forbidden; set the env.* OPENAI_API_KEY"):
+            endpoint.ask(chats([1]), read)
+    else:
+        assert endpoint.ask(chats([1]), read)[0].value is None
+    endpoint.close()
+
+
+def test_what_cannot_be_asked_is_named_before_anything_is_asked(serve, monkeypatch):
+    server = serve(models=("a", "b", "models/gem", "own:latest", *"vwxyz"))
+
+    def endpoint(**keys):
+        return Endpoint(EndpointSettings(url=server.url, **keys))
+
+    with pytest.raises(ConfigError, match=r"serves a, b, .*, v and 4 more; set model to one"):
+        endpoint()
+    with pytest.raises(ConfigError, match=r"v1 does not serve xy, but [xy], .* more; set model"):
+        endpoint(model="xy")
+    for known in ("b", "gem", "own", "a:nitro"):
+        assert endpoint(model=known).model == known
+    for passing in (404, 503):  # not every server lists its models, and one may be busy
+        server.listed = passing
+        assert endpoint(model="xy").model == "xy"
+    server.listed = 404
+    with pytest.raises(ConfigError, match="models lists no models; set model"):
+        endpoint()
+    for refused in (401, 403):
+        server.listed = refused
+        with pytest.raises(ConfigError, match=rf"{refused}: no such key; set the env.* OPENAI_API"):
+            endpoint(model="a")
+    server.listed = 200
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong-key\r")
+    with pytest.raises(ConfigError, match=r"401: no such key; set the env.* OPENAI_API_KEY"):
+        endpoint(model="a")
     with pytest.raises(ConfigError, match=r"write it as http://host:port/v1"):
         Endpoint(EndpointSettings(url="localhost/v1"))
-    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
-    endpoint = Endpoint(EndpointSettings(url=closed, model="a"))
-    with pytest.raises(ConfigError, match=r"401: no such key; set the env.* OPENAI_API_KEY"):
-        endpoint.ask(chats([1]), read)
-    endpoint.close()
-    with pytest.raises(ConfigError, match=r"no model answers at http://127.0.0.1:9/v1"):
-        Endpoint(EndpointSettings(url="http://127.0.0.1:9/v1"))
+    for named in (None, "a"):
+        with pytest.raises(ConfigError, match=r"no model answers at http://127.0.0.1:9/v1"):
+            Endpoint(EndpointSettings(url="http://127.0.0.1:9/v1", model=named))

@@ -6,8 +6,8 @@ import hashlib
 import ipaddress
 import json
 import logging
-import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from penchant.core.errors import ConfigError
-from penchant.core.http import HttpError, JsonClient
+from penchant.core.http import HttpError, JsonClient, bearer
 from penchant.core.screen import track
 
 logger = logging.getLogger("penchant")
@@ -29,6 +29,11 @@ Item = TypeVar("Item")
 
 # A request that cannot be read, is too large, or cannot be served: another one may be.
 REFUSED = frozenset({400, 413, 422})
+# A wrong key, or one that is refused this model. A provider that moderates prompts answers 403 too.
+UNAUTHORISED, FORBIDDEN = 401, 403
+MODERATED = re.compile(r"moderat|flagged|content.{0,3}(filter|policy)", re.IGNORECASE)
+# Not there, or not to be had in this way.
+ABSENT = frozenset({404, 405, 501})
 LONGEST_PAUSE = 30.0
 EXCERPT = 200
 
@@ -42,7 +47,7 @@ class ServiceSettings:
         api_key_env: the environment variable that holds the key; the key itself is in no file.
         concurrency: requests under way at a time.
         retries: further tries after one that failed.
-        timeout: seconds of a try.
+        timeout: seconds of a try; up to twice as many where an answer begins and then stalls.
         cache: a file of answers, made where there is none; None: they are kept in memory.
     """
 
@@ -56,22 +61,39 @@ class ServiceSettings:
 
 @dataclass
 class Usage:
-    """What was asked so far, and what it cost in the currency of the prices."""
+    """What was asked so far, and what it cost in the currency of the prices.
+
+    Attributes:
+        asked: tries, of which `retried` are not the first of their request.
+        cached: answers that were known before.
+        failed: requests without a usable answer after all tries.
+        refused: tries that the service would not take, or that its model gave no text for.
+        input_tokens, output_tokens: as the service counts them, in answers without use too.
+    """
 
     asked: int = 0
     cached: int = 0
     retried: int = 0
     failed: int = 0
+    refused: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
 
     def __str__(self) -> str:
         text = f"{self.asked} asked, {self.cached} known before, {self.retried} tried again, "
-        text += f"{self.failed} failed"
+        text += f"{self.failed} failed, {self.refused} refused"
         if tokens := self.input_tokens + self.output_tokens:
             text += f"; {tokens} tokens"
         return text + (f", cost {self.cost:.4g}" if self.cost else "")
+
+    def __add__(self, other: Usage) -> Usage:
+        """What both asked."""
+        return Usage(**{name: own + getattr(other, name) for name, own in vars(self).items()})
+
+    def __sub__(self, other: Usage) -> Usage:
+        """What was asked after `other`."""
+        return Usage(**{name: own - getattr(other, name) for name, own in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -88,11 +110,19 @@ class UnusableError(Exception):
     Attributes:
         pause: seconds before the next try, where the server names them.
         final: the same request would be refused again.
+        answered: whether a server is there at all.
     """
 
-    def __init__(self, reason: str, pause: float | None = None, *, final: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        pause: float | None = None,
+        *,
+        final: bool = False,
+        answered: bool = True,
+    ) -> None:
         super().__init__(reason)
-        self.pause, self.final = pause, final
+        self.pause, self.final, self.answered = pause, final, answered
 
 
 class Service:
@@ -106,7 +136,8 @@ class Service:
         cache: answers by the hash of their request.
 
     Raises:
-        ConfigError: the url is none, or the cache cannot be opened.
+        ConfigError: the url is none, what should be the key cannot be one, or the cache cannot be
+            opened.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -115,24 +146,33 @@ class Service:
                 f"{settings.url!r} is no address of an API; write it as http://host:port/v1"
             )
         self.settings, self.usage = settings, Usage()
-        key = os.environ.get(settings.api_key_env)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = JsonClient(settings.url, settings.timeout, headers)
+        self._client = JsonClient(settings.url, settings.timeout, bearer(settings.api_key_env))
         self.cache = Cache(settings.cache)
         self._lock = threading.Lock()
+        self._answered = False
 
     def get(self, path: str) -> Any:
-        """What is at a path.
+        """What is at a path; None where nothing is.
 
         Raises:
             UnusableError: this request failed.
             ConfigError: every request would fail, as for a wrong key.
         """
-        return self._send(lambda: self._client.get(path))
+        try:
+            return self._client.get(path)
+        except HttpError as error:
+            if error.status in ABSENT:
+                return None
+            raise self._failure(error) from None
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What the service answers; errors as of `get`."""
-        return self._send(lambda: self._client.post(path, body))
+        try:
+            answer = self._client.post(path, body)
+        except HttpError as error:
+            raise self._failure(error) from None
+        self._answered = True
+        return answer
 
     def try_again(self, attempt: Callable[[], T], retries: int | None = None) -> Reply[T]:
         """What an attempt returns, which is made again while another try may go better.
@@ -175,16 +215,18 @@ class Service:
         """Let go of the cache's file."""
         self.cache.close()
 
-    def _send(self, request: Callable[[], Any]) -> Any:
-        try:
-            return request()
-        except HttpError as error:
-            if error.passing or error.status in REFUSED:
-                final = not error.passing
-                raise UnusableError(str(error), error.retry_after, final=final) from None
-            remedy = f"set the environment variable {self.settings.api_key_env}"
-            refused = f"; {remedy}" if error.status in (401, 403) else ""
-            raise ConfigError(f"{error}{refused}") from None
+    def _failure(self, error: HttpError) -> UnusableError | ConfigError:
+        """What a request that failed means for it, or for all others too."""
+        if error.passing:
+            answered = error.status is not None
+            return UnusableError(str(error), error.retry_after, answered=answered)
+        moderated = self._answered or MODERATED.search(str(error))
+        if error.status in REFUSED or (error.status == FORBIDDEN and moderated):
+            self.count(refused=1)
+            return UnusableError(str(error), final=True)
+        remedy = f"set the environment variable {self.settings.api_key_env}"
+        refused = f"; {remedy}" if error.status in (UNAUTHORISED, FORBIDDEN) else ""
+        return ConfigError(f"{error}{refused}")
 
 
 class Cache:

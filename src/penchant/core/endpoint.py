@@ -1,14 +1,15 @@
 """Ask a model behind an OpenAI-compatible endpoint: many at a time, again after failures, cached.
 
 Nothing that was answered is asked again: answers are kept on disk as they come, by the content of
-the request, so that a run that was killed goes on where it stood.
+the request and its address, so that a run that was killed goes on where it stood.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from penchant.core.asking import (
     EXCERPT,
@@ -25,6 +26,8 @@ from penchant.core.errors import ConfigError
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, str]]
+# Models that a message names, of the hundreds that a provider may list.
+SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +49,30 @@ class EndpointSettings(ServiceSettings):
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Said(NamedTuple):
+    """The text of one answer, and whether `max_tokens` cut it off."""
+
+    text: str
+    cut: bool
+
+
 class Endpoint:
     """A model that answers over HTTP.
+
+    One request at construction, for the models that are served, tells what would be wrong with
+    every other; a server that lists none passes where a model is named.
 
     Args:
         settings: where and how.
 
     Raises:
-        ConfigError: the url is none, it cannot be reached, refuses the key, or serves several
-            models and none is named.
+        ConfigError: the url is none, it cannot be reached, refuses the key, does not serve the
+            model that is named, or serves several and none is named.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings, self._service = settings, Service(settings)
-        self.model = settings.model or self._only_model()
+        self.model = self._served()
         warn_of_leaving(settings.url, "prompts and answers")
 
     @property
@@ -78,7 +91,8 @@ class Endpoint:
             ConfigError: the endpoint refuses every request of this kind, as for a wrong key.
         """
         bodies = [self._body(messages) for messages in requests]
-        keys = [request_key(body) for body in bodies]
+        # Servers at two addresses may call two models `judge`.
+        keys = [request_key({"url": self.settings.url, **body}) for body in bodies]
         pending = dict(zip(keys, bodies, strict=True))
 
         def answer(item: tuple[str, dict[str, Any]]) -> tuple[str, Reply[T]]:
@@ -108,10 +122,11 @@ class Endpoint:
             return Reply(value)
 
         def attempt() -> T:
-            text = self._text(body)
+            text, cut = self._ask(body)
             value = read(text)
             if value is None:
-                raise UnusableError(f"its answer holds no verdict: {text.strip()[-EXCERPT:]!r}")
+                says = f"its answer holds no verdict: {text.strip()[-EXCERPT:]!r}"
+                raise self._same_again(says, body, cut) if cut else UnusableError(says)
             self._service.cache.put(key, text)
             return value
 
@@ -119,38 +134,89 @@ class Endpoint:
         self._service.count(failed=int(reply.value is None))
         return reply
 
-    def _text(self, body: dict[str, Any]) -> str:
-        """The text of one answer.
+    def _ask(self, body: dict[str, Any]) -> _Said:
+        """One answer, which costs what it costs, whatever is in it.
 
         Raises:
             UnusableError: this request failed.
             ConfigError: every request would.
         """
         content = self._service.post("/chat/completions", body)
+        self._count_tokens(content)
         try:
-            text = content["choices"][0]["message"]["content"]
-        except (LookupError, TypeError):
+            choice = content["choices"][0]
+            text, end = choice["message"].get("content"), choice.get("finish_reason")
+        except (LookupError, TypeError, AttributeError):
             raise UnusableError(f"it sent no chat completion: {excerpt(content)}") from None
-        if not isinstance(text, str):
-            raise UnusableError(f"its message has no text: {excerpt(content)}")
-        used = content.get("usage") or {}
-        read, written = used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0
+        if end == "error":  # as OpenRouter says that its provider broke off
+            raise UnusableError(f"its provider failed: {excerpt(content)}")
+        cut = end == "length"
+        if isinstance(text, str) and text.strip() and end != "content_filter":
+            return _Said(text, cut)
+        self._service.count(refused=int(not cut))  # a model that thought too long refused nothing
+        raise self._same_again(f"its message has no text: {excerpt(content)}", body, cut)
+
+    @staticmethod
+    def _same_again(says: str, body: Mapping[str, Any], cut: bool) -> UnusableError:
+        """An answer of no use, which at temperature 0 would be the same again."""
+        if cut:
+            limit = f"max_tokens ({body.get('max_tokens')})"
+            says = f"{limit} cut its answer off; set max_tokens higher: {says}"
+        return UnusableError(says, final=body.get("temperature") == 0)
+
+    def _count_tokens(self, content: Any) -> None:
+        used = content.get("usage") if isinstance(content, dict) else None
+        counts = used if isinstance(used, dict) else {}
+        read, written = (
+            number if isinstance(number := counts.get(name), int) else 0
+            for name in ("prompt_tokens", "completion_tokens")
+        )
         cost = read * self.settings.price_input + written * self.settings.price_output
         self._service.count(input_tokens=read, output_tokens=written, cost=cost / 1e6)
-        return text
 
-    def _only_model(self) -> str:
+    def _served(self) -> str:
+        """The model that is asked, which the server lists where it lists any."""
+        url, named = self.settings.url, self.settings.model
         try:
-            content = self._service.get("/models")
-            names = [str(model["id"]) for model in content["data"]]
+            names = _names(self._service.get("/models"))
         except UnusableError as error:
+            if error.answered and named is not None:
+                return named  # it is busy now; each request is tried again
             raise ConfigError(
-                f"no model answers at {self.settings.url} ({error}); start it, or correct the url"
+                f"no model answers at {url} ({error}); start it, or correct the url"
             ) from None
-        except (LookupError, TypeError):
-            raise ConfigError(f"{self.settings.url}/models lists no models; set model") from None
-        if len(names) != 1:
-            raise ConfigError(
-                f"{self.settings.url} serves {', '.join(names) or 'nothing'}; set model to one"
-            )
-        return names[0]
+        if named is None:
+            if names is None:
+                raise ConfigError(f"{url}/models lists no models; set model")
+            if len(names) != 1:
+                raise ConfigError(f"{url} serves {_listed(names) or 'nothing'}; set model to one")
+            return names[0]
+        if names and not any(_same(named, name) for name in names):
+            near = difflib.get_close_matches(named, names, len(names), cutoff=0.0)
+            raise ConfigError(f"{url} does not serve {named}, but {_listed(near)}; set model")
+        return named
+
+
+def _names(content: Any) -> list[str] | None:
+    """The models that are listed; None where that is no list, or only its first page."""
+    try:
+        names = [str(model["id"]) for model in content["data"]]
+    except (LookupError, TypeError):
+        return None
+    return None if content.get("has_more") else names
+
+
+def _same(named: str, listed: str) -> bool:
+    """Whether a model may be asked for by another name than the one that is listed.
+
+    Ollama lists `qwen3:latest` for `qwen3`, Gemini `models/gemini-flash` for `gemini-flash`, and
+    OpenRouter takes `owner/name:nitro` for `owner/name`.
+    """
+    aliases = (named, f"{named}:latest", f"models/{named}")
+    return listed in aliases or named.startswith(f"{listed}:")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in one line; a long list is cut short."""
+    left = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {left} more" if left > 0 else "")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import os
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -15,8 +17,15 @@ from urllib.parse import urlsplit
 
 from penchant.core.errors import ConfigError
 
-# Too many requests, and a server or proxy that cannot answer now.
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# A server that is busy, or whose model failed (424, of text-generation-inference).
+PASSING = frozenset({408, 409, 424, 425, 429})
+# From here on a server or a proxy is at fault, Cloudflare (52x) and one that is overloaded (529)
+# among them; one that lacks the method (501) will lack it again.
+SERVER_FAULT, LACKS_METHOD = 500, 501
+READ_SIZE = 65_536
+EXCERPT = 500
+# A shorter key is a placeholder, such as EMPTY, and may stand in any text.
+SHORTEST_SECRET = 8
 
 
 class HttpError(Exception):
@@ -33,7 +42,8 @@ class HttpError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
-        self.passing = status is None or status in PASSING
+        fault = status is not None and status >= SERVER_FAULT and status != LACKS_METHOD
+        self.passing = status is None or status in PASSING or fault
 
 
 @dataclass(frozen=True)
@@ -42,14 +52,15 @@ class JsonClient:
 
     Attributes:
         url: of the server, such as http://127.0.0.1:8000.
-        timeout: seconds without a byte after which a request has failed.
+        timeout: seconds after which a request has failed; up to twice as many where bytes come
+            until shortly before, and then none.
         headers: sent with each request, but not to another address that the server sends it on to.
         proxies: whether the proxies that the environment names are used.
     """
 
     url: str
     timeout: float
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxies: bool = True
 
     def get(self, path: str, timeout: float | None = None) -> Any:
@@ -78,26 +89,74 @@ class JsonClient:
             request.add_unredirected_header(name, value)
         own = () if self.proxies else (urllib.request.ProxyHandler({}),)
         opener = urllib.request.build_opener(*own)
+        seconds = timeout or self.timeout
+        deadline = time.monotonic() + seconds
         try:
-            with opener.open(request, timeout=timeout or self.timeout) as answer:
-                text = answer.read().decode()
+            with opener.open(request, timeout=seconds) as answer:
+                body = _read(answer, deadline)
                 kind = answer.headers.get_content_type()
         except urllib.error.HTTPError as error:
-            with error:
-                said = error.read().decode(errors="replace").strip()[:500]
-            message = f"{request.full_url} answered {error.code}: {said or error.reason}"
-            wait = str(error.headers.get("Retry-After", ""))
-            pause = float(wait) if wait.replace(".", "", 1).isdigit() else None
-            raise HttpError(message, error.code, pause) from error
-        # A connection that breaks while the answer is read is none of urllib's own errors.
-        except (OSError, http.client.HTTPException) as error:
+            raise self._refusal(request.full_url, error, deadline) from error
+        # A connection that breaks while the answer is read is none of urllib's own errors, and a
+        # host or a path that no request can name is a UnicodeError.
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise HttpError(f"{request.full_url} does not answer: {error}") from error
-        if kind != "application/json":
-            return text
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
+            return json.loads(body)  # whatever type the server calls it: many name none
+        except (ValueError, RecursionError) as error:
+            if kind != "application/json":
+                return body.decode(errors="replace")
             raise HttpError(f"{request.full_url} answered what is no JSON: {error}", 502) from error
+
+    def _refusal(self, url: str, error: urllib.error.HTTPError, deadline: float) -> HttpError:
+        """What a status other than success says; that its text breaks off changes nothing."""
+        try:
+            with error:
+                said = _read(error, deadline).decode(errors="replace").strip()
+        except (OSError, http.client.HTTPException):
+            said = ""
+        for name, value in self.headers.items():  # some servers show the key that they refuse
+            secret = value.rpartition(" ")[2]
+            if len(secret) >= SHORTEST_SECRET:
+                said = said.replace(secret, f"({name})")
+        wait = str(error.headers.get("Retry-After", ""))
+        pause = float(wait) if wait.replace(".", "", 1).isdecimal() else None
+        message = f"{url} answered {error.code}: {said[:EXCERPT] or error.reason}"
+        return HttpError(message, error.code, pause)
+
+
+def bearer(variable: str) -> dict[str, str]:
+    """The header that shows a key; empty where there is none.
+
+    Args:
+        variable: the environment variable that holds the key.
+
+    Raises:
+        ConfigError: what it holds cannot be a key. It is not quoted, here or anywhere.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"the environment variable {variable} holds characters that no key has (a space, a "
+            "line's end, or others than ASCII); set it to the key alone"
+        )
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _read(answer: Any, deadline: float) -> bytes:
+    """The body of an answer, as far as it comes in time.
+
+    Raises:
+        OSError, http.client.HTTPException: it stalls, trickles until after the deadline, or breaks.
+    """
+    chunks = []
+    while chunk := answer.read1(READ_SIZE):
+        chunks.append(chunk)
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer was not complete in time")
+    if getattr(answer, "length", None):  # read1 takes a connection that was closed for the end
+        raise http.client.IncompleteRead(b"".join(chunks), answer.length)
+    return b"".join(chunks)
 
 
 def addresses(url: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
@@ -111,6 +170,6 @@ def addresses(url: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
         raise ConfigError(f"{url!r} is not the address of a server; give http://HOST:PORT")
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"{host} of {url} is not known here ({error}); correct it") from error
     return [ipaddress.ip_address(str(address[0]).split("%")[0]) for *_, address in found]

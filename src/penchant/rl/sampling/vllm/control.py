@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from penchant.core.errors import ConfigError, TrainingError
-from penchant.core.http import HttpError, JsonClient, addresses
+from penchant.core.http import HttpError, JsonClient, addresses, bearer
 
 START = "vllm serve MODEL --host 127.0.0.1 --logprobs-mode processed_logprobs"
 START_ADAPTERS = (
@@ -46,9 +45,7 @@ class Server:
             HttpError: it does not answer.
         """
         require_private(url)
-        key = os.environ.get("VLLM_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        client = JsonClient(url, timeout, headers, proxies=False)
+        client = JsonClient(url, timeout, bearer("VLLM_API_KEY"), proxies=False)
         cards = client.get("/v1/models")["data"]
         card = next(card for card in cards if not card.get("parent"))
         if card["max_model_len"] < max_length:
