@@ -72,7 +72,6 @@ def one(
     method: str, seed: int, pairs: list[Pair], options: argparse.Namespace
 ) -> tuple[Evaluation, float]:
     run = options.output / f"{method}-seed-{seed}"
-    saved = run / "held-out.json"
     train, held_out = split_by_prompt(pairs, 0.8, seed)
     labels = penchant.METHODS[method].data == "labels"
     steps, rate = SETTINGS.get(method, (STEPS, RATE))
@@ -91,6 +90,7 @@ def one(
         **({"unpair": True} if labels else {}),
         **dict(one.split("=", 1) for one in options.set),
     )
+    saved = run / f"held-out-{result.steps}.json"
     if not saved.exists():
         # Once, behind training: an untrained policy's implicit rewards are all 0.
         found = penchant.evaluate(model=run, data=rows(held_out))

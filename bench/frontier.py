@@ -2,7 +2,7 @@
 
 python bench/frontier.py                              the tiny story model, two seeds
 python bench/frontier.py --methods dpo,ppo --seeds 0  some of it; what is done is not done again
-python bench/frontier.py --model M --length 32 --share 0.375 --rate 0.3 --strengths 2
+python bench/frontier.py --model M --length 32 --share 0.375 --rate 0.3 --strengths 2 --output O
                                                       a larger model: fewer pairs, steps and points
 
 In the form of Fig. 2 of Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290). Stories are to end
@@ -197,6 +197,9 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     model = options.model or str(records.shared_folder() / "models" / "stories260k")
     task = Task(model, options.length, options.share, options.rate)
+    require_same(options.output, {
+        "model": model, "length": options.length, "share": options.share, "rate": options.rate,
+    })  # fmt: skip
     file = options.output / "points.jsonl"
     points = (
         [Point(**json.loads(line)) for line in file.read_text().splitlines()]
@@ -221,6 +224,15 @@ def main() -> None:
     Console().print(table(points))
     plot(points, options.output / "frontier.png")
     print(f"{options.output / 'frontier.png'}")
+
+
+def require_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder whose points are of other settings; one strength may be added to others."""
+    file = folder / "settings.json"
+    if not file.exists():
+        file.write_text(json.dumps(settings))
+    elif (before := json.loads(file.read_text())) != settings:
+        raise SystemExit(f"{folder} holds points of {before}, not of {settings}; name another")
 
 
 def one(

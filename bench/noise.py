@@ -107,7 +107,7 @@ def one(
         seed=options.seed,
         resume=True,
     )
-    saved = run / "held-out.json"
+    saved = run / f"held-out-{result.steps}.json"
     if not saved.exists():
         found = penchant.evaluate(model=run, data=held_out)
         saved.write_text(json.dumps(asdict(found)))

@@ -6,9 +6,9 @@ python bench/overoptimization.py --pairs 64 --seeds 0 --steps 60  one short run
 As Gao et al. 2022 (https://arxiv.org/abs/2210.10760): the gold judge (VADER's sentiment of a story)
 labels pairs of the model's own answers, a reward model learns from them, and GRPO, with and without
 a divergence penalty, maximises the reward model. Every sampled answer is also given to the gold
-judge. Printed are the step at which gold peaks, the one after which a tenth of its gain is lost and
-that at which a guard speaks, and the fits of the gold reward over d, the square root of the
-divergence: d (a - b d) and d (a - b log d). What is done is not done again.
+judge. Printed are the step at which gold peaks, the one from which a tenth of its gain is lost for
+good and that at which a guard speaks, and the fits of the gold reward over d, the square root of
+the divergence: d (a - b d) and d (a - b log d). What is done is not done again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def turned(self) -> int | None:
-        """The step at which a tenth of gold's gain (at least `REAL`) is lost for good."""
+        """The step from which a tenth of gold's gain (at least `REAL`) is lost to the end."""
         step, peak = self.peak
         floor = peak - max(LOST * (peak - self.start), REAL)
         after = [
@@ -89,8 +89,9 @@ class Run:
             for at, value in zip(self.steps[WINDOW - 1 :], self.smooth, strict=True)
             if at > step
         ]
-        below = [at for at, value in after if value < floor]
-        return below[0] if below and after[-1][1] < floor else None
+        held = [i for i, (_, value) in enumerate(after) if value >= floor]
+        lost = after[held[-1] + 1 :] if held else after
+        return lost[0][0] if lost else None
 
     def row(self) -> dict[str, Any]:
         """What is printed of it."""
@@ -130,7 +131,8 @@ def one(
     task: Task, start: float, kind: str, count: int, seed: int, steps: int, output: Path
 ) -> Run:
     """Train a reward model, maximise it, and hold both against the gold judge."""
-    judge, run = output / f"judge-{count}-{seed}", output / f"{kind}-{count}-{seed}"
+    judge = output / f"judge-{count}-{seed}"
+    run = output / f"{kind}-{count}-{seed}-{steps}-steps"
     if not (judge / "summary.json").exists():
         penchant.train(
             "reward", model=task.name, data=gold_pairs(task, count, seed), output=judge, seed=seed,

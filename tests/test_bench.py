@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -44,6 +45,26 @@ def test_a_script_says_what_it_takes(
 )
 def test_a_module_of_scripts_can_be_imported(script: str) -> None:
     assert runpy.run_path(str(BENCH / script), run_name="imported")["__doc__"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "turned"),
+    [
+        ([0.0, 1.0, 0.5, 0.5], 3),
+        ([0.0, 1.0, 0.5, 1.0, 0.5], 5),  # it recovers in between
+        ([0.0, 1.0, 0.5, 0.92, 0.92], None),  # less than a tenth of the gain is lost at the end
+        ([-0.1, -0.2], 1),  # never above its start
+        ([0.0, 1.0], None),
+    ],
+)
+def test_gold_has_turned_at_the_step_from_which_it_stays_low(
+    gold: list[float], turned: int | None
+) -> None:
+    module = importlib.import_module("overoptimization")
+    size = module.WINDOW
+    batches = [value for value in gold for _ in range(size)]
+    run = module.Run("free", 64, 0, 0.0, list(range(len(batches))), batches, [], None)
+    assert turned == (None if run.turned is None else run.turned // size + 1)
 
 
 @pytest.mark.slow
