@@ -166,8 +166,9 @@ class OnlineOptions(RewardOptions):
         False, description="vLLM gives its memory back while the policy is trained (CUDA)."
     )
     total_episodes: int | None = Field(
-        None, ge=1, description="Answers to sample in all; default: num_train_epochs passes over "
-        "the prompts, or max_steps."
+        None, ge=1, description="Answers to sample in all, as if every prompt taught something: "
+        "where answers of one reward leave steps open, more are sampled. Default: "
+        "num_train_epochs passes over the prompts, or max_steps."
     )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
     log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")
@@ -202,9 +203,23 @@ class OnlineOptions(RewardOptions):
         return 1
 
     @property
+    def trained_generations(self) -> int:
+        """Answers to each prompt that are trained on."""
+        return self.generations
+
+    @property
     def epochs(self) -> int:
         """Training passes over each batch of answers."""
         return 1
+
+    def steps_a_batch(self, mini_batch: int) -> int:
+        """Optimizer steps on each batch of answers.
+
+        Args:
+            mini_batch: answers a step, of all processes.
+        """
+        trained = self.batch_size // self.generations * self.trained_generations
+        return self.epochs * -(-trained // mini_batch)
 
     @property
     def max_gen_batches(self) -> int:

@@ -59,6 +59,11 @@ class OnlineDPOOptions(SumOptions, OnlineOptions):
         return self.num_generations
 
     @property
+    def trained_generations(self) -> int:
+        """The best and the worst."""
+        return 2
+
+    @property
     def importance_level(self) -> None:
         """No weights: a pair is learned from whoever answered."""
 

@@ -328,8 +328,4 @@ def num_sampled_steps(config: RunConfig, num_prompts: int, num_processes: int = 
     episodes = options.total_episodes or math.ceil(passes)
     mini_batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     mini_batch *= num_processes
-    return (
-        math.ceil(episodes / options.batch_size)
-        * options.epochs
-        * (options.batch_size // mini_batch)
-    )
+    return int(math.ceil(episodes / options.batch_size) * options.steps_a_batch(mini_batch))

@@ -51,7 +51,7 @@ def sampled_passes(
     groups = sorted(kind.groups(config, prompts), key=lambda group: -group.num_tokens)
     mean_prompt = sum(len(group.prompt) for group in groups) / len(groups)
     # Answers to one prompt are laid out after it together.
-    shared = min(options.generations, micro_batch)
+    shared = min(options.trained_generations, micro_batch)
     expected = longest if answer_length is None else answer_length
     mean = micro_batch * (expected + mean_prompt / (shared if layout == "shared" else 1))
     num_groups = math.ceil(micro_batch / shared)

@@ -107,9 +107,7 @@ def probe_times(
         options: Any = config.options
         mini_batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
         mini_batch *= num_processes
-        iterations = math.ceil(
-            work.num_steps / (options.epochs * (options.batch_size // mini_batch))
-        )
+        iterations = math.ceil(work.num_steps / options.steps_a_batch(mini_batch))
         rounds = sampling.of(config, math.ceil(options.batch_size / num_processes))
         times |= {name: seconds * iterations for name, seconds in rounds.items()}
     return Times(times, evaluation)
