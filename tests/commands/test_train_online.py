@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +15,13 @@ from safetensors.torch import load_file
 
 import penchant
 from penchant.config.keys import load_config
+from penchant.core.asking import Usage
 from penchant.core.errors import ConfigError, TrainingError, UserError
 from penchant.guards.monitors.levers import length_lever
+from penchant.methods.kl import FixedKLController
 from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.scoring import Scoring
+from penchant.rl.source import RolloutSource
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
@@ -146,11 +152,49 @@ def test_a_run_reports_what_it_sampled(tiny_model_dir, tmp_path):
     assert 0 < summary["sampling"]["generation_seconds"] < summary["train_seconds"]
 
 
-def test_what_a_judge_was_asked_is_in_the_summary(tiny_model_dir, tmp_path, serve_chat):
+@pytest.mark.parametrize("num_generations", [4, 8])
+def test_as_many_answers_are_sampled_as_were_asked_for_where_not_all_are_trained_on(
+    num_generations, tiny_model_dir, tmp_path
+):
+    def ranked(completions, **_):
+        return list(range(len(completions)))
+
+    penchant.train(
+        "online_dpo", model=str(tiny_model_dir), data=PROMPTS, output=tmp_path, reward=ranked,
+        **{**KEYS, "max_steps": None, "total_episodes": 16, "num_generations": num_generations},
+    )  # fmt: skip
+    assert json.loads((tmp_path / "summary.json").read_text())["sampling"]["episodes"] == 16
+
+
+def test_what_a_judge_was_asked_is_in_the_summary_of_a_run_that_was_resumed_too(
+    tiny_model_dir, tmp_path, serve_chat, as_killed
+):
     judge = serve_chat(lambda text: f"Score: {1 + len(text) % 9}")
-    train("grpo", tiny_model_dir, tmp_path / "run", reward=f"judge:{judge.url}", max_steps=2)
-    asked = json.loads((tmp_path / "run" / "summary.json").read_text())["sampling"]["asked"]
-    assert asked["judge"].startswith(f"{len(judge.asked)} asked, 0 known before, 0 tried again")
+    keys = {"reward": f"judge:{judge.url}", "max_steps": 8}
+    whole = tmp_path / "whole"
+    train("grpo", tiny_model_dir, whole, **keys)
+    told = [json.loads((whole / "summary.json").read_text())["sampling"]["asked"]["judge"]]
+    assert told[0].startswith(f"{len(judge.asked)} asked, ")
+    halved = as_killed(whole, tmp_path / "halved", after=4)
+    train("grpo", tiny_model_dir, halved, resume=True, **keys)
+    told.append(json.loads((halved / "summary.json").read_text())["sampling"]["asked"]["judge"])
+    # What was known before the kill is asked for again: the cache was in memory.
+    sums = [sum(map(int, re.findall(r"(\d+) (?:asked|known)", text))) for text in told]
+    assert sums[0] == sums[1] > 8
+
+
+def test_what_was_asked_is_summed_over_processes_and_counts_from_the_start_of_the_run():
+    rewards = SimpleNamespace(usage=lambda: {"judge": replace(usage)}, state_dict=dict)
+    usage = Usage(asked=100, refused=3)
+    team = SimpleNamespace(gather=lambda own: [own, {"judge": Usage(asked=1)}])
+    collector = SimpleNamespace(rewards=rewards, team=team, agrees=None)
+    controller = FixedKLController(0.0)
+    source = RolloutSource([], collector, None, controller, None, None, None)
+    usage.asked += 5
+    usage.refused += 1
+    assert source.summary()["asked"]["judge"].startswith("6 asked")
+    _, state = source.state()
+    assert Usage(**json.loads(json.dumps(state))["asked"]["judge"]) == Usage(asked=6, refused=1)
 
 
 def test_a_value_model_of_its_own(tiny_model_dir, tmp_path):

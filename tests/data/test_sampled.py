@@ -77,7 +77,10 @@ def test_one_answer_makes_no_pair(tmp_path):
         run(tmp_path, Drawing(), n=1)
 
 
-def test_command_samples_a_model_and_scores_with_a_reward(tmp_path, tiny_model_dir, capsys):
+def test_command_samples_a_model_and_scores_with_rewards_and_says_what_a_judge_was_asked(
+    tmp_path, tiny_model_dir, capsys, serve_chat
+):
+    judge = serve_chat(lambda text: "Score: 5")
     prompts, output = tmp_path / "prompts.jsonl", tmp_path / "o.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS[:3]))
     reward = tmp_path / "reward.py"
@@ -86,8 +89,10 @@ def test_command_samples_a_model_and_scores_with_a_reward(tmp_path, tiny_model_d
     )
     words = [str(prompts), "--sample", str(tiny_model_dir), "--n", "3", "--reward", f"{reward}:zs"]
     words += ["--max-completion-length", "12", "--output", str(output)]
-    assert main(["data", "build", *words]) == 0
-    assert "form: ratings" in capsys.readouterr().out
+    assert main(["data", "build", *words, "--reward", f"judge:{judge.url}"]) == 0
+    said = capsys.readouterr()
+    assert "form: ratings" in said.out
+    assert f"judge: {len(judge.asked)} asked" in said.err
     samples = (tmp_path / "o.jsonl.samples.jsonl").read_text().splitlines()
     assert [len(json.loads(line)["ratings"]) for line in samples] == [3, 3, 3]
     assert all(json.loads(line)["margin"] > 0 for line in output.read_text().splitlines())

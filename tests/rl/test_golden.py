@@ -56,6 +56,9 @@ class Replay:
     def state_dict(self):
         return {}
 
+    def usage(self):
+        return {}
+
     def load_state_dict(self, state):
         pass
 

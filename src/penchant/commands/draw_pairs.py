@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ from penchant.training.accelerator import make_accelerator
 if TYPE_CHECKING:
     from penchant.data.building import Built
     from penchant.data.opening import Source
+
+logger = logging.getLogger("penchant")
 
 
 class Drawer:
@@ -169,8 +172,11 @@ def build_with_model(
     drawer = Drawer(model, reward, **sampling)
     names = [one if isinstance(one, str) else one.__name__ for one in reward]
     about = {"model": str(model), "reward": names, **sampling}
-    return build_from_samples(
+    built = build_from_samples(
         source, output, sample=drawer.sample, score=drawer.score, n=n, pairs=pairs,
         min_gap=min_gap, batch_size=prompts_at_once, seed=seed, about=about, split=split,
         columns=columns, strict=strict,
     )  # fmt: skip
+    for name, usage in drawer.rewards.usage().items():
+        logger.info("%s: %s", name, usage)
+    return built

@@ -314,10 +314,11 @@ class _Run:
     def _guarded(self) -> dict[str, Any]:
         """What guards found, what they cost, and what they did."""
         severities = [record["severity"] for record in self.directory.read("findings.jsonl")]
-        logged = self._logged_evaluation(self.engine.progress.step)
+        logged, asked = self._logged_evaluation(self.engine.progress.step), self.guard.asked()
         return {
             "findings": {level: severities.count(level) for level in SEVERITIES},
             "monitor_seconds": self.guard.monitor_seconds,
+            **({"monitor_asked": asked} if asked else {}),
             **({"stopped": self.guard.stopped} if self.guard.stopped else {}),
             **({"best_rule": logged.rule} if logged is not None else {}),
         }

@@ -11,6 +11,7 @@ from penchant.core.errors import TrainingError
 from penchant.core.machine import out_of_memory_explained
 from penchant.data.source import StepBatch, visiting_order
 from penchant.rl.findings import look_at, nothing_left
+from penchant.rl.rewards.spending import Spending
 from penchant.rl.rollout import Rollout, make_rollouts
 from penchant.rl.saving import pack_rollouts, unpack_rollouts
 
@@ -100,6 +101,9 @@ class RolloutSource:
     _order: tuple[int, list[int]] = (-1, [])
     foreseeable = False
     """What was learned from one step decides whether the next has the same answers."""
+
+    def __post_init__(self) -> None:
+        self.spending = Spending(self.collector.rewards, self.collector.team)
 
     @property
     def num_steps(self) -> int:
@@ -254,7 +258,7 @@ class RolloutSource:
 
     def summary(self) -> dict[str, Any]:
         """What was sampled, how long that took, and what judges and services were asked."""
-        asked = self.collector.rewards.usage()
+        asked = self.spending.described()
         totals = {"iterations": float(self.iteration), **self.totals}
         return {**totals, "asked": asked} if asked else totals
 
@@ -271,6 +275,7 @@ class RolloutSource:
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
+            "asked": self.spending.state(),
             **({} if self.budget is None else {"budget": self.budget.state()}),
         }
 
@@ -283,5 +288,6 @@ class RolloutSource:
         self.num_answered = state.get("num_answered", self.iteration * self._num_groups)
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])
+        self.spending.load_state(state.get("asked", {}))
         if self.budget is not None:
             self.budget.load_state(state.get("budget", {}))

@@ -141,6 +141,16 @@ def test_reward_that_fails_on_monitored_answers_does_not_end_the_run(
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+def test_what_a_judge_of_monitored_answers_was_asked_is_in_the_summary(
+    keys: dict[str, Any], tmp_path: Path, serve_chat: Any
+) -> None:
+    judge = serve_chat(lambda text: f"Score: {1 + len(text) % 9}")
+    penchant.train("dpo", output=tmp_path / "run", monitor_reward=f"judge:{judge.url}", **keys)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["monitor_asked"]["judge"].startswith(f"{len(judge.asked)} asked")
+    assert judge.asked
+
+
 @pytest.fixture(scope="module")
 def sharp_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny model, so sure of its tokens that a few steps take it far from the reference."""

@@ -16,6 +16,7 @@ from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.watch import Watch, predicted_seconds
 from penchant.models.reference import AdapterReference, Reference
 from penchant.rl.rewards.make import RewardOptions, make_rewards
+from penchant.rl.rewards.spending import Spending
 from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.sampler import CachedSampler
 from penchant.training.accelerator import team_of
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
 def make_watch(config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine) -> Watch:
     """What lets the policy answer held-out prompts during a run."""
     num_steps = engine.source.num_steps
+    monitor = make_monitor(config, accelerator, setup)
+    held_out = monitor.held_out
     return Watch(
         run=engine.run,
-        monitor=make_monitor(config, accelerator, setup),
+        monitor=monitor,
         pace=Pace(num_steps, config.monitor_steps, config.monitor_share),
         log=engine.log,
         run_seconds=partial(predicted_seconds, config, setup, num_steps),
+        spending=None if held_out is None else Spending(held_out, engine.team),
     )
 
 

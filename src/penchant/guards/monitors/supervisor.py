@@ -49,6 +49,11 @@ class Supervisor:
         """What all answers to held-out prompts took so far."""
         return 0.0 if self.watch is None else self.watch.pace.seconds
 
+    def asked(self) -> dict[str, str]:
+        """What judges of `monitor_reward` were asked, by name; every process calls this."""
+        spending = None if self.watch is None else self.watch.spending
+        return {} if spending is None else spending.described()
+
     def begin(self) -> None:
         """Let the starting model answer."""
         if self.watch is not None and self.watch.begin():

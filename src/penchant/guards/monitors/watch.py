@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
     from penchant.guards.monitors.monitor import Monitor
     from penchant.guards.monitors.pace import Pace
+    from penchant.rl.rewards.spending import Spending
     from penchant.training.folder import RunDirectory
     from penchant.training.setup import Setup
 
@@ -38,6 +39,7 @@ class Watch:
         run_seconds: a prediction of the run's time.
         start: the rewards of the starting model's answers.
         best: what the best check is ranked by; None before there is one.
+        spending: what judges that the run is not trained on are asked; None without one.
     """
 
     run: RunDirectory
@@ -47,6 +49,7 @@ class Watch:
     run_seconds: Callable[[], float]
     start: list[float] = field(default_factory=list)
     best: tuple[float, float] | None = None
+    spending: Spending | None = None
 
     def begin(self) -> bool:
         """Let the starting model answer; tells whether that is the best check so far."""
@@ -131,12 +134,15 @@ class Watch:
             "best": self.best,
             "start": self.start,
             "monitoring": self.monitor is not None,
+            **({} if self.spending is None else {"asked": self.spending.state()}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`; a run that began without monitors goes on without."""
         if not state.get("monitoring"):
             self.monitor = None
+        if self.spending is not None:
+            self.spending.load_state(state.get("asked", {}))
         if "pace" in state:
             self.pace.load_state(state["pace"])
             self.best = tuple(state["best"]) if state["best"] else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import NamedTuple
 
+from penchant.core.asking import Usage
 from penchant.core.errors import ConfigError
 from penchant.core.team import ALONE, Team
 from penchant.methods.online import RewardOptions
@@ -157,10 +158,10 @@ class Rewards:
         """Memory of each reward model's weights by name, beside the policy's."""
         return {model.name: model.held_bytes() for model in _models(self.rewards)}
 
-    def usage(self) -> dict[str, str]:
-        """What each judge and each service among the rewards was asked, by name."""
+    def usage(self) -> dict[str, Usage]:
+        """What each judge and each service among the rewards was asked until now, by name."""
         asked = {one.name: getattr(one, "usage", None) for one in self.rewards}
-        return {name: str(usage) for name, usage in asked.items() if usage is not None}
+        return {name: replace(usage) for name, usage in asked.items() if usage is not None}
 
     def _call(
         self, reward: Reward, samples: Sequence[Sample], team: Team
