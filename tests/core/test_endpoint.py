@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -209,6 +210,20 @@ def test_servers_of_one_cache_that_serve_under_one_name_are_asked_each(serve, tm
         endpoint.close()
 
 
+def test_an_answer_that_cannot_be_kept_ends_in_one_line(serve, tmp_path):
+    server, file = serve(), tmp_path / "answers.db"
+    server.choices["xx"] = {"message": {"content": "Score: 2\ud800"}}
+    endpoint = Endpoint(EndpointSettings(url=server.url, cache=file))
+    (half,) = endpoint.ask(chats([2]), len)
+    assert half.value == 9  # half a character, which no file can hold, is replaced there
+    with sqlite3.connect(file) as other:
+        assert [text for (text,) in other.execute("SELECT text FROM answers")] == ["Score: 2?"]
+        other.execute("DROP TABLE answers")
+    with pytest.raises(ConfigError, match=r"answers.db: no such table.* name a new file"):
+        endpoint.ask(chats([1]), read)
+    endpoint.close()
+
+
 @pytest.mark.parametrize("said", ["your input was flagged", "forbidden"])
 def test_a_403_is_of_one_prompt_where_it_says_so_or_others_are_answered(said, serve):
     server = serve()
@@ -254,6 +269,9 @@ def test_what_cannot_be_asked_is_named_before_anything_is_asked(serve, monkeypat
     monkeypatch.setenv("OPENAI_API_KEY", "wrong-key\r")
     with pytest.raises(ConfigError, match=r"401: no such key; set the env.* OPENAI_API_KEY"):
         endpoint(model="a")
+    with pytest.raises(ConfigError, match="holds a name or a password") as caught:
+        Endpoint(EndpointSettings(url="http://me:secret@127.0.0.1:9/v1"))
+    assert "secret" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"write it as http://host:port/v1"):
         Endpoint(EndpointSettings(url="localhost/v1"))
     for named in (None, "a"):

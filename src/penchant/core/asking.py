@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -136,14 +137,20 @@ class Service:
         cache: answers by the hash of their request.
 
     Raises:
-        ConfigError: the url is none, what should be the key cannot be one, or the cache cannot be
-            opened.
+        ConfigError: the url is none or holds a password, what should be the key cannot be one, or
+            the cache cannot be opened.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         if not settings.url.startswith(("http://", "https://")):
             raise ConfigError(
                 f"{settings.url!r} is no address of an API; write it as http://host:port/v1"
+            )
+        if "@" in urlsplit(settings.url).netloc:
+            raise ConfigError(
+                "the address of an API holds a name or a password, which the files of a run would "
+                f"show; leave it out, and put a key into the environment variable "
+                f"{settings.api_key_env}"
             )
         self.settings, self.usage = settings, Usage()
         self._client = JsonClient(settings.url, settings.timeout, bearer(settings.api_key_env))
@@ -233,8 +240,8 @@ class Cache:
     """Answers by the hash of their request, each committed as it comes."""
 
     def __init__(self, file: Path | None) -> None:
-        self._lock = threading.Lock()
-        try:
+        self.file, self._lock = file, threading.Lock()
+        with self._explained():
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -243,22 +250,30 @@ class Cache:
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL)"
             )
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"answers cannot be kept in {file}: {error}; name a new file, in a folder that "
-                "can be written"
-            ) from None
 
     def get(self, key: str) -> str | None:
         """The text of an answer; None where it is not known."""
-        with self._lock:
+        with self._explained():
             row = self._database.execute("SELECT text FROM answers WHERE key = ?", [key]).fetchone()
         return None if row is None else str(row[0])
 
     def put(self, key: str, text: str) -> None:
         """Keep an answer; it is on the disk when this returns."""
-        with self._lock:
-            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", [key, text])
+        readable = text.encode(errors="replace").decode()  # half a character cannot be kept
+        with self._explained():
+            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", [key, readable])
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One thread at a time; what fails says what to do."""
+        try:
+            with self._lock:
+                yield
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"answers cannot be kept in {self.file}: {error}; name a new file, in a folder "
+                "that can be written"
+            ) from None
 
     def close(self) -> None:
         """Let go of the file."""

@@ -64,10 +64,10 @@ class ServiceReward:
         url, fragment = urldefrag(settings.url)
         self.settings, self.key = settings, settings.key or fragment
         self.name = self.key or urlsplit(url).path.strip("/").rpartition("/")[2] or "service"
-        _require_listener(url)
-        warn_of_leaving(url, "prompts, answers and columns")
         own = {"url", "key", "batch_size", "columns"}
         self.service = Service(ServiceSettings(url=url, **settings.model_dump(exclude=own)))
+        _require_listener(url)
+        warn_of_leaving(url, "prompts, answers and columns")
 
     @property
     def usage(self) -> Usage:
@@ -200,7 +200,7 @@ def _require_listener(url: str) -> None:
         return
     try:
         socket.create_connection((parts.hostname, port), CONNECT_TIMEOUT).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"no service listens at {url} ({error}); start it, or correct the address"
         ) from None

@@ -327,6 +327,7 @@ def test_rank_is_rounded_up_to_what_vllm_takes_and_other_adapters_are_merged(tin
     [
         ({"raw": True}, 64, "start it with --logprobs-mode processed_logprobs"),
         ({"max_model_len": 32}, 64, "at most 32 tokens, and max_length is 64"),
+        ({"max_model_len": None}, 64, "is no vLLM server: it lists no model with its length"),
     ],
 )
 def test_server_that_would_spoil_a_run_is_refused(serve, settings, max_length, message):

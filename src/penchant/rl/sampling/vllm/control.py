@@ -46,14 +46,21 @@ class Server:
         """
         require_private(url)
         client = JsonClient(url, timeout, bearer("VLLM_API_KEY"), proxies=False)
-        cards = client.get("/v1/models")["data"]
-        card = next(card for card in cards if not card.get("parent"))
-        if card["max_model_len"] < max_length:
+        content = client.get("/v1/models")
+        try:
+            card = next(card for card in content["data"] if not card.get("parent"))
+            model, limit = str(card["id"]), int(card["max_model_len"])
+        except (LookupError, TypeError, AttributeError, StopIteration):
             raise ConfigError(
-                f"the server at {url} takes at most {card['max_model_len']} tokens, and max_length "
+                f"what answers at {url} is no vLLM server: it lists no model with its length; "
+                f"start one: {START}"
+            ) from None
+        if limit < max_length:
+            raise ConfigError(
+                f"the server at {url} takes at most {limit} tokens, and max_length "
                 f"is {max_length}: start it with --max-model-len {max_length}, or lower max_length"
             )
-        server = cls(client, card["id"])
+        server = cls(client, model)
         server._require_processed()
         return server
 
