@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 
 import penchant
 from penchant.core.errors import ConfigError
-from penchant.training.accelerator import WORLD_SIZES
+from penchant.training.accelerator import WORLD_SIZES, let_gloo_rest
 from penchant.training.optimizer import optimizer_tensors
 from penchant.training.restoring import load_optimizer
 
@@ -78,3 +82,27 @@ def test_going_back_to_before_the_first_step_forgets_the_moments() -> None:
     assert optimizer.state[weight]
     load_optimizer(optimizer, {"w": weight}, at_first, lambda places: None)
     assert not optimizer.state
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the state of a thread")
+def test_a_process_does_not_end_before_gloo_has_let_go_of_its_tensors() -> None:
+    """Its threads are told by their name; one that sleeps has nothing left to do."""
+    named, works, sleeps = threading.Event(), threading.Event(), threading.Event()
+    works.set()
+
+    def thread() -> None:
+        ctypes.CDLL(None).prctl(15, b"pt_gloo_runloop", 0, 0, 0)  # PR_SET_NAME
+        named.set()
+        sum(1 for _ in iter(works.is_set, False))
+        sleeps.wait()
+
+    gloo = threading.Thread(target=thread)
+    gloo.start()
+    named.wait()
+    threading.Timer(0.5, works.clear).start()
+    started = time.monotonic()
+    let_gloo_rest()
+    assert not works.is_set()
+    assert time.monotonic() - started < 5
+    sleeps.set()
+    gloo.join()

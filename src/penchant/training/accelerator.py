@@ -6,6 +6,7 @@ import atexit
 import importlib.util
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,8 @@ logger = logging.getLogger("penchant")
 
 # What the launcher asked for; its variable would make Accelerate and transformers shard as well.
 _launched = {"fsdp": False}
+# How long threads of gloo may take to let go of their tensors.
+REST_SECONDS = 10.0
 # What launchers tell every process of how many there are.
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -86,3 +89,27 @@ def _disconnect() -> None:
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        let_gloo_rest()
+
+
+def let_gloo_rest() -> None:
+    """Wait until no thread of gloo has anything to do, where the system tells (Linux).
+
+    A collective comes back before gloo's thread has let go of its tensors, for which the thread
+    takes Python's lock: where Python ends in between, the process is aborted, as if its run had
+    failed (https://github.com/pytorch/pytorch/issues/190489). Meshes outlive the process group,
+    and so do these threads.
+    """
+    deadline = time.monotonic() + REST_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.01)  # without the lock
+        if not any(map(_is_working_gloo, Path("/proc/self/task").glob("*/stat"))):
+            break
+
+
+def _is_working_gloo(stat: Path) -> bool:
+    try:
+        name, _, state = stat.read_text().partition("(")[2].rpartition(") ")
+    except OSError:  # the thread has ended
+        return False
+    return name.startswith("pt_gloo") and not state.startswith("S")
