@@ -2,8 +2,7 @@
 
 python bench/frontier.py                              the tiny story model, two seeds
 python bench/frontier.py --methods dpo,ppo --seeds 0  some of it; what is done is not done again
-python bench/frontier.py --model M --length 32 --share 0.375 --rate 0.3 --strengths 2 --output O
-                                                      a larger model: fewer pairs, steps and points
+python bench/frontier.py --model M --scale larger      fewer pairs and steps, shorter answers
 
 In the form of Fig. 2 of Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290). Stories are to end
 well. The signal that methods learn from is a short list of words (`kind_words`), with noise where
@@ -19,8 +18,10 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ BAD = frozenset(
      "afraid")
 )  # fmt: skip
 ANSWERS = 16  # of the model to each prompt, of which pairs are made
-PAIRS = 8  # to each prompt
 NOISE = 0.5  # deviation that is added to each score before answers are compared
 OFFLINE = {
     "num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8,
@@ -66,25 +66,53 @@ STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
     "online_dpo": ("beta", (0.3, 1.0, 3.0)),
 }
 ONLINE: dict[str, dict[str, Any]] = {
-    "ppo": {**SETTINGS["ppo"], "adap_kl_ctrl": False, "max_steps": 240},
-    "grpo": {**SETTINGS["grpo"], "max_steps": 80},
-    "rloo": {**SETTINGS["rloo"], "max_steps": 100},
-    "online_dpo": {"num_generations": 4, "learning_rate": 2e-4, "max_steps": 160},
+    "ppo": {**SETTINGS["ppo"], "adap_kl_ctrl": False},
+    "grpo": SETTINGS["grpo"],
+    "rloo": SETTINGS["rloo"],
+    "online_dpo": {"num_generations": 4, "learning_rate": 2e-4},
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is trained and drawn of a model.
+
+    Attributes:
+        length: tokens of an answer.
+        pairs: of answers to each prompt.
+        strengths: of each method, at most.
+        online_rate: what multiplies the learning rates of methods that sample.
+        online_steps: of each method that samples.
+    """
+
+    length: int
+    pairs: int
+    strengths: int
+    online_rate: float
+    online_steps: dict[str, int]
+
+
+SCALES = {
+    "tiny": Scale(LENGTH, 8, 5, 1.0, {"ppo": 240, "grpo": 80, "rloo": 100, "online_dpo": 160}),
+    "larger": Scale(24, 4, 2, 0.4, {"ppo": 96, "grpo": 64, "rloo": 64, "online_dpo": 64}),
 }
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one run came to: means over prompts, and their standard errors."""
+    """What one run came to.
+
+    Attributes:
+        signal: what was learnt from, on average.
+        rewards, kls: of each prompt, the means over its answers; nats per answer.
+    """
 
     method: str
     strength: str
     seed: int
     signal: float
-    reward: float
-    reward_error: float
-    kl: float
-    kl_error: float
+    rewards: list[float]
+    kls: list[float]
     seconds: float
 
 
@@ -102,8 +130,8 @@ def _count(text: str, words: frozenset[str]) -> int:
 class Task:
     """Prompts, the model's answers to them, and how a policy is measured."""
 
-    def __init__(self, model: str, length: int, share: float = 1.0, rate: float = 1.0) -> None:
-        self.name, self.length, self.share, self.rate = model, length, share, rate
+    def __init__(self, model: str, scale: Scale, precision: str) -> None:
+        self.name, self.scale, self.precision = model, scale, precision
         self.tokenizer = load_tokenizer(model)
         self.base = load_causal_model(model, dtype=torch.float32).eval()
         self.prompts = [self.tokenizer(row["prompt"])["input_ids"] for row in PROMPTS]
@@ -112,13 +140,14 @@ class Task:
         """`n` answers to each prompt."""
         scorer = Scorer(model, self.tokenizer.pad_token_id)
         sampler = CachedSampler(scorer, end_token_ids(model), 64)
-        return sampler.sample(self.prompts, Draw(Sampling(self.length), seed, n))
+        return sampler.sample(self.prompts, Draw(Sampling(self.scale.length), seed, n))
 
     def texts(self, answers: list[list[Any]]) -> list[list[str]]:
         """Of the answers to each prompt."""
         decode = self.tokenizer.decode
         return [[decode(one.ids, skip_special_tokens=True) for one in row] for row in answers]
 
+    @cache  # noqa: B019  # one task lives as long as the process
     def pairs(self, seed: int) -> list[dict[str, str]]:
         """Answers of the model, compared by the signal with noise."""
         chance = random.Random(seed)
@@ -127,7 +156,7 @@ class Task:
             PROMPTS, self.texts(self.draw(self.base, ANSWERS, seed)), strict=True
         ):
             scores = [value + chance.gauss(0, NOISE) for value in kind_words(texts)]
-            for _ in range(round(PAIRS * self.share)):
+            for _ in range(self.scale.pairs):
                 one, other = chance.sample(range(len(texts)), 2)
                 if scores[one] < scores[other]:
                     one, other = other, one
@@ -147,13 +176,9 @@ class Task:
             own = torch.tensor([sum(one.logprobs) for one in row])
             divergences.append(float((own - theirs).mean()))
         texts = self.texts(answers)
-        reward, reward_error = _mean([statistics.mean(sentiment(completions=t)) for t in texts])
-        kl, kl_error = _mean(divergences)
-        signal = statistics.mean(statistics.mean(kind_words(t)) for t in texts)
-        return Point(
-            signal=signal, reward=reward, reward_error=reward_error, kl=kl, kl_error=kl_error,
-            **known,
-        )  # fmt: skip
+        rewards = [statistics.mean(sentiment(completions=row)) for row in texts]
+        signal = statistics.mean(statistics.mean(kind_words(row)) for row in texts)
+        return Point(signal=signal, rewards=rewards, kls=divergences, **known)
 
     def best_of(self, sizes: Iterable[int]) -> list[Point]:
         """The best of n answers by the signal, at log n - (n - 1) / n nats from the model.
@@ -177,9 +202,8 @@ class Task:
                 statistics.mean(row[i] for i in best)
                 for row, best in zip(signals, chosen, strict=True)
             )
-            reward, error = _mean(rewards)
-            nats = math.log(n) - (n - 1) / n
-            points.append(Point("best of n", f"n={n}", 0, signal, reward, error, nats, 0.0, 0.0))
+            nats = [math.log(n) - (n - 1) / n] * len(rewards)
+            points.append(Point("best of n", f"n={n}", 0, signal, rewards, nats, 0.0))
         return points
 
 
@@ -188,72 +212,59 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(STRENGTHS))
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--model", help="default: stories260k")
-    parser.add_argument("--length", type=int, default=LENGTH, help="tokens of an answer")
-    parser.add_argument("--share", type=float, default=1.0, help="of the pairs and online steps")
-    parser.add_argument("--rate", type=float, default=1.0, help="times every learning rate")
-    parser.add_argument("--strengths", type=int, default=5, help="of each method, at most")
+    parser.add_argument("--scale", choices=SCALES, default="tiny", help="how much is trained")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
     parser.add_argument("--output", type=Path, default=Path("runs/frontier"))
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
     model = options.model or str(records.shared_folder() / "models" / "stories260k")
-    task = Task(model, options.length, options.share, options.rate)
-    require_same(options.output, {
-        "model": model, "length": options.length, "share": options.share, "rate": options.rate,
-    })  # fmt: skip
-    file = options.output / "points.jsonl"
-    points = (
-        [Point(**json.loads(line)) for line in file.read_text().splitlines()]
-        if file.exists()
-        else []
-    )
+    folder = options.output / f"{Path(model).name}-{options.scale}-{options.precision}"
+    folder.mkdir(parents=True, exist_ok=True)
+    task = Task(model, SCALES[options.scale], options.precision)
+    file = folder / "points.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    points = [Point(**json.loads(line)) for line in lines]
     done = {(point.method, point.strength, point.seed) for point in points}
-    for seed in map(int, options.seeds.split(",")):
-        pairs = task.pairs(seed)
-        for method in options.methods.split(","):
-            key, values = STRENGTHS[method]
-            for value in values[:: math.ceil(len(values) / options.strengths)]:
-                known = {"method": method, "strength": f"{key}={value:g}", "seed": seed}
-                if tuple(known.values()) in done:
-                    continue
-                point = one(task, pairs, known, {key: value}, options.output)
-                points.append(point)
-                with file.open("a") as lines:
-                    lines.write(json.dumps(asdict(point)) + "\n")
-                print(json.dumps(asdict(point)), flush=True)
+    for known, keys in plan(options.methods, options.seeds, task.scale.strengths):
+        if tuple(known.values()) not in done:
+            points.append(one(task, known, keys, folder))
+            with file.open("a") as stream:
+                stream.write(json.dumps(asdict(points[-1])) + "\n")
+            Console().print(table(points[-1:]))
     points += task.best_of((1, 2, 4, 8, 16))
-    Console().print(table(points))
-    plot(points, options.output / "frontier.png")
-    print(f"{options.output / 'frontier.png'}")
+    Console(width=160).print(table(points))
+    plot(points, folder / "frontier.png")
+    print(folder / "frontier.png")
 
 
-def require_same(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder whose points are of other settings; one strength may be added to others."""
-    file = folder / "settings.json"
-    if not file.exists():
-        file.write_text(json.dumps(settings))
-    elif (before := json.loads(file.read_text())) != settings:
-        raise SystemExit(f"{folder} holds points of {before}, not of {settings}; name another")
+def plan(
+    methods: str, seeds: str, strengths: int
+) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """What each point is known by, and its keys: all methods at one strength, then at the next."""
+    for rank in range(strengths):
+        for method, seed in product(methods.split(","), seeds.split(",")):
+            key, values = STRENGTHS[method]
+            chosen = values[:: math.ceil(len(values) / strengths)]
+            if rank < len(chosen):
+                strength = f"{key}={chosen[rank]:g}"
+                yield (
+                    {"method": method, "strength": strength, "seed": int(seed)},
+                    {key: chosen[rank]},
+                )
 
 
-def one(
-    task: Task,
-    pairs: list[dict[str, str]],
-    known: dict[str, Any],
-    keys: dict[str, Any],
-    output: Path,
-) -> Point:
+def one(task: Task, known: dict[str, Any], keys: dict[str, Any], folder: Path) -> Point:
     """Train and measure one policy."""
     method = known["method"]
-    run = output / f"{method}-{known['strength']}-{known['seed']}"
+    run = folder / f"{method}-{known['strength']}-{known['seed']}"
     if method in ONLINE:
         settings = {**COMMON, "reward": [kind_words], **ONLINE[method], **keys}
-        settings["max_completion_length"] = task.length
-        settings["max_steps"] = round(settings["max_steps"] * task.share)
+        settings["max_completion_length"] = task.scale.length
+        settings["max_steps"] = task.scale.online_steps[method]
+        settings["learning_rate"] *= task.scale.online_rate
         data: Any = PROMPTS
     else:
         settings = {**OFFLINE, **({"unpair": True} if method == "kto" else {}), **keys}
-        data = pairs
-    settings["learning_rate"] *= task.rate
+        data = task.pairs(known["seed"])
     started = time.perf_counter()
     penchant.train(
         method,
@@ -262,6 +273,7 @@ def one(
         output=run,
         seed=known["seed"],
         overwrite=True,
+        precision=task.precision,
         **settings,
     )
     seconds = time.perf_counter() - started
@@ -275,19 +287,21 @@ def table(points: list[Point]) -> Table:
     )
 
     def spread(rows: list[Point], name: str, digits: int) -> str:
-        """The mean over seeds, with its standard error over prompts."""
-        mean = statistics.mean(getattr(row, name) for row in rows)
-        errors = [getattr(row, f"{name}_error") for row in rows]
-        error = math.sqrt(sum(one**2 for one in errors)) / len(errors)
-        return f"{mean:.{digits}f} ± {error:.{digits}f}"
+        """The mean, with its standard error over prompts, which all seeds share; and each seed's."""
+        own = [getattr(row, name) for row in rows]
+        mean, error = _mean([statistics.mean(values) for values in zip(*own, strict=True)])
+        each = ", ".join(f"{statistics.mean(values):.{digits}f}" for values in own)
+        return f"{mean:.{digits}f} ± {error:.{digits}f}" + (f" ({each})" if len(own) > 1 else "")
 
+    order = [*STRENGTHS, "best of n"]
+    points = sorted(points, key=lambda point: order.index(point.method))
     for key in dict.fromkeys((point.method, point.strength) for point in points):
         rows = [point for point in points if (point.method, point.strength) == key]
         found.add_row(
             *key,
             f"{statistics.mean(row.signal for row in rows):.2f}",
-            spread(rows, "reward", 3),
-            spread(rows, "kl", 2),
+            spread(rows, "rewards", 3),
+            spread(rows, "kls", 1),
             f"{statistics.mean(row.seconds for row in rows):.0f}",
         )
     return found
@@ -299,10 +313,13 @@ def plot(points: list[Point], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 6))
     for number, method in enumerate(dict.fromkeys(point.method for point in points)):
-        rows = sorted((p for p in points if p.method == method), key=lambda p: p.kl)
+        rows = [p for p in points if p.method == method]
+        (rewards, reward_errors), (kls, kl_errors) = (
+            zip(*(_mean(getattr(row, name)) for row in rows), strict=True)
+            for name in ("rewards", "kls")
+        )
         axes.errorbar(
-            [row.kl for row in rows], [row.reward for row in rows],
-            xerr=[row.kl_error for row in rows], yerr=[row.reward_error for row in rows],
+            kls, rewards, xerr=kl_errors, yerr=reward_errors,
             label=method, color=f"C{number % 10}", marker="os^D"[number // 10 + number % 3],
             linestyle="--" if method == "best of n" else "none", capsize=2, markersize=5,
         )  # fmt: skip
