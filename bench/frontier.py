@@ -130,7 +130,7 @@ def _count(text: str, words: frozenset[str]) -> int:
 class Task:
     """Prompts, the model's answers to them, and how a policy is measured."""
 
-    def __init__(self, model: str, scale: Scale, precision: str) -> None:
+    def __init__(self, model: str, scale: Scale, precision: str = "fp32") -> None:
         self.name, self.scale, self.precision = model, scale, precision
         self.tokenizer = load_tokenizer(model)
         self.base = load_causal_model(model, dtype=torch.float32).eval()
@@ -287,7 +287,7 @@ def table(points: list[Point]) -> Table:
     )
 
     def spread(rows: list[Point], name: str, digits: int) -> str:
-        """The mean, with its standard error over prompts, which all seeds share; and each seed's."""
+        """The mean, with its standard error over prompts (all seeds share them), and each seed."""
         own = [getattr(row, name) for row in rows]
         mean, error = _mean([statistics.mean(values) for values in zip(*own, strict=True)])
         each = ", ".join(f"{statistics.mean(values):.{digits}f}" for values in own)

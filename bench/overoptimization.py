@@ -29,9 +29,9 @@ from rich.table import Table
 
 import penchant
 import records
-from frontier import ANSWERS, Task
+from frontier import ANSWERS, SCALES, Task
 from hacking import ALARMS, lines
-from learning import COMMON, LENGTH, PROMPTS
+from learning import COMMON, PROMPTS
 from penchant.rl.rewards.ready import sentiment
 
 NOISE = 0.2  # deviation that is added to the gold judge's scores before answers are compared
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="free,held", help="without and with a penalty")
     parser.add_argument("--output", type=Path, default=Path("runs/overoptimization"))
     options = parser.parse_args()
-    task = Task(str(records.shared_folder() / "models" / "stories260k"), LENGTH)
+    task = Task(str(records.shared_folder() / "models" / "stories260k"), SCALES["tiny"])
     start = statistics.mean(
         statistics.mean(sentiment(completions=row))
         for row in task.texts(task.draw(task.base, ANSWERS, 0))
