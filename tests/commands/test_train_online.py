@@ -170,7 +170,7 @@ def test_what_a_judge_was_asked_is_in_the_summary_of_a_run_that_was_resumed_too(
     tiny_model_dir, tmp_path, serve_chat, as_killed
 ):
     judge = serve_chat(lambda text: f"Score: {1 + len(text) % 9}")
-    keys = {"reward": f"judge:{judge.url}", "max_steps": 8}
+    keys = {"reward": f"judge:{judge.url}", "max_steps": 8, "save_total_limit": 9}
     whole = tmp_path / "whole"
     train("grpo", tiny_model_dir, whole, **keys)
     told = [json.loads((whole / "summary.json").read_text())["sampling"]["asked"]["judge"]]
