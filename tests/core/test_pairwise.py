@@ -22,16 +22,23 @@ def test_the_last_verdict_of_a_text_counts(text, verdict):
 def test_what_wins_in_both_orders_is_better_and_what_wins_by_place_is_a_tie(serve_chat):
     def answer(text):
         first = text.partition("Answer A:")[2].partition("Answer B:")[0].strip()
-        return {"good": "Verdict: A", "bad": "Verdict: B", "so": "[[C]]"}.get(first, "Verdict: A")
+        verdicts = {"good": "Verdict: A", "bad": "Verdict: B", "so": "[[C]]", "even": "[[C]]"}
+        return verdicts.get(first, "Verdict: A")
 
     server = serve_chat(answer)
     endpoint = Endpoint(EndpointSettings(url=server.url, retries=0))
     answers = [("p", "good", "bad"), ("p", "bad", "good"), ("p", "so", "so"), ("p", "x", "y")]
+    answers += [("p", "x", "even"), ("p", "even", "x"), ("p", "bad", "so")]
     found = judge_both_orders(endpoint, RUBRIC, answers)
-    assert [one.side for one in found] == ["a", "b", "tie", "tie"]
-    assert [one.contradicted for one in found] == [False, False, False, True]
+    assert [one.side for one in found] == ["a", "b", *["tie"] * 5]
+    assert [one.contradicted for one in found] == [i == 3 for i in range(7)]
+    assert [one.half_preferred for one in found] == [i > 3 for i in range(7)]
     assert found[3].reason == "the verdict follows the order: a, then a"
-    assert len(server.asked) == 5  # what is asked twice is asked once
+    assert [one.reason for one in found[4:]] == [
+        f"preferred in one order only: {said}" for said in ("a, then tie", "tie, then a",
+                                                            "b, then tie")
+    ]  # fmt: skip
+    assert len(server.asked) == 9  # what is asked twice is asked once
 
     silent = Endpoint(EndpointSettings(url=serve_chat(lambda text: "Hm.").url, retries=0))
     assert judge_both_orders(silent, RUBRIC, answers[:1]) == [

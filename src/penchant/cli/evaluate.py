@@ -236,6 +236,8 @@ def _show_win_rate(found: WinRate) -> None:
     print(f"win rate: {found.meaning}, ties half; 95% intervals by prompt")
     if found.contradicted:
         print(f"ties because the verdict followed the order: {found.contradicted}")
+    if found.half_preferred:
+        print(f"ties because an answer was preferred in one order only: {found.half_preferred}")
     if found.unjudged:
         print(f"prompts without a verdict, left out: {found.unjudged}")
     if found.usage:

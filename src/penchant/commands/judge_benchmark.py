@@ -33,6 +33,7 @@ class JudgeBenchmark:
         judge: its name.
         ranking: accuracy by subset; a tie counts half.
         contradicted: pairs whose verdict followed the order of the answers, which are ties.
+        half_preferred: pairs with a preference in one order and a tie in the other, likewise ties.
         unjudged: pairs without a verdict, which are left out.
         usage: what was asked so far, and what it cost.
     """
@@ -40,6 +41,7 @@ class JudgeBenchmark:
     judge: str
     ranking: Ranking
     contradicted: int
+    half_preferred: int
     unjudged: int
     usage: str
 
@@ -50,6 +52,9 @@ class JudgeBenchmark:
         if self.contradicted:
             verdicts = counted(self.contradicted, "verdict")
             lines.append(f"{verdicts} followed the order: counted as ties, half right")
+        if self.half_preferred:
+            verdicts = counted(self.half_preferred, "preference")
+            lines.append(f"{verdicts} in one order only: counted as ties, half right")
         if self.unjudged:
             lines.append(f"{counted(self.unjudged, 'pair')} without a verdict left out")
         return "\n".join(lines)
@@ -124,6 +129,7 @@ def _concluded(
         f"judge {model}",
         ranking_of(name, scored, mean_of_subsets=mean_of_subsets),
         sum(verdict.contradicted for _, verdict in asked),
+        sum(verdict.half_preferred for _, verdict in asked),
         sum(verdict.side is None for _, verdict in asked),
         usage,
     )

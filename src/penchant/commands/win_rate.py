@@ -60,6 +60,7 @@ class WinRate:
         wins, ties, losses: prompts.
         unjudged: prompts without a verdict, which are left out.
         contradicted: of the ties, those where a judge's verdict followed the order of the answers.
+        half_preferred: of the ties, those where a judge preferred an answer in one order alone.
         reward, other_reward: means of the rewards; gain: of their difference, prompt by prompt.
             None with a judge.
         num_tokens, other_num_tokens: mean length of the answers, end tokens included.
@@ -78,6 +79,7 @@ class WinRate:
     losses: int
     unjudged: int
     contradicted: int
+    half_preferred: int
     reward: Interval | None
     other_reward: Interval | None
     gain: Interval | None
@@ -117,7 +119,7 @@ class Judged:
     Attributes:
         wins: 1, 0.5 or 0; NaN where there is no verdict.
         rewards, other_rewards: empty with a judge.
-        contradicted: verdicts that followed the order.
+        contradicted: verdicts that followed the order; half_preferred: in one order alone.
         usage: of a judge.
     """
 
@@ -125,6 +127,7 @@ class Judged:
     rewards: list[float]
     other_rewards: list[float]
     contradicted: int = 0
+    half_preferred: int = 0
     usage: str = ""
 
 
@@ -281,6 +284,7 @@ class _Judge:
             [],
             [],
             contradicted=sum(one.contradicted for one in found),
+            half_preferred=sum(one.half_preferred for one in found),
             usage=str(self.endpoint.usage),
         )
 
@@ -315,6 +319,7 @@ def _concluded(
         losses=judged.wins.count(0.0),
         unjudged=sum(map(math.isnan, judged.wins)),
         contradicted=judged.contradicted,
+        half_preferred=judged.half_preferred,
         reward=interval(judged.rewards, prompts) if judged.rewards else None,
         other_reward=interval(judged.other_rewards, prompts) if judged.rewards else None,
         gain=interval(gains, prompts) if gains else None,

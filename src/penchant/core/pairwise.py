@@ -43,11 +43,15 @@ class Verdict:
         side: the better answer, `a` or `b`, or `tie`; None where the judge gave no verdict.
         reason: why it is a tie against the judge's words, or why there is none.
         contradicted: the verdict followed the order of the answers, so that it is a tie.
+        half_preferred: one order preferred an answer and the other called it a tie, which it is
+            then: what is better is so in both orders (Zheng et al. 2023,
+            https://arxiv.org/abs/2306.05685, section 3.4).
     """
 
     side: Side | None
     reason: str = ""
     contradicted: bool = False
+    half_preferred: bool = False
 
 
 def judge_both_orders(
@@ -81,7 +85,9 @@ def read_verdict(text: str) -> str | None:
 def _decided(first: Reply[str], second: Reply[str]) -> Verdict:
     if first.value is None or second.value is None:
         return Verdict(None, first.reason or second.reason)
-    if first.value != SWAPPED[second.value]:
-        said = f"{first.value}, then {second.value}"
+    said = f"{first.value}, then {second.value}"
+    if first.value == SWAPPED[second.value]:
+        return Verdict("a" if first.value == "a" else "b" if first.value == "b" else "tie")
+    if first.value == second.value:
         return Verdict("tie", f"the verdict follows the order: {said}", contradicted=True)
-    return Verdict("a" if first.value == "a" else "b" if first.value == "b" else "tie")
+    return Verdict("tie", f"preferred in one order only: {said}", half_preferred=True)
