@@ -47,7 +47,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def serve_chat() -> Iterator[Callable[..., Any]]:
     """Return a function that serves a model as OpenAI does: `answer` gives a text for a text.
 
-    The server has `url`, and `asked`, every text that it was asked.
+    The server has `url`, `asked`, every text that it was asked, and `answer`, to be replaced.
     """
     servers = []
 
@@ -63,7 +63,7 @@ def serve_chat() -> Iterator[Callable[..., Any]]:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 text = body["messages"][-1]["content"]
                 server.asked.append(text)
-                self.reply({"choices": [{"message": {"content": answer(text)}}]})
+                self.reply({"choices": [{"message": {"content": server.answer(text)}}]})
 
             def reply(self, content: Any) -> None:
                 body = json.dumps(content).encode()
@@ -74,7 +74,8 @@ def serve_chat() -> Iterator[Callable[..., Any]]:
                 self.wfile.write(body)
 
         server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.asked, server.url = [], f"http://127.0.0.1:{server.server_port}/v1"
+        server.asked, server.answer = [], answer
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
         return server

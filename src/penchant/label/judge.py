@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from penchant.core.endpoint import Endpoint
+from penchant.core.errors import ConfigError
 from penchant.core.judge import read_rubric, read_settings
-from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
+from penchant.core.pairwise import PLACES, RUBRIC, judge_both_orders
 from penchant.data.opening import Sources
 from penchant.data.records import counted
 from penchant.data.rows.readable import as_text
-from penchant.label.session import MAX_NAME, open_session
+from penchant.label.session import MAX_NAME, Session, open_session
 
-SIDES = {"a": "left", "b": "right", "tie": "tie", None: "skip"}
+SIDES = {"a": "left", "b": "right", "tie": "tie"}
+# Pairs that are judged before the next ones are asked for.
 BATCH = 128
+# Hexadecimal digits that tell long names of models apart.
+DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,9 @@ class Judged:
     Attributes:
         annotator: its name among the answers.
         answered: pairs that it judged now; before: earlier.
-        contradicted: of those, where the verdict followed the order; they count as ties.
-        failed: pairs without a verdict, which are skipped.
+        contradicted: of those judged now, where the verdict followed the order: ties.
+        half_preferred: likewise, where one order alone had a preference: ties too.
+        failed: pairs without a verdict, which have no answer and are asked about next time.
         usage: what was asked.
         store: where the answers are.
     """
@@ -34,6 +43,7 @@ class Judged:
     answered: int
     before: int
     contradicted: int
+    half_preferred: int
     failed: int
     usage: str
     store: Path
@@ -48,8 +58,16 @@ class Judged:
                 f"in {self.contradicted} of them ({share:.0%}) the verdict followed the order of "
                 "the answers: they are ties"
             )
+        if self.half_preferred:
+            share = self.half_preferred / self.answered
+            lines.append(
+                f"in {self.half_preferred} of them ({share:.0%}) an answer was preferred in one "
+                "order and as good in the other: they are ties"
+            )
         if self.failed:
-            lines.append(f"{counted(self.failed, 'pair')} without a verdict, skipped")
+            lines.append(
+                f"{counted(self.failed, 'pair')} without a verdict: start it again to ask again"
+            )
         return "\n".join([*lines, f"answers: {self.store}"])
 
 
@@ -64,8 +82,8 @@ def judge_pairs(
 ) -> Judged:
     """Have a judge answer for each pair of a file, beside what people answer.
 
-    Each pair is shown in both orders; a verdict that follows the order is a tie. A pair that was
-    answered is not asked again, so that a judge that was stopped goes on.
+    Each pair is shown in both orders; what is not better in both is a tie. A pair that was answered
+    is not asked again, so that a judge that was stopped goes on.
 
     Args:
         file: pairs, as for `label`.
@@ -74,40 +92,73 @@ def judge_pairs(
         split, columns, strict: as for `label`.
 
     Raises:
-        UserError: the endpoint does not answer, or the file cannot be read.
+        UserError: the endpoint does not answer, or gives no verdict on a whole batch (what was
+            judged before is kept), or the file cannot be read.
     """
     settings = read_settings(judge)
     rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
     session = open_session(Sources.of(file, split, columns), overlap=overlap, strict=strict)
     if settings.cache is None:
         settings = settings.model_copy(update={"cache": _cache(session.store.path)})
-    endpoint = settings.endpoint()
-    name = f"judge {endpoint.model}"[:MAX_NAME]
-    before = session.store.num_answers(name)
-    counts = {"answered": 0, "contradicted": 0, "failed": 0}
-    waiting: dict[int, Verdict] = {}
-    done = {one.item for one in session.store.answers() if one.annotator == name}
-    left = [i for i in range(len(session.data.records)) if i not in done]
-    while task := session.store.next_task(name, len(session.data.records), overlap, _kept):
-        if task.item not in waiting:
-            some = [i for i in left if i >= task.item][:BATCH]
-            pairs = [session.data.records[i] for i in some]
-            texts = [(as_text(p.prompt), as_text(p.chosen), as_text(p.rejected)) for p in pairs]
-            waiting = dict(zip(some, judge_both_orders(endpoint, rubric, texts), strict=True))
-        verdict = waiting[task.item]
-        counts["failed" if verdict.side is None else "answered"] += 1
-        counts["contradicted"] += verdict.contradicted
-        session.store.answer(name, task.item, SIDES[verdict.side], reason=verdict.reason)
-    endpoint.close()
-    session.store.close()
+    with closing(session.store), closing(settings.endpoint()) as endpoint:
+        name = annotator_name(endpoint.model)
+        before = session.store.num_answers(name)
+        counts = _judge_open(session, endpoint, rubric, name)
     return Judged(
-        name, before=before, usage=str(endpoint.usage), store=session.store.path, **counts
+        name,
+        counts["answered"],
+        before,
+        counts["contradicted"],
+        counts["half_preferred"],
+        counts["failed"],
+        str(endpoint.usage),
+        session.store.path,
     )
 
 
-def _kept(item: int) -> bool:
-    """Completion a is on the left for every item: the judge sees both orders."""
-    return False
+def annotator_name(model: str) -> str:
+    """A judge's name among the annotators: two models have two names, however long theirs are."""
+    name = f"judge {model}"
+    if len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(model.encode()).hexdigest()[:DIGITS]
+    return f"{name[: MAX_NAME - DIGITS - 1]}-{digest}"
+
+
+def _judge_open(session: Session, endpoint: Endpoint, rubric: str, name: str) -> Counter[str]:
+    """Have every pair judged that still lacks an answer, and count what came of it.
+
+    Raises:
+        ConfigError: no pair of a whole batch has a verdict; the few last ones may have none.
+    """
+    store, records = session.store, session.data.records
+    counts: Counter[str] = Counter()
+    failed: set[int] = set()
+    while items := store.claim(name, len(records), session.overlap, BATCH, without=failed):
+        reasons = []
+        try:
+            pairs = [records[i] for i in items]
+            texts = [(as_text(p.prompt), as_text(p.chosen), as_text(p.rejected)) for p in pairs]
+            verdicts = judge_both_orders(endpoint, rubric, texts)
+            for item, verdict in zip(items, verdicts, strict=True):
+                if verdict.side is None:
+                    failed.add(item)
+                    reasons.append(verdict.reason)
+                    continue
+                store.answer(name, item, SIDES[verdict.side], reason=verdict.reason)
+                counts["answered"] += 1
+                counts["contradicted"] += verdict.contradicted
+                counts["half_preferred"] += verdict.half_preferred
+        finally:
+            store.release(name, items)
+        counts["failed"] += len(reasons)
+        if len(reasons) == len(items) and (len(items) == BATCH or not counts["answered"]):
+            raise ConfigError(
+                f"{name} gave no verdict on any of {counted(len(items), 'pair')} ({reasons[0]}); "
+                f"its {counted(store.num_answers(name), 'answer')} so far are kept in "
+                f"{store.path}: see to the endpoint, then start it again"
+            )
+    return counts
 
 
 def _cache(database: Path) -> Path:

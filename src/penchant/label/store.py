@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from penchant.data.records import DataError, counted
@@ -34,9 +35,10 @@ OPEN_TASK = """SELECT item, swapped, reason FROM tasks
 # A decision whose strength may still be said.
 UNWEIGHED = """FROM tasks WHERE annotator = ? AND item = ? AND label IN ('a', 'b')
     AND strength IS NULL"""
-# What one annotator has seen, and what has enough answers, given or under way.
-TAKEN = """SELECT item FROM tasks WHERE annotator = ? UNION
-    SELECT item FROM tasks WHERE label != 'skip' OR (label IS NULL AND shown_at > ?)
+# What one annotator has answered, and what has enough answers of others, given or under way.
+TAKEN = """SELECT item FROM tasks WHERE annotator = ? AND label IS NOT NULL UNION
+    SELECT item FROM tasks
+    WHERE annotator != ? AND (label != 'skip' OR (label IS NULL AND shown_at > ?))
     GROUP BY item HAVING count(*) >= ?"""
 
 
@@ -157,9 +159,7 @@ class Store:
                     [now, annotator, item],
                 )
                 return task
-            rows = database.execute(TAKEN, [annotator, now - CLAIM_SECONDS, overlap])
-            taken = {item for (item,) in rows}
-            free = next((item for item in range(num_items) if item not in taken), None)
+            free = next(self._free(annotator, num_items, overlap), None)
             if free is None:
                 return None
             task = Task(free, swap(free))
@@ -168,6 +168,50 @@ class Store:
                 [annotator, free, task.swapped, now],
             )
             return task
+
+    def claim(
+        self,
+        annotator: str,
+        num_items: int,
+        overlap: int,
+        at_most: int,
+        without: Collection[int] = (),
+    ) -> list[int]:
+        """Give an annotator who answers many at a time the first items with room, a on the left.
+
+        What waits for them is among these. Those that they do not answer they `release`.
+
+        Args:
+            annotator, num_items, overlap: as for `next_task`.
+            at_most: how many.
+            without: items that they do not want.
+        """
+        now = time.time()
+        with self._transaction() as database:
+            free = self._free(annotator, num_items, overlap)
+            items = list(islice((item for item in free if item not in without), at_most))
+            database.executemany(
+                "INSERT INTO tasks (annotator, item, swapped, shown_at) VALUES (?, ?, 0, ?) "
+                "ON CONFLICT (annotator, item) "
+                "DO UPDATE SET swapped = 0, shown_at = excluded.shown_at",
+                [(annotator, item, now) for item in items],
+            )
+        return items
+
+    def release(self, annotator: str, items: Sequence[int]) -> None:
+        """Take back items that an annotator was given and has not answered."""
+        with self._transaction() as database:
+            database.executemany(
+                "DELETE FROM tasks WHERE annotator = ? AND item = ? AND label IS NULL",
+                [(annotator, item) for item in items],
+            )
+
+    def _free(self, annotator: str, num_items: int, overlap: int) -> Iterator[int]:
+        """Items that an annotator has not answered and others have left room in, in order."""
+        latest = time.time() - CLAIM_SECONDS
+        rows = self._database.execute(TAKEN, [annotator, annotator, latest, overlap])
+        taken = {item for (item,) in rows}
+        return (item for item in range(num_items) if item not in taken)
 
     def answer(self, annotator: str, item: int, side: str, reason: str = "") -> bool:
         """Commit an answer to the item that waits for an annotator.
