@@ -44,11 +44,26 @@ def test_what_chance_may_have_ordered_is_said_to_be_so_and_the_nearest_is_taken(
               compared("c", measured(90, kl=1)), compared("d", None)]  # fmt: skip
     judged, best, chosen, reason = conclude("implicit", start, points)
     assert (best, chosen) == (0, 1)
-    assert judged[1].behind is not None and judged[1].behind.holds_zero
+    assert judged[1].behind is not None and judged[1].behind.by_chance
     assert judged[2].behind is not None and judged[2].behind.low > 0
     assert judged[2].behind.mean == pytest.approx(0.3)
     assert "2 of 3 points cannot be told apart from the best" in reason
     assert "nearest to the start. It differs from the start: +0.230" in reason
+
+
+def test_points_that_differ_on_five_pairs_of_many_are_not_told_apart() -> None:
+    """All five one way: p = 2 / 32, though no resample in twenty turns the mean around."""
+    start, better = measured(100, kl=0.0), measured(100, kl=2.0)
+    five = [i for i, rank in enumerate(better.implicit) if not rank][:5]
+    better.implicit[:] = [1.0 if i in five else rank for i, rank in enumerate(better.implicit)]
+    points = [compared("a", better), compared("b", measured(100, kl=1.0))]
+    judged, best, chosen, reason = conclude("implicit", start, points)
+    assert (best, chosen) == (0, 1)
+    assert judged[1].behind is not None and judged[1].behind.low > 0
+    assert "the 2 points cannot be told apart" in reason
+    assert "It cannot be told apart from the start" in reason
+    apart = conclude("implicit", start, points[:1])[3]
+    assert "start: +0.025 [" in apart and "not equal on 5 of 200 prompts, p = 0.062" in apart
 
 
 def test_points_that_all_failed_leave_nothing_to_recommend() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from penchant.cli.main import main
 from penchant.commands.win_rate import win_rate
 from penchant.commands.yardstick import Measured
 from penchant.core.errors import ConfigError, ModelError, RewardError
+from penchant.core.resampling import Difference
+from penchant.rl.rewards.make import make_rewards
 
 REWARDS = """
 def vowels(completions, **columns):
@@ -60,6 +63,11 @@ def test_it_is_the_win_rate_that_compare_finds(
     assert found.num_tokens == pytest.approx(sum(measured.length) / 8)
     assert (found.wins + found.ties + found.losses, found.unjudged) == (8, 0)
     assert 0 <= found.win_rate.low <= found.win_rate.mean <= found.win_rate.high <= 1
+    assert found.lead.num_decided == found.wins + found.losses
+    # All of five prompts won: the interval leaves one half out, five coins do not.
+    won = Difference(0.5, 0.5, 0.5, 5, 5, 2 / 32)
+    assert "cannot be told apart" in replace(found, lead=won).verdict
+    assert "is worse than" in replace(found, lead=Difference(-0.5, -0.5, -0.5, 6, 6, 0.03)).verdict
 
 
 def test_two_models_are_tested_against_each_other_and_a_model_against_itself_is_even(
@@ -74,6 +82,7 @@ def test_two_models_are_tested_against_each_other_and_a_model_against_itself_is_
     assert [one["answer"] for one in start.answers] == [one["answer"] for one in named.answers]
     even = win_rate(model=adapter_run, against=adapter_run, **given)
     assert (even.win_rate.mean, even.ties, even.equal_length) == (0.5, 8, None)
+    assert (even.lead.num_decided, even.lead.p) == (0, 1.0)
     assert even.verdict == f"{adapter_run} and {adapter_run} cannot be told apart"
 
 

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from penchant.core.resampling import interval
+from penchant.core import resampling
+from penchant.core.resampling import difference, interval, sign_flip_p
 
 
 def drawn(count: int) -> list[float]:
@@ -44,3 +45,34 @@ def test_what_is_not_known_is_left_out_and_one_prompt_excludes_nothing() -> None
     found = interval([1.0, math.nan, 3.0], ["a", "b", "a"])
     assert found is not None and found.mean == 2.0 and found.num_prompts == 1
     assert found.holds_zero
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "ties", "p", "by_chance"),
+    [(4, 0, 96, 1 / 8, True), (3, 0, 1, 1 / 4, True), (4, 0, 0, 1 / 8, True),
+     (6, 0, 94, 1 / 32, False), (1, 9, 0, 22 / 1024, False), (0, 0, 5, 1.0, True)],
+)  # fmt: skip
+def test_few_decided_prompts_tell_two_models_apart_as_little_as_few_coins(
+    wins: int, losses: int, ties: int, p: float, by_chance: bool
+) -> None:
+    """Of the 16 falls of four coins 2 are as uneven as four heads: p = 2 / 16."""
+    values = [0.5] * wins + [-0.5] * losses + [0.0] * ties
+    found = difference(values, [str(i) for i in range(len(values))])
+    assert found is not None
+    assert (found.num_decided, found.p) == (wins + losses, pytest.approx(p))
+    assert found.by_chance == by_chance
+
+
+def test_signs_are_flipped_by_prompt_and_drawn_where_they_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1, 2 and 4 with any signs, sums of 7 and -7 alone are as far from 0 as 7 is: 2 of 8."""
+    assert sign_flip_p([1.0, 2.0, 4.0]) == sign_flip_p([-1.0, -2.0, -4.0]) == 2 / 8
+    assert sign_flip_p([1.0, 2.0, -4.0]) == 1.0
+    # Four answers to one prompt are one witness.
+    found = difference([1.0] * 7 + [3.0], [*"aaaa", *"bcde"])
+    assert found is not None and (found.num_decided, found.p) == (5, 2 / 32)
+    values = drawn(14)
+    exact = sign_flip_p(values)
+    monkeypatch.setattr(resampling, "MOST_EXACT", 0)
+    assert sign_flip_p(values) == pytest.approx(exact, abs=0.01)

@@ -63,7 +63,7 @@ def print_comparison(result: Comparison) -> None:
             table.add_row(mark, one.name, f"failed: {one.error}")
             continue
         cells = [_cell(one.measured.interval(name)) for name in names]
-        same = f"{SAME} " if one.behind is not None and one.behind.holds_zero else ""
+        same = f"{SAME} " if one.behind is not None and one.behind.by_chance else ""
         behind = "the best" if i == result.best else f"{same}{_cell(one.behind)}"
         table.add_row(mark, one.name, *cells, behind, f"{one.train_seconds:.0f}")
     Console().print(table)

@@ -230,6 +230,9 @@ def _show_win_rate(found: WinRate) -> None:
     rates.add_row("win rate", _interval(found.win_rate))
     rates.add_row("at equal lengths", _equal(found.equal_length))
     rates.add_row("wins, ties, losses", f"{found.wins}, {found.ties}, {found.losses}")
+    lead = found.lead
+    decided = f"{lead.num_decided} of {lead.num_prompts}, p = {lead.p:.2g}"
+    rates.add_row("decided prompts", decided)
     if found.gain is not None:
         rates.add_row("gain in reward", _interval(found.gain))
     console.print(rates)

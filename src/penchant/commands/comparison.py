@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from penchant.commands.yardstick import YARDSTICKS, Measured
-from penchant.core.resampling import Interval
+from penchant.core.resampling import Difference, Interval
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Compared:
     values: dict[str, Any]
     output: Path
     measured: Measured | None
-    behind: Interval | None = None
+    behind: Difference | None = None
     error: str | None = None
     train_seconds: float = 0.0
 
@@ -86,7 +86,7 @@ def conclude(
     best = max(known, key=lambda i: known[i].mean)
     behind = {i: sound[best].ahead(sound[i], yardstick) for i in known if i != best}
     judged = [replace(one, behind=behind.get(i)) for i, one in enumerate(points)]
-    close = [best, *(i for i, one in behind.items() if one is not None and one.holds_zero)]
+    close = [best, *(i for i, one in behind.items() if one is not None and one.by_chance)]
     chosen = min(close, key=lambda i: sum(sound[i].kl) / len(sound[i].kl))
     reason = f"{yardstick} {shown(known[chosen])}"
     if len(close) == len(known) > 1:
@@ -97,8 +97,11 @@ def conclude(
         reason += ", and of these it stays nearest to the start"
     gain = sound[chosen].ahead(start, yardstick)
     if gain is not None:
-        apart = "cannot be told apart from" if gain.holds_zero else "differs from"
-        reason += f". It {apart} the start: {shown(gain, signed=True)}"
+        apart = "cannot be told apart from" if gain.by_chance else "differs from"
+        reason += (
+            f". It {apart} the start: {shown(gain, signed=True)}, not equal on "
+            f"{gain.num_decided} of {gain.num_prompts} prompts, p = {gain.p:.2g}"
+        )
     return judged, best, chosen, reason
 
 

@@ -18,7 +18,7 @@ from penchant.core.judge import read_rubric, read_settings
 from penchant.core.length_control import LengthControlled, length_controlled
 from penchant.core.machine import resolve_precision
 from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
-from penchant.core.resampling import Interval, interval, share
+from penchant.core.resampling import Difference, Interval, difference, interval, share
 from penchant.core.screen import setup_logging, track
 from penchant.data.opening import Sources
 from penchant.data.prompts import read_prompts
@@ -56,6 +56,7 @@ class WinRate:
         model, against: what was compared.
         judged_by: the reward or the judge.
         win_rate: share of prompts whose answer is better; equal ones count half.
+        lead: the win rate less one half, with the test of whether that is chance.
         equal_length: the same at equal lengths, in characters; None where lengths do not differ.
         wins, ties, losses: prompts.
         unjudged: prompts without a verdict, which are left out.
@@ -73,6 +74,7 @@ class WinRate:
     against: str
     judged_by: str
     win_rate: Interval
+    lead: Difference
     equal_length: LengthControlled | None
     wins: int
     ties: int
@@ -82,7 +84,7 @@ class WinRate:
     half_preferred: int
     reward: Interval | None
     other_reward: Interval | None
-    gain: Interval | None
+    gain: Difference | None
     num_tokens: float
     other_num_tokens: float
     ended: float
@@ -93,11 +95,9 @@ class WinRate:
     @property
     def verdict(self) -> str:
         """What may be concluded, in words."""
-        if self.win_rate.low > EVEN:
-            return f"{self.model} is better than {self.against}"
-        if self.win_rate.high < EVEN:
-            return f"{self.model} is worse than {self.against}"
-        return f"{self.model} and {self.against} cannot be told apart"
+        if self.lead.by_chance:
+            return f"{self.model} and {self.against} cannot be told apart"
+        return f"{self.model} is {'better' if self.lead.mean > 0 else 'worse'} than {self.against}"
 
     @property
     def meaning(self) -> str:
@@ -294,7 +294,8 @@ def _concluded(
 ) -> WinRate:
     prompts = [canonical(sample.prompt) for sample in own]
     rate = share(judged.wins, prompts)
-    if rate is None:
+    lead = difference([win - EVEN for win in judged.wins], prompts)
+    if rate is None or lead is None:
         raise ConfigError(f"{by} gave no verdict on any of {len(own)} prompts")
     longer = [
         float(len(a.completion) - len(b.completion)) for a, b in zip(own, theirs, strict=True)
@@ -313,6 +314,7 @@ def _concluded(
         *names,
         by,
         rate,
+        lead,
         length_controlled(judged.wins, longer, prompts),
         wins=judged.wins.count(1.0),
         ties=judged.wins.count(EVEN),
@@ -322,7 +324,7 @@ def _concluded(
         half_preferred=judged.half_preferred,
         reward=interval(judged.rewards, prompts) if judged.rewards else None,
         other_reward=interval(judged.other_rewards, prompts) if judged.rewards else None,
-        gain=interval(gains, prompts) if gains else None,
+        gain=difference(gains, prompts) if gains else None,
         num_tokens=mean(len(sample.completion_ids) for sample in own),
         other_num_tokens=mean(len(sample.completion_ids) for sample in theirs),
         ended=mean(sample.ended for sample in own),

@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from penchant.core.atomic import write_atomically
 from penchant.core.machine import out_of_memory_explained
-from penchant.core.resampling import Interval, interval
+from penchant.core.resampling import Difference, Interval, difference, interval
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.data.records import Pair, prompt_key
@@ -82,13 +82,13 @@ class Measured:
         """The mean of a measure with its interval by prompt."""
         return interval(*self.values(name))
 
-    def ahead(self, other: Measured, name: str) -> Interval | None:
+    def ahead(self, other: Measured, name: str) -> Difference | None:
         """How far this model is ahead of another, prompt by prompt.
 
         Both were asked the same, so that what makes a prompt hard for both cancels.
         """
         (own, prompts), (theirs, _) = self.values(name), other.values(name)
-        return interval([a - b for a, b in zip(own, theirs, strict=True)], prompts)
+        return difference([a - b for a, b in zip(own, theirs, strict=True)], prompts)
 
     def save(self, folder: Path) -> None:
         """Write it into a run directory."""

@@ -1,4 +1,7 @@
-"""Means by prompt with their intervals, by resampling prompts; imports no torch before it must."""
+"""Means by prompt: intervals by resampling prompts, and whether chance alone could differ as much.
+
+Imports no torch before it must.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ NUM_RESAMPLES = 2_000
 # The middle share of the resampled means, and the normal deviate that leaves it.
 COVERAGE = 0.95
 Z = 1.959964
-# Counts of prompts that are in memory at once.
+# Below it a difference is not called chance.
+LEVEL = 0.05
+# Prompts of which every choice of signs is gone through, and choices that are drawn for more.
+MOST_EXACT = 16
+NUM_FLIPS = 20_000
+# Numbers that are in memory at once.
 ELEMENTS = 2_000_000
 
 
@@ -36,6 +44,28 @@ class Interval:
         return self.low <= 0 <= self.high
 
 
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A mean difference of two models, which are one model where its sign is chance.
+
+    Attributes:
+        num_decided: prompts on which the two differ.
+        p: of the sign-flip test by prompt, two-sided.
+    """
+
+    num_decided: int
+    p: float
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the two cannot be told apart.
+
+        A percentile interval of few prompts, or of many on which few differ, is too narrow: the
+        test has to agree with it.
+        """
+        return self.holds_zero or self.p >= LEVEL
+
+
 def interval(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> Interval | None:
     """The mean of values, and its interval from resampling whole prompts (percentile bootstrap).
 
@@ -57,6 +87,63 @@ def interval(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> 
     if len(sums) == 1:
         return Interval(mean, -math.inf, math.inf, 1)
     return Interval(mean, *middle(_means(sums, seed)), len(sums))
+
+
+def difference(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> Difference | None:
+    """As `interval`, of differences between two models, with a test of whether there is one.
+
+    Were the two one model, each prompt's difference could as well have the other sign: `p` is the
+    share of all choices of signs whose sum is as far from zero as the one that was found (Fisher's
+    randomisation test). Where all differences are equally large, as with one verdict a prompt, it
+    is the exact sign test.
+    """
+    found = interval(values, prompts, seed)
+    if found is None:
+        return None
+    decided = [total for total, _ in _by_prompt(values, prompts) if total]
+    ends = found.mean, found.low, found.high
+    return Difference(*ends, found.num_prompts, len(decided), sign_flip_p(decided, seed))
+
+
+def sign_flip_p(values: Sequence[float], seed: int = 0) -> float:
+    """How often random signs give a sum as far from zero as the values have.
+
+    Exact for values of one size and for at most `MOST_EXACT` of them; otherwise `NUM_FLIPS` choices
+    are drawn, with the one that was found among them.
+
+    Args:
+        values: `[prompts]`, none of them zero.
+        seed: of the draws.
+    """
+    import torch
+
+    if not values:
+        return 1.0
+    sizes = [abs(value) for value in values]
+    if max(sizes) == min(sizes):
+        return sign_test_p(sum(value > 0 for value in values), len(values))
+    # Sums of equal numbers in another order differ by rounding.
+    least = abs(math.fsum(values)) - 1e-9 * math.fsum(sizes)
+    if len(values) <= MOST_EXACT:
+        sums = torch.zeros(1, dtype=torch.float64)
+        for size in sizes:
+            sums = torch.cat([sums + size, sums - size])  # [2 ** prompts] in the end
+        return float((sums.abs() >= least).double().mean())
+    generator = torch.Generator().manual_seed(seed)
+    column, far = torch.tensor(sizes, dtype=torch.float64), 1
+    at_once = max(1, ELEMENTS // len(values))
+    for first in range(1, NUM_FLIPS, at_once):
+        shape = min(at_once, NUM_FLIPS - first), len(values)
+        signs = 2.0 * torch.randint(2, shape, generator=generator, dtype=torch.float64) - 1
+        far += int(((signs @ column).abs() >= least).sum())
+    return far / NUM_FLIPS
+
+
+def sign_test_p(wins: int, decided: int) -> float:
+    """The exact sign test, two-sided: how often fair coins fall as unevenly as wins and losses."""
+    most = max(wins, decided - wins)
+    tail = sum(math.comb(decided, i) for i in range(most, decided + 1))
+    return min(1.0, 2 * tail / 2**decided)
 
 
 def share(values: Sequence[float], prompts: Sequence[str], seed: int = 0) -> Interval | None:
