@@ -111,6 +111,16 @@ def test_one_pair_of_sixty_is_no_sound_progress() -> None:
     assert judge(_run(_evaluated(30 / 60, 45 / 60, 60))).kind == "sound"
 
 
+@pytest.mark.parametrize(
+    ("right", "pairs", "kind"),
+    [(4, 4, "doubtful"), (5, 5, "doubtful"), (6, 6, "sound"), (7, 8, "doubtful"), (8, 9, "sound")],
+)
+def test_a_few_pairs_are_judged_as_by_the_sign_test(right: int, pairs: int, kind: str) -> None:
+    """Two-sided p: 1/8, 1/16, 1/32, 18/256, 20/512."""
+    after = {"step": 100, "eval/num_examples": pairs, "eval/reward/accuracy": right / pairs}
+    assert judge(_run([after])).kind == kind
+
+
 def test_a_run_that_starts_at_its_reference_is_held_against_a_coin() -> None:
     """A point of a sweep is evaluated once, after training."""
     after = {"step": 100, "eval/num_examples": 100, "eval/reward/accuracy": 0.55}

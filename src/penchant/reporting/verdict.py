@@ -52,12 +52,14 @@ class Change:
         name: of the figure.
         before, after: its values.
         error: the standard error of `after`; None where it is not known.
+        chance: a smaller difference may be chance alone, at 95%; None likewise.
     """
 
     name: str
     before: float
     after: float
     error: float | None = None
+    chance: float | None = None
 
     @property
     def better(self) -> bool:
@@ -68,7 +70,7 @@ class Change:
     @property
     def by_chance(self) -> bool:
         """Whether the change may be nothing but chance, at the level of 95%."""
-        return self.error is not None and abs(self.after - self.before) < CHANCE * self.error
+        return self.chance is not None and abs(self.after - self.before) < self.chance
 
     def __str__(self) -> str:
         error = "" if self.error is None else f" ± {self.error:.2g}"
@@ -111,15 +113,14 @@ def changes(history: History, start: float | None = None) -> list[Change]:
     figures = []
     accuracy = history["eval/reward/accuracy"]
     if len(accuracy) == 1 and start is not None:
-        error = _accuracy_error(history, accuracy.last)
-        figures.append(Change("held-out accuracy", start, accuracy.last, error))
+        figures.append(_accuracy(history, start, accuracy.last))
     for name, metrics in names.items():
         series = next((history[metric] for metric in metrics if len(history[metric]) > 1), None)
         if series is not None:
             count = min(BATCHES, len(series) // 2) if name.startswith("training") else 1
-            after = series.late(count)
-            error = _accuracy_error(history, after) if name == "held-out accuracy" else None
-            figures.append(Change(name, series.early(count), after, error))
+            ends = series.early(count), series.late(count)
+            held_out = name == "held-out accuracy"
+            figures.append(_accuracy(history, *ends) if held_out else Change(name, *ends))
     return figures
 
 
@@ -133,12 +134,16 @@ def start_accuracy(run: Run) -> float | None:
     return None if alone or run.config.get("reference_model") else 0.5
 
 
-def _accuracy_error(history: History, accuracy: float) -> float | None:
-    """The standard error of a share of the held-out pairs; None where their number is unknown."""
+def _accuracy(history: History, before: float, after: float) -> Change:
+    """Of shares of the held-out records; without an error where their number is unknown."""
     counts = history["eval/num_examples"]
-    if not counts or not 0 <= accuracy <= 1:
-        return None
-    return math.sqrt(accuracy * (1 - accuracy) / counts.last)
+    if not counts or not (0 <= before <= 1 and 0 <= after <= 1):
+        return Change("held-out accuracy", before, after)
+    errors = [math.sqrt(share * (1 - share) / counts.last) for share in (before, after)]
+    # A share of 1 has no error of its own, so that the larger one counts. Half a record more, the
+    # correction for continuity, makes it the sign test of few records: 5 right of 5 are chance.
+    chance = CHANCE * max(errors) + 0.5 / counts.last
+    return Change("held-out accuracy", before, after, errors[1], chance)
 
 
 def final_divergence(history: History) -> Divergence | None:
