@@ -53,6 +53,21 @@ def test_text_of_records_is_escaped_on_the_page_and_the_terminal(
     assert "\x1b[2J" not in capsys.readouterr().out
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    beyond = tmp_path / "file" / "r.html"
+    for page, said in ((tmp_path, f"{tmp_path} is a folder"), (beyond, f"cannot write {beyond}")):
+        words = ["data", "inspect", str(tmp_path / "missing.jsonl"), "--html", str(page)]
+        assert main(words) == 1
+        assert said in capsys.readouterr().err.replace("\n", "")
+    data, page = tmp_path / "d.jsonl", tmp_path / "new" / "folder" / "r.html"
+    data.write_text(json.dumps({"prompt": "p", "chosen": "x", "rejected": "y"}) + "\n")
+    assert main(["data", "inspect", str(data), "--html", str(page)]) == 0
+    assert page.exists() and [page.name] == [one.name for one in page.parent.iterdir()]
+
+
 def test_the_page_has_a_command_that_runs_and_a_readable_example(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

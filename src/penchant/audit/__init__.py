@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.commands import install
 from penchant.core.errors import ConfigError
+from penchant.core.outputs import require_writable
 from penchant.data.opening import Sources
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def inspect(
         noise_rate: the share of flipped labels, where you know it: the probe then names rows
             also where it could not tell how many there are.
         sample: records that language, tokens and the noise probe are measured on, at most.
-        html: a file to write the report to, as one page.
+        html: a file to write the report to, as one page; its folder is made.
         split: of sources that have several.
         columns: the data's own name of a column, by the name used here.
         processes: that read at once; default: one a core.
@@ -57,13 +58,16 @@ def inspect(
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        UserError: an impossible argument, data that cannot be read or hold no record.
+        UserError: an impossible argument, a page that cannot be written, data that cannot be read
+            or hold no record.
     """
     require_libraries()
     _check(sample, min_agreement, noise_rate, max_length, max_prompt_length, processes)
     from penchant.audit.page import write_page
     from penchant.audit.report import make_report
 
+    if html is not None:
+        require_writable(Path(html), "html")
     sources = Sources.of(data, split, columns)
     report = make_report(
         sources,

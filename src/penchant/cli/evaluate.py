@@ -14,6 +14,7 @@ from penchant.cli.data_arguments import add_reading
 from penchant.cli.parser import add_shared
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError
+from penchant.core.outputs import require_writable, unwritable
 from penchant.core.strict_json import to_json
 
 if TYPE_CHECKING:
@@ -120,15 +121,17 @@ def run_evaluate(values: dict[str, Any]) -> None:
     measured = {"data": _of_data, "prompts": _of_prompts, "tasks": _of_tasks}[measure](values)
     if as_json:
         print(to_json(measured.figures, indent=2))
-        return
-    measured.show()
+    else:
+        measured.show()
+    measured.save()
 
 
 class _Measured(NamedTuple):
-    """What was found: for JSON, and for a person."""
+    """What was found: for JSON, for a person, and what is written after either was printed."""
 
     figures: Any
     show: Callable[[], None]
+    save: Callable[[], None] = lambda: None
 
 
 def _of_data(values: dict[str, Any]) -> _Measured:
@@ -176,11 +179,20 @@ def _of_prompts(values: dict[str, Any]) -> _Measured:
     """A policy's own answers."""
     from penchant.commands.win_rate import win_rate
 
-    file = values.pop("answers", None)
-    found = win_rate(**values)
+    file: Path | None = values.pop("answers", None)
     if file is not None:
-        write_atomically(file, "".join(to_json(one) + "\n" for one in found.answers))
-    return _Measured(found.figures(), lambda: _show_win_rate(found))
+        require_writable(file, "--answers")
+    found = win_rate(**values)
+
+    def save() -> None:
+        if file is None:
+            return
+        try:
+            write_atomically(file, "".join(to_json(one) + "\n" for one in found.answers))
+        except OSError as error:
+            raise unwritable(file, error, "--answers") from error
+
+    return _Measured(found.figures(), lambda: _show_win_rate(found), save)
 
 
 def _of_tasks(values: dict[str, Any]) -> _Measured:

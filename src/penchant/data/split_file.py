@@ -148,7 +148,10 @@ def split_file(
             f"{len(shares)} parts: a prompt goes wholly to one; ask for fewer parts"
         )
     places = assign(strata, list(shares.values()), seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error.strerror}; set output") from error
     with ExitStack() as stack:
         writers = [stack.enter_context(new_file(file)) for file in files.values()]
         again = usable(sources.items("dividing"), Tally(), _with_prompt)
