@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import penchant
 from penchant.cli.main import main
@@ -163,7 +164,7 @@ def test_the_command_prints_what_may_be_concluded(
 ) -> None:
     words = ["evaluate", "--model", str(adapter_run), "--prompts", str(held_out_file)]
     words += ["--reward", f"{rewards}:vowels", "--max_new_tokens", "8", "--temperature", "0"]
-    file = tmp_path / "answers.jsonl"
+    file = tmp_path / "new folder" / "answers.jsonl"
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["yardstick"], found["against"]) == ("win_rate", "its start")
@@ -175,3 +176,74 @@ def test_the_command_prints_what_may_be_concluded(
     shown = capsys.readouterr().out
     assert found["verdict"] in shown.replace("\n", "")
     assert "share of prompts whose answer has a higher reward than that of its start" in shown
+    lead = found["lead"]
+    assert f"{lead['num_decided']} of 8, p = {lead['p']:.2g}" in shown
+
+
+def test_answers_that_cannot_be_written_are_refused_before_a_model_answers(
+    adapter_run: Path,
+    held_out_file: Path,
+    rewards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["evaluate", "--model", str(adapter_run), "--prompts", str(held_out_file)]
+    words += ["--reward", f"{rewards}:vowels", "--max_new_tokens", "2", "--answers"]
+    with monkeypatch.context() as patch:
+        patch.setattr("penchant.commands.win_rate.win_rate", lambda **_: pytest.fail("it answered"))
+        for place in (tmp_path, rewards / "answers.jsonl"):
+            assert main([*words, str(place)]) == 1
+            assert "set --answers" in capsys.readouterr().err
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    # What was paid for is printed all the same.
+    monkeypatch.setattr("penchant.cli.evaluate.write_atomically", full)
+    assert main([*words, str(tmp_path / "answers.jsonl"), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["wins"] >= 0
+    assert "answers.jsonl: No space left on device; set --answers" in err.replace("\n", "")
+
+
+def test_settings_hold_for_both_models_and_reward_models_read_prompts_as_they_were_asked(
+    tiny_model_dir: Path,
+    adapter_run: Path,
+    classifier: Callable[[int], str],
+    held_out_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[Any]] = []
+    contexts: list[Any] = []
+
+    def scores(rewards: Any, samples: list[Any]) -> list[float]:
+        seen.append(samples)
+        return [0.0] * len(samples)
+
+    def made(found: Any, options: Any, context: Any) -> Any:
+        contexts.append(context)
+        return make_rewards(found, options, context)
+
+    monkeypatch.setattr("penchant.commands.win_rate._scores", scores)
+    monkeypatch.setattr("penchant.commands.win_rate.make_rewards", made)
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[{{ mood | default('so') }}]{% endif %}"
+    )
+    given: Any = {"prompts": held_out_file, "reward": classifier(1), "max_new_tokens": 2}
+    given |= {"chat_template": str(template), "chat_template_kwargs": {"mood": "glum"}}
+    win_rate(model=tiny_model_dir, against=tiny_model_dir, **given, batch_size=3, dtype="bf16")
+    own, theirs = seen
+    assert [one.rendered for one in own] == [one.rendered for one in theirs]
+    assert own[0].rendered == f"[user]{own[0].prompt}[glum]"
+    (message,) = own[0].as_chat
+    assert (message["role"], message["content"]) == ("user", own[0].prompt)
+    (context,) = contexts
+    assert (context.batch_size, context.dtype) == (3, torch.bfloat16)
+    seen.clear()
+    win_rate(model=adapter_run, against=adapter_run, **given, max_length=8, max_prompt_length=4)
+    assert {len(one.prompt_ids) for samples in seen for one in samples} == {4}
+    assert {one.as_chat for samples in seen for one in samples} == {None}  # trained on plain texts

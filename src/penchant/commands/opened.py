@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from penchant.config.keys import RunConfig, load_config
@@ -119,7 +120,7 @@ def load_model(
     precision = resolve_precision(config.precision, accelerator.device)
     model: Any = type(kind_of(config.spec)).load_model(
         folder,
-        dtype=DTYPES[precision if config.dtype == "auto" else config.dtype],
+        dtype=weights_dtype(config, precision),
         trust_remote_code=config.trust_remote_code,
         keep_adapter=keep_adapter,
         # What a policy is compared with is as it was saved.
@@ -132,6 +133,11 @@ def load_model(
 
         compute_in(model, DTYPES[precision])
     return model.to(accelerator.device)
+
+
+def weights_dtype(config: RunConfig, precision: str) -> torch.dtype:
+    """Of weights that no run trains: as the arithmetic, unless the user has set it."""
+    return DTYPES[precision if config.dtype == "auto" else config.dtype]
 
 
 def plan(scorer: Scorer, groups: Sequence[Group], config: RunConfig) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penchant.commands.opened import Opened, open_model, run_settings
 from penchant.core.errors import ConfigError, ModelError
@@ -21,6 +21,10 @@ from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.answers import LESS
 from penchant.rl.sampling.base import Draw
 from penchant.rl.sampling.sampler import CachedSampler
+
+if TYPE_CHECKING:
+    from penchant.data.tokenised import TokenisedPrompt
+    from penchant.rl.sampling.base import Completion
 
 logger = logging.getLogger("penchant")
 
@@ -122,9 +126,20 @@ def _answers(
     with out_of_memory_explained("answers were drawn", LESS), opened.accelerator.autocast():
         drawn = sampler.sample([one.prompt for one in examples], replace(draw, numbers=chosen))
     return {
-        number: make_sample(prompts[number], example.prompt, completion, opened.tokenizer)
+        number: _sample(prompts[number], example, completion, opened.tokenizer)
         for number, example, (completion,) in zip(chosen, examples, drawn, strict=True)
     }
+
+
+def _sample(
+    prompt: Prompt, example: TokenisedPrompt, completion: Completion, tokenizer: Any
+) -> Sample:
+    """An answer to a prompt as the user wrote it, which reward models read as it was asked."""
+    sample = make_sample(prompt, example.prompt, completion, tokenizer)
+    asked = example.record.prompt
+    if isinstance(asked, str) or is_chat(prompt.prompt):
+        return sample
+    return replace(sample, as_chat=asked)
 
 
 def _asked(prompt: Prompt, as_chat: bool) -> Prompt:

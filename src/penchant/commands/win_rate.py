@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from penchant.commands.opened import Opened, open_model
+from penchant.commands.opened import Opened, open_model, weights_dtype
 from penchant.commands.two_answers import answer_both
 from penchant.commands.yardstick import YARDSTICKS, ahead
 from penchant.core.errors import ConfigError, RewardError
@@ -44,8 +44,6 @@ START = "its start"
 SCORED_AT_ONCE = 64
 # Half of all prompts: neither model is better.
 EVEN = 0.5
-# Settings of a model that hold for any other too.
-SHARED_KEYS = ("precision", "dtype", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,8 @@ def win_rate(
         batch_size: answers that are drawn or scored side by side.
         split, columns, strict: as for reading prompts.
         keys: `max_length`, `max_prompt_length`, `chat_template`, `chat_template_kwargs`,
-            `precision`, `dtype`, `quantization`, `trust_remote_code`; default: the run's own.
+            `precision`, `dtype`, `quantization`, `trust_remote_code`, of both models; default:
+            each run's own.
 
     Raises:
         UserError: neither or both of reward and judge, a model that cannot answer, prompts that
@@ -174,11 +173,9 @@ def win_rate(
     require_sampling(max_new_tokens, temperature, top_p)
     if (reward is None) == (judge is None):
         raise ConfigError("what judges the answers is either a reward or a judge; give one of them")
-    by: _Judge | _Reward = _Reward(reward) if judge is None else _Judge(judge)
-    opened, other = open_model(model, batch_size, keys), None
-    if against is not None:
-        shared = {name: keys[name] for name in SHARED_KEYS if name in keys}
-        other = open_model(against, batch_size, shared)
+    by: _Judge | _Reward = _Reward(reward, batch_size) if judge is None else _Judge(judge)
+    opened = open_model(model, batch_size, keys)
+    other = None if against is None else open_model(against, batch_size, keys)
     data = read_prompts(Sources.of(prompts, split, columns or {}), strict=strict)
     logger.info("%s", data.summary())
     draw = Draw(Sampling(max_new_tokens, temperature, top_p=top_p), SEED + seed)
@@ -193,9 +190,11 @@ class _Reward:
 
     Args:
         reward: what training would name, one or several.
+        batch_size: answers that a reward model scores side by side.
     """
 
-    def __init__(self, reward: Any) -> None:
+    def __init__(self, reward: Any, batch_size: int) -> None:
+        self.batch_size = batch_size
         several = list(reward) if isinstance(reward, list | tuple) else [reward]
         self.name = ", ".join(getattr(one, "__name__", str(one)) for one in several)
         named = {"reward": tuple(map(str, several)), "reward_normalization": "none"}
@@ -208,8 +207,9 @@ class _Reward:
         """Which of each two answers has the higher reward."""
         rewards = self._made(opened)
         first = _scores(rewards, own)
-        if not encode_alike(opened.tokenizer, other.tokenizer):
-            del rewards  # a reward model reads token ids of one tokenizer
+        same_template = opened.tokenizer.chat_template == other.tokenizer.chat_template
+        if not (same_template and encode_alike(opened.tokenizer, other.tokenizer)):
+            del rewards  # a reward model reads token ids of one tokenizer, with one template
             rewards = self._made(other)
         second = _scores(rewards, theirs)
         wins = [ahead(now, then) for now, then in zip(first, second, strict=True)]
@@ -221,8 +221,10 @@ class _Reward:
         context = ModelContext(
             opened.tokenizer,
             device=opened.accelerator.device,
+            dtype=weights_dtype(opened.config, precision),
             precision=precision,
             autocast=opened.accelerator.autocast,
+            batch_size=self.batch_size,
             trust_remote_code=opened.config.trust_remote_code,
         )
         rewards = make_rewards(self.found, self.options, context)

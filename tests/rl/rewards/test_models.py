@@ -281,6 +281,22 @@ def test_another_chat_template_renders_chats_but_leaves_plain_prompts_alone(
     rendered = Sample(chat, "So", ids, answer, True, {}, "list:1")
     found = rewards.score([asked]).raw
     assert found == pytest.approx(row_by_row(model, [rendered]), abs=1e-5)
+    # A plain prompt that the policy was asked as a chat is one here too.
+    wrapped = Sample("Why?", "So", [5], [6], True, {}, "list:1", as_chat=chat)
+    assert rewards.score([wrapped]).raw == pytest.approx(found, abs=1e-5)
+
+
+def test_a_reward_model_without_a_template_reads_plain_prompts_as_they_are_written(
+    make_reward_dir, load_saved, tokenizer
+):
+    folder = make_reward_dir(1)
+    other_tokenizer(tokenizer, folder, vocabulary=False, template="")
+    chat = ({"role": "user", "content": "Why?"},)
+    wrapped = Sample("Why?", "So", [5], [6], True, {}, "list:1", as_chat=chat)
+    answer = [*tokenizer("So")["input_ids"], tokenizer.eos_token_id]
+    plain = Sample("Why?", "So", tokenizer("Why?")["input_ids"], answer, True, {}, "list:1")
+    found = make(folder, tokenizer=tokenizer).score([wrapped]).raw
+    assert found == pytest.approx(row_by_row(load_saved(folder), [plain]), abs=1e-5)
 
 
 def test_chats_need_a_template_of_the_reward_model(make_reward_dir, tokenizer):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penchant.data.records import Text
+from penchant.data.records import Messages, Text
 from penchant.data.rows.messages import contents
 from penchant.rl.sampling.text import answer_text
 
@@ -30,6 +30,8 @@ class Sample:
         fields: the other columns of the prompt's row.
         where: the file and row of the prompt, such as `prompts.jsonl:17`.
         rendered: the prompt as the policy read it: with the chat template and its special tokens.
+        as_chat: the prompt as messages, where it is a string that the policy was asked as a chat;
+            what reward models with a chat template read.
     """
 
     prompt: Text
@@ -40,6 +42,7 @@ class Sample:
     fields: Mapping[str, Any]
     where: str
     rendered: str = ""
+    as_chat: Messages | None = None
 
     def describe(self) -> str:
         """Its place, and the last of its prompt on one short line."""

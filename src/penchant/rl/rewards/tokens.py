@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penchant.core.errors import RewardError
-from penchant.data.records import Label, Message, is_chat
+from penchant.data.records import Label, Message, Text, is_chat
 from penchant.data.token_report import TemplateRefusal
 from penchant.data.tokenise import Tokeniser
 from penchant.rl.rewards.samples import Sample
@@ -80,20 +80,23 @@ class RewardTokens:
             RewardError: the prompt is chat and the reward model has no chat template.
             ValueError: its template refuses the messages.
         """
-        shared = self.shared_chat if is_chat(sample.prompt) else self.shared_text
+        as_chat = sample.as_chat is not None or is_chat(sample.prompt)
+        shared = self.shared_chat if as_chat else self.shared_text
         if shared and sample.completion_ids:
             return self._cut(sample.prompt_ids, sample.completion_ids)
-        return self._cut(*self._encoded(sample))
+        # Without a template it reads a string as one, whatever the policy was asked.
+        read = sample.as_chat if self._has_template else None
+        return self._cut(*self._encoded(sample, sample.prompt if read is None else read))
 
-    def _encoded(self, sample: Sample) -> tuple[list[int], list[int]]:
-        chat = is_chat(sample.prompt)
+    def _encoded(self, sample: Sample, prompt: Text) -> tuple[list[int], list[int]]:
+        chat = is_chat(prompt)
         if chat and not self._has_template:
             raise RewardError(
                 f"reward {self.name} has no chat template of its own, and the prompts are chat; "
                 "add one to its tokenizer, or choose a reward model that was trained on chats"
             )
         answer = ({"role": "assistant", "content": sample.completion},) if chat else None
-        label = Label(sample.prompt, answer or sample.completion, True, sample.where)  # type: ignore[arg-type]
+        label = Label(prompt, answer or sample.completion, True, sample.where)  # type: ignore[arg-type]
         examples, report = self._tokeniser.labels([label])
         if not examples:
             raise ValueError(f"it cannot be encoded: {', '.join(report.dropped)}")
