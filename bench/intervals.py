@@ -1,5 +1,7 @@
 """How often the 95% intervals of win rates hold the truth, on data whose truth is known.
 
+And how often one of two equal models is called better.
+
 python bench/intervals.py
 """
 
@@ -13,7 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from penchant.core.length_control import length_controlled
-from penchant.core.resampling import share
+from penchant.core.resampling import difference, share
+
+# Prompts, and how many of them are decided: all, or a tenth and less.
+DECIDED = (
+    *((num, num) for num in (4, 5, 7, 10, 13, 20, 23, 33, 50, 100)),
+    *((50, 5), (100, 4), (100, 11), (400, 40)),
+)  # fmt: skip
 
 
 def sigmoid(x: float) -> float:
@@ -34,6 +42,33 @@ def held(found: object, truth: float) -> bool:
     return found.low <= truth <= found.high  # type: ignore[attr-defined]
 
 
+def false_verdicts(prompts: int, decided: int) -> tuple[float, float]:
+    """How often one of two equal models is called better, where so many prompts are decided.
+
+    Exact: over every number of wins, as often as fair coins give it. By the interval alone, and by
+    the verdict, which asks the sign test too.
+    """
+    names = [str(i) for i in range(prompts)]
+    by_interval = by_verdict = 0.0
+    for wins in range(decided + 1):
+        values = [0.5] * wins + [-0.5] * (decided - wins) + [0.0] * (prompts - decided)
+        lead = difference(values, names)
+        assert lead is not None, "there are verdicts"
+        chance = math.comb(decided, wins) / 2**decided
+        by_interval += chance * (not lead.holds_zero)
+        by_verdict += chance * (not lead.by_chance)
+    return by_interval, by_verdict
+
+
+def equal_models() -> Table:
+    """Two equal models with few prompts, or few of them decided."""
+    table = Table("prompts", "decided", "better by interval", "better by verdict")
+    for prompts, decided in DECIDED:
+        shares = (f"{100 * share:.1f}%" for share in false_verdicts(prompts, decided))
+        table.add_row(str(prompts), str(decided), *shares)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=400)
@@ -41,7 +76,7 @@ def main() -> None:
     trials = range(options.trials)
     source = random.Random(0)
     table = Table("prompts", "truth", "win rate", "four a prompt", "as if apart", "equal lengths")
-    for num in (50, 100, 400):
+    for num in (5, 10, 20, 50, 100, 400):
         for truth in (0.5, 0.7):
             counts = [0, 0, 0, 0]
             for _ in trials:
@@ -61,6 +96,7 @@ def main() -> None:
             shares = (f"{100 * count / options.trials:.1f}%" for count in counts)
             table.add_row(str(num), f"{truth:g}", *shares)
     Console().print(table)
+    Console().print(equal_models())
 
 
 if __name__ == "__main__":
