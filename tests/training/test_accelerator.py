@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import shutil
 import sys
 import threading
@@ -12,10 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 
 import penchant
 from penchant.core.errors import ConfigError
-from penchant.training.accelerator import WORLD_SIZES, let_gloo_rest
+from penchant.core.team import PATIENCE
+from penchant.methods import METHODS
+from penchant.models.sharding import make_mesh
+from penchant.rl.sampling.vllm.server import FAILURES
+from penchant.training.accelerator import WORLD_SIZES, let_gloo_rest, make_accelerator
 from penchant.training.optimizer import optimizer_tensors
 from penchant.training.restoring import load_optimizer
 
@@ -60,6 +66,49 @@ def test_launches_that_are_not_supported_are_refused_by_name(
     said = refused()
     assert f"launched with {word}, which is not supported" in said
     assert "set sharding to full" in said
+
+
+def test_other_processes_are_waited_for_longer_than_any_of_them_waits_for_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+
+    def begin(**settings: Any) -> None:
+        given.update(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.distributed.init_process_group", begin)
+    launched = {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "h", "MASTER_PORT": 1}
+    for name, value in {**launched, "ACCELERATE_USE_CPU": "true"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    with pytest.raises(KeyboardInterrupt):
+        make_accelerator("fp32")
+    longest = METHODS["grpo"].options(reward="r").vllm_server_timeout * FAILURES
+    assert given["timeout"].total_seconds() > 10 * longest
+
+
+def mesh_of_two_nodes(rank: int, port: int) -> None:
+    """Whether a node of one process waits as long for itself as for the other one."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=PATIENCE
+    )
+    mesh = make_mesh(torch.device("cpu"), "hybrid", 2, 1)
+    cpu = torch.device("cpu")
+    waits = [group._get_backend(cpu).options._timeout for group in mesh.get_all_groups()]
+    torch.distributed.destroy_process_group()
+    assert waits == [PATIENCE] * 2, waits
+
+
+def test_nodes_wait_for_each_other_as_long(free_port: Any) -> None:
+    context, port = multiprocessing.get_context("fork"), free_port()
+    team = [context.Process(target=mesh_of_two_nodes, args=(rank, port)) for rank in range(2)]
+    for one in team:
+        one.start()
+    for one in team:
+        one.join(60)
+        one.kill()
+    assert [one.exitcode for one in team] == [0, 0]
 
 
 def test_parts_in_main_memory_are_refused_where_nothing_is_divided(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# How long a process waits for the others, while one of them reads or writes a large model, asks a
+# judge, or waits for a server: these have limits of their own.
+PATIENCE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)

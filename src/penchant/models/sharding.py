@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from penchant.core.errors import ModelError
+from penchant.core.team import PATIENCE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,6 +37,7 @@ def make_mesh(device: torch.device, sharding: Sharding, size: int, node_size: in
         ValueError: nodes of different sizes, for `hybrid`.
     """
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.distributed_c10d import _set_pg_timeout
 
     if sharding == "full":
         return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
@@ -43,7 +47,10 @@ def make_mesh(device: torch.device, sharding: Sharding, size: int, node_size: in
             f"of {node_size}; set sharding to full"
         )
     shape = (size // node_size, node_size)
-    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+    for group in mesh.get_all_groups():  # else they have the default, as short as it is
+        _set_pg_timeout(PATIENCE, group)
+    return mesh
 
 
 def shard(scorer: Any, mesh: Any, *, offload: bool = False) -> None:
@@ -74,10 +81,30 @@ def shard(scorer: Any, mesh: Any, *, offload: bool = False) -> None:
 
 
 def empty(scorer: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Give up the memory of weights that another process hands out, in its dtypes."""
-    scorer.to("meta")
-    for name, parameter in scorer.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
+    """Give up the memory of weights that another process hands out, in its dtypes.
+
+    Weights that are one stay one, as a head that is the embedding.
+
+    Raises:
+        ModelError: the other process has other weights than this one.
+    """
+    own = {name for name, _ in scorer.named_parameters()}
+    if others := sorted(own ^ dtypes.keys()):
+        raise ModelError(
+            f"the first process has loaded other weights than its model's configuration says "
+            f"({', '.join(others[:3])}); where its files hold a head of its own, set "
+            "tie_word_embeddings to false in config.json"
+        )
+    twins = {
+        parameter: nn.Parameter(
+            torch.empty_like(parameter, dtype=dtypes[name], device="meta"), parameter.requires_grad
+        )
+        for name, parameter in scorer.named_parameters()
+    }
+    for module in scorer.modules():
+        for key, one in module._parameters.items():
+            module._parameters[key] = None if one is None else twins[one]
+    scorer.to("meta")  # the buffers
 
 
 def place_buffers(scorer: nn.Module, buffers: Mapping[str, Tensor], device: torch.device) -> None:

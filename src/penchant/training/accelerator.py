@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
-from penchant.core.team import Team
+from penchant.core.team import PATIENCE, Team
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.utils import KwargsHandler
 
     from penchant.config.keys import RunConfig
 
@@ -51,8 +52,13 @@ def make_accelerator(
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
-    found = Accelerator()
     launched = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    handlers: list[KwargsHandler] = []
+    if launched > 1:
+        from accelerate.utils import InitProcessGroupKwargs
+
+        handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
+    found = Accelerator(kwargs_handlers=handlers)
     if launched > found.num_processes:
         from penchant.training.launches import apart
 

@@ -89,7 +89,8 @@ def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
     team, device = team_of(accelerator), accelerator.device
     whole = {name: p.detach() for name, p in scorer.named_parameters()} if team.leads else {}
     dtypes = team.agree({name: weight.dtype for name, weight in whole.items()})
-    buffers = team.agree({n: b.cpu() for n, b in scorer.named_buffers()} if team.leads else {})
+    every = scorer.named_buffers(remove_duplicate=False)  # the others have them apart
+    buffers = team.agree({name: one.cpu() for name, one in every} if team.leads else {})
     if not team.leads:
         empty(scorer, dtypes)
     shard(scorer, mesh, offload=config.offload)
