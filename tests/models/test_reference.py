@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 import torch
@@ -293,6 +294,17 @@ def test_lora_and_full_training_of_one_model_share_a_cache(make_model, groups, t
     assert cached(tmp_path, scorer_for(lora), groups)[1] == 0
 
 
+def test_a_cache_needs_no_memory_that_its_processes_share(make_model, groups, tmp_path):
+    """Nodes may share its folder, and none sees what SQLite's write-ahead log shares in memory."""
+    scorer = scorer_for(make_model())
+    path = CachedReference(tmp_path, scorer.causal_model, "fp32").path
+    with closing(sqlite3.connect(path)) as database:  # as it was made by an earlier release
+        database.execute("PRAGMA journal_mode = WAL")
+    cached(tmp_path, scorer, groups)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
 def test_two_runs_may_fill_one_cache_at_the_same_time(make_model, groups, expected, tmp_path):
     scorer = scorer_for(make_model())
     inner = []
@@ -316,7 +328,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 from penchant.data.batch import Group
-from penchant.models.reference import CachedReference
+from penchant.models.reference_cache import CachedReference
 from penchant.models.scoring import Scorer
 
 def dawdle(items, description):
@@ -342,7 +354,7 @@ def test_a_cache_killed_while_it_fills_goes_on_where_it_was_and_holds_right_valu
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if int(line) == 12:
+        if int(line) == 30:
             break
     process.kill()  # SIGKILL
     assert process.wait() < 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
 
 SELECT = "SELECT key, sum FROM logprobs"
+INSERT = "INSERT OR REPLACE INTO logprobs VALUES (?, ?)"
+# A kill loses no more than what was scored in this time. A transaction waits for the disk, some
+# 15 ms, which small batches are not to do each.
+KEEP_SECONDS = 0.5
 
 
 class CachedReference:
@@ -72,6 +77,8 @@ class CachedReference:
             self._values.update(team.agree(saved))
             missing = [g for g in groups if any(k not in self._values for k in completion_keys(g))]
             rounds = team.rounds(range(0, len(missing), batch_size))
+            pending: list[tuple[bytes, float]] = []
+            kept = time.monotonic()
             for i in progress(range(len(rounds)), "reference log-probs"):
                 start, counts = rounds[i]
                 part = missing[start : start + batch_size]
@@ -81,15 +88,19 @@ class CachedReference:
                 keys = [key for group in part for key in completion_keys(group)]
                 own = list(zip(keys, sums, strict=True)) if counts else []
                 rows = [row for some in team.gather(own) for row in some]
-                if database is not None:
-                    with database:  # one transaction
-                        database.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
                 self._values.update(rows)
+                pending += rows
+                if i == len(rounds) - 1 or time.monotonic() - kept > KEEP_SECONDS:
+                    if database is not None:
+                        with database:  # one transaction
+                            database.executemany(INSERT, pending)
+                    pending, kept = [], time.monotonic()
         return sum(len(group.completions) for group in missing)
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=60)
-        database.execute("PRAGMA journal_mode = WAL")
+        # Not WAL: its index lies in the memory of one machine, and nodes may share the folder.
+        database.execute("PRAGMA journal_mode = DELETE")
         database.execute("CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, sum REAL)")
         return database
 
