@@ -46,6 +46,7 @@ class Service:
         self.allowed = {"adapters": adapters, "development": development}
         self.lock, self.asked, self.loads, self.restarts = threading.Lock(), 0, [], 0
         self.die_at = None
+        self.in_use = False  # by requests, so that no cache can be forgotten
         self.device = "cuda"
         self.port = 0
         self._begin()
@@ -127,6 +128,8 @@ class Service:
             assert payload["method"] == "reload_weights"
             self.model = self._load(payload["kwargs"]["weights_path"])
             self.loads.append(payload["kwargs"]["weights_path"])
+        if path == "/reset_prefix_cache" and self.in_use:
+            return 200, {"success": False}
         if path == "/update_weight_version":
             self.label = payload["new_version"]
         return 200, {"success": True, "weight_version": self.label}
@@ -289,6 +292,21 @@ def test_processes_that_share_a_server_hand_over_once(serve, tiny_model_dir):
     name, folder = sampler.weights.label, str(sampler.weights.folder)
     sampler.server.load_adapter(name, folder, 8)  # as another process, once both saw a restart
     assert service.loads == [name]
+
+
+def test_all_weights_that_another_process_handed_over_first_are_taken_while_it_asks(
+    serve, tiny_model_dir, monkeypatch
+):
+    """Both saw a restart; the cache cannot be forgotten while the first one's requests run."""
+    service = serve()
+    sampler = sampler_for(service, tiny_model_dir, lora=False)
+    sampler.sync()
+    label, folder = sampler.weights.label, str(sampler.weights.folder)
+    service.in_use = True
+    monkeypatch.setattr("penchant.rl.sampling.vllm.control._RESETS", 1)
+    sampler.server.load_weights(label, folder)
+    with pytest.raises(TrainingError, match="others use it"):  # none of this run
+        sampler.server.load_weights(f"{label}-other", folder)
 
 
 def test_only_the_present_version_lies_in_the_folder(tiny_model_dir, tmp_path):

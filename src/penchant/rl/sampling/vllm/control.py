@@ -166,6 +166,8 @@ class Server:
         for _ in range(_RESETS):
             if self.client.post("/reset_prefix_cache", {})["success"]:
                 break
+            if self.weights_label() == label:
+                return  # another process of the run was first, and its requests are under way
             time.sleep(0.5)
         else:
             raise TrainingError(
