@@ -85,6 +85,73 @@ def test_runs_that_are_killed_at_any_moment_go_on_as_if_they_had_not_been(
     assert steps == sorted(set(steps))
 
 
+def test_a_launch_whose_processes_are_told_twice_to_end_saves_its_step_and_goes_on(
+    start: Any, launch: Any, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """As SLURM does: it signals all processes of a step, and torchrun hands its signal on."""
+    whole = {**keys, "output": str(tmp_path / "whole"), "save_steps": 500, "num_train_epochs": 20}
+    launch(2, "orpo", whole)
+    told = {**whole, "output": str(tmp_path / "told")}
+    metrics = tmp_path / "told" / "metrics.jsonl"
+    process = start("orpo", told)
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.01)
+    for one in (*psutil.Process(process.pid).children(), psutil.Process(process.pid)):
+        one.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "which is saved" in said
+    assert f"resumed from step {metrics.read_text().count(chr(10))}" in launch(
+        2, "orpo", {**told, "resume": "true"}
+    )
+    assert_same(tmp_path / "told", tmp_path / "whole")
+
+
+BREAKS = """
+import os
+
+from penchant.models.scoring import Scorer
+
+judged, evaluating = [], Scorer.evaluating
+
+
+def no_room(scorer):
+    # Once, in the third check: the first measures what checks cost.
+    if os.environ["RANK"] == "1" and len(judged) == 2:
+        judged.clear()
+        raise MemoryError("no room here")
+    return evaluating(scorer)
+
+
+Scorer.evaluating = no_room
+
+
+def score(completions, **_):
+    judged.append(1)
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.parametrize("sharding", ["off", "full"])
+def test_a_process_without_memory_for_monitored_answers_lets_no_other_wait(
+    start: Any, keys: dict[str, Any], tmp_path: Path, held_out_file: Path, sharding: str
+) -> None:
+    """Without sharding the run goes on without monitors; else it ends with the reason."""
+    (tmp_path / "breaks.py").write_text(BREAKS)
+    watched = {"eval_data": str(held_out_file), "monitor_prompts": 4, "monitor_steps": 1}
+    watched |= {"monitor_length": 4, "monitor_reward": f"{tmp_path / 'breaks.py'}:score"}
+    watched |= {"eval_on_start": False, "max_steps": 2, "sharding": sharding, "eval_samples": 0}
+    process = start("orpo", {**keys, **watched})
+    _, said = process.communicate(timeout=60)
+    assert "no room here" in said
+    if sharding == "off":
+        assert process.returncode == 0, said
+        assert "monitor-failed" in said
+    else:
+        assert process.returncode != 0
+        assert "in step with the others" in said
+
+
 REWARD = """
 import os
 

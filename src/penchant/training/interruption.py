@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from types import FrameType
 logger = logging.getLogger("penchant")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Within so many seconds another SIGTERM is the same wish: SLURM sends one to every process of a
+# step, and torchrun hands on the one that it got.
+SAME_WISH = 10.0
 
 
 @dataclass
@@ -20,17 +24,22 @@ class Interruption:
     """Whether the run was asked to end."""
 
     wanted: bool = False
+    since: float = 0.0
+    """When that was; seconds of the monotonic clock."""
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Note the wish; the second time, end at once.
 
         Raises:
-            KeyboardInterrupt: the wish was noted before.
+            KeyboardInterrupt: the wish was noted before, and this is another one.
         """
+        now = time.monotonic()
         if self.wanted:
+            if number == signal.SIGTERM and now - self.since < SAME_WISH:
+                return
             raise KeyboardInterrupt
-        self.wanted = True
-        logger.warning("ending after this step, with a checkpoint; once more ends at once")
+        self.wanted, self.since = True, now
+        logger.warning("ending after this step, with a checkpoint; Ctrl-C once more ends at once")
 
 
 @contextmanager
