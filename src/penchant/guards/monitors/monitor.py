@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from penchant.core.errors import RewardError, TrainingError
+from penchant.core.errors import RewardError
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
+from penchant.guards.monitors.everywhere import everywhere
 from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import Scored, score_both
 from penchant.rl.rewards.samples import make_sample
@@ -97,14 +99,7 @@ class Monitor:
             start: rewards of the starting model's answers, which these are held against.
         """
         began = time.perf_counter()
-        own: list[_Measured] = []
-        error: Exception | None = None
-        try:
-            own = self._share()
-        except Exception as raised:
-            error = raised  # the others would wait for this process
-        self._raise_anywhere(error)
-        measured = self.team.together(own)
+        measured = self.team.together(self._share())
         completions = [one.completion for one in measured]
         texts = [answer_text(c.ids, self.tokenizer, ended=c.ended) for c in completions]
         names = measured[0].sums
@@ -122,32 +117,19 @@ class Monitor:
             answers.append(record | ({"kl": scored.kl[i]} if scored.kl else {}))
         return Check({f"monitor/{name}": value for name, value in metrics.items()}, answers)
 
-    def _raise_anywhere(self, error: Exception | None) -> None:
-        """Every process ends its check where one failed."""
-        told = self.team.gather(None if error is None else f"{type(error).__name__}: {error}")
-        if error is not None:
-            raise error
-        for rank, text in enumerate(told):
-            if text is not None:
-                raise TrainingError(f"process {rank}: {text}")
-
     def _share(self) -> list[_Measured]:
         """This process's answers, with all that is known of each of them alone."""
         rounds = self.team.rounds(range(len(self.prompts)))
         numbers = [number for number, _ in rounds]
         prompts = [self.prompts[number] for number in numbers]
+        sharded = self.scorer.is_sharded  # its passes are of all processes
+        borrowed = any(one.options.share_reward_adapter for _, one in self._rewards())
+        answer = partial(self._answered, prompts, numbers)
         with _undisturbed(), self.autocast():
-            self.sampler.sync()
-            draw = Draw(self.sampling, SEED, numbers=numbers)
-            drawn = self.sampler.sample([p.ids for p in prompts], draw)
-            completions = [completion for (completion,) in drawn]
-            groups = [Group(p.ids, (c.ids,)) for p, c in zip(prompts, completions, strict=True)]
-            sums = self._scored(groups)
-            samples = [
-                make_sample(prompt, prompt.ids, completion, self.tokenizer)
-                for prompt, completion in zip(prompts, completions, strict=True)
-            ]
-            judged = {name: _raw(rewards, samples, self.team) for name, rewards in self._rewards()}
+            everywhere(self.team, self.sampler.sync, in_step=True)
+            completions, sums = everywhere(self.team, answer, in_step=sharded)
+            judge = partial(self._rewarded, prompts, completions)
+            judged = everywhere(self.team, judge, in_step=sharded and borrowed)
         return [
             _Measured(
                 completions[i],
@@ -157,6 +139,27 @@ class Monitor:
             for i, (_, counts) in enumerate(rounds)
             if counts
         ]
+
+    def _answered(
+        self, prompts: Sequence[MonitoredPrompt], numbers: Sequence[int]
+    ) -> tuple[list[Completion], dict[str, Tensor]]:
+        """An answer to each prompt, and the sums over each answer, `[answers]`, by name."""
+        drawn = self.sampler.sample(
+            [p.ids for p in prompts], Draw(self.sampling, SEED, numbers=numbers)
+        )
+        completions = [completion for (completion,) in drawn]
+        groups = [Group(p.ids, (c.ids,)) for p, c in zip(prompts, completions, strict=True)]
+        return completions, self._scored(groups)
+
+    def _rewarded(
+        self, prompts: Sequence[MonitoredPrompt], completions: Sequence[Completion]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        """Rewards and disagreements of the answers, by the name of the rewards."""
+        samples = [
+            make_sample(prompt, prompt.ids, completion, self.tokenizer)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return {name: _raw(rewards, samples, self.team) for name, rewards in self._rewards()}
 
     def _rewards(self) -> list[tuple[str, Rewards]]:
         both = (("held_out_reward", self.held_out), ("reward", self.rewards))

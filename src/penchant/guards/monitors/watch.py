@@ -13,6 +13,7 @@ from penchant.core.evaluation import BOUNDED_KL
 from penchant.core.findings import Finding
 from penchant.core.timing import seconds_of
 from penchant.data.batch import laid_out
+from penchant.guards.monitors.everywhere import OutOfStepError, everywhere
 from penchant.training.kind import kind_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ class Watch:
             return False
         try:
             expected = self._expected_seconds()
-            whole = self.run.team.agree(self.run_seconds())
+            # A pass of sharded weights is one of all processes.
+            sharded = self.monitor.scorer.is_sharded
+            whole = everywhere(self.run.team, self.run_seconds, in_step=sharded)
+            whole = self.run.team.agree(whole)
+        except OutOfStepError:
+            raise
         except Exception as error:
             self._give_up(0, error)
             return False
@@ -94,6 +100,8 @@ class Watch:
         assert self.monitor is not None
         try:
             checked = self.monitor.check(self.start)
+        except OutOfStepError:
+            raise
         except Exception as error:
             self._give_up(step, error)
             return None
