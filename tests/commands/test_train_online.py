@@ -99,6 +99,22 @@ def test_a_killed_run_ends_in_the_same_weights(method, tiny_model_dir, tmp_path,
         assert_same_run(tmp_path / "whole", halved)
 
 
+def test_a_resumed_run_says_that_auto_is_another_engine(
+    tiny_model_dir, tmp_path, as_killed, monkeypatch
+):
+    keys = {"save_total_limit": 9}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(
+            "penchant.rl.sampling.engines.engines_of", lambda *_, **__: ["static", "cached"]
+        )
+        train("grpo", tiny_model_dir, tmp_path / "whole", **keys)
+    halved = as_killed(tmp_path / "whole", tmp_path / "halved", after=1)
+    train("grpo", tiny_model_dir, halved, resume=True, **keys)
+    (found,) = [f for f in read(halved, "findings.jsonl") if f["id"] == "other-engine"]
+    assert found["evidence"] == {"before": "static", "now": "cached"}
+    assert "other-engine" not in {f["id"] for f in read(tmp_path / "whole", "findings.jsonl")}
+
+
 def test_a_run_that_is_interrupted_while_it_samples_goes_on(tiny_model_dir, tmp_path):
     train("ppo", tiny_model_dir, tmp_path / "whole")
     asked = []

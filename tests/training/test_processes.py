@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import penchant
 from penchant.methods import METHODS
+from penchant.models.load import load_causal_model
 from penchant.training.result import TrainResult
 
 
@@ -209,7 +213,9 @@ def test_one_process_goes_on_from_the_parts_that_two_have_saved(
 
 
 def length(completions: list[str], **_: Any) -> list[float]:
-    """Tell answers apart."""
+    """Tell answers apart; the second of two processes takes memory for it."""
+    if os.environ.get("RANK") == "1":
+        assert b"x" * 2**28
     return [float(sum(map(ord, text))) for text in completions]
 
 
@@ -221,6 +227,8 @@ def test_two_processes_learn_from_answers_what_one_learns(
     penchant.train("grpo", output=tmp_path / "one", **alone(keys))
     fork("grpo", {**keys, "output": tmp_path / "two"})
     assert_same(tmp_path / "two", tmp_path / "one")
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["memory_peak_bytes"] >= metrics(tmp_path / "two")[-1]["memory_peak_bytes"]
 
 
 @pytest.mark.slow
@@ -259,6 +267,28 @@ def test_several_processes_learn_from_answers_what_one_learns(
     run = as_killed(tmp_path / "two", tmp_path / "again", after=1)
     penchant.train(method, output=run, resume=True, **alone(keys))
     assert_same(run, tmp_path / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["model", "reference_model"])
+def test_an_adapter_on_a_head_that_is_its_embedding_is_sharded(
+    tmp_path: Path, few_keys: dict[str, Any], fork: Any, given: str
+) -> None:
+    """Every process loads it whole, where of other models the first alone does."""
+    base, adapter = tmp_path / "tied", tmp_path / "adapter"
+    shutil.copytree(few_keys["model"], base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(base)
+    get_peft_model(model, LoraConfig(r=2, init_lora_weights=False)).save_pretrained(adapter)
+    AutoTokenizer.from_pretrained(base).save_pretrained(adapter)
+    named = {"model": str(base), given: str(adapter)}
+    assert load_causal_model(str(adapter), dtype=torch.float32).config.tie_word_embeddings
+    keys = {**few_keys, **named, "lora_r": 0, "reference": "copy"}
+    penchant.train("dpo", output=tmp_path / "one", **alone(keys))
+    fork("dpo", {**keys, "sharding": "full", "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow

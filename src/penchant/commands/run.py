@@ -157,7 +157,7 @@ class _Run:
             train_seconds=progress.seconds,
             examples_per_second=progress.examples / progress.seconds,
             tokens_per_second=progress.tokens / progress.seconds,
-            memory_peak_bytes=memory_peak_bytes(self.accelerator.device),
+            memory_peak_bytes=max(self.team.gather(memory_peak_bytes(self.accelerator.device))),
             before=self._logged_evaluation(0),
             after=self._evaluation_after(step, progress.step),
             best_step=progress.best_step,

@@ -118,7 +118,7 @@ DURING = (
     *DETECTED, "no-held-out-prompts", "monitor-too-slow", "monitor-failed",
     "detector-failed", "not-finite", "out-of-memory", "reward-constant",
     "nothing-left-to-learn", "reward-dropped", "reward-scale", "never-ends",
-    "kl-negative", "sampling-mismatch",
+    "kl-negative", "sampling-mismatch", "other-engine",
 )  # fmt: skip
 IDS = (*BEFORE, *DURING)
 

@@ -133,7 +133,8 @@ class OnlineOptions(RewardOptions):
     ] = Field(
         "auto", description="What draws the answers: a key-value cache here, one of a fixed size "
         "(CUDA graphs), transformers' continuous batching (CUDA), vLLM in this process, or a vLLM "
-        "server. auto: on a GPU the first of vllm, continuous and static that answers, else cached."
+        "server. auto: on a GPU the first of vllm (one process only), continuous and static that "
+        "answers, else cached."
     )  # fmt: skip
     importance_sampling: Literal["auto", "off", "token", "sequence"] = Field(
         "auto", description="Weight what another engine drew by the ratio of scored to sampled "

@@ -126,3 +126,16 @@ def _scale(metrics: Mapping[str, float]) -> Iterator[Finding]:
             "set reward_normalization to auto, or score_clip",
             {"std": metrics["reward/normalized/std"]},
         )
+
+
+def other_engine(before: str, now: str) -> Finding:
+    """That another engine answers than the one that an interrupted run began with."""
+    return warning(
+        "other-engine",
+        f"answers are drawn by {now} from here on, and {before} drew them before: generation auto "
+        "takes what the device, the installed packages and the number of processes allow, and "
+        "other engines draw other answers",
+        "go on where the run began, with as many processes; in a new run set generation to the "
+        "engine that you want",
+        {"before": before, "now": now},
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.errors import TrainingError
 from penchant.core.machine import out_of_memory_explained
 from penchant.data.source import StepBatch, visiting_order
-from penchant.rl.findings import look_at, nothing_left
+from penchant.rl.findings import look_at, nothing_left, other_engine
 from penchant.rl.rewards.spending import Spending
 from penchant.rl.rollout import Rollout, make_rollouts
 from penchant.rl.saving import pack_rollouts, unpack_rollouts
@@ -98,6 +98,10 @@ class RolloutSource:
     """Options of the method to `estimate`."""
     budget: TokenBudget | None = None
     """Fills training passes by tokens in place of the schedule's `micro_batch_size`."""
+    draws: Callable[[], str] | None = None
+    """The name of the engine that draws the answers."""
+    engine: str = ""
+    """What drew the last answers, of an interrupted run too."""
     _order: tuple[int, list[int]] = (-1, [])
     foreseeable = False
     """What was learned from one step decides whether the next has the same answers."""
@@ -184,6 +188,7 @@ class RolloutSource:
     def _collect(self, step: int) -> int:
         """The next batch; returns how often prompts were answered for it."""
         judged, chosen, num_batches = self._refilled()
+        self._note_engine(step)
         self.iteration += 1
         self.position, self.rollouts = 0, []
         self.metrics = {"iteration": float(self.iteration), **judged.metrics}
@@ -219,6 +224,14 @@ class RolloutSource:
         self.totals["episodes"] += count * self.schedule.num_generations
         self.totals["generation_seconds"] += judged.metrics["seconds/generation"]
         return judged
+
+    def _note_engine(self, step: int) -> None:
+        """Say it where another engine has drawn than before: `auto` asks for what there is."""
+        if self.draws is None:
+            return
+        before, self.engine = self.engine, self.draws()
+        if before not in ("", self.engine):
+            self.say(step, other_engine(before, self.engine))
 
     def _record(self, step: int, judged: Judged) -> None:
         for finding in look_at(judged, self.metrics):
@@ -272,6 +285,7 @@ class RolloutSource:
             "iteration": self.iteration,
             "num_answered": self.num_answered,
             "sampler_agrees": self.collector.agrees,
+            "engine": self.engine,
             "position": self.position,
             "kl_coef": self.controller.value,
             "rewards": self.collector.rewards.state_dict(),
@@ -285,6 +299,7 @@ class RolloutSource:
         self.metrics, self.totals = dict(state["metrics"]), dict(state["totals"])
         self.iteration, self.position = state["iteration"], state["position"]
         self.collector.agrees = state.get("sampler_agrees", False)
+        self.engine = state.get("engine", "")
         self.num_answered = state.get("num_answered", self.iteration * self._num_groups)
         self.controller.value = state["kl_coef"]
         self.collector.rewards.load_state_dict(state["rewards"])

@@ -17,7 +17,7 @@ class TrainResult:
     Attributes:
         output: the run directory; `model` the folder with the tuned model or adapter.
         steps, train_seconds, examples_per_second, tokens_per_second: of the optimizer steps.
-        memory_peak_bytes: of the process, or of the GPU's allocator.
+        memory_peak_bytes: of the process, or of the GPU's allocator; the most of all processes.
         before, after: held-out evaluation, where there are held-out pairs.
         best_step: of the best evaluation, where there were several.
     """

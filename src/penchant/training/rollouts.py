@@ -27,7 +27,7 @@ from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective
 from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rollout import Collector
-from penchant.rl.sampling.automatic import as_drawn
+from penchant.rl.sampling.automatic import as_drawn, engine_of
 from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.engines import Place, make_sampler, require_engine
 from penchant.rl.source import RolloutSource, Schedule
@@ -309,6 +309,7 @@ def make_source(
         append=run.append,
         say=partial(run.say, once=True),
         budget=budget,
+        draws=partial(engine_of, options, sampler),
     )
 
 

@@ -109,3 +109,11 @@ def as_drawn(options: OnlineOptions, sampler: object) -> OnlineOptions:
     if not isinstance(sampler, AutomaticSampler):
         return options
     return options.model_copy(update={"generation": sampler.engine})
+
+
+def engine_of(options: OnlineOptions, sampler: object) -> str:
+    """The name of the engine that draws the answers."""
+    if isinstance(sampler, AutomaticSampler):
+        return sampler.engine
+    # Where auto has no choice there is one engine, which is no AutomaticSampler.
+    return "cached" if options.generation == "auto" else options.generation
