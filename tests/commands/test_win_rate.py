@@ -243,6 +243,8 @@ def test_settings_hold_for_both_models_and_reward_models_read_prompts_as_they_we
     assert (message["role"], message["content"]) == ("user", own[0].prompt)
     (context,) = contexts
     assert (context.batch_size, context.dtype) == (3, torch.bfloat16)
+    assert context.reads_plain(str(adapter_run / "model")) and context.reads_plain(str(adapter_run))
+    assert not context.reads_plain(str(tiny_model_dir))
     seen.clear()
     win_rate(model=adapter_run, against=adapter_run, **given, max_length=8, max_prompt_length=4)
     assert {len(one.prompt_ids) for samples in seen for one in samples} == {4}

@@ -103,11 +103,14 @@ def why_plain(model: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
     if not tokenizer.chat_template:
         return "the model has no chat template"
-    run = model.parent if model.name == "model" else model
+    return "the run was trained on plain texts" if trained_on_plain(model) else None
+
+
+def trained_on_plain(model: Path | str) -> bool:
+    """Whether a model is of a run whose summary says that its texts were plain."""
+    run = Path(model).parent if Path(model).name == "model" else Path(model)
     summary = read_summary(run) if run.is_dir() else None
-    if summary is not None and summary.get("chat") is False:
-        return "the run was trained on plain texts"
-    return None
+    return summary is not None and summary.get("chat") is False
 
 
 @out_of_memory_explained(

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from penchant.commands.opened import Opened, open_model, weights_dtype
+from penchant.commands.opened import Opened, open_model, trained_on_plain, weights_dtype
 from penchant.commands.two_answers import answer_both
 from penchant.commands.yardstick import YARDSTICKS, ahead
 from penchant.core.errors import ConfigError, RewardError
@@ -226,6 +226,7 @@ class _Reward:
             autocast=opened.accelerator.autocast,
             batch_size=self.batch_size,
             trust_remote_code=opened.config.trust_remote_code,
+            reads_plain=trained_on_plain,
         )
         rewards = make_rewards(self.found, self.options, context)
         for finding in rewards.findings:

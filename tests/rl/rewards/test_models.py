@@ -64,10 +64,14 @@ def make_reward_dir(tiny_model_dir, tokenizer, tmp_path_factory):
     return make
 
 
-def make(*specs, tokenizer, policy=None, base=None, batch_size=8, max_length=None, **options):
+def make(*specs, tokenizer, policy=None, base=None, batch_size=8, max_length=None,
+         reads_plain=lambda _: False, **options):  # fmt: skip
     names = tuple(map(str, specs))
     chosen = RewardOptions(reward=names, **{"reward_normalization": "none", **options})
-    context = ModelContext(tokenizer, policy, base, batch_size=batch_size, max_length=max_length)
+    context = ModelContext(
+        tokenizer, policy, base, batch_size=batch_size, max_length=max_length,
+        reads_plain=reads_plain,
+    )  # fmt: skip
     return make_rewards(names, chosen, context)
 
 
@@ -286,7 +290,7 @@ def test_another_chat_template_renders_chats_but_leaves_plain_prompts_alone(
     assert rewards.score([wrapped]).raw == pytest.approx(found, abs=1e-5)
 
 
-def test_a_reward_model_without_a_template_reads_plain_prompts_as_they_are_written(
+def test_a_reward_model_that_knows_no_chats_reads_plain_prompts_as_they_are_written(
     make_reward_dir, load_saved, tokenizer
 ):
     folder = make_reward_dir(1)
@@ -297,6 +301,12 @@ def test_a_reward_model_without_a_template_reads_plain_prompts_as_they_are_writt
     plain = Sample("Why?", "So", tokenizer("Why?")["input_ids"], answer, True, {}, "list:1")
     found = make(folder, tokenizer=tokenizer).score([wrapped]).raw
     assert found == pytest.approx(row_by_row(load_saved(folder), [plain]), abs=1e-5)
+    # So does one with the policy's own template whose run was trained on plain texts.
+    tokenizer.save_pretrained(folder)
+    asked = [str(folder)]
+    found = make(folder, tokenizer=tokenizer, reads_plain=asked.__contains__).score([wrapped]).raw
+    assert found == pytest.approx(row_by_row(load_saved(folder), [plain]), abs=1e-5)
+    assert make(folder, tokenizer=tokenizer).score([wrapped]).raw != pytest.approx(found, abs=1e-5)
 
 
 def test_chats_need_a_template_of_the_reward_model(make_reward_dir, tokenizer):

@@ -75,7 +75,7 @@ def _single(name: str, label: str, context: ModelContext) -> ModelReward:
     pad, statistics = int(own.pad_token_id), _statistics(folder)
     apart = why_apart(folder, context)
     if apart is None:
-        tokens = _tokens(label, own, context.policy, context)
+        tokens = _tokens(label, own, context.policy, context, name)
         return SharedAdapterReward(label, folder, tokens, context, statistics, pad_token_id=pad)
     model: Any = load_score_model(
         folder, dtype=context.dtype, trust_remote_code=context.trust_remote_code
@@ -83,7 +83,7 @@ def _single(name: str, label: str, context: ModelContext) -> ModelReward:
     hold_frozen(model, context.frozen_dtype, context.precision)
     model.config.pad_token_id = pad  # transformers finds the last token by it
     model.requires_grad_(False).to(context.device)
-    tokens = _tokens(label, own, model, context)
+    tokens = _tokens(label, own, model, context, name)
     reward = ModelReward(label, RewardScorer(model, pad), tokens, context, statistics)
     if context.policy is not None and is_adapter(Path(folder)):
         reward.findings.append(f"reward {label} takes a model's memory of its own: {apart}")
@@ -91,7 +91,7 @@ def _single(name: str, label: str, context: ModelContext) -> ModelReward:
 
 
 def _tokens(
-    label: str, own: PreTrainedTokenizerBase, model: Any, context: ModelContext
+    label: str, own: PreTrainedTokenizerBase, model: Any, context: ModelContext, name: str
 ) -> RewardTokens:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return RewardTokens(
@@ -100,6 +100,7 @@ def _tokens(
         context.tokenizer,
         end_token_ids=end_token_ids(model),
         max_length=min(positions or UNBOUNDED, own.model_max_length, UNBOUNDED),
+        reads_plain=context.reads_plain(name),
     )
 
 

@@ -43,6 +43,8 @@ class ModelContext:
         batch_size: answers in a forward pass.
         max_length: the longest prompt with its answer, where that is known.
         trust_remote_code: run code that comes with a model.
+        reads_plain: says of a reward model, by name, that it reads a plain prompt as it is written
+            though the policy was asked it as a chat.
         whole: while it lasts, the policy's weights are whole, which processes may have divided.
     """
 
@@ -57,6 +59,7 @@ class ModelContext:
     batch_size: int = 8
     max_length: int | None = None
     trust_remote_code: bool = False
+    reads_plain: Callable[[str], bool] = lambda _: False
     whole: Callable[[], AbstractContextManager[None]] = nullcontext
 
 

@@ -38,6 +38,7 @@ class RewardTokens:
         end_token_ids: every token that ends an answer for the reward model.
         max_length: tokens that the reward model reads; what is longer loses the start of its
             prompt, and the end of its answer only where the answer alone is too long.
+        reads_plain: a plain prompt that the policy was asked as a chat is read as it is written.
 
     Attributes:
         shared_text, shared_chat: whether the policy's token ids serve, for prompts of each kind.
@@ -52,10 +53,12 @@ class RewardTokens:
         *,
         end_token_ids: Sequence[int],
         max_length: int,
+        reads_plain: bool = False,
     ) -> None:
         self.name, self.max_length, self.num_cut = name, max_length, 0
         self._tokeniser = _uncut(own, end_token_ids)
         self._has_template = bool(own.chat_template)
+        self._wraps = self._has_template and not reads_plain
         self.shared_text = encode_alike(own, policy)
         self.shared_chat = self.shared_text and _render_alike(own, policy)
 
@@ -80,13 +83,15 @@ class RewardTokens:
             RewardError: the prompt is chat and the reward model has no chat template.
             ValueError: its template refuses the messages.
         """
-        as_chat = sample.as_chat is not None or is_chat(sample.prompt)
-        shared = self.shared_chat if as_chat else self.shared_text
+        if sample.as_chat is None:
+            prompt = sample.prompt
+            shared = self.shared_chat if is_chat(prompt) else self.shared_text
+        else:
+            prompt = sample.as_chat if self._wraps else sample.prompt
+            shared = self.shared_chat and self._wraps
         if shared and sample.completion_ids:
             return self._cut(sample.prompt_ids, sample.completion_ids)
-        # Without a template it reads a string as one, whatever the policy was asked.
-        read = sample.as_chat if self._has_template else None
-        return self._cut(*self._encoded(sample, sample.prompt if read is None else read))
+        return self._cut(*self._encoded(sample, prompt))
 
     def _encoded(self, sample: Sample, prompt: Text) -> tuple[list[int], list[int]]:
         chat = is_chat(prompt)
