@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from penchant.core.atomic import replacing
 
 if TYPE_CHECKING:
     from penchant.commands.comparison import Compared, Comparison
@@ -56,9 +57,8 @@ def plot(result: Comparison, file: Path) -> None:
         left.axvline(start.mean, color="grey", linestyle=":", linewidth=1)
         right.axhline(start.mean, color="grey", linestyle=":", linewidth=1, label="the start")
     right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    shutil.move(partial, file)
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png", dpi=120)
 
 
 def _label(one: Compared, result: Comparison) -> str:

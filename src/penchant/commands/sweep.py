@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from penchant.commands.points import (
     train_point,
 )
 from penchant.config.files import read_yaml
-from penchant.core.atomic import write_atomically
+from penchant.core.atomic import replacing, write_atomically
 from penchant.core.errors import ConfigError
 from penchant.core.screen import setup_logging
 from penchant.core.strict_json import to_json
@@ -193,6 +192,5 @@ def plot(result: SweepResult, file: Path) -> None:
         interval = ", 95%" if name == names[0] else ""
         axes.set_ylabel(f"held-out {name}{interval}")
         axes.margins(0.2)
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    shutil.move(partial, file)
+    with replacing(file) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Seconds after which an unfinished file is that of a process which was killed.
+ABANDONED = 3600.0
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Create or replace a text file in one move."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    flush_to_disk(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file by, which takes the place of `path` in one move after the block.
+
+    Several processes may write one file: each has a name of its own, and the last to end is kept.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        flush_to_disk(partial)
+        _remove_abandoned(path, partial.stat().st_mtime)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _remove_abandoned(path: Path, now: float) -> None:
+    """Remove what killed processes left of the same file; the time is of the disk's own clock."""
+    for other in path.parent.iterdir():
+        if other.name.startswith(f".{path.name}.") and other.name.endswith(".partial"):
+            with suppress(FileNotFoundError):  # another process removes it as well
+                if now - other.stat().st_mtime > ABANDONED:
+                    other.unlink()
 
 
 def flush_to_disk(path: Path) -> None:

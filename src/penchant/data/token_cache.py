@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from penchant.core.atomic import flush_to_disk
+from penchant.core.atomic import replacing
 from penchant.core.screen import track
 from penchant.data.batch import Turns
 from penchant.data.records import Label, Pair, fingerprint
@@ -132,15 +131,8 @@ def _save(file: Path, examples: Sequence[Any], report: TokenReport, records: Seq
         "records": torch.tensor(list(_numbers(examples, records)), dtype=torch.int32),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs may begin at once, on machines that share the folder.
-    partial = file.with_suffix(f".{secrets.token_hex(4)}.partial")
-    try:
+    with replacing(file) as partial:
         save_file(tensors, partial, metadata={"report": json.dumps(asdict(report))})
-        flush_to_disk(partial)
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _load(file: Path, records: Sequence[Any]) -> Tokenised:
