@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,45 @@ def test_a_wrong_key_or_value_is_refused_without_torch(words: list[str]) -> None
     code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.stdout.split() == ["1", "False"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["evaluate", "--model", "m", "--data", "d"],
+        ["compare", "--methods", "dpo", "--model", "m", "--data", "d"],
+        ["chat", "m"],
+        ["merge", "m"],
+        ["demo"],
+        ["data", "inspect", "d"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_each_of_several_processes_would_do_again_is_refused(
+    given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "2 were launched; start it without a launcher" in mistake(capsys, *given)
+
+
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [("train", "print_result"), ("sweep", "print_sweep"), ("check", "print_check")],
+)
+def test_of_several_processes_one_shows_the_result(
+    command: str,
+    shows: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = SimpleNamespace(errors=[])
+    monkeypatch.setattr(f"penchant.commands.{command}.{command}", lambda *_, **__: result)
+    monkeypatch.setattr(f"penchant.cli.show.{shows}", lambda _: print("the result"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, expected in (("0", "the result\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main([command, "dpo", "--model", "m", "--data", "d", "--beta", "0.1"]) == 0
+        assert capsys.readouterr().out == expected
 
 
 def test_impossible_option_given_to_evaluate_is_refused_before_data_or_weights_are_read(

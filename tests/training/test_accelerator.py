@@ -17,11 +17,11 @@ from accelerate import PartialState
 
 import penchant
 from penchant.core.errors import ConfigError
-from penchant.core.team import PATIENCE
+from penchant.core.team import PATIENCE, WORLD_SIZES
 from penchant.methods import METHODS
 from penchant.models.sharding import make_mesh
 from penchant.rl.sampling.vllm.server import FAILURES
-from penchant.training.accelerator import WORLD_SIZES, let_gloo_rest, make_accelerator
+from penchant.training.accelerator import let_gloo_rest, make_accelerator
 from penchant.training.optimizer import optimizer_tensors
 from penchant.training.restoring import load_optimizer
 

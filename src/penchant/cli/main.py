@@ -23,6 +23,7 @@ from penchant.core.commands import typeable
 from penchant.core.errors import ConfigError, RunInterrupted, UserError
 from penchant.core.findings import spoken
 from penchant.core.strict_json import to_json
+from penchant.core.team import launched
 
 if TYPE_CHECKING:
     from penchant.commands.check_result import CheckResult
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = vars(parsed)
         command = values.pop("command")
         _refuse_unknown(unknown, values)
+        _require_alone(command)
         return COMMANDS[command](values) or 0
     except UserError as error:
         print(typeable(f"penchant: {error}"), file=sys.stderr)
@@ -60,18 +62,29 @@ def _refuse_unknown(words: Sequence[str], values: dict[str, Any]) -> None:
         raise ConfigError(unknown_key(key, method, known_keys(method)))
 
 
+def _require_alone(command: str) -> None:
+    """Refuse several processes where each would do all the work, and write the same files."""
+    if command not in SHARED and (size := launched().size) > 1:
+        raise ConfigError(
+            f"penchant {command} works in one process, and {size} were launched; start it without "
+            "a launcher, or unset WORLD_SIZE where a single process is meant"
+        )
+
+
 def _train(values: dict[str, Any]) -> None:
     method = _method(values)
     _require_valid(method, values)
     from penchant.cli.show import print_result
     from penchant.commands.train import train
 
-    print_result(train(method, **values))
+    result = train(method, **values)
+    if launched().leads:
+        print_result(result)
 
 
 def _check(values: dict[str, Any]) -> int:
     as_json, probe = values.pop("json", False), not values.pop("no_probe", False)
-    num_processes = values.pop("num_processes", 1)
+    processes = {n: values.pop(n) for n in ("num_processes", "node_size") if n in values}
     method = _method(values)
     try:
         _require_valid(method, values)
@@ -81,19 +94,19 @@ def _check(values: dict[str, Any]) -> int:
         from penchant.commands.check_result import CheckResult, stopped
 
         silence = str(values.get("silence") or "")
-        return _print_json(CheckResult(method, spoken([stopped(error)], silence)))
-    from penchant.cli.show import print_check
+        return _show_check(CheckResult(method, spoken([stopped(error)], silence)), as_json)
     from penchant.commands.check import check
 
-    result = check(method, probe=probe, num_processes=num_processes, **values)
-    if as_json:
-        return _print_json(result)
-    print_check(result)
-    return 1 if result.errors else 0
+    return _show_check(check(method, probe=probe, **processes, **values), as_json)
 
 
-def _print_json(result: CheckResult) -> int:
-    print(to_json(result.as_dict(), indent=2))
+def _show_check(result: CheckResult, as_json: bool) -> int:
+    if launched().leads and as_json:
+        print(to_json(result.as_dict(), indent=2))
+    elif launched().leads:
+        from penchant.cli.show import print_check
+
+        print_check(result)
     return 1 if result.errors else 0
 
 
@@ -121,7 +134,9 @@ def _sweep(values: dict[str, Any]) -> None:
     from penchant.cli.show import print_sweep
     from penchant.commands.sweep import sweep
 
-    print_sweep(sweep(method, vary, worker=worker, **keys))
+    result = sweep(method, vary, worker=worker, **keys)
+    if launched().leads:
+        print_sweep(result)
 
 
 def _compare(values: dict[str, Any]) -> None:
@@ -264,6 +279,8 @@ def _methods(values: dict[str, Any]) -> None:
     print_path(describe_path(resolve(values["model"]), trust_remote_code=trusted))
 
 
+# What several processes do together.
+SHARED = {"train", "sweep", "check"}
 # Of the page that is served: an export opens none, nor does a judge.
 OF_PAGE = {"annotators", "port", "seed", "question", "guidelines", "no_strength"}
 # Each returns its exit status; nothing is 0.

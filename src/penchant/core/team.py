@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,9 @@ T = TypeVar("T")
 # How long a process waits for the others, while one of them reads or writes a large model, asks a
 # judge, or waits for a server: these have limits of their own.
 PATIENCE = timedelta(hours=24)
+# By what launchers tell every process how many there are, and its number.
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,11 @@ class Team:
 
 
 ALONE = Team()
+
+
+def launched() -> Team:
+    """The processes that a launcher started together, whether they see each other or not."""
+    rank, size = (
+        max(int(os.environ.get(name) or 0) for name in names) for names in (RANKS, WORLD_SIZES)
+    )
+    return Team(rank, size) if size > 1 else ALONE

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
-from penchant.core.team import PATIENCE, Team
+from penchant.core.team import PATIENCE, Team, launched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,8 +28,6 @@ logger = logging.getLogger("penchant")
 _launched = {"fsdp": False}
 # How long threads of gloo may take to let go of their tensors.
 REST_SECONDS = 10.0
-# What launchers tell every process of how many there are.
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def make_accelerator(
@@ -52,17 +50,17 @@ def make_accelerator(
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
     AcceleratorState._reset_state()  # it is a process-wide singleton; runs may follow each other
-    launched = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    size = launched().size
     handlers: list[KwargsHandler] = []
-    if launched > 1:
+    if size > 1:
         from accelerate.utils import InitProcessGroupKwargs
 
         handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
     found = Accelerator(kwargs_handlers=handlers)
-    if launched > found.num_processes:
+    if size > found.num_processes:
         from penchant.training.launches import apart
 
-        raise apart(launched, found.num_processes)
+        raise apart(size, found.num_processes)
     console.quiet = not found.is_main_process  # what all processes find is told once
     resolved = resolve_precision(precision, found.device)
     AcceleratorState._reset_state()
