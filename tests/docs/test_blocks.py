@@ -83,7 +83,8 @@ def _typed(words: list[str]) -> None:
         methods = values.pop("methods").split(",")
     elif command not in OF_METHODS:
         return
-    of_commands = ("json", "no_probe", "num_processes", "worker", "yardstick", "num_answers")
+    of_commands = ("json", "no_probe", "num_processes", "node_size", "worker", "yardstick",
+                   "num_answers")  # fmt: skip
     file = values.pop("config", None)
     for method in methods:
         keys = {

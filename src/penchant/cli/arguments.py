@@ -108,6 +108,12 @@ def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> Non
             metavar="N",
             help="look at the run as one of N processes would meet it",
         )
+        parser.add_argument(
+            "--node_size",
+            type=int,
+            metavar="N",
+            help="how many of them are on a node: sharding hybrid divides weights within it",
+        )
     if command == "sweep":
         parser.add_argument(
             "--worker",

@@ -37,7 +37,8 @@ def check(
     *,
     config: Path | str | None = None,
     probe: bool = True,
-    num_processes: int = 1,
+    num_processes: int | None = None,
+    node_size: int | None = None,
     **keys: Any,
 ) -> CheckResult:
     """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
@@ -50,7 +51,9 @@ def check(
         config: a YAML file of flat keys; the arguments here win over it.
         probe: load the weights, and measure memory and time in a few passes; without it memory is
             estimated from the model's configuration, and time is not.
-        num_processes: that will share the run, as of `torchrun`: what one of them meets is told.
+        num_processes: that will share the run, as of `torchrun`: what one of them meets is told;
+            default: those that are here.
+        node_size: of these, the processes on one node, which `sharding: hybrid` asks for.
         keys: any key that `penchant.train` takes.
     """
     setup_logging()
@@ -59,25 +62,26 @@ def check(
     except UserError as error:
         return CheckResult(method or "", spoken([stopped(error)], str(keys.get("silence") or "")))
     try:
-        return _look(wanted, probe, num_processes)
+        return _look(wanted, probe, num_processes, node_size)
     except UserError as error:
         return CheckResult(wanted.config.method, spoken([stopped(error)], wanted.config.silence))
 
 
-def _look(wanted: Given, probe: bool, num_processes: int) -> CheckResult:
+def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) -> CheckResult:
     import torch
 
     config = wanted.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(config.precision, device)
     run_data = read_run_data(config, wanted.data, wanted.eval_data)
-    if num_processes < 1:
-        raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
+    num_processes = _count(asked)
     inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
+    parts: int | None = None
     if num_processes > 1 and config.sharding in ("full", "hybrid"):
-        from penchant.training.sharded import require_divisible
+        from penchant.training.sharded import num_parts, require_divisible
 
         require_divisible(config, inputs.base, inputs.settings, precision)
+        parts = num_parts(config, num_processes, node_size)
     run = take_snapshot(config, inputs, num_processes)
     findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
     estimate: RunEstimate | None = None
@@ -89,15 +93,29 @@ def _look(wanted: Given, probe: bool, num_processes: int) -> CheckResult:
             trust_remote_code=config.trust_remote_code,
             attention=config.attention,
         )
-        estimate, trials = _estimate(config, inputs, probe, num_processes)
+        estimate, trials = _estimate(config, inputs, probe, num_processes, parts)
         refusal = estimate.finding()
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
     shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
     return CheckResult(config.method, findings, shown, estimate, trials, path)
 
 
+def _count(asked: int | None) -> int:
+    """Of the processes of the run: those that are here, or those that this one speaks for."""
+    here = PartialState().num_processes
+    num_processes = here if asked is None else asked
+    if num_processes < 1:
+        raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
+    if here not in (1, num_processes):
+        raise ConfigError(
+            f"num_processes is {asked}, and {here} were launched; leave num_processes out, or "
+            "start penchant check without a launcher"
+        )
+    return num_processes
+
+
 def _estimate(
-    config: RunConfig, inputs: Inputs, probe: bool, num_processes: int
+    config: RunConfig, inputs: Inputs, probe: bool, num_processes: int, parts: int | None
 ) -> tuple[RunEstimate, Sequence[Trial]]:
     """What the run would take and what its rewards pay: with the weights, where they fit."""
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
@@ -108,14 +126,16 @@ def _estimate(
         inputs.train_set,
         num_processes,
         _adapter_weights(config, inputs.base),
+        parts,
     )
     if not probe or rough.impossible:
         return rough, _tried_functions(config, inputs)
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
-    # Of several processes that this one speaks for.
-    alone = config if num_processes == 1 else config.model_copy(update={"offload": False})
-    setup = prepare(alone, accelerator, inputs)
+    if accelerator.num_processes == num_processes:
+        setup, parts = prepare(config, accelerator, inputs), None  # what is measured is a part
+    else:  # this process speaks for several
+        setup = prepare(config.model_copy(update={"offload": False}), accelerator, inputs)
     config = setup.decide(config)
     trials: Sequence[Trial] = ()
     if setup.collector is not None:
@@ -125,7 +145,8 @@ def _estimate(
         trials = try_rewards(setup.collector.rewards, samples, sampled=True)
     remedy = "set max_tokens_per_batch, gradient_checkpointing on, or a lower max_length"
     with out_of_memory_explained("passes were tried", remedy):
-        return estimate_run(config, setup, accelerator, num_processes=num_processes), trials
+        found = estimate_run(config, setup, accelerator, num_processes=num_processes, parts=parts)
+    return found, trials
 
 
 def _adapter_weights(config: RunConfig, base: str) -> int | None:

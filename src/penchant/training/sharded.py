@@ -10,6 +10,7 @@ from accelerate.utils import AutocastKwargs
 
 from penchant.config.peft import from_passes
 from penchant.core.errors import ConfigError
+from penchant.core.team import launched
 from penchant.models.locate import is_adapter
 from penchant.models.sharding import empty, hand_out, make_mesh, place_buffers, shard
 from penchant.training.accelerator import sharding_of, team_of
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from penchant.config.keys import RunConfig
     from penchant.models.scoring import Scorer
+
+
+CODES = "quantization: codes of weights are not sharded; set quantization to none"
 
 
 def require_divisible(
@@ -40,15 +44,23 @@ def require_divisible(
             "offload: only what several processes divide among them is kept in main memory; launch "
             "several and set sharding to full, or set offload to false"
         )
-    engine = getattr(config.options, "generation", "auto")
-    saved = getattr(settings, "quantization_config", None)
-    refused = {
-        "quantization: codes of weights are not sharded; set quantization to none": (
-            config.quantization != "none" or saved is not None
-        ),
+    of_model = {
+        CODES: getattr(settings, "quantization_config", None) is not None,
         "precision fp16: its gradient scaler does not know sharded gradients; set bf16": (
             precision == "fp16"
         ),
+        f"model: {base} is an adapter, which LoRA would be merged into at the end; merge "
+        "it first: penchant merge": bool(config.lora_r) and is_adapter(Path(base)),
+    }
+    if reason := why_indivisible(config) or _first(of_model):
+        raise ConfigError(f"sharding {config.sharding}, {reason}, or sharding to off")
+
+
+def why_indivisible(config: RunConfig) -> str | None:
+    """Why sharded weights cannot serve a run, as far as its keys say."""
+    engine = getattr(config.options, "generation", "auto")
+    of_keys = {
+        CODES: config.quantization != "none",
         "sync_ref_model of an adapter: parts in main memory cannot meet; set offload to false": (
             config.sync_ref_model and config.lora_r > 0 and config.offload
         ),
@@ -64,12 +76,41 @@ def require_divisible(
         f"generation {engine}: it needs whole weights; set generation to cached or vllm-server": (
             engine not in ("auto", "cached", "vllm-server")
         ),
-        f"model: {base} is an adapter, which LoRA would be merged into at the end; merge "
-        "it first: penchant merge": bool(config.lora_r) and is_adapter(Path(base)),
     }
-    for reason, given in refused.items():
-        if given:
-            raise ConfigError(f"sharding {config.sharding}, {reason}, or sharding to off")
+    return _first(of_keys)
+
+
+def _first(reasons: dict[str, bool]) -> str | None:
+    """The first reason that holds."""
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def num_parts(config: RunConfig, num_processes: int, node_size: int | None = None) -> int:
+    """Into how many parts the processes of a run divide each copy of the weights.
+
+    Args:
+        config: of the run, with `sharding` full or hybrid.
+        num_processes: of the run.
+        node_size: of these, the ones on a node; default: as the launcher of this process says.
+
+    Raises:
+        ConfigError: the size of a node decides, and is not known, or nodes would differ.
+    """
+    if config.sharding == "full":
+        return num_processes
+    if node_size is None and launched().size == num_processes:
+        node_size = int(os.environ.get("LOCAL_WORLD_SIZE") or num_processes)
+    if node_size is None:
+        raise ConfigError(
+            "sharding hybrid: a process holds its part of what its node holds; set node_size to "
+            "the number of processes on a node"
+        )
+    if node_size < 1 or num_processes % node_size:
+        raise ConfigError(
+            f"sharding hybrid needs nodes of equal size, and {num_processes} processes are not a "
+            f"multiple of node_size {node_size}; set another"
+        )
+    return node_size
 
 
 def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:

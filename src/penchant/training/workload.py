@@ -101,7 +101,8 @@ def count_work(
         from penchant.training.sampled_work import sampled_passes
 
         passes, peak, predicted = sampled_passes(config, examples, layout, answer_length)
-        return Workload(kind.num_steps(config, examples), passes, 1, peak, predicted)
+        num_steps = kind.num_steps(config, examples, num_processes)
+        return Workload(num_steps, passes, 1, peak, predicted)
     source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [

@@ -37,3 +37,35 @@ def test_a_run_of_several_processes_is_measured_by_one(
     alone = penchant.check("orpo", **keys)
     assert alone.estimate is not None
     assert 0 < found.estimate.parts["optimizer"] < 0.6 * alone.estimate.parts["optimizer"]
+
+
+def test_weights_that_nodes_divide_are_forecast_for_a_node(
+    tiny_keys: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "output": tmp_path / "run", "lora_r": 0, "probe": False}
+    many = {**keys, "sharding": "hybrid", "num_processes": 4}
+    for asked, message in (({}, "set node_size"), ({"node_size": 3}, "not a multiple")):
+        (finding,) = penchant.check("orpo", **many, **asked).errors
+        assert message in f"{finding.what}; {finding.remedy}"
+    nodes = penchant.check("orpo", **many, node_size=2).estimate
+    two = penchant.check("orpo", **keys, sharding="full", num_processes=2).estimate
+    assert nodes is not None and two is not None
+    for part in ("weights", "gradients", "optimizer"):
+        assert nodes.parts[part] == two.parts[part] > 0
+
+
+def test_what_several_processes_sample_takes_them_fewer_steps(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    keys = {
+        **{"model": str(tiny_model_dir), "data": [{"prompt": f"say {word}"} for word in "abcde"]},
+        **{"output": tmp_path / "run", "reward": "length:20", "num_generations": 8},
+        **{"batch_size": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
+        **{"max_completion_length": 6, "max_length": 64, "probe": False},
+    }
+    steps = []
+    for count in (1, 2):
+        estimate = penchant.check("grpo", num_processes=count, **keys).estimate
+        assert estimate is not None
+        steps.append(estimate.num_steps)
+    assert steps == [5 * 4, 5 * 2]

@@ -225,6 +225,19 @@ def test_on_a_gpu_all_weights_in_bf16_are_proposed_and_take_what_is_predicted() 
     assert not any(one.keys.get("dtype") == "bf16" for one in others)
 
 
+def test_no_remedy_is_proposed_that_processes_that_divide_weights_refuse(full: Prepared) -> None:
+    def proposed(config: RunConfig, **processes: int) -> set[tuple[str, Any]]:
+        found = estimate_run(config, full.setup, full.accelerator, timed=False, **processes)
+        return {pair for one in found.proposals for pair in one.keys.items()}
+
+    refused = {("optim", "adamw_8bit"), ("quantization", "4bit")}
+    assert refused <= proposed(full.config)
+    sharded = full.config.model_copy(update={"sharding": "full"})
+    kept = proposed(sharded, num_processes=2, parts=2)
+    assert not refused & kept
+    assert {("gradient_checkpointing", "on"), ("lora_r", 16)} <= kept
+
+
 EXPERTS = "mlp.experts.gate_up_proj,mlp.experts.down_proj"
 
 

@@ -113,6 +113,7 @@ def estimate_run(
     *,
     timed: bool = True,
     num_processes: int | None = None,
+    parts: int | None = None,
 ) -> RunEstimate:
     """Predict peak memory and time of a prepared run; nothing about it changes.
 
@@ -121,12 +122,13 @@ def estimate_run(
         timed: probe the time too: a few forward and backward passes, and for methods that sample
             a few short answers, which their rewards judge.
         num_processes: that the run will have; default: those that are here.
+        parts: into which these will divide weights that are whole here; None: they are as here.
     """
     sizes, room = measure_run(config, setup, accelerator)
     if num_processes is None:
         num_processes = accelerator.num_processes
-    else:
-        sizes = _divided(config, sizes, num_processes)
+    if parts is not None:
+        sizes = divided(sizes, parts, offload=config.offload)
     work = partial(
         count_work,
         examples=setup.train_set,
@@ -135,7 +137,7 @@ def estimate_run(
     )
     times = Times({}, 0.0)
     if timed:
-        times = probe_times(config, setup, accelerator, num_processes)
+        times = probe_times(config, setup, accelerator, num_processes, parts or 1)
     return _estimate(
         config,
         sizes,
@@ -143,15 +145,8 @@ def estimate_run(
         work,
         times,
         checkpointing=setup.checkpointing,
-        num_processes=accelerator.num_processes,
+        num_processes=num_processes,
     )
-
-
-def _divided(config: RunConfig, sizes: Sizes, num_processes: int) -> Sizes:
-    """Of one process of several, as far as the keys say that they divide the weights."""
-    if config.sharding not in ("full", "hybrid"):
-        return sizes
-    return divided(sizes, num_processes, offload=config.offload)
 
 
 def estimate_unloaded(
@@ -161,6 +156,7 @@ def estimate_unloaded(
     examples: Sequence[Any],
     num_processes: int = 1,
     adapter_weights: int | None = None,
+    parts: int | None = None,
 ) -> RunEstimate:
     """Predict peak memory roughly, before the model is loaded.
 
@@ -171,6 +167,7 @@ def estimate_unloaded(
         examples: tokenised, to train on.
         num_processes: that share the run; what one of them takes is predicted.
         adapter_weights: that are trained, where an adapter is not the usual one.
+        parts: into which the processes divide the weights; None: each has all of them.
     """
     from penchant.models.rough_sizes import sizes_of  # a run that loads its model measures them
 
@@ -193,7 +190,8 @@ def estimate_unloaded(
         optim=config.optim,
         adapter_weights=adapter_weights,
     )
-    sizes = _divided(config, sizes, num_processes)
+    if parts is not None:
+        sizes = divided(sizes, parts, offload=config.offload)
     given = machine.given
     total = machine.memory_bytes if given else memory_total_bytes(torch.device(machine.device))
     engine = 0.0

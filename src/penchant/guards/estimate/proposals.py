@@ -10,6 +10,7 @@ from penchant.config.weights import ROUNDING
 from penchant.core.screen import gibibytes
 from penchant.models.footprint import STATE_BYTES, Load, Sizes, footprint
 from penchant.models.ways import in_bf16, quantised, with_lora
+from penchant.training.sharded import why_indivisible
 
 if TYPE_CHECKING:
     from penchant.config.keys import RunConfig
@@ -72,10 +73,8 @@ def propose(
     """
     now = footprint(sizes, load_of(config, checkpointing)).peak
     proposals = []
-    for way in _ways(config, Way({}, sizes, checkpointing)):
+    for way in _ways(config, Way({}, sizes, checkpointing), num_processes):
         changed = config.model_copy(update=dict(way.keys))
-        if changed.rounds_stochastically and num_processes > 1:
-            continue  # each of them would round otherwise
         load = load_of(changed, way.checkpointing)
         # Lengths of what is tokenised are known; a shorter limit can only cut them in proportion.
         share = changed.max_length / config.max_length
@@ -90,19 +89,28 @@ def propose(
     return fitting + sorted(others, key=lambda proposal: proposal.peak_bytes)
 
 
-def _ways(config: RunConfig, now: Way) -> Iterator[Way]:
+def _ways(config: RunConfig, now: Way, num_processes: int) -> Iterator[Way]:
     """Changes that take less memory: each alone, then together, the gentlest first."""
     together = now
     for step in (_smaller_batch, _lighter_reference, _lighter_optimizer, _checkpointed,
                  _half_weights, _with_lora, _half_base, _quantised, _shorter):  # fmt: skip
-        alone = step(config, now)
-        if alone is not None:
+        alone, more = (step(config, way) for way in (now, together))
+        if alone is not None and _can_be_shared(config, alone, num_processes):
             yield alone
-        more = step(config, together)
-        if more is not None:
+        if more is not None and _can_be_shared(config, more, num_processes):
             if together.keys and more.keys != (alone.keys if alone else None):
                 yield more
             together = more
+
+
+def _can_be_shared(config: RunConfig, way: Way, num_processes: int) -> bool:
+    """Whether the processes of the run can train in this way."""
+    changed = config.model_copy(update=dict(way.keys))
+    if num_processes == 1:
+        return True
+    if changed.rounds_stochastically:  # each of them would round otherwise
+        return False
+    return changed.sharding not in ("full", "hybrid") or why_indivisible(changed) is None
 
 
 def _smaller_batch(config: RunConfig, way: Way) -> Way | None:

@@ -74,13 +74,18 @@ def fitted(points: Sequence[tuple[int, float]]) -> Line:
 
 
 def probe_times(
-    config: RunConfig, setup: Setup, accelerator: Accelerator, num_processes: int = 1
+    config: RunConfig,
+    setup: Setup,
+    accelerator: Accelerator,
+    num_processes: int = 1,
+    parts: int = 1,
 ) -> Times:
     """Time passes, updates, and where answers are sampled these, and add up the run.
 
     Args:
         config, setup, accelerator: of the run.
         num_processes: that share it; the time of one of them is predicted.
+        parts: into which these will divide the weights, each updating its own.
     """
     with untouched(setup):
         sampling = _sampling(config, setup, accelerator)
@@ -93,7 +98,7 @@ def probe_times(
             answer_length=length,
         )
         first, *points = _timed_passes(config, setup, accelerator, sampling)
-        first_update, update = update_seconds(config, setup)
+        first_update, update = (seconds / parts for seconds in update_seconds(config, setup))
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
         evaluation /= num_processes
     line = fitted(points)
