@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from penchant.models.load import DTYPES
-from penchant.models.memory import is_quantised, weight_bytes
+from penchant.models.memory import is_quantised, own_part, weight_bytes
 from penchant.models.size import layer_weights
 
 
@@ -36,13 +36,13 @@ def hold_frozen(model: nn.Module, frozen_dtype: str, precision: str) -> None:
 
 
 def frozen_bytes(model: nn.Module, frozen_dtype: str, precision: str) -> int:
-    """What a frozen copy of a model takes, as `hold_frozen` would hold it."""
+    """What a frozen copy of a model takes, or of its part here, as `hold_frozen` would hold it."""
     if is_quantised(model):
         return weight_bytes(model)
     if frozen_dtype == "fp32":
-        return sum(4 * parameter.numel() for parameter in model.parameters())
+        return sum(4 * own_part(parameter).numel() for parameter in model.parameters())
     saved = 4 - DTYPES[precision].itemsize
-    rounded = sum(weight.numel() for weight in _rounded(model, precision))
+    rounded = sum(own_part(weight).numel() for weight in _rounded(model, precision))
     return weight_bytes(model) - saved * rounded
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from penchant.core.screen import GIB, console
-from penchant.models.memory import held_state, trained_bytes
+from penchant.models.memory import held_state, own_part, trained_bytes
 from penchant.models.policy import PolicyScorer
 
 if TYPE_CHECKING:
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 def memory_parts(config: RunConfig, setup: Setup) -> dict[str, int]:
-    """Bytes of the weights that a run holds, by part, each counted once."""
+    """Bytes of the weights that a process of a run holds, by part, each counted once."""
     policy = setup.scorer
     assert isinstance(policy, PolicyScorer) and setup.collector is not None
     seen: set[int] = set()
 
     def count(tensors: Any) -> int:
         total = 0
-        for tensor in tensors:
-            if tensor.data_ptr() not in seen:
-                seen.add(tensor.data_ptr())
-                total += tensor.numel() * tensor.element_size()
+        for own in map(own_part, tensors):
+            # Parts without an element, of tensors that others hold, all have the address 0.
+            if own.nbytes and own.data_ptr() not in seen:
+                seen.add(own.data_ptr())
+                total += own.nbytes
         return total
 
     rewards = setup.collector.rewards.held_bytes()

@@ -15,6 +15,7 @@ from penchant.models.memory import weight_bytes
 from penchant.models.reference import KeptSums, Reference
 from penchant.models.scoring import Scorer, segment_sums
 from penchant.models.selfcheck import NEGLIGIBLE, TIMES_PLAIN, tolerance
+from penchant.training.accelerator import team_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,13 +69,17 @@ class ReferenceMaker:
         return "cache" if again and config.cacheable else "copy"
 
     def copy_bytes(self) -> int:
-        """What a frozen copy of the policy takes."""
+        """What a frozen copy of the policy takes, in the process where that is most."""
         model, config = self.policy.causal_model, self.config
         if config.sync_ref_model:
-            return weight_bytes(model)
-        from penchant.models.frozen import frozen_bytes
+            own = weight_bytes(model)
+        else:
+            from penchant.models.frozen import frozen_bytes
 
-        return frozen_bytes(model, config.frozen_dtype, self.precision)
+            own = frozen_bytes(model, config.frozen_dtype, self.precision)
+        if not self.policy.is_sharded:
+            return own
+        return max(team_of(self.accelerator).gather(own))  # all choose by it, and the same
 
 
 def keep_sums(
