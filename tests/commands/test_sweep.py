@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import penchant
+from penchant.commands import sweep as module
 from penchant.commands.sweep import Point, SweepResult, comparable_margins, recommend
 from penchant.core.evaluation import Evaluation
 
@@ -31,3 +36,50 @@ def test_margins_are_not_compared_across_settings_that_scale_them() -> None:
     assert not comparable_margins(SweepResult(Path("sweep"), points, 0, ""))
     rates = [Point({"learning_rate": rate}, Path("run"), None) for rate in (1e-5, 1e-4)]
     assert comparable_margins(SweepResult(Path("sweep"), rates, None, ""))
+
+
+@pytest.fixture
+def keys(tiny_keys: dict[str, Any], held_out_file: Path, tmp_path: Path) -> dict[str, Any]:
+    """Return a sweep whose points take a fraction of a second."""
+    output = {"eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
+    return {**tiny_keys, **output, "max_steps": 2, "lora_r": 4}
+
+
+def test_of_workers_side_by_side_the_last_that_ends_compares_all_points(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tasks of a SLURM array: one begins and ends while another trains its last point."""
+    vary = {"beta": [0.05, 0.1, 0.3]}
+    train, beside = module.train_point, []
+
+    def train_last(config: Any, *given: Any) -> Point:
+        if config.output.name == "beta=0.3":
+            beside.append(penchant.sweep("dpo", vary, worker="2/2", **keys))
+        return train(config, *given)
+
+    monkeypatch.setattr(module, "train_point", train_last)
+    last = penchant.sweep("dpo", vary, worker="1/2", **keys)
+    (other,) = beside
+    assert [point.error for point in other.points] == [None, None, "not trained yet"]
+    assert other.recommended is None
+    monkeypatch.setattr(module, "train_point", train)
+    whole = penchant.sweep("dpo", vary, **{**keys, "output": str(tmp_path / "whole")})
+    assert [point.after for point in last.points] == [point.after for point in whole.points]
+    assert last.recommended == whole.recommended is not None
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["reason"] == whole.reason
+
+
+def test_points_that_a_kill_left_without_their_evaluation_are_gone_on_with(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """A run is complete with its summary, and its point a moment later."""
+    vary = {"beta": [0.05, 0.1]}
+    whole = penchant.sweep("dpo", vary, **keys)
+    (tmp_path / "sweep" / "beta=0.05" / "point.json").unlink()
+    (tmp_path / "sweep" / "beta=0.1" / "point.json").write_text('{"error": "of an earlier try"}')
+    for name in ("sweep.json", "sweep.png"):
+        (tmp_path / "sweep" / name).unlink()
+    again = penchant.sweep("dpo", vary, **keys, resume=True)
+    assert [point.after for point in again.points] == [point.after for point in whole.points]
+    assert again.recommended == whole.recommended
+    assert (tmp_path / "sweep" / "sweep.json").exists()

@@ -31,10 +31,13 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def fork() -> Callable[..., None]:
-    """Return a function that carries a run out in processes that need not import torch."""
+    """Return a function that carries a run out in processes that need not import torch.
+
+    Another `command` is a function of penchant; with `fails` each process must end with an error.
+    """
     context = multiprocessing.get_context("fork")
 
-    def train(rank: int, size: int, nodes: int, port: int, method: str, keys: Any) -> None:
+    def work(rank: int, size: int, nodes: int, port: int, command: str, *given: Any) -> None:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
         local = size // nodes
         ranks = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": size}
@@ -42,18 +45,27 @@ def fork() -> Callable[..., None]:
         os.environ |= here | {name: str(number) for name, number in ranks.items()}
         torch.set_num_threads(1)  # the threads of the process that was forked are not there
         PartialState._reset_state()
-        penchant.train(method, **keys)
+        method, keys = given
+        getattr(penchant, command)(method, **keys)
 
-    def carry_out(method: str, keys: dict[str, Any], size: int = 2, *, nodes: int = 1) -> None:
-        given = size, nodes, _free_port(), method, keys
-        team = [context.Process(target=train, args=(rank, *given)) for rank in range(size)]
+    def carry_out(
+        method: str,
+        keys: dict[str, Any],
+        size: int = 2,
+        *,
+        nodes: int = 1,
+        command: str = "train",
+        fails: bool = False,
+    ) -> None:
+        given = size, nodes, _free_port(), command, method, keys
+        team = [context.Process(target=work, args=(rank, *given)) for rank in range(size)]
         for one in team:
             one.start()
         for one in team:
             one.join(60)
             one.kill()
             one.join()
-        assert [one.exitcode for one in team] == [0] * size
+        assert [one.exitcode for one in team] == [int(fails)] * size
 
     return carry_out
 

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import penchant
+from penchant.guards.monitors import answering
 from penchant.methods import METHODS
 from penchant.models.load import load_causal_model
 from penchant.training.result import TrainResult
+from penchant.training.step import Step
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -212,6 +214,11 @@ def test_one_process_goes_on_from_the_parts_that_two_have_saved(
     assert_same(run, tmp_path / "two")
 
 
+def held(run: Path) -> dict[str, int]:
+    summary = json.loads((run / "summary.json").read_text())
+    return {name: size for name, size in summary["memory_held"].items() if size}
+
+
 def length(completions: list[str], **_: Any) -> list[float]:
     """Tell answers apart; the second of two processes takes memory for it."""
     if os.environ.get("RANK") == "1":
@@ -229,6 +236,56 @@ def test_two_processes_learn_from_answers_what_one_learns(
     assert_same(tmp_path / "two", tmp_path / "one")
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert summary["memory_peak_bytes"] >= metrics(tmp_path / "two")[-1]["memory_peak_bytes"]
+
+
+def unlucky(take: Any) -> Any:
+    """Let memory run out in the second process, in a pass that the first one waits for."""
+
+    def fail(*given: Any) -> Any:
+        if os.environ.get("RANK") == "1":
+            raise torch.OutOfMemoryError("of this process alone")
+        return take(*given)
+
+    return fail
+
+
+def test_a_sweep_ends_where_one_process_alone_fails_in_a_point(
+    tmp_path: Path,
+    few_keys: dict[str, Any],
+    held_out_file: Path,
+    fork: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next point would be begun by this process, while the others wait for it in this one."""
+    monkeypatch.setattr(Step, "take", unlucky(Step.take))
+    keys = {**few_keys, "eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
+    fork("dpo", {**keys, "vary": {"beta": [0.1, 0.3]}}, command="sweep", fails=True)
+    assert not [*(tmp_path / "sweep").glob("*/point.json")]
+
+
+def test_a_point_that_diverges_in_all_processes_is_recorded_by_a_sweep(
+    tmp_path: Path, few_keys: dict[str, Any], held_out_file: Path, fork: Any
+) -> None:
+    keys = {**few_keys, "eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
+    keys |= {"max_grad_norm": 1e30, "optim": "sgd", "max_steps": 3}
+    fork("dpo", {**keys, "vary": {"learning_rate": [1e30, 1e-3]}}, command="sweep")
+    found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert "is not finite" in found["points"][0]["error"]
+    assert found["recommended"] == 1
+
+
+def test_monitors_are_left_out_by_all_where_one_process_cannot_predict_the_time(
+    tmp_path: Path,
+    few_keys: dict[str, Any],
+    held_out_file: Path,
+    fork: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answering, "predicted_seconds", unlucky(lambda *_: 1e6))
+    keys = {**few_keys, "eval_data": str(held_out_file), "output": tmp_path / "run"}
+    fork("dpo", {**keys, "monitor_prompts": 2})
+    said = (tmp_path / "run" / "findings.jsonl").read_text()
+    assert "process 1: OutOfMemoryError: of this process alone" in said
 
 
 @pytest.mark.slow
@@ -263,6 +320,11 @@ def test_several_processes_learn_from_answers_what_one_learns(
     penchant.train(method, output=tmp_path / "one", **alone(keys))
     fork(method, {**keys, "sharding": sharding, "output": tmp_path / "two"})
     assert_same(tmp_path / "two", tmp_path / "one")
+    one, two = (held(tmp_path / name) for name in ("one", "two"))
+    for part in ("policy, frozen", "policy, trained", "value head", "value model"):
+        if part in one:
+            expected = one[part] / (2 if sharding == "full" else 1)
+            assert two[part] == pytest.approx(expected, rel=0.05), part
     # One process goes on from the answers of both.
     run = as_killed(tmp_path / "two", tmp_path / "again", after=1)
     penchant.train(method, output=run, resume=True, **alone(keys))
@@ -327,20 +389,3 @@ def test_weights_are_sharded_where_the_launcher_asks_for_it(
     sizes = [f.stat().st_size for f in (tmp_path / "run/checkpoints/step-4").glob("shard-*")]
     assert len(sizes) == 2
     assert max(sizes) < 1.1 * min(sizes)
-
-
-@pytest.mark.slow
-def test_processes_work_off_a_sweep_together(
-    tmp_path: Path, few_keys: dict[str, Any], held_out_file: Path
-) -> None:
-    """As the tasks of a SLURM array do, one after the other here."""
-    keys = {**few_keys, "eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
-    vary = {"beta": [0.05, 0.1, 0.3]}
-    first = penchant.sweep("dpo", vary, worker="1/2", **keys)
-    assert [point.error for point in first.points] == [None, "not trained yet", None]
-    assert first.recommended is None
-    last = penchant.sweep("dpo", vary, worker="2/2", **keys)
-    assert [point.error for point in last.points] == [None] * 3
-    whole = penchant.sweep("dpo", vary, **{**keys, "output": str(tmp_path / "whole")})
-    assert [p.after for p in last.points] == [p.after for p in whole.points]
-    assert last.recommended == whole.recommended

@@ -19,7 +19,7 @@ from penchant.config.files import read_yaml
 from penchant.config.keys import RunConfig, load_config
 from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
-from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.errors import ConfigError, RunFailedError, TrainingError
 from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
@@ -194,22 +194,20 @@ def load_start(config: RunConfig, run_data: RunData) -> Start:
 
 def finished(config: RunConfig, run_data: RunData) -> Point | None:
     """A point that an earlier call has trained."""
-    accelerator = make_accelerator(config.precision)
-    summary = open_directory(config, accelerator, run_data).summary()
-    if summary is None:
+    directory = open_directory(config, make_accelerator(config.precision), run_data)
+    point = known_point(config, directory.team)
+    # A kill may have come between the two files: what the run has saved is gone on with.
+    if directory.summary() is None or point.after is None:
         return None
     logger.info("%s is complete", config.output)
-    point = json.loads((config.output / "point.json").read_text(encoding="utf-8"))
-    after = Evaluation(**point["after"])
-    return Point({}, config.output, after, train_seconds=summary["train_seconds"])
+    return point
 
 
-def point_of_others(config: RunConfig) -> Point:
-    """A point that another worker trains, as far as it is known."""
+def known_point(config: RunConfig, team: Team) -> Point:
+    """A point as its folder tells of it, which another worker may train just now."""
     file = config.output / "point.json"
-    if not file.exists():
-        return Point({}, config.output, None, PENDING)
-    known = json.loads(file.read_text(encoding="utf-8"))
+    there = team.leads and file.exists()
+    known = team.agree(json.loads(file.read_text("utf-8")) if there else {"error": PENDING})
     if "error" in known:
         return Point({}, config.output, None, known["error"])
     seconds = known["train_seconds"]
@@ -233,7 +231,11 @@ def parse_worker(text: str | None) -> tuple[int, int]:
 
 
 def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
-    """Train a point; one that diverges is recorded with its error."""
+    """Train a point; one that diverges is recorded with its error.
+
+    Raises:
+        TrainingError: one of several processes has met what the others do not know of.
+    """
     with torch.no_grad():
         for name, parameter in start.setup.trained().items():
             own_part(parameter).copy_(start.weights[name])
@@ -245,6 +247,9 @@ def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
     try:
         result = run_on(config, accelerator, directory, start.setup, start.snapshot)
     except TrainingError as error:
+        # The others still wait for this process, within the point that it would leave.
+        if directory.team.size > 1 and not isinstance(error, RunFailedError):
+            raise
         logger.warning("%s failed: %s", config.output.name, error)
         directory.write("point.json", {"error": str(error)})
         return Point({}, config.output, None, str(error))

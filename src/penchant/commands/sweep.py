@@ -17,12 +17,12 @@ from penchant.commands.points import (
     default_betas,
     finished,
     heavy_keys,
+    known_point,
     load_start,
     open_folder,
     parse_worker,
     point_config,
     point_name,
-    point_of_others,
     resumes,
     train_point,
 )
@@ -102,21 +102,21 @@ def sweep(
         open_folder(base.output, vary, resume=worker is not None or resumes(keys, file))
     team.wait()
     run_data = read_run_data(base, base.data, base.eval_data)
-    points: list[Point] = []
+    configs = [
+        (values, one.model_copy(update={"output": base.output / point_name(values)}))
+        for values, one in configs
+    ]
     start: Start | None = None
-    for number, (values, point) in enumerate(configs):
-        point = point.model_copy(update={"output": base.output / point_name(values)})
-        if number % count != first:
-            points.append(replace(team.agree(point_of_others(point)), values=dict(values)))
-            continue
-        done = finished(point, run_data)
-        if done is None:
+    for number in range(first, len(configs), count):
+        values, point = configs[number]
+        if finished(point, run_data) is None:
             if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
                 start = load_start(point, run_data)
             logger.info("point %d of %d: %s", number + 1, len(configs), point_name(values))
-            done = train_point(point, run_data, start)
-        points.append(replace(done, values=dict(values)))
+            train_point(point, run_data, start)
+    # Other workers trained meanwhile: which of their points there are is known only now.
+    points = [replace(known_point(one, team), values=dict(values)) for values, one in configs]
     return _conclude(base.output, points, team)
 
 

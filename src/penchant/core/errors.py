@@ -16,7 +16,11 @@ class ModelError(UserError):
 
 
 class TrainingError(UserError):
-    """The run cannot go on: numbers that are not finite, an output folder that is taken."""
+    """The run cannot go on: memory that ran out, an output folder that is taken."""
+
+
+class RunFailedError(TrainingError):
+    """Training itself failed, which every process of the run finds in the same step."""
 
 
 class RunInterrupted(KeyboardInterrupt):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penchant.core.errors import TrainingError
+from penchant.core.errors import RunFailedError
 from penchant.core.machine import out_of_memory_explained
 from penchant.data.source import StepBatch, visiting_order
 from penchant.rl.findings import look_at, nothing_left, other_engine
@@ -254,11 +254,11 @@ class RolloutSource:
         """Rewards tell the answers apart no longer: the end of the run, or of one that never began.
 
         Raises:
-            TrainingError: before the first step.
+            RunFailedError: before the first step.
         """
         finding = nothing_left(FRUITLESS, step - 1)
         if step == 1:
-            raise TrainingError(f"{finding.what}; {finding.remedy}")
+            raise RunFailedError(f"{finding.what}; {finding.remedy}")
         self.say(step - 1, finding)
 
     def _index(self, visited: int) -> int:

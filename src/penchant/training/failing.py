@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from penchant.core.errors import RunInterrupted, TrainingError
+from penchant.core.errors import RunFailedError, RunInterrupted, TrainingError
 from penchant.core.findings import Finding
 from penchant.data.budget import KEY
 
@@ -74,14 +74,14 @@ def fail(
     """Say what is not finite, and end.
 
     Raises:
-        TrainingError: always.
+        RunFailedError: always.
     """
     rows = ", ".join(e.where for e in examples[:8]) or "of another process"
     remedy = (
         "lower learning_rate, look at these records, or use precision bf16 or fp32 where it is fp16"
     )
     say(step, Finding("not-finite", "error", what, remedy, {"rows": rows}))
-    raise TrainingError(f"{what} is not finite at step {step} (records {rows}); {remedy}")
+    raise RunFailedError(f"{what} is not finite at step {step} (records {rows}); {remedy}")
 
 
 def interrupt(step: int, method: str, folder: Path) -> NoReturn:

@@ -104,7 +104,7 @@ class Step:
             Means over the batch's examples, with `grad_norm` before clipping and `learning_rate`.
 
         Raises:
-            TrainingError: a loss or the gradient is not finite.
+            RunFailedError: a loss or the gradient is not finite.
         """
         passes = self._accumulate(batch)
         rate = float(self.optimizer.param_groups[0]["lr"])
