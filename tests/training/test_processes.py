@@ -267,6 +267,7 @@ def test_a_point_that_diverges_in_all_processes_is_recorded_by_a_sweep(
     tmp_path: Path, few_keys: dict[str, Any], held_out_file: Path, fork: Any
 ) -> None:
     keys = {**few_keys, "eval_data": str(held_out_file), "output": str(tmp_path / "sweep")}
+    del keys["adam_epsilon"]
     keys |= {"max_grad_norm": 1e30, "optim": "sgd", "max_steps": 3}
     fork("dpo", {**keys, "vary": {"learning_rate": [1e30, 1e-3]}}, command="sweep")
     found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())

@@ -206,8 +206,10 @@ def finished(config: RunConfig, run_data: RunData) -> Point | None:
 def known_point(config: RunConfig, team: Team) -> Point:
     """A point as its folder tells of it, which another worker may train just now."""
     file = config.output / "point.json"
-    there = team.leads and file.exists()
-    known = team.agree(json.loads(file.read_text("utf-8")) if there else {"error": PENDING})
+    known: dict[str, Any] = {"error": PENDING}
+    if team.leads and file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+    known = team.agree(known)
     if "error" in known:
         return Point({}, config.output, None, known["error"])
     seconds = known["train_seconds"]
@@ -239,6 +241,7 @@ def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
     with torch.no_grad():
         for name, parameter in start.setup.trained().items():
             own_part(parameter).copy_(start.weights[name])
+            parameter.grad = None  # a point that diverged has left its own
     accelerator = make_accelerator(
         config.precision, trackers=config.trackers, folder=config.output / "trackers"
     )

@@ -49,9 +49,10 @@ def test_weights_that_nodes_divide_are_forecast_for_a_node(
         assert message in f"{finding.what}; {finding.remedy}"
     nodes = penchant.check("orpo", **many, node_size=2).estimate
     two = penchant.check("orpo", **keys, sharding="full", num_processes=2).estimate
-    assert nodes is not None and two is not None
-    for part in ("weights", "gradients", "optimizer"):
-        assert nodes.parts[part] == two.parts[part] > 0
+    four = penchant.check("orpo", **keys, sharding="full", num_processes=4).estimate
+    assert nodes is not None and two is not None and four is not None
+    assert nodes.parts["weights"] == two.parts["weights"] > 1.5 * four.parts["weights"]
+    assert nodes.phases["update"] == two.phases["update"] > four.phases["update"]
 
 
 def test_what_several_processes_sample_takes_them_fewer_steps(
