@@ -322,7 +322,7 @@ def test_several_processes_learn_from_answers_what_one_learns(
     fork(method, {**keys, "sharding": sharding, "output": tmp_path / "two"})
     assert_same(tmp_path / "two", tmp_path / "one")
     one, two = (held(tmp_path / name) for name in ("one", "two"))
-    for part in ("policy, frozen", "policy, trained", "value head", "value model"):
+    for part in ("policy, frozen", "policy, trained", "value model"):
         if part in one:
             expected = one[part] / (2 if sharding == "full" else 1)
             assert two[part] == pytest.approx(expected, rel=0.05), part
