@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import penchant
-from penchant.guards.monitors import answering
 from penchant.methods import METHODS
 from penchant.models.load import load_causal_model
 from penchant.training.result import TrainResult
@@ -273,20 +272,6 @@ def test_a_point_that_diverges_in_all_processes_is_recorded_by_a_sweep(
     found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert "is not finite" in found["points"][0]["error"]
     assert found["recommended"] == 1
-
-
-def test_monitors_are_left_out_by_all_where_one_process_cannot_predict_the_time(
-    tmp_path: Path,
-    few_keys: dict[str, Any],
-    held_out_file: Path,
-    fork: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(answering, "predicted_seconds", unlucky(lambda *_: 1e6))
-    keys = {**few_keys, "eval_data": str(held_out_file), "output": tmp_path / "run"}
-    fork("dpo", {**keys, "monitor_prompts": 2})
-    said = (tmp_path / "run" / "findings.jsonl").read_text()
-    assert "process 1: OutOfMemoryError: of this process alone" in said
 
 
 @pytest.mark.slow
