@@ -132,9 +132,9 @@ class OnlineOptions(RewardOptions):
         "auto", "cached", "static", "continuous", "vllm", "vllm-server"
     ] = Field(
         "auto", description="What draws the answers: a key-value cache here, one of a fixed size "
-        "(CUDA graphs), transformers' continuous batching (CUDA), vLLM in this process, or a vLLM "
-        "server. auto: on a GPU the first of vllm (one process only), continuous and static that "
-        "answers, else cached."
+        "(CUDA graphs), transformers' continuous batching (CUDA; with other answers for another "
+        "number of processes), vLLM in this process, or a vLLM server. auto: on a GPU the first of "
+        "vllm (one process only), continuous and static that answers, else cached."
     )  # fmt: skip
     importance_sampling: Literal["auto", "off", "token", "sequence"] = Field(
         "auto", description="Weight what another engine drew by the ratio of scored to sampled "
