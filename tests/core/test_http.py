@@ -56,7 +56,9 @@ def answers() -> Iterator[Callable[..., JsonClient]]:
     """Return a function that serves these bytes, piece by piece, and closes the connection."""
     made: list[Any] = []
 
-    def start(*pieces: bytes, pause: float = 0.0, **options: Any) -> JsonClient:
+    def start(
+        *pieces: bytes, pause: float = 0.0, timeout: float = 10.0, **options: Any
+    ) -> JsonClient:
         class Handler(StreamRequestHandler):
             def handle(self) -> None:
                 while self.rfile.readline().strip():
@@ -72,7 +74,7 @@ def answers() -> Iterator[Callable[..., JsonClient]]:
         made[-1].daemon_threads = True
         threading.Thread(target=made[-1].serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{made[-1].server_address[1]}"
-        return JsonClient(url, 0.3, proxies=False, **options)
+        return JsonClient(url, timeout, proxies=False, **options)
 
     yield start
     for server in made:
@@ -123,8 +125,16 @@ def test_a_try_ends_in_time_whether_its_answer_stalls_or_trickles(
 ) -> None:
     began = time.monotonic()
     with pytest.raises(HttpError) as caught:
-        answers(first, *[b"x"] * 20, pause=pause).get("/models")
+        answers(first, *[b"x"] * 20, pause=pause, timeout=0.3).get("/models")
     assert caught.value.passing and time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("first", [head("200 OK", "Content-Length: 3"), head("200 OK")])
+def test_an_answer_that_is_whole_just_after_the_deadline_is_kept(
+    first: bytes, answers: Callable[..., JsonClient]
+) -> None:
+    late = answers(first, b"[", b"1]", b"", pause=0.7, timeout=1.2)
+    assert late.get("/score") == [1]
 
 
 def test_json_is_read_whatever_type_the_server_calls_it(answers: Callable[..., JsonClient]) -> None:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 Messages = Sequence[Mapping[str, str]]
 # Models that a message names, of the hundreds that a provider may list.
 SHOWN = 5
+# Seconds of a try: a model that thinks sends nothing, or empty lines, until it answers, and an
+# answer that is not waited for may be paid all the same.
+TIMEOUT = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +39,14 @@ class EndpointSettings(ServiceSettings):
 
     Attributes:
         model: None for the only one that is served there.
+        timeout: as of every service, and longer: models think.
         temperature, max_tokens: of the answers.
         price_input, price_output: per million tokens, in any currency.
         extra_body: more fields of each request, as the server takes them.
     """
 
     model: str | None = None
+    timeout: float = TIMEOUT
     temperature: float = 0.0
     max_tokens: int = 512
     price_input: float = 0.0

@@ -35,13 +35,18 @@ class HttpError(Exception):
         status: its HTTP status; None where no answer came at all.
         passing: whether the same request may succeed later.
         retry_after: seconds after which the server asks to be tried again, where it says so.
+        said: the server's own text, which the message quotes after the address.
     """
 
     def __init__(
-        self, message: str, status: int | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        said: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.retry_after, self.said = status, retry_after, said
         fault = status is not None and status >= SERVER_FAULT and status != LACKS_METHOD
         self.passing = status is None or status in PASSING or fault
 
@@ -122,7 +127,7 @@ class JsonClient:
         wait = str(error.headers.get("Retry-After", ""))
         pause = float(wait) if wait.replace(".", "", 1).isdecimal() else None
         message = f"{url} answered {error.code}: {said[:EXCERPT] or error.reason}"
-        return HttpError(message, error.code, pause)
+        return HttpError(message, error.code, pause, said)
 
 
 def bearer(variable: str) -> dict[str, str]:
@@ -144,7 +149,7 @@ def bearer(variable: str) -> dict[str, str]:
 
 
 def _read(answer: Any, deadline: float) -> bytes:
-    """The body of an answer, as far as it comes in time.
+    """The body of an answer; one that is whole is kept, however late its last part came.
 
     Raises:
         OSError, http.client.HTTPException: it stalls, trickles until after the deadline, or breaks.
@@ -153,10 +158,24 @@ def _read(answer: Any, deadline: float) -> bytes:
     while chunk := answer.read1(READ_SIZE):
         chunks.append(chunk)
         if time.monotonic() > deadline:
-            raise TimeoutError("the answer was not complete in time")
+            if not _is_whole(answer, b"".join(chunks)):
+                raise TimeoutError("the answer was not complete in time")
+            break
     if getattr(answer, "length", None):  # read1 takes a connection that was closed for the end
         raise http.client.IncompleteRead(b"".join(chunks), answer.length)
     return b"".join(chunks)
+
+
+def _is_whole(answer: Any, body: bytes) -> bool:
+    """Whether a body needs no further part; reading on to learn it could take long."""
+    left = getattr(answer, "length", None)
+    if left is not None:
+        return bool(left == 0)
+    try:  # the server does not say how long it is
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def addresses(url: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from penchant.core.endpoint import Endpoint, EndpointSettings
+from penchant.core.endpoint import TIMEOUT, Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
 from penchant.core.service_keys import ServiceKeys, read_keys
 
@@ -24,6 +24,7 @@ class JudgeSettings(ServiceKeys):
     model: str | None = None
     rubric: Path | None = Field(None, description="text with {prompt} and {completion}")
     scale: tuple[float, float] = (1.0, 10.0)
+    timeout: float = Field(TIMEOUT, gt=0)
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(512, ge=1)
     price_input: float = Field(0.0, ge=0)

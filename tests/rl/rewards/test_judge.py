@@ -55,6 +55,7 @@ def test_a_file_sets_rubric_scale_and_cache(judge, tmp_path):
         f"url: {judge.url}\nrubric: rubric.txt\nscale: [0, 3]\ncache: answers.db\nretries: 0\n"
     )
     spec = f"judge:{tmp_path / 'judge.yaml'}"
+    assert read_settings(spec).timeout == 600  # a model that thinks is silent until it answers
     assert rewards(spec).score([sample("e")]).rewards == [1.0]
     assert judge.asked == ["Say {completion} 0-3\nAnswer:e"]
     assert rewards(spec).score([sample("e")]).rewards == [1.0]
