@@ -237,6 +237,21 @@ def test_two_processes_learn_from_answers_what_one_learns(
     assert summary["memory_peak_bytes"] >= metrics(tmp_path / "two")[-1]["memory_peak_bytes"]
 
 
+def test_a_check_that_is_launched_forecasts_its_processes(
+    tmp_path: Path, tiny_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = penchant.check
+
+    def checked(method: str, **keys: Any) -> None:
+        found = check(method, **keys)
+        assert not found.errors
+        assert found.estimate is not None and found.estimate.num_steps == 24 / (2 * 4)
+
+    monkeypatch.setattr(penchant, "check", checked)
+    keys = {**tiny_keys, "lora_r": 0, "sharding": "hybrid", "output": tmp_path / "run"}
+    fork("orpo", keys, command="check")
+
+
 def unlucky(take: Any) -> Any:
     """Let memory run out in the second process, in a pass that the first one waits for."""
 

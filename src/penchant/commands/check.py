@@ -74,7 +74,7 @@ def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(config.precision, device)
     run_data = read_run_data(config, wanted.data, wanted.eval_data)
-    num_processes = _count(asked)
+    num_processes = _count(config, asked)
     inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
     parts: int | None = None
     if num_processes > 1 and config.sharding in ("full", "hybrid"):
@@ -100,9 +100,9 @@ def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) 
     return CheckResult(config.method, findings, shown, estimate, trials, path)
 
 
-def _count(asked: int | None) -> int:
+def _count(config: RunConfig, asked: int | None) -> int:
     """Of the processes of the run: those that are here, or those that this one speaks for."""
-    here = PartialState().num_processes
+    here = make_accelerator(config.precision).num_processes
     num_processes = here if asked is None else asked
     if num_processes < 1:
         raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
