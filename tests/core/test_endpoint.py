@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from penchant.core.asking import Usage
 from penchant.core.endpoint import Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
 
@@ -28,7 +29,7 @@ class Judge(ThreadingHTTPServer):
         self.every = round(1 / share_of_faults) if share_of_faults else 0
         self.models, self.stall = models, stall
         self.choices = {}  # what stands in place of an answer, by what was asked
-        self.moderated, self.listed = "", 200
+        self.moderated, self.listed, self.silent = "", 200, 0
         self.tries, self.answered = Counter(), Counter()
         self.lock = threading.Lock()
         self.number = 0
@@ -54,6 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
+        if self.server.silent:
+            self.server.silent -= 1
+            self.close_connection = True
+            return
         models = {"data": [{"id": name} for name in self.server.models]}
         shown = self.headers.get("Authorization")
         status = 401 if shown == "Bearer wrong-key" else self.server.listed
@@ -63,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = asked["messages"][-1]["content"]
-        if server.moderated and text == "x":
+        if server.moderated and text in ("x", "xxx"):
             self.send(403, server.moderated.encode())
             return
         with server.lock:
@@ -164,8 +169,9 @@ def test_what_fails_every_time_says_why(serve):
     ("choice", "temperature", "tries", "refused", "reason"),
     [
         ({"message": {"content": None, "refusal": "No."}}, 0.0, 1, 1, "its message has no text"),
-        ({"message": {}, "finish_reason": "stop"}, 0.0, 1, 1, "its message has no text"),
-        ({"message": {"content": None}}, 1.0, 3, 3, "its message has no text"),
+        ({"message": {"refusal": "No."}}, 1.0, 3, 3, "its message has no text"),
+        # As of a provider that has not loaded the model yet: nobody refused.
+        ({"message": {"content": ""}, "finish_reason": "stop"}, 0.0, 3, 0, "message has no text"),
         (
             {"message": {"content": "Score: 9"}, "finish_reason": "content_filter"},
             0.0, 1, 1, "its message has no text",
@@ -203,11 +209,33 @@ def test_an_answer_without_text_costs_and_is_not_asked_for_again_where_it_would_
 
 
 def test_servers_of_one_cache_that_serve_under_one_name_are_asked_each(serve, tmp_path):
-    for server in (serve(), serve()):
-        endpoint = Endpoint(EndpointSettings(url=server.url, cache=tmp_path / "answers.db"))
+    first, second = serve().url, serve().url
+    for url, asked in ((first, 2), (second, 2), (f"{first}/", 0)):
+        endpoint = Endpoint(EndpointSettings(url=url, cache=tmp_path / "answers.db"))
         assert [reply.value for reply in endpoint.ask(chats([1, 2, 1]), read)] == [1, 2, 1]
-        assert (endpoint.usage.asked, endpoint.usage.cached) == (2, 0)
+        assert (endpoint.usage.asked, endpoint.usage.cached) == (asked, 2 - asked)
         endpoint.close()
+
+
+def test_where_all_answers_of_a_named_model_are_known_no_server_is_needed(
+    serve, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("penchant.core.asking.LONGEST_PAUSE", 0.01)
+    server = serve()
+    settings = EndpointSettings(url=server.url, model="judge", cache=tmp_path / "answers.db")
+    server.silent = 3
+    with pytest.raises(ConfigError, match="no model answers"):  # of an empty cache
+        Endpoint(settings)
+    server.silent = 2  # a look that breaks off is no end
+    endpoint = Endpoint(settings)
+    assert [reply.value for reply in endpoint.ask(chats([1, 2]), read)] == [1, 2]
+    endpoint.close()
+    server.silent = 3
+    endpoint = Endpoint(settings)
+    assert "does not say whether it serves judge" in caplog.text
+    assert [reply.value for reply in endpoint.ask(chats([1, 2]), read)] == [1, 2]
+    assert (endpoint.usage.asked, endpoint.usage.cached) == (0, 2)
+    endpoint.close()
 
 
 def test_an_answer_that_cannot_be_kept_ends_in_one_line(serve, tmp_path):
@@ -243,7 +271,28 @@ def test_a_403_is_of_one_prompt_where_it_says_so_or_others_are_answered(said, se
     endpoint.close()
 
 
-def test_what_cannot_be_asked_is_named_before_anything_is_asked(serve, monkeypatch):
+def test_many_403_in_a_row_end_with_the_remedy_whatever_the_address_is_called(serve, monkeypatch):
+    monkeypatch.setattr("penchant.core.asking.FORBIDDEN_IN_ROW", 2)
+    server = serve()
+    server.moderated = "forbidden"
+    for number in (1, 3):
+        endpoint = Endpoint(EndpointSettings(url=server.url, concurrency=1))
+        first, *_ = endpoint.ask(chats([2, number, 4]), read)  # alone, each is of its prompt
+        assert first.value == 2
+        endpoint.close()
+    endpoint = Endpoint(EndpointSettings(url=server.url, concurrency=1))
+    with pytest.raises(ConfigError, match=r"403: forbidden; set the env.* OPENAI_API_KEY"):
+        endpoint.ask(chats([2, 1, 3, 4]), read)
+    endpoint.close()
+    moderation = f"{server.url}/moderation"
+    endpoint = Endpoint(EndpointSettings(url=moderation, model="judge", concurrency=1))
+    with pytest.raises(ConfigError, match=r"403: forbidden; set the env.* OPENAI_API_KEY"):
+        endpoint.ask(chats([1]), read)
+    endpoint.close()
+
+
+def test_what_cannot_be_asked_is_named_before_anything_is_asked(serve, monkeypatch, caplog):
+    monkeypatch.setattr("penchant.core.asking.LONGEST_PAUSE", 0.01)
     server = serve(models=("a", "b", "models/gem", "own:latest", *"vwxyz"))
 
     def endpoint(**keys):
@@ -251,24 +300,31 @@ def test_what_cannot_be_asked_is_named_before_anything_is_asked(serve, monkeypat
 
     with pytest.raises(ConfigError, match=r"serves a, b, .*, v and 4 more; set model to one"):
         endpoint()
-    with pytest.raises(ConfigError, match=r"v1 does not serve xy, but [xy], .* more; set model"):
-        endpoint(model="xy")
     for known in ("b", "gem", "own", "a:nitro"):
         assert endpoint(model=known).model == known
-    for passing in (404, 503):  # not every server lists its models, and one may be busy
-        server.listed = passing
-        assert endpoint(model="xy").model == "xy"
+    server.listed = 404  # not every server lists its models
+    assert endpoint(model="xy").model == "xy"
+    assert not caplog.text
+    server.listed = 200  # a deployment, a preset, or a server that ignores the name
+    assert endpoint(model="xy").model == "xy"
+    assert re.search(r"v1 does not list xy, but [xy], .* more: if it does", caplog.text)
+    for status in (400, 401, 403, 503):  # a key may be allowed to ask and not to list
+        server.listed = status
+        caplog.clear()
+        named = endpoint(model="xy")
+        assert (named.model, named.usage) == ("xy", Usage())
+        assert re.search(rf"v1 does not say whether it serves xy \(.*{status}: no", caplog.text)
     server.listed = 404
     with pytest.raises(ConfigError, match="models lists no models; set model"):
         endpoint()
     for refused in (401, 403):
         server.listed = refused
         with pytest.raises(ConfigError, match=rf"{refused}: no such key; set the env.* OPENAI_API"):
-            endpoint(model="a")
+            endpoint()
     server.listed = 200
     monkeypatch.setenv("OPENAI_API_KEY", "wrong-key\r")
     with pytest.raises(ConfigError, match=r"401: no such key; set the env.* OPENAI_API_KEY"):
-        endpoint(model="a")
+        endpoint()
     with pytest.raises(ConfigError, match="holds a name or a password") as caught:
         Endpoint(EndpointSettings(url="http://me:secret@127.0.0.1:9/v1"))
     assert "secret" not in str(caught.value)

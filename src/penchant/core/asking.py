@@ -35,6 +35,11 @@ UNAUTHORISED, FORBIDDEN = 401, 403
 MODERATED = re.compile(r"moderat|flagged|content.{0,3}(filter|policy)", re.IGNORECASE)
 # Not there, or not to be had in this way.
 ABSENT = frozenset({404, 405, 501})
+# So many 403 in a row that say nothing of moderation are of the key, not of as many prompts: one
+# prompt that is refused may come back with all of its answers.
+FORBIDDEN_IN_ROW = 32
+# Looks at what a service offers, and the seconds of each: no model thinks for them.
+LOOKS, LOOK_SECONDS = 3, 60.0
 LONGEST_PAUSE = 30.0
 EXCERPT = 200
 
@@ -68,7 +73,7 @@ class Usage:
         asked: tries, of which `retried` are not the first of their request.
         cached: answers that were known before.
         failed: requests without a usable answer after all tries.
-        refused: tries that the service would not take, or that its model gave no text for.
+        refused: tries that the service would not take, or whose answer it or its model withheld.
         input_tokens, output_tokens: as the service counts them, in answers without use too.
     """
 
@@ -157,28 +162,38 @@ class Service:
         self.cache = Cache(settings.cache)
         self._lock = threading.Lock()
         self._answered = False
+        self._forbidden = 0  # 403 in a row that say nothing of moderation
 
     def get(self, path: str) -> Any:
-        """What is at a path; None where nothing is.
+        """What is at a path; None where nothing is. It is tried again, and counted nowhere.
 
         Raises:
             UnusableError: this request failed.
             ConfigError: every request would fail, as for a wrong key.
         """
-        try:
-            return self._client.get(path)
-        except HttpError as error:
-            if error.status in ABSENT:
-                return None
-            raise self._failure(error) from None
+        for number in range(LOOKS):
+            try:
+                return self._client.get(path, min(self.settings.timeout, LOOK_SECONDS))
+            except HttpError as error:
+                if error.status in ABSENT:
+                    return None
+                failed = error
+            if not failed.passing or number == LOOKS - 1:
+                break
+            time.sleep(_pause(number, failed.retry_after))
+        raise self._failure(failed)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What the service answers; errors as of `get`."""
         try:
             answer = self._client.post(path, body)
         except HttpError as error:
-            raise self._failure(error) from None
-        self._answered = True
+            failure = self._failure(error)
+            if isinstance(failure, UnusableError):
+                self.count(refused=int(failure.final))
+            raise failure from None
+        with self._lock:
+            self._answered, self._forbidden = True, 0
         return answer
 
     def try_again(self, attempt: Callable[[], T], retries: int | None = None) -> Reply[T]:
@@ -227,13 +242,18 @@ class Service:
         if error.passing:
             answered = error.status is not None
             return UnusableError(str(error), error.retry_after, answered=answered)
-        moderated = self._answered or MODERATED.search(str(error))
-        if error.status in REFUSED or (error.status == FORBIDDEN and moderated):
-            self.count(refused=1)
+        if error.status in REFUSED or (error.status == FORBIDDEN and self._is_of_prompt(error)):
             return UnusableError(str(error), final=True)
         remedy = f"set the environment variable {self.settings.api_key_env}"
         refused = f"; {remedy}" if error.status in (UNAUTHORISED, FORBIDDEN) else ""
         return ConfigError(f"{error}{refused}")
+
+    def _is_of_prompt(self, error: HttpError) -> bool:
+        """Whether a 403 is of one prompt, as its text says or the answers to others before it."""
+        moderated = MODERATED.search(error.said) is not None
+        with self._lock:
+            self._forbidden = 0 if moderated else self._forbidden + 1
+            return moderated or (self._answered and self._forbidden < FORBIDDEN_IN_ROW)
 
 
 class Cache:
@@ -256,6 +276,11 @@ class Cache:
         with self._explained():
             row = self._database.execute("SELECT text FROM answers WHERE key = ?", [key]).fetchone()
         return None if row is None else str(row[0])
+
+    def holds_any(self) -> bool:
+        """Whether any answer is known."""
+        with self._explained():
+            return self._database.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
 
     def put(self, key: str, text: str) -> None:
         """Keep an answer; it is on the disk when this returns."""

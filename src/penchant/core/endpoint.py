@@ -7,6 +7,7 @@ the request and its address, so that a run that was killed goes on where it stoo
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,8 @@ from penchant.core.asking import (
     warn_of_leaving,
 )
 from penchant.core.errors import ConfigError
+
+logger = logging.getLogger("penchant")
 
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, str]]
@@ -64,15 +67,15 @@ class _Said(NamedTuple):
 class Endpoint:
     """A model that answers over HTTP.
 
-    One request at construction, for the models that are served, tells what would be wrong with
-    every other; a server that lists none passes where a model is named.
+    The models that are served are asked for at construction. What speaks against a model that is
+    named is a warning, since servers serve models that they do not list.
 
     Args:
         settings: where and how.
 
     Raises:
-        ConfigError: the url is none, it cannot be reached, refuses the key, does not serve the
-            model that is named, or serves several and none is named.
+        ConfigError: the url is none; nothing answers there, and the cache knows nothing of a model
+            that is named; or none is named, and the server does not list exactly one.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
@@ -97,7 +100,8 @@ class Endpoint:
         """
         bodies = [self._body(messages) for messages in requests]
         # Servers at two addresses may call two models `judge`.
-        keys = [request_key({"url": self.settings.url, **body}) for body in bodies]
+        url = self.settings.url.rstrip("/")
+        keys = [request_key({"url": url, **body}) for body in bodies]
         pending = dict(zip(keys, bodies, strict=True))
 
         def answer(item: tuple[str, dict[str, Any]]) -> tuple[str, Reply[T]]:
@@ -131,7 +135,7 @@ class Endpoint:
             value = read(text)
             if value is None:
                 says = f"its answer holds no verdict: {text.strip()[-EXCERPT:]!r}"
-                raise self._same_again(says, body, cut) if cut else UnusableError(says)
+                raise self._cut_off(says, body) if cut else UnusableError(says)
             self._service.cache.put(key, text)
             return value
 
@@ -151,23 +155,26 @@ class Endpoint:
         try:
             choice = content["choices"][0]
             text, end = choice["message"].get("content"), choice.get("finish_reason")
+            withheld = end == "content_filter" or bool(choice["message"].get("refusal"))
         except (LookupError, TypeError, AttributeError):
             raise UnusableError(f"it sent no chat completion: {excerpt(content)}") from None
         if end == "error":  # as OpenRouter says that its provider broke off
             raise UnusableError(f"its provider failed: {excerpt(content)}")
-        cut = end == "length"
         if isinstance(text, str) and text.strip() and end != "content_filter":
-            return _Said(text, cut)
-        self._service.count(refused=int(not cut))  # a model that thought too long refused nothing
-        raise self._same_again(f"its message has no text: {excerpt(content)}", body, cut)
+            return _Said(text, cut=end == "length")
+        self._service.count(refused=int(withheld))
+        says = f"its message has no text: {excerpt(content)}"
+        if end == "length":
+            raise self._cut_off(says, body)
+        # Without a reason, as of a provider that is still loading the model, it may have one later.
+        raise UnusableError(says, final=withheld and _is_greedy(body))
 
     @staticmethod
-    def _same_again(says: str, body: Mapping[str, Any], cut: bool) -> UnusableError:
-        """An answer of no use, which at temperature 0 would be the same again."""
-        if cut:
-            limit = f"max_tokens ({body.get('max_tokens')})"
-            says = f"{limit} cut its answer off; set max_tokens higher: {says}"
-        return UnusableError(says, final=body.get("temperature") == 0)
+    def _cut_off(says: str, body: Mapping[str, Any]) -> UnusableError:
+        """An answer of no use since it was too long."""
+        limit = f"max_tokens ({body.get('max_tokens')})"
+        says = f"{limit} cut its answer off; set max_tokens higher: {says}"
+        return UnusableError(says, final=_is_greedy(body))
 
     def _count_tokens(self, content: Any) -> None:
         used = content.get("usage") if isinstance(content, dict) else None
@@ -180,16 +187,16 @@ class Endpoint:
         self._service.count(input_tokens=read, output_tokens=written, cost=cost / 1e6)
 
     def _served(self) -> str:
-        """The model that is asked, which the server lists where it lists any."""
+        """The model that is asked.
+
+        One that is named need not be listed: deployments, presets and wildcards are served under
+        names of their own, and some servers ignore the name. The first request tells.
+        """
         url, named = self.settings.url, self.settings.model
         try:
             names = _names(self._service.get("/models"))
-        except UnusableError as error:
-            if error.answered and named is not None:
-                return named  # it is busy now; each request is tried again
-            raise ConfigError(
-                f"no model answers at {url} ({error}); start it, or correct the url"
-            ) from None
+        except (UnusableError, ConfigError) as error:
+            return self._unlisted(error)
         if named is None:
             if names is None:
                 raise ConfigError(f"{url}/models lists no models; set model")
@@ -198,8 +205,34 @@ class Endpoint:
             return names[0]
         if names and not any(_same(named, name) for name in names):
             near = difflib.get_close_matches(named, names, len(names), cutoff=0.0)
-            raise ConfigError(f"{url} does not serve {named}, but {_listed(near)}; set model")
+            logger.warning(
+                "%s does not list %s, but %s: if it does not serve it either, the first request "
+                "fails; then set model to one of these", url, named, _listed(near),
+            )  # fmt: skip
         return named
+
+    def _unlisted(self, error: UnusableError | ConfigError) -> str:
+        """The model that is named, where what is served could not be learned.
+
+        Keys may be allowed to ask and not to list, and where every answer is known, no server is
+        needed.
+        """
+        url, named = self.settings.url, self.settings.model
+        answered = isinstance(error, ConfigError) or error.answered
+        if named is not None and (answered or self._service.cache.holds_any()):
+            logger.warning(
+                "%s does not say whether it serves %s (%s): if it does not, the first request "
+                "whose answer is not in the cache fails", url, named, error,
+            )  # fmt: skip
+            return named
+        if isinstance(error, ConfigError):
+            raise error
+        raise ConfigError(f"no model answers at {url} ({error}); start it, or correct the url")
+
+
+def _is_greedy(body: Mapping[str, Any]) -> bool:
+    """Whether a request gets the same answer each time."""
+    return body.get("temperature") == 0
 
 
 def _names(content: Any) -> list[str] | None:
