@@ -100,8 +100,9 @@ def test_a_run_on_pairs_loads_no_room_that_it_does_not_use(
         ({"max_prompt_length": 64}, "leaves no room"),
         ({"data": "no-such-file.jsonl"}, "no-such-file"),
         ({"chat_template": "no-such-template.jinja"}, "no-such-template"),
+        ({"monitor_reward": "judge:http://127.0.0.1:9/v1"}, "no model answers"),
     ],
-    ids=["reference", "lengths", "data", "template"],
+    ids=["reference", "lengths", "data", "template", "judge"],
 )
 def test_what_can_be_refused_is_refused_before_a_weight_is_loaded(
     tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, changes: Any, message: str

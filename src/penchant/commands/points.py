@@ -50,7 +50,7 @@ LIGHT_KEYS = {
     "gradient_accumulation_steps", "eval_steps", "save_steps", "save_minutes", "logging_steps",
     "max_new_tokens", "load_best_model_at_end", "save_total_limit", "eval_samples",
     "eval_on_start", "merge", "silence", "on_finding", "monitor_steps", "monitor_share",
-    "monitor_prompts", "monitor_length", "monitor_reward",
+    "monitor_prompts", "monitor_length",
 }  # fmt: skip
 
 

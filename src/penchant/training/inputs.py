@@ -100,6 +100,7 @@ def read_inputs(
 
         require_optimizer(config, num_processes)
     rewards = kind.find_rewards(config, rewards, num_processes)
+    monitor_rewards = _monitor_rewards(config)
     loaded = model is not None
     base = config.model if loaded else resolve(config.model, config.cache_dir)
     model = model or _saved_model(config, base)
@@ -135,8 +136,18 @@ def read_inputs(
     if eval_set:
         kind.require(config, [*eval_set, *train_set])  # training data lend what these lack
     return Inputs(
-        base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards
-    )
+        base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards,
+        monitor_rewards,
+    )  # fmt: skip
+
+
+def _monitor_rewards(config: RunConfig) -> list[Any]:
+    """What judges monitored answers, of models that give any."""
+    if config.monitor_reward is None or config.spec.model == "score":
+        return []
+    from penchant.rl.rewards.make import find_rewards
+
+    return find_rewards([config.monitor_reward])
 
 
 def _saved_model(config: RunConfig, base: str) -> SimpleNamespace:

@@ -44,6 +44,7 @@ class Inputs:
         run_data: the records.
         train_set, eval_set: what tokenising made of them; reports: of that, by side.
         rewards: functions or names that judge answers, for methods that sample.
+        monitor_rewards: likewise of monitored answers; at most one.
     """
 
     base: str
@@ -55,6 +56,7 @@ class Inputs:
     eval_set: list[Any]
     reports: dict[str, TokenReport]
     rewards: list[Any]
+    monitor_rewards: list[Any]
 
     @property
     def eval_records(self) -> Sequence[Record]:

@@ -50,7 +50,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
     """What answers a run's held-out prompts; without any, some that are trained on.
 
     Raises:
-        UserError: a monitor_reward that cannot be loaded.
+        UserError: a monitor_reward whose weights cannot be loaded.
     """
     prompts = _prompts(config, setup, config.monitor_prompts)
     monitor = answering(config, accelerator, setup, prompts, _reference(setup))
@@ -157,10 +157,10 @@ def _reference(setup: Setup) -> Reference | None:
 
 def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
     """What `monitor_reward` names, loaded; None where it names nothing."""
-    if config.monitor_reward is None:
+    if not setup.monitor_rewards:
         return None
     options = RewardOptions.model_validate({"reward": config.monitor_reward})
-    return make_rewards(options.reward, options, reward_context(config, accelerator, setup))
+    return make_rewards(setup.monitor_rewards, options, reward_context(config, accelerator, setup))
 
 
 def no_held_out(config: RunConfig) -> Finding:
