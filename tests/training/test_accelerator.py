@@ -96,6 +96,7 @@ def mesh_of_two_nodes(rank: int, port: int) -> None:
     mesh = make_mesh(torch.device("cpu"), "hybrid", 2, 1)
     cpu = torch.device("cpu")
     waits = [group._get_backend(cpu).options._timeout for group in mesh.get_all_groups()]
+    torch.distributed.barrier()  # the first process serves the store that the other still reads
     torch.distributed.destroy_process_group()
     assert waits == [PATIENCE] * 2, waits
 
