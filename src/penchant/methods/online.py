@@ -209,6 +209,11 @@ class OnlineOptions(RewardOptions):
         return self.generations
 
     @property
+    def num_trained(self) -> int:
+        """Answers of a batch that are trained on, where no prompt is left out."""
+        return self.batch_size // self.generations * self.trained_generations
+
+    @property
     def epochs(self) -> int:
         """Training passes over each batch of answers."""
         return 1
@@ -219,8 +224,7 @@ class OnlineOptions(RewardOptions):
         Args:
             mini_batch: answers a step, of all processes.
         """
-        trained = self.batch_size // self.generations * self.trained_generations
-        return self.epochs * -(-trained // mini_batch)
+        return self.epochs * -(-self.num_trained // mini_batch)
 
     @property
     def max_gen_batches(self) -> int:

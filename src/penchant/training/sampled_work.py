@@ -30,30 +30,41 @@ def answers_at_once(config: RunConfig, longest: int) -> tuple[int, int]:
 
 
 def sampled_passes(
-    config: RunConfig, prompts: Sequence[Any], layout: Layout, answer_length: float | None
-) -> tuple[list[int], int, int]:
-    """The passes of a step, in tokens, the longest that may come, and its predicted tokens.
+    config: RunConfig,
+    prompts: Sequence[Any],
+    layout: Layout,
+    answer_length: float | None,
+    num_processes: int = 1,
+) -> tuple[list[int], int, int, int]:
+    """The training passes over one batch of answers, of the first process.
 
     Args:
         config: of the run.
         prompts: tokenised.
         layout: of its batches.
         answer_length: expected tokens of an answer; None: the longest.
+        num_processes: of the run.
+
+    Returns:
+        The tokens of each pass, the steps that these are of, the tokens of the longest pass that
+        may come, and those of them that are predicted.
     """
     options: Any = config.options
     longest = int(options.max_completion_length)
-    micro_batch, num_passes = config.per_device_train_batch_size, config.gradient_accumulation_steps
     limit = config.max_tokens_per_batch
     budget = limit if isinstance(limit, int) else None
-    if budget is not None:  # of a whole step first
-        micro_batch, num_passes = micro_batch * num_passes, 1
+    steps = answers_by_step(config, num_processes)
+    # Passes that a budget fills are divided from a whole step.
+    micro_batch = steps[0]
+    if budget is None:
+        micro_batch = min(micro_batch, config.per_device_train_batch_size)
     kind = kind_of(config.spec)
     groups = sorted(kind.groups(config, prompts), key=lambda group: -group.num_tokens)
     mean_prompt = sum(len(group.prompt) for group in groups) / len(groups)
     # Answers to one prompt are laid out after it together.
     shared = min(options.trained_generations, micro_batch)
     expected = longest if answer_length is None else answer_length
-    mean = micro_batch * (expected + mean_prompt / (shared if layout == "shared" else 1))
+    by_answer = expected + mean_prompt / (shared if layout == "shared" else 1)
     num_groups = math.ceil(micro_batch / shared)
     peak = sum(len(g.prompt) for g in groups[:num_groups]) + micro_batch * longest
     if layout != "shared":
@@ -62,9 +73,28 @@ def sampled_passes(
     if budget is not None:
         peak = min(peak, max(budget, groups[0].num_tokens))
         predicted = min(predicted, peak)
-        num_passes = math.ceil(mean / budget)
-    passes = [round(mean / num_passes if budget else mean)] * num_passes
-    return passes, peak, predicted
+    passes: list[float] = []
+    for count in steps:
+        whole, rest = divmod(count, micro_batch)
+        passes += [micro_batch * by_answer] * whole + [rest * by_answer] * (rest > 0)
+    if budget is not None:
+        numbers = [math.ceil(tokens / budget) for tokens in passes]
+        passes = [t / n for t, n in zip(passes, numbers, strict=True) for _ in range(n)]
+    return [round(tokens) for tokens in passes], len(steps), peak, predicted
+
+
+def answers_by_step(config: RunConfig, num_processes: int) -> list[int]:
+    """Answers that the first process trains on in each step of one time through a batch.
+
+    Args:
+        config: of the run.
+        num_processes: of the run.
+    """
+    options: Any = config.options
+    step = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_processes
+    trained = options.num_trained
+    counts = [min(step, trained - start) for start in range(0, trained, step)]
+    return [math.ceil(count / num_processes) for count in counts]
 
 
 def engine_bytes(config: RunConfig, total: float, device: str, num_processes: int = 1) -> float:

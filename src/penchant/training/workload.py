@@ -100,9 +100,10 @@ def count_work(
     if config.spec.samples:
         from penchant.training.sampled_work import sampled_passes
 
-        passes, peak, predicted = sampled_passes(config, examples, layout, answer_length)
         num_steps = kind.num_steps(config, examples, num_processes)
-        return Workload(num_steps, passes, 1, peak, predicted)
+        return Workload(
+            num_steps, *sampled_passes(config, examples, layout, answer_length, num_processes)
+        )
     source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [

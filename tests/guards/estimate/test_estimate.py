@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,11 @@ from penchant.core.target import Machine
 from penchant.data.tokenise import TokenisedPair
 from penchant.guards.checks.gather import take_snapshot
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
-from penchant.guards.estimate.sampling_times import expected_length, longest_answer
+from penchant.guards.estimate.sampling_times import (
+    expected_length,
+    longest_answer,
+    probe_sampling,
+)
 from penchant.guards.estimate.times import fitted
 from penchant.models.lora import add_lora
 from penchant.models.rough_sizes import (
@@ -168,6 +173,34 @@ def test_a_token_budget_bounds_the_passes_over_sampled_answers(tiny_model_dir: P
     )
 
 
+@pytest.mark.parametrize(
+    ("keys", "num_processes", "answers", "num_counted"),
+    [
+        ({"gradient_accumulation_steps": 4}, 1, [2, 2], 1),  # 4 of 8 answers are the best or worst
+        ({"gradient_accumulation_steps": 1}, 1, [2, 2], 2),
+        ({"gradient_accumulation_steps": 2}, 2, [2], 1),
+    ],
+)
+def test_passes_are_counted_of_the_answers_that_are_trained_on(
+    tiny_model_dir: Path,
+    keys: dict[str, Any],
+    num_processes: int,
+    answers: list[int],
+    num_counted: int,
+) -> None:
+    config = load_config(
+        "online_dpo",
+        {"model": str(tiny_model_dir), "data": "<data>", **SAMPLING, "num_generations": 4, **keys},
+    )
+    prompts = read_inputs(config, read_run_data(config, PROMPTS, None)).train_set
+    work = count_work(config, prompts, layout="shared", num_processes=num_processes)
+    longest = config.options.max_completion_length
+    mean_prompt = sum(len(one.prompt) for one in prompts) / len(prompts)
+    assert work.passes == [round(count * (longest + mean_prompt / 2)) for count in answers]
+    assert work.num_counted == num_counted
+    assert work.predicted == max(answers) * longest
+
+
 def test_vllm_takes_its_share_of_the_memory_and_the_run_keeps_no_cache(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,16 +339,19 @@ def test_a_run_that_was_estimated_is_bit_for_bit_the_run_that_was_not(
     assert any(tensor.any() for name, tensor in trained[0].items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("method", ["ppo", "grpo"])
+@pytest.mark.parametrize("method", ["ppo", "grpo", "online_dpo"])
 def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
     tiny_model_dir: Path, method: str
 ) -> None:
-    more = {"num_generations": 4} if method == "grpo" else {}
+    more = {} if method == "ppo" else {"num_generations": 4}
     run = Prepared(method, tiny_model_dir, PROMPTS, lora_r=4, **SAMPLING, **more)
     assert run.setup.collector is not None
     weights = {n: p.detach().clone() for n, p in run.setup.scorer.named_parameters()}
     rewards, state = run.setup.collector.rewards.state_dict(), torch.get_rng_state()
     found = run.estimate(timed=True)
+    trained = run.config.options.trained_generations
+    rollouts = probe_sampling(run.config, run.setup, run.accelerator).rollouts
+    assert set(Counter(one.number for one in rollouts).values()) == {trained}
     assert set(found.times) == {"passes", "warm-up", "updates", "generation", "rewards", "scoring"}
     assert found.phases["sampling"] > 0
     assert run.setup.collector.rewards.state_dict() == rewards

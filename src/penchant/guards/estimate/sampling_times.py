@@ -30,7 +30,7 @@ class SamplingTimes:
         reward: of one answer; scored: of one token under the models.
         ending: probability that an answer ends with any token.
         prompt_length: mean, in tokens, by answer; answer_length: expected.
-        rollouts: to train on in a probe, as long as is expected.
+        rollouts: to train on in a probe, as many to a prompt as are and as long as is expected.
     """
 
     prefill: float
@@ -134,7 +134,8 @@ def _rollouts(
     needs = config.spec.needs(options)
     column = torch.zeros(length)
     ordered = sorted(setup.train_set, key=lambda e: len(e.prompt))
-    count = math.ceil(2 * config.per_device_train_batch_size / options.generations) + 1
+    trained = options.trained_generations
+    count = math.ceil(2 * config.per_device_train_batch_size / trained) + 1
     picked = [ordered[round(i * (len(ordered) - 1) / max(1, count - 1))] for i in range(count)]
     groups = probe_groups(picked, length)
     return [
@@ -150,5 +151,5 @@ def _rollouts(
             returns=column if needs.values else None,
         )
         for number, group in enumerate(groups)
-        for _ in range(options.generations)
+        for _ in range(trained)
     ]
