@@ -168,8 +168,9 @@ class OnlineOptions(RewardOptions):
     )
     total_episodes: int | None = Field(
         None, ge=1, description="Answers to sample in all, as if every prompt taught something: "
-        "where answers of one reward leave steps open, more are sampled. Default: "
-        "num_train_epochs passes over the prompts, or max_steps."
+        "prompts whose answers all get the same reward are left out, and further prompts are "
+        "answered until all steps are taken. Default: num_train_epochs passes over the prompts, "
+        "or max_steps."
     )  # fmt: skip
     entropy_coef: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
     log_completions: int = Field(4, ge=0, description="Answers of each batch kept for reading.")

@@ -1,4 +1,8 @@
-"""What a run has asked of its judges and services: in all its processes, and before it resumed."""
+"""What a run has asked of its judges and services, in all its processes.
+
+A run that is resumed counts on from its checkpoint: what it asked between that and its interruption
+is in no file.
+"""
 
 from __future__ import annotations
 
