@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -71,7 +74,8 @@ def test_a_pair_without_a_verdict_is_asked_about_again_and_a_silent_judge_is_an_
     judge.answer = lambda text: "No." if silent and "late" in text else reply(text)
     rows = [("one *", "two **"), ("late *", "later"), ("late **", "x"), ("four", "five *")]
     file = written(tmp_path / "pairs.jsonl", rows)
-    monkeypatch.setattr(judge_module, "BATCH", 2)
+    monkeypatch.setattr(judge_module, "_mixed", lambda num: list(range(num)))
+    few_at_once(monkeypatch, settings)
     first = judge_pairs(file, str(settings))
     assert (first.answered, first.failed) == (2, 2)
     assert "2 pairs without a verdict: start it again" in first.summary()
@@ -86,12 +90,74 @@ def test_a_pair_without_a_verdict_is_asked_about_again_and_a_silent_judge_is_an_
     assert judge_pairs(file, str(settings)).answered == 0
     assert len(judge.asked) == num_asked
 
-    # A whole batch that fails ends it, though an earlier one had verdicts.
+    # Several in a row that fail end it, though earlier ones had verdicts.
     silent = True
     file = written(tmp_path / "more.jsonl", [rows[0], rows[3], rows[1], rows[2]])
     with pytest.raises(ConfigError, match="no verdict on any of 2 pairs"):
         judge_pairs(file, str(settings))
     assert answers(file) == {0: "b", 1: "b"}
+
+
+def few_at_once(monkeypatch, settings):
+    monkeypatch.setattr(judge_module, "BATCH", 2)
+    monkeypatch.setattr(judge_module, "SILENT", 2)
+    settings.write_text(f"{settings.read_text()}concurrency: 2\n")
+
+
+def test_pairs_that_cannot_be_judged_do_not_keep_the_others_from_being_judged(
+    judge, settings, tmp_path, monkeypatch
+):
+    few_at_once(monkeypatch, settings)
+    rows = [
+        ("what?", "why?"),
+        ("how?", "who?"),
+        ("when?", "where?"),
+        ("one *", "1"),
+        ("2", "two *"),
+    ]
+    file = written(tmp_path / "pairs.jsonl", rows)
+    for _ in range(50):  # each of them ends when it meets two in a row that cannot be judged
+        with suppress(ConfigError):
+            judge_pairs(file, str(settings))
+    assert answers(file) == {3: "a", 4: "b"}
+
+
+def test_a_file_is_judged_in_one_name_by_one_process_and_by_the_next_when_that_was_killed(
+    judge, settings, tmp_path
+):
+    file = written(tmp_path / "pairs.jsonl", [(f"{i} *", "two") for i in range(40)])
+    fork = multiprocessing.get_context("fork")
+    own = fork.Process(target=judge_pairs, args=(file, str(settings)))
+    reply, asked, ended = judge.answer, threading.Event(), threading.Event()
+    judge.answer = lambda text: asked.set() or (ended.wait(60) and reply(text))
+    own.start()
+    assert asked.wait(60)
+    with pytest.raises(ConfigError, match="another process has judge stars judge the pairs"):
+        judge_pairs(file, str(settings))
+    store = open_session(file).store
+    left = store.claim("ann", range(40), 1, 40)
+    assert len(left) == 40 - judge_module.BATCH  # it holds no more than it is at
+    store.release("ann", left)
+    store.close()
+    own.kill()
+    own.join()
+    ended.set()
+    assert judge_pairs(file, str(settings)).answered == 40
+
+
+def test_a_pair_that_was_answered_meanwhile_is_not_counted(judge, settings, tmp_path):
+    file = written(tmp_path / "pairs.jsonl", [("one *", "two")])
+    reply = judge.answer
+
+    def answer(text):
+        store = open_session(file).store
+        store.answer("judge stars", 0, "tie")
+        store.close()
+        return reply(text)
+
+    judge.answer = answer
+    assert judge_pairs(file, str(settings)).answered == 0
+    assert answers(file) == {0: "tie"}
 
 
 def test_only_pairs_that_others_left_open_are_judged(judge, settings, tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +21,12 @@ from penchant.data.rows.readable import as_text
 from penchant.label.session import MAX_NAME, Session, open_session
 
 SIDES = {"a": "left", "b": "right", "tie": "tie"}
-# Pairs that are judged before the next ones are asked for.
-BATCH = 128
-# Hexadecimal digits that tell long names of models apart.
+# Pairs that are claimed, judged and stored at a time, or as many as are asked about at once: so
+# few that a judge that thinks is done before others are shown them too.
+BATCH = 16
+# Pairs in a row without a verdict that end the command: the endpoint is at fault, not the pairs.
+SILENT = 64
+# Hexadecimal digits that tell names apart.
 DIGITS = 8
 
 
@@ -92,8 +97,9 @@ def judge_pairs(
         split, columns, strict: as for `label`.
 
     Raises:
-        UserError: the endpoint does not answer, or gives no verdict on a whole batch (what was
-            judged before is kept), or the file cannot be read.
+        UserError: the endpoint does not answer, or gives no verdict on many pairs in a row (what
+            was judged before is kept), another process judges the same file under this name, or
+            the file cannot be read.
     """
     settings = read_settings(judge)
     rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
@@ -102,8 +108,10 @@ def judge_pairs(
         settings = settings.model_copy(update={"cache": _cache(session.store.path)})
     with closing(session.store), closing(settings.endpoint()) as endpoint:
         name = annotator_name(endpoint.model)
-        before = session.store.num_answers(name)
-        counts = _judge_open(session, endpoint, rubric, name)
+        with _alone(session.store.path, name):
+            before = session.store.num_answers(name)
+            at_once = max(BATCH, settings.concurrency)
+            counts = _judge_open(session, endpoint, rubric, name, at_once)
     return Judged(
         name,
         counts["answered"],
@@ -121,44 +129,97 @@ def annotator_name(model: str) -> str:
     name = f"judge {model}"
     if len(name) <= MAX_NAME:
         return name
-    digest = hashlib.sha256(model.encode()).hexdigest()[:DIGITS]
-    return f"{name[: MAX_NAME - DIGITS - 1]}-{digest}"
+    return f"{name[: MAX_NAME - DIGITS - 1]}-{_digest(model)}"
 
 
-def _judge_open(session: Session, endpoint: Endpoint, rubric: str, name: str) -> Counter[str]:
+def _judge_open(
+    session: Session, endpoint: Endpoint, rubric: str, name: str, at_once: int
+) -> Counter[str]:
     """Have every pair judged that still lacks an answer, and count what came of it.
 
     Raises:
-        ConfigError: no pair of a whole batch has a verdict; the few last ones may have none.
+        ConfigError: no pair of many in a row, or of all, has a verdict.
     """
-    store, records = session.store, session.data.records
+    store, wanted = session.store, _mixed(len(session.data.records))
     counts: Counter[str] = Counter()
-    failed: set[int] = set()
-    while items := store.claim(name, len(records), session.overlap, BATCH, without=failed):
-        reasons = []
+    silent, reason = 0, ""
+    while silent < SILENT and (items := store.claim(name, wanted, session.overlap, at_once)):
         try:
-            pairs = [records[i] for i in items]
-            texts = [(as_text(p.prompt), as_text(p.chosen), as_text(p.rejected)) for p in pairs]
-            verdicts = judge_both_orders(endpoint, rubric, texts)
-            for item, verdict in zip(items, verdicts, strict=True):
-                if verdict.side is None:
-                    failed.add(item)
-                    reasons.append(verdict.reason)
-                    continue
-                store.answer(name, item, SIDES[verdict.side], reason=verdict.reason)
-                counts["answered"] += 1
-                counts["contradicted"] += verdict.contradicted
-                counts["half_preferred"] += verdict.half_preferred
+            failed = _judge_some(session, endpoint, rubric, name, items, counts)
         finally:
             store.release(name, items)
-        counts["failed"] += len(reasons)
-        if len(reasons) == len(items) and (len(items) == BATCH or not counts["answered"]):
-            raise ConfigError(
-                f"{name} gave no verdict on any of {counted(len(items), 'pair')} ({reasons[0]}); "
-                f"its {counted(store.num_answers(name), 'answer')} so far are kept in "
-                f"{store.path}: see to the endpoint, then start it again"
-            )
+        silent = silent + len(items) if len(failed) == len(items) else 0
+        if failed:
+            counts["failed"] += len(failed)
+            wanted = [item for item in wanted if item not in failed]
+            reason = next(iter(failed.values()))
+    if silent >= SILENT or (silent and not counts["answered"]):
+        raise ConfigError(
+            f"{name} gave no verdict on any of {counted(silent, 'pair')} ({reason}); "
+            f"its {counted(store.num_answers(name), 'answer')} so far are kept in "
+            f"{store.path}: see to the endpoint, then start it again"
+        )
     return counts
+
+
+def _judge_some(
+    session: Session,
+    endpoint: Endpoint,
+    rubric: str,
+    name: str,
+    items: Sequence[int],
+    counts: Counter[str],
+) -> dict[int, str]:
+    """Store and count the verdicts on some pairs.
+
+    Returns:
+        By item, why it has no verdict.
+    """
+    pairs = [session.data.records[item] for item in items]
+    texts = [(as_text(p.prompt), as_text(p.chosen), as_text(p.rejected)) for p in pairs]
+    failed = {}
+    for item, verdict in zip(items, judge_both_orders(endpoint, rubric, texts), strict=True):
+        if verdict.side is None:
+            failed[item] = verdict.reason
+        elif session.store.answer(name, item, SIDES[verdict.side], reason=verdict.reason):
+            counts["answered"] += 1
+            counts["contradicted"] += verdict.contradicted
+            counts["half_preferred"] += verdict.half_preferred
+    return failed
+
+
+def _mixed(num_items: int) -> list[int]:
+    """The items in an order that differs from call to call.
+
+    Pairs that a judge cannot judge may lie side by side, and have no answer the next time either:
+    in one order for all calls they would come first, and look like an endpoint that is gone.
+    """
+    return random.Random().sample(range(num_items), num_items)
+
+
+@contextmanager
+def _alone(database: Path, name: str) -> Iterator[None]:
+    """Judge in a name in one process at a time, which no longer counts once it was killed.
+
+    Raises:
+        ConfigError: another process judges in this name.
+    """
+    file = database.with_suffix(f".{_digest(name)}.lock")
+    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            raise ConfigError(
+                f"another process has {name} judge the pairs of {database}: wait until it ends, "
+                "or end it"
+            ) from None
+        yield
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:DIGITS]
 
 
 def _cache(database: Path) -> Path:

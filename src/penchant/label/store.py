@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -159,7 +159,7 @@ class Store:
                     [now, annotator, item],
                 )
                 return task
-            free = next(self._free(annotator, num_items, overlap), None)
+            free = next(self._free(annotator, range(num_items), overlap), None)
             if free is None:
                 return None
             task = Task(free, swap(free))
@@ -169,34 +169,26 @@ class Store:
             )
             return task
 
-    def claim(
-        self,
-        annotator: str,
-        num_items: int,
-        overlap: int,
-        at_most: int,
-        without: Collection[int] = (),
-    ) -> list[int]:
+    def claim(self, annotator: str, items: Iterable[int], overlap: int, at_most: int) -> list[int]:
         """Give an annotator who answers many at a time the first items with room, a on the left.
 
         What waits for them is among these. Those that they do not answer they `release`.
 
         Args:
-            annotator, num_items, overlap: as for `next_task`.
+            annotator, overlap: as for `next_task`.
+            items: that they want, in their order.
             at_most: how many.
-            without: items that they do not want.
         """
         now = time.time()
         with self._transaction() as database:
-            free = self._free(annotator, num_items, overlap)
-            items = list(islice((item for item in free if item not in without), at_most))
+            claimed = list(islice(self._free(annotator, items, overlap), at_most))
             database.executemany(
                 "INSERT INTO tasks (annotator, item, swapped, shown_at) VALUES (?, ?, 0, ?) "
                 "ON CONFLICT (annotator, item) "
                 "DO UPDATE SET swapped = 0, shown_at = excluded.shown_at",
-                [(annotator, item, now) for item in items],
+                [(annotator, item, now) for item in claimed],
             )
-        return items
+        return claimed
 
     def release(self, annotator: str, items: Sequence[int]) -> None:
         """Take back items that an annotator was given and has not answered."""
@@ -206,12 +198,12 @@ class Store:
                 [(annotator, item) for item in items],
             )
 
-    def _free(self, annotator: str, num_items: int, overlap: int) -> Iterator[int]:
-        """Items that an annotator has not answered and others have left room in, in order."""
+    def _free(self, annotator: str, items: Iterable[int], overlap: int) -> Iterator[int]:
+        """Of these, those that an annotator has not answered and others have left room in."""
         latest = time.time() - CLAIM_SECONDS
         rows = self._database.execute(TAKEN, [annotator, annotator, latest, overlap])
         taken = {item for (item,) in rows}
-        return (item for item in range(num_items) if item not in taken)
+        return (item for item in items if item not in taken)
 
     def answer(self, annotator: str, item: int, side: str, reason: str = "") -> bool:
         """Commit an answer to the item that waits for an annotator.
