@@ -29,7 +29,7 @@ class Judge(ThreadingHTTPServer):
         self.every = round(1 / share_of_faults) if share_of_faults else 0
         self.models, self.stall = models, stall
         self.choices = {}  # what stands in place of an answer, by what was asked
-        self.moderated, self.listed, self.silent = "", 200, 0
+        self.moderated, self.listed, self.silent, self.busy = "", 200, 0, ()
         self.tries, self.answered = Counter(), Counter()
         self.lock = threading.Lock()
         self.number = 0
@@ -70,6 +70,9 @@ class Handler(BaseHTTPRequestHandler):
         text = asked["messages"][-1]["content"]
         if server.moderated and text in ("x", "xxx"):
             self.send(403, server.moderated.encode())
+            return
+        if text in server.busy:
+            self.send(429, b"slow down", Retry_After="20")
             return
         with server.lock:
             server.tries[text] += 1
@@ -288,6 +291,17 @@ def test_many_403_in_a_row_end_with_the_remedy_whatever_the_address_is_called(se
     endpoint = Endpoint(EndpointSettings(url=moderation, model="judge", concurrency=1))
     with pytest.raises(ConfigError, match=r"403: forbidden; set the env.* OPENAI_API_KEY"):
         endpoint.ask(chats([1]), read)
+    endpoint.close()
+
+
+def test_an_error_that_ends_all_requests_waits_for_no_further_try(serve):
+    server = serve()
+    server.moderated, server.busy = "forbidden", ("xx",)
+    endpoint = Endpoint(EndpointSettings(url=server.url, concurrency=2))
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="403: forbidden"):
+        endpoint.ask(chats([2, 1]), read)
+    assert time.monotonic() - began < 10
     endpoint.close()
 
 

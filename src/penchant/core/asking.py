@@ -161,6 +161,7 @@ class Service:
         self._client = JsonClient(settings.url, settings.timeout, bearer(settings.api_key_env))
         self.cache = Cache(settings.cache)
         self._lock = threading.Lock()
+        self._ended = threading.Event()  # no request is tried again after one that ends them all
         self._answered = False
         self._forbidden = 0  # 403 in a row that say nothing of moderation
 
@@ -210,20 +211,30 @@ class Service:
                 return Reply(attempt())
             except UnusableError as error:
                 reason = str(error)
-                if error.final:
+                if error.final or number == retries:
                     break
-                if number < retries:
-                    time.sleep(_pause(number, error.pause))
+                if self._ended.wait(_pause(number, error.pause)):
+                    break
         return Reply(None, reason)
 
     def side_by_side(
         self, work: Callable[[Item], T], items: Sequence[Item], description: str
     ) -> Iterator[T]:
         """What `work` makes of each item, in their order, as many at a time as are allowed."""
+        self._ended.clear()
+
+        def work_on(item: Item) -> T:
+            try:
+                return work(item)
+            except BaseException:
+                self._ended.set()  # now: what it raises is seen after the items before it
+                raise
+
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             try:
-                yield from track(pool.map(work, items), description, total=len(items))
+                yield from track(pool.map(work_on, items), description, total=len(items))
             except BaseException:
+                self._ended.set()
                 pool.shutdown(cancel_futures=True)
                 raise
 
