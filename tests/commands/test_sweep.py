@@ -10,7 +10,9 @@ import pytest
 
 import penchant
 from penchant.commands import sweep as module
+from penchant.commands.points import heavy_keys
 from penchant.commands.sweep import Point, SweepResult, comparable_margins, recommend
+from penchant.config.keys import load_config
 from penchant.core.evaluation import Evaluation
 
 
@@ -83,3 +85,14 @@ def test_points_that_a_kill_left_without_their_evaluation_are_gone_on_with(
     assert [point.after for point in again.points] == [point.after for point in whole.points]
     assert again.recommended == whole.recommended
     assert (tmp_path / "sweep" / "sweep.json").exists()
+
+
+def test_points_share_a_start_unless_another_reward_judges_their_monitored_answers(
+    tiny_model_dir: Path,
+) -> None:
+    def shared(**keys: Any) -> dict[str, Any]:
+        given = {"model": str(tiny_model_dir), "data": "<data>", **keys}
+        return heavy_keys(load_config("dpo", given))
+
+    assert shared() == shared(monitor_length=8)
+    assert shared(monitor_reward="length:3") != shared(monitor_reward="length:9")
