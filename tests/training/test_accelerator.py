@@ -17,7 +17,8 @@ from accelerate import PartialState
 
 import penchant
 from penchant.core.errors import ConfigError
-from penchant.core.team import PATIENCE, WORLD_SIZES
+from penchant.core.patience import NAME, PATIENCE, patience
+from penchant.core.team import WORLD_SIZES
 from penchant.methods import METHODS
 from penchant.models.sharding import make_mesh
 from penchant.rl.sampling.vllm.server import FAILURES
@@ -68,9 +69,12 @@ def test_launches_that_are_not_supported_are_refused_by_name(
     assert "set sharding to full" in said
 
 
+@pytest.mark.parametrize("told", [None, 90])
 def test_other_processes_are_waited_for_longer_than_any_of_them_waits_for_a_server(
-    monkeypatch: pytest.MonkeyPatch,
+    told: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if told is not None:
+        monkeypatch.setenv(NAME, str(told))
     given: dict[str, Any] = {}
 
     def begin(**settings: Any) -> None:
@@ -85,20 +89,28 @@ def test_other_processes_are_waited_for_longer_than_any_of_them_waits_for_a_serv
     with pytest.raises(KeyboardInterrupt):
         make_accelerator("fp32")
     longest = METHODS["grpo"].options(reward="r").vllm_server_timeout * FAILURES
-    assert given["timeout"].total_seconds() > 10 * longest
+    assert given["timeout"].total_seconds() == (told or PATIENCE)
+    assert 2 * longest < PATIENCE
+
+
+@pytest.mark.parametrize("told", ["0", "two hours", "inf", "nan"])
+def test_a_wait_that_is_no_time_is_refused(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, told)
+    with pytest.raises(ConfigError, match=f"a number of seconds above 0, got {told}"):
+        patience()
 
 
 def mesh_of_two_nodes(rank: int, port: int) -> None:
     """Whether a node of one process waits as long for itself as for the other one."""
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=PATIENCE
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=patience()
     )
     mesh = make_mesh(torch.device("cpu"), "hybrid", 2, 1)
     cpu = torch.device("cpu")
     waits = [group._get_backend(cpu).options._timeout for group in mesh.get_all_groups()]
     torch.distributed.barrier()  # the first process serves the store that the other still reads
     torch.distributed.destroy_process_group()
-    assert waits == [PATIENCE] * 2, waits
+    assert waits == [patience()] * 2, waits
 
 
 def test_nodes_wait_for_each_other_as_long(free_port: Any) -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# How long a process waits for the others, while one of them reads or writes a large model, asks a
-# judge, or waits for a server: these have limits of their own.
-PATIENCE = timedelta(hours=24)
 # By what launchers tell every process how many there are, and its number.
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from penchant.core.errors import ModelError
-from penchant.core.team import PATIENCE
+from penchant.core.patience import patience
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def make_mesh(device: torch.device, sharding: Sharding, size: int, node_size: in
     shape = (size // node_size, node_size)
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
     for group in mesh.get_all_groups():  # else they have the default, as short as it is
-        _set_pg_timeout(PATIENCE, group)
+        _set_pg_timeout(patience(), group)
     return mesh
 
 

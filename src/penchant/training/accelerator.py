@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
-from penchant.core.team import PATIENCE, Team, launched
+from penchant.core.team import Team, launched
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,7 +55,9 @@ def make_accelerator(
     if size > 1:
         from accelerate.utils import InitProcessGroupKwargs
 
-        handlers = [InitProcessGroupKwargs(timeout=PATIENCE)]
+        from penchant.core.patience import patience
+
+        handlers = [InitProcessGroupKwargs(timeout=patience())]
     found = Accelerator(kwargs_handlers=handlers)
     if size > found.num_processes:
         from penchant.training.launches import apart
