@@ -38,6 +38,7 @@ OTHERS = {
     "trap",
     "wait",
     "exit",
+    "export",
     "srun",
     "scontrol",
     "head",
