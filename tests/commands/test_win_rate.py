@@ -14,10 +14,12 @@ import torch
 
 import penchant
 from penchant.cli.main import main
+from penchant.commands.opened import load_model
 from penchant.commands.win_rate import win_rate
 from penchant.commands.yardstick import Measured
 from penchant.core.errors import ConfigError, ModelError, RewardError
 from penchant.core.resampling import Difference
+from penchant.models.memory import is_quantised
 from penchant.rl.rewards.make import make_rewards
 
 REWARDS = """
@@ -127,6 +129,26 @@ def test_a_judge_sees_both_orders_and_equal_answers_are_not_asked_about(
     assert (found.judged_by, found.reward, found.gain) == ("judge judge", None, None)
     assert found.usage.startswith(f"{len(judge.asked)} asked")
     assert len(judge.asked) == 2 * (8 - equal)
+
+
+def test_a_start_is_loaded_in_codes_where_its_model_is(
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    rewards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, loaded = tmp_path / "run", []
+
+    def load(folder: str, config: Any, *rest: Any, **more: Any) -> Any:
+        loaded.append(load_model(folder, config, *rest, **more))
+        return loaded[-1]
+
+    monkeypatch.setattr("penchant.commands.opened.load_model", load)
+    penchant.train("dpo", **{**tiny_keys, "lora_r": 0, "max_steps": 1, "output": run})
+    given: Any = {"prompts": held_out_file, "reward": f"{rewards}:vowels", **SHORT}
+    win_rate(model=run, quantization="4bit", **given)
+    assert [is_quantised(model) for model in loaded] == [True, True]
 
 
 def test_what_cannot_be_compared_is_refused(

@@ -31,7 +31,7 @@ logger = logging.getLogger("penchant")
 # How a run reads and computes, which holds for its start too.
 OF_THE_RUN = (
     *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
-    *("precision", "dtype", "trust_remote_code"),
+    *("precision", "dtype", "quantization", "trust_remote_code"),
 )
 
 
