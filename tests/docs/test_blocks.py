@@ -33,6 +33,7 @@ OTHERS = {
     "do",
     "done",
     "if",
+    "[",
     "then",
     "fi",
     "trap",

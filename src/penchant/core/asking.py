@@ -36,8 +36,8 @@ MODERATED = re.compile(r"moderat|flagged|content.{0,3}(filter|policy)", re.IGNOR
 # Not there, or not to be had in this way.
 ABSENT = frozenset({404, 405, 501})
 # So many 403 in a row that say nothing of moderation are of the key, not of as many prompts: one
-# prompt that is refused may come back with all of its answers.
-FORBIDDEN_IN_ROW = 32
+# prompt that is refused may come back with all of its answers, and so may its neighbours.
+FORBIDDEN_IN_ROW = 256
 # Looks at what a service offers, and the seconds of each: no model thinks for them.
 LOOKS, LOOK_SECONDS = 3, 60.0
 LONGEST_PAUSE = 30.0
@@ -235,6 +235,7 @@ class Service:
                 yield from track(pool.map(work_on, items), description, total=len(items))
             except BaseException:
                 self._ended.set()
+                logger.info("waiting for the answers that %s still owes", self.settings.url)
                 pool.shutdown(cancel_futures=True)
                 raise
 
