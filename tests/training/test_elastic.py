@@ -129,27 +129,42 @@ Scorer.evaluating = no_room
 def score(completions, **_):
     judged.append(1)
     return [float(len(text)) for text in completions]
+
+
+def no_judge(completions, **_):
+    if os.environ["RANK"] == "1":
+        raise OSError("no room here")
+    return [float(len(text)) for text in completions]
 """
 
 
-@pytest.mark.parametrize("sharding", ["off", "full"])
-def test_a_process_without_memory_for_monitored_answers_lets_no_other_wait(
-    start: Any, keys: dict[str, Any], tmp_path: Path, held_out_file: Path, sharding: str
+@pytest.mark.parametrize(
+    ("sharding", "reward", "ends"),
+    [("off", "score", False), ("full", "score", True), ("full", "no_judge", False)],
+)
+def test_a_process_whose_monitored_answers_fail_lets_no_other_wait(
+    start: Any,
+    keys: dict[str, Any],
+    tmp_path: Path,
+    held_out_file: Path,
+    sharding: str,
+    reward: str,
+    ends: bool,
 ) -> None:
-    """Without sharding the run goes on without monitors; else it ends with the reason."""
+    """The run ends where a pass of divided weights fails; else it goes on without monitors."""
     (tmp_path / "breaks.py").write_text(BREAKS)
     watched = {"eval_data": str(held_out_file), "monitor_prompts": 4, "monitor_steps": 1}
-    watched |= {"monitor_length": 4, "monitor_reward": f"{tmp_path / 'breaks.py'}:score"}
+    watched |= {"monitor_length": 4, "monitor_reward": f"{tmp_path / 'breaks.py'}:{reward}"}
     watched |= {"eval_on_start": False, "max_steps": 2, "sharding": sharding, "eval_samples": 0}
     process = start("orpo", {**keys, **watched})
     _, said = process.communicate(timeout=60)
     assert "no room here" in said
-    if sharding == "off":
-        assert process.returncode == 0, said
-        assert "monitor-failed" in said
-    else:
+    if ends:
         assert process.returncode != 0
         assert "in step with the others" in said
+    else:
+        assert process.returncode == 0, said
+        assert "monitor-failed" in said
 
 
 REWARD = """

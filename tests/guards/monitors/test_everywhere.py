@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from penchant.core.errors import TrainingError
 from penchant.core.team import ALONE, Team
 from penchant.guards.monitors.everywhere import OutOfStepError, everywhere
+from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.watch import Watch
 from penchant.training.folder import RunDirectory
@@ -51,6 +53,22 @@ def test_what_fails_while_others_wait_in_it_is_not_told_but_ends_the_process() -
 
     with pytest.raises(OutOfStepError, match="in process 1, in step with the others"):
         everywhere(Deaf(1, 2), fails, in_step=True)
+
+
+@pytest.mark.parametrize(("shares", "raised"), [(False, RuntimeError), (True, OutOfStepError)])
+def test_a_failed_reward_ends_a_divided_run_only_where_rewards_use_its_weights(
+    monkeypatch: pytest.MonkeyPatch, shares: bool, raised: type[Exception]
+) -> None:
+    policy, sampler = SimpleNamespace(is_sharded=True), SimpleNamespace(sync=lambda: None)
+    judge = SimpleNamespace(rewards=[fails], shares_policy=False)
+    trained_on = SimpleNamespace(rewards=[fails], shares_policy=shares)
+    given: Any = (policy, None, sampler, None, None, trained_on, judge, 1, nullcontext)
+    monkeypatch.setattr(Monitor, "_answered", lambda *_: ([], {}))
+    monkeypatch.setattr(Monitor, "_rewarded", lambda *_: fails())
+    prompts = [MonitoredPrompt([1], "a", {}, "list:1")]
+    with pytest.raises(Exception, match="no room") as error:
+        Monitor(prompts, *given, team=Heard(1, 2, other="")).check()
+    assert error.type is raised
 
 
 @pytest.mark.parametrize(("rank", "other"), [(0, "RuntimeError: no room"), (1, "")])

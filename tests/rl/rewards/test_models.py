@@ -13,7 +13,7 @@ from penchant.core.errors import ConfigError, ModelError, RewardError
 from penchant.models.load import load_causal_model, load_tokenizer
 from penchant.models.lora import FusedLoraLinear, add_lora
 from penchant.models.scoring import Scorer, ScoringPlan
-from penchant.rl.rewards.make import ModelContext, RewardOptions, Sample, make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, Rewards, Sample, make_rewards
 from penchant.rl.rewards.models import EnsembleReward
 from penchant.rl.rewards.shared_adapter import SharedAdapterReward
 
@@ -417,13 +417,16 @@ def test_a_shared_adapter_adds_only_its_own_size(make_reward_dir, tiny_model_dir
 def test_several_adapters_live_on_one_policy(
     make_reward_dir, tiny_model_dir, load_saved, samples, tokenizer
 ):
-    folders = [make_reward_dir(seed, adapter=True) for seed in (1, 2)]
+    known = {"mean": 0.0, "std": 1.0}
+    folders = [make_reward_dir(seed, adapter=True, statistics=known) for seed in (1, 2)]
     policy = fresh_policy(tiny_model_dir)
     rewards = make(*folders, tokenizer=tokenizer, policy=policy, base=str(tiny_model_dir))
     found = rewards.score(samples).by_name
     for seed, folder in zip((1, 2), folders, strict=True):
         expected = row_by_row(load_saved(folder), samples)
         assert found[f"judge-{seed}"] == pytest.approx(expected, abs=1e-5)
+    assert rewards.shares_policy
+    assert Rewards([EnsembleReward("both", rewards.rewards)], rewards.options).shares_policy
 
 
 def test_training_goes_on_where_it_was_after_scoring(
@@ -456,5 +459,6 @@ def test_an_adapter_of_another_base_is_loaded_apart_and_said(
     rewards = make(folder, tokenizer=tokenizer, policy=policy, base="somebody/else")
     assert any("takes a model's memory of its own" in text for text in rewards.findings)
     assert not any(".reward." in name for name, _ in policy.named_parameters())
+    assert not rewards.shares_policy
     expected = row_by_row(load_saved(folder), samples)
     assert rewards.score(samples).raw == pytest.approx(expected, abs=1e-5)

@@ -123,7 +123,7 @@ class Monitor:
         numbers = [number for number, _ in rounds]
         prompts = [self.prompts[number] for number in numbers]
         sharded = self.scorer.is_sharded  # its passes are of all processes
-        borrowed = any(one.options.share_reward_adapter for _, one in self._rewards())
+        borrowed = any(rewards.shares_policy for _, rewards in self._rewards())
         answer = partial(self._answered, prompts, numbers)
         with _undisturbed(), self.autocast():
             everywhere(self.team, self.sampler.sync, in_step=True)

@@ -78,6 +78,11 @@ class Rewards:
         self._running = RunningStatistics()
         self.findings = [text for one in _models(rewards) for text in one.findings]
 
+    @property
+    def shares_policy(self) -> bool:
+        """Whether a model among them, or among an ensemble's, uses the policy's own weights."""
+        return any(model.shares_policy for model in _models(self.rewards))
+
     def check(self, columns: Collection[str]) -> None:
         """Require that every function finds its arguments among the data's columns.
 

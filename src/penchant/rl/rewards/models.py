@@ -75,7 +75,10 @@ class ModelReward:
 
     Attributes:
         findings: what the user should know about it.
+        shares_policy: whether it is scored on the policy's own weights.
     """
+
+    shares_policy = False
 
     def __init__(
         self,

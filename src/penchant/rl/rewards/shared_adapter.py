@@ -47,6 +47,8 @@ class SharedAdapterReward(ModelReward):
         ModelError: the adapter's weights do not fit the policy's model.
     """
 
+    shares_policy = True
+
     def __init__(
         self,
         name: str,
