@@ -17,6 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import penchant
 from penchant.methods import METHODS
 from penchant.models.load import load_causal_model
+from penchant.rl import rollout
+from penchant.rl.rewards.judging import Rewards
+from penchant.rl.sampling.sampler import CachedSampler
+from penchant.rl.scoring import Scoring
 from penchant.training.result import TrainResult
 from penchant.training.step import Step
 
@@ -250,6 +254,52 @@ def test_a_check_that_is_launched_forecasts_its_processes(
     monkeypatch.setattr(penchant, "check", checked)
     keys = {**tiny_keys, "lora_r": 0, "sharding": "hybrid", "output": tmp_path / "run"}
     fork("orpo", keys, command="check")
+
+
+class Clock:
+    """Time that passes only in work that is timed: a second for each item of it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def timed(self, work: Any) -> Any:
+        """A method whose first argument holds the items."""
+
+        def take(own: Any, items: Any, *given: Any) -> Any:
+            self.now += len(items)
+            return work(own, items, *given)
+
+        return take
+
+
+def test_a_check_that_is_launched_forecasts_sampling_as_one_process_does_for_all(
+    tmp_path: Path, tiny_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the three prompts of a launched probe the leader, whose seconds count, answers two."""
+    clock = Clock()
+    monkeypatch.setattr(rollout, "time", clock)
+    for owner, name in ((CachedSampler, "sample"), (Rewards, "ask"), (Scoring, "columns")):
+        monkeypatch.setattr(owner, name, clock.timed(getattr(owner, name)))
+    answers = {"batch_size": 12, "generation_batch_size": 8, "num_generations": 4}
+    keys = {**tiny_keys, **answers, "reward": length, "max_completion_length": 4, "max_steps": 3}
+    keys |= {"per_device_train_batch_size": 2, "output": tmp_path / "run"}
+    check = penchant.check
+
+    def sampling(**more: Any) -> dict[str, float]:
+        found = check("grpo", **keys, **more).estimate
+        return {name: found.times[name] for name in ("generation", "rewards", "scoring")}
+
+    one = sampling(num_processes=2)
+    assert one["rewards"] == 6
+
+    def checked(*_: Any, **__: Any) -> None:
+        assert sampling() == pytest.approx(one, rel=0.1)
+
+    monkeypatch.setattr(penchant, "check", checked)
+    fork("grpo", {}, command="check")
 
 
 def unlucky(take: Any) -> Any:

@@ -23,7 +23,7 @@ PROBE_SEED = 30_000_001
 
 @dataclass(frozen=True)
 class SamplingTimes:
-    """Seconds of a round of answers.
+    """Seconds of a round of answers, in one process of the run.
 
     Attributes:
         prefill: to read the prompts of one batch of answers; decode: of one more token for it.
@@ -80,11 +80,13 @@ def probe_sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) ->
     assert setup.collector is not None
     options: Any = config.options
     limit = int(options.max_completion_length)
-    side_by_side = min(options.generation_batch_size, options.batch_size)
+    collector = setup.collector
+    size = collector.team.size
+    # Each process answers as many side by side as it will in the run.
+    side_by_side = min(options.generation_batch_size * size, options.batch_size)
     prompts = _middle(setup.train_set, max(1, side_by_side // options.generations))
     before = setup.collector.rewards.state_dict()
     rounds: list[Any] = []
-    collector = setup.collector
     for length in (min(LENGTHS[0], limit), min(LENGTHS[1], limit)):
         sampling = replace(setup.collector.sampling, max_completion_length=length)
         collector = replace(collector, sampling=sampling)
@@ -95,19 +97,19 @@ def probe_sampling(config: RunConfig, setup: Setup, accelerator: Accelerator) ->
     short, long = (r.metrics["seconds/generation"] for r in rounds)
     judged = rounds[-1]
     completions = [answer.completion for answer in judged.answers]
-    num_tokens = sum(len(c.ids) for c in completions)
-    ending = sum(c.ended for c in completions) / max(1, num_tokens)
-    steps = [max((len(a.completion.ids) for a in r.answers), default=1) for r in rounds]
+    ending = sum(c.ended for c in completions) / max(1, sum(len(c.ids) for c in completions))
+    # The answers are those of all processes; the seconds are the leader's, for its share of them.
+    timed = [[a for a in r.answers if a.number % size == 0] for r in rounds]
+    steps = [max((len(a.completion.ids) for a in answers), default=1) for answers in timed]
     decode = max(0.0, long - short) / max(1, steps[1] - steps[0])
     if steps[1] == steps[0]:
         decode = long / steps[1]
-    count = max(1, len(completions))
-    laid = sum(len(a.prompt.prompt) for a in judged.answers) + num_tokens
+    laid = sum(len(a.prompt.prompt) + len(a.completion.ids) for a in timed[-1])
     expected = expected_length(ending, limit)
     return SamplingTimes(
         prefill=max(0.0, long - decode * steps[1]),
         decode=decode,
-        reward=judged.metrics["seconds/reward"] / count,
+        reward=judged.metrics["seconds/reward"] / max(1, len(timed[-1])),
         scored=judged.metrics["seconds/scoring"] / max(1, laid),
         ending=ending,
         prompt_length=sum(len(p.prompt) for p in setup.train_set) / len(setup.train_set),
