@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 # What the launcher asked for; its variable would make Accelerate and transformers shard as well.
-_launched = {"fsdp": False}
+_asked_for = {"fsdp": False}
 # How long threads of gloo may take to let go of their tensors.
 REST_SECONDS = 10.0
 
@@ -45,7 +45,7 @@ def make_accelerator(
     if any(name.startswith(("ACCELERATE_USE_", "FSDP_")) for name in os.environ):
         from penchant.training.launches import asks_for_sharding
 
-        _launched["fsdp"] |= asks_for_sharding()
+        _asked_for["fsdp"] |= asks_for_sharding()
     missing = [name for name in trackers if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"report_to: {', '.join(missing)} is not installed; pip install it")
@@ -82,7 +82,7 @@ def team_of(accelerator: Accelerator) -> Team:
 def sharding_of(config: RunConfig, accelerator: Accelerator) -> Literal["off", "full", "hybrid"]:
     """How the processes of a run divide the weights."""
     if config.sharding == "auto":
-        return "full" if _launched["fsdp"] and accelerator.num_processes > 1 else "off"
+        return "full" if _asked_for["fsdp"] and accelerator.num_processes > 1 else "off"
     if config.sharding != "off" and accelerator.num_processes == 1:
         logger.info("sharding %s: one process holds all weights", config.sharding)
         return "off"
