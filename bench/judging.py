@@ -3,17 +3,22 @@
 python bench/accuracy.py --methods reward                          the reward model, seed 0
 python bench/judging.py --model runs/accuracy/reward-seed-0        on the pairs that it has not seen
 python bench/judging.py --model RUN --data LLMBar/Dataset/LLMBar   on a benchmark too
+python bench/judging.py --published JudgeBench/outputs/FILE        scores that JudgeBench publishes
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+import torch
+
 import records
-from penchant.commands.benchmark import benchmark_each
-from penchant.core.ranking import Row
+from penchant.commands.benchmark import benchmark_each, ranking_of
+from penchant.core.ranking import Ranking, Row
+from penchant.data.benchmarks import read_questions
 from penchant.data.split import split_by_prompt
 
 
@@ -36,6 +41,22 @@ def by_votes(seed: int) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def published(file: str) -> Ranking:
+    """How the scores of a reward model that JudgeBench publishes rank its pairs."""
+    rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    asked = []
+    for question, row in zip(read_questions(file).records, rows, strict=True):
+        a, b = torch.tensor(row["judgments"][0]["judgment"]["scores"]).flatten().tolist()
+        asked.append((question, (a, b) if row["label"] == "A>B" else (b, a)))
+    return ranking_of(file, asked, mean_of_subsets=False)
+
+
+def report(name: str, ranking: Ranking) -> None:
+    print(f"\n{name}: total {ranking.rule}")
+    for row in (*ranking.subsets, ranking.total):
+        print(shown(row))
+
+
 def shown(row: Row) -> str:
     accuracy, equal = row.accuracy, row.equal_length
     text = (
@@ -49,17 +70,19 @@ def shown(row: Row) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", required=True, help="a reward model of bench/accuracy.py")
+    parser.add_argument("--model", help="a reward model of bench/accuracy.py")
     parser.add_argument("--seed", type=int, default=0, help="of the split that it was trained on")
     parser.add_argument("--data", action="append", default=[], help="a benchmark")
+    parser.add_argument("--published", action="append", default=[], help="JudgeBench's own outputs")
     options = parser.parse_args()
+    for file in options.published:
+        report(Path(file).stem.rpartition("judge_model=")[2], published(file))
+    if options.model is None:
+        return
     sources: dict[str, Any] = {**by_votes(options.seed), **{one: one for one in options.data}}
     found = benchmark_each(sources, model=options.model)
     for name in sources:
-        ranking = found[name].ranking
-        print(f"\n{name}: total {ranking.rule}")
-        for row in (*ranking.subsets, ranking.total):
-            print(shown(row))
+        report(name, found[name].ranking)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import penchant
@@ -24,7 +25,7 @@ from penchant.cli.model_arguments import (
     add_recipes,
 )
 from penchant.cli.parser import Parser, add_command, add_shared
-from penchant.config.keys import EVERYDAY, RunConfig
+from penchant.config.keys import EVERYDAY, POINT_DEFAULTS, RunConfig
 from penchant.config.sections import SECTIONS
 from penchant.methods import METHODS
 
@@ -101,7 +102,11 @@ def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> Non
     parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of these keys")
     if command == "check":
         add_shared(parser, "json")
-        parser.add_argument("--no_probe", action="store_true", help="load no weights: no estimate")
+        parser.add_argument(
+            "--no_probe",
+            action="store_true",
+            help="load no weights: memory by the configuration, no time",
+        )
         parser.add_argument(
             "--num_processes",
             type=int,
@@ -123,10 +128,12 @@ def _add_run(parser: argparse.ArgumentParser, *, name: str, command: str) -> Non
         )
     fields = {key: field for part in (*SECTIONS, options)
               for key, field in part.model_fields.items()}  # fmt: skip
-    _add_keys(parser, "usually set", {key: fields[key] for key in EVERYDAY if key in fields})
+    usual = POINT_DEFAULTS if command == "sweep" else {}
+    everyday = {key: fields[key] for key in EVERYDAY if key in fields}
+    _add_keys(parser, "usually set", everyday, usual)
     for title, part in [(f"{name} options", options), *_titled_sections()]:
         rest = {key: field for key, field in part.model_fields.items() if key not in EVERYDAY}
-        _add_keys(parser, title, rest)
+        _add_keys(parser, title, rest, usual)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +153,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     options = {key: field for key, field in options.items() if key not in known}
     _add_keys(parser, "options of methods; --METHOD.OPTION is of one alone", options)
     for title, part in _titled_sections():
-        _add_keys(parser, title, part.model_fields)
+        _add_keys(parser, title, part.model_fields, {**POINT_DEFAULTS, "output": "compare"})
     for name, method in METHODS.items():
         for key in (*method.options.model_fields, *OWN_KEYS):
             add(f"--{name}.{key}", help=argparse.SUPPRESS)
@@ -173,10 +180,17 @@ def _titled_sections() -> list[tuple[str, type[BaseModel]]]:
     return [(section.__doc__ or "", section) for section in SECTIONS]
 
 
-def _add_keys(parser: argparse.ArgumentParser, title: str, fields: Mapping[str, FieldInfo]) -> None:
+def _add_keys(
+    parser: argparse.ArgumentParser,
+    title: str,
+    fields: Mapping[str, FieldInfo],
+    usual: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """A group of keys, with the command's `usual` values where it has its own."""
     group = parser.add_argument_group(title)
     for name, field in fields.items():
-        default = "" if field.is_required() else f" (default: {_show(field.default)})"
+        shown = _show(usual.get(name, field.default))
+        default = "" if field.is_required() else f" (default: {shown})"
         help_text = f"{field.description}{default}".replace("%", "%%")
         # Values stay text here: the configuration checks them and says what is wrong.
         if field.annotation is bool:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from penchant.commands.run import run_on
 from penchant.config.files import read_yaml
-from penchant.config.keys import RunConfig, load_config
+from penchant.config.keys import POINT_DEFAULTS, RunConfig, load_config
 from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
 from penchant.core.errors import ConfigError, RunFailedError, TrainingError
@@ -96,7 +96,7 @@ def point_config(method: str, keys: Mapping[str, Any], file: Path | None) -> Run
     Raises:
         ConfigError: a wrong key or value.
     """
-    own: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
+    own = dict(POINT_DEFAULTS)
     config = load_config(method, {**keys, **own}, file=file)
     automatic = config.reference == "auto" and not config.sync_ref_model
     if config.spec.needs_reference and automatic and config.cacheable:

@@ -134,6 +134,8 @@ class RunConfig(Sections):
 
 
 # What nearly every run sets: help and `penchant config` begin with these.
+# Defaults where several runs share their start: they are evaluated after training only.
+POINT_DEFAULTS: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
 EVERYDAY = (
     *("model", "data", "train_fraction", "eval_data", "output", "reward", "teacher_model"),
     *("beta", "num_generations", "batch_size", "max_completion_length"),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import json
 import logging
 import random
 import re
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from penchant.core.answer_cache import AnswerCache
 from penchant.core.errors import ConfigError
 from penchant.core.http import HttpError, JsonClient, bearer
 from penchant.core.screen import track
@@ -159,7 +156,7 @@ class Service:
             )
         self.settings, self.usage = settings, Usage()
         self._client = JsonClient(settings.url, settings.timeout, bearer(settings.api_key_env))
-        self.cache = Cache(settings.cache)
+        self.cache = AnswerCache(settings.cache)
         self._lock = threading.Lock()
         self._ended = threading.Event()  # no request is tried again after one that ends them all
         self._answered = False
@@ -266,61 +263,6 @@ class Service:
         with self._lock:
             self._forbidden = 0 if moderated else self._forbidden + 1
             return moderated or (self._answered and self._forbidden < FORBIDDEN_IN_ROW)
-
-
-class Cache:
-    """Answers by the hash of their request, each committed as it comes."""
-
-    def __init__(self, file: Path | None) -> None:
-        self.file, self._lock = file, threading.Lock()
-        with self._explained():
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                file or ":memory:", timeout=30, isolation_level=None, check_same_thread=False
-            )
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL)"
-            )
-
-    def get(self, key: str) -> str | None:
-        """The text of an answer; None where it is not known."""
-        with self._explained():
-            row = self._database.execute("SELECT text FROM answers WHERE key = ?", [key]).fetchone()
-        return None if row is None else str(row[0])
-
-    def holds_any(self) -> bool:
-        """Whether any answer is known."""
-        with self._explained():
-            return self._database.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
-
-    def put(self, key: str, text: str) -> None:
-        """Keep an answer; it is on the disk when this returns."""
-        readable = text.encode(errors="replace").decode()  # half a character cannot be kept
-        with self._explained():
-            self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", [key, readable])
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """One thread at a time; what fails says what to do."""
-        try:
-            with self._lock:
-                yield
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"answers cannot be kept in {self.file}: {error}; name a new file, in a folder "
-                "that can be written"
-            ) from None
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._database.close()
-
-
-def request_key(body: Mapping[str, Any]) -> str:
-    """The hash of a request, by which its answer is kept."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def excerpt(content: Any) -> str:

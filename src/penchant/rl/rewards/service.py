@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import Field
 
+from penchant.core.answer_cache import request_key
 from penchant.core.asking import (
     Reply,
     Service,
@@ -19,7 +20,6 @@ from penchant.core.asking import (
     UnusableError,
     Usage,
     excerpt,
-    request_key,
     warn_of_leaving,
 )
 from penchant.core.errors import ConfigError, RewardError
