@@ -322,6 +322,15 @@ def test_large_rewards_without_normalisation_are_found(tiny_model_dir, tmp_path,
     assert any("normal" in what for what in found.values())
 
 
+def test_the_scale_of_rewards_is_nothing_to_methods_that_divide_by_it(tiny_model_dir, tmp_path):
+    def large(completions, **_):
+        return [100.0 * v for v in share_of_letters(completions)]
+
+    train("grpo", tiny_model_dir, tmp_path / "run", reward=large, reward_normalization="none")
+    found = [f["id"] for f in read(tmp_path / "run", "findings.jsonl")]
+    assert "reward-scale" not in found
+
+
 def test_answers_that_never_end_are_found(tiny_model_dir, tmp_path):
     train("ppo", tiny_model_dir, tmp_path / "run", max_completion_length=2, seed=3)
     records = read(tmp_path / "run", "metrics.jsonl")

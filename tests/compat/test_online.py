@@ -199,4 +199,14 @@ def test_vllm_is_taken_with_its_weights_and_room() -> None:
     masked = {"vllm_importance_sampling_mode": "token_mask"}
     with pytest.raises(ConfigError, match="set token_truncate or sequence_mask"):
         GRPOConfig("run", **mine, **masked).chosen()
+
+
+def test_cut_answers_are_not_left_out_of_means_that_count_them() -> None:
+    cut: dict[str, Any] = {"mask_truncated_completions": True}
+    assert GRPOConfig("run", loss_type="dapo", **cut).chosen().options.items() >= cut.items()
+    for loss_type in ("grpo", "dr_grpo"):
+        with pytest.raises(ConfigError, match="divides by the answers that it leaves out"):
+            GRPOConfig("run", loss_type=loss_type, **cut).chosen()
+    with pytest.raises(ConfigError, match="with RLOO divides by"):
+        RLOOConfig("run", **cut).chosen()
     assert GRPOConfig("run", vllm_max_model_length=99).chosen().options["generation"] == "auto"

@@ -88,6 +88,19 @@ def test_loss_and_gradients_equal_trls(beta, temperature, plan, make_model):
         assert error <= 1e-4 * gradients[name].grad.norm() + 1e-5 * largest, name
 
 
+def test_what_filtered_sampling_said_is_not_compared_with_all_tokens():
+    found = {}
+    for name, keys in {"all": {}, "some": {"top_p": 0.9}}.items():
+        said = torch.full((12,), -1.0)
+        inputs = SimpleNamespace(
+            divergence=said, teacher_kl=said, logprobs=said, old_logprobs=said + 0.1, entropy=said,
+            lengths=torch.tensor([4, 7, 1]), token_means=lambda each: each[:3],
+        )  # fmt: skip
+        found[name] = set(DISTILL.loss(inputs, options(**keys)).metrics)
+    assert found["some"] == {"divergence", "kl/teacher", "policy/entropy"}
+    assert found["all"] >= {"policy/ratio", "policy/approxkl", "policy/policykl"}
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -30,6 +30,14 @@ def test_each_loss_is_a_metric_and_the_first_gives_the_rewards(untrained):
     assert metrics["loss/dpo"].tolist() == pytest.approx([0.6931472] * 2)
 
 
+def test_another_beta_reaches_every_loss(untrained):
+    options = MPOOptions(losses="dpo=1,ipo=1,sft=1", loss_options={"ipo": {"beta": 0.4}})
+    assert [getattr(term.options, "beta", None) for term in options.terms] == [0.1, 0.4, None]
+    raised = options.with_beta(0.2)
+    assert [getattr(term.options, "beta", None) for term in raised.terms] == [0.2, 0.8, None]
+    assert [getattr(term.options, "beta", None) for term in options.terms] == [0.1, 0.4, None]
+
+
 def test_what_one_loss_needs_the_sum_needs():
     needs = MPO.needs(MPOOptions(losses="simpo=1,orpo=1"))
     assert needs.prompt

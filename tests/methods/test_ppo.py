@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError
 from penchant.methods.experience import Experience, RolloutInputs
 from penchant.methods.ppo import PPO, PPOOptions, ppo_advantages, ppo_loss
+from penchant.training.checkpoint_reading import read_part
 
 # Two answers, of two tokens and of one. Their mean length is 1.5.
 OLD = torch.tensor([-1.0, -2.0, -3.0])
@@ -197,13 +199,21 @@ def test_a_skipped_mini_batch_has_no_gradient_and_is_marked(tiny_model_dir, tmp_
         "ppo", model=str(tiny_model_dir), data=[{"prompt": c} for c in "abcdefgh"], output=run,
         reward=letters, batch_size=8, per_device_train_batch_size=8, gradient_accumulation_steps=1,
         max_completion_length=8, max_length=32, max_steps=16, learning_rate=0.1, warmup_ratio=0.0,
-        eval_samples=0, ratio_threshold=1.0 + 1e-4, cliprange=10.0,
+        eval_samples=0, ratio_threshold=1.0 + 1e-4, cliprange=10.0, save_steps=1,
+        save_total_limit=16,
     )  # fmt: skip
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any(record.get("skipped") for record in records)
     for record in records:
         assert bool(record.get("skipped")) == (record["policy/ratio"] > 1.0 + 1e-4)
         assert (record["grad_norm"] == 0) == bool(record.get("skipped"))
+    # AdamW's momentum would go on without a gradient.
+    for before, record in pairwise(records):
+        one, other = (
+            read_part(run / "checkpoints", r["step"], "weights") for r in (before, record)
+        )
+        same = all(torch.equal(weight, other[name]) for name, weight in one.items())
+        assert same == bool(record.get("skipped"))
 
 
 @pytest.mark.parametrize(

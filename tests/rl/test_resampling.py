@@ -12,6 +12,11 @@ from safetensors.torch import load_file
 
 import penchant
 from penchant.methods import METHODS
+from penchant.methods.experience import Experience
+from penchant.methods.grpo import grpo_advantages
+from penchant.rl.findings import nothing_left
+from penchant.rl.resampling import refill
+from penchant.rl.rollout import Judged
 
 from ..online_runs import KEYS as ONLINE
 from ..online_runs import PROMPTS
@@ -31,6 +36,10 @@ def reward(completions, n, **_):
     letters = [sum("a" <= c.lower() <= "z" for c in text) / 6 for text in completions]
     return [value if number % 3 == 0 else 1.0 for value, number in zip(letters, n, strict=True)]
 '''
+
+
+def told_apart(completions, **_):
+    return [sum(map(ord, text)) / 1000 for text in completions]
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +83,6 @@ def test_flat_groups_are_replaced_until_the_batch_is_full(method, tiny_model_dir
 
 
 def test_a_batch_that_is_full_at_once_is_the_one_without(tiny_model_dir, tmp_path):
-    def told_apart(completions, **_):
-        return [sum(map(ord, text)) / 1000 for text in completions]
-
     plain, dynamic = tmp_path / "plain", tmp_path / "dynamic"
     train(tiny_model_dir, told_apart, plain, dynamic_sampling=False, max_steps=2)
     train(tiny_model_dir, told_apart, dynamic, max_steps=2)
@@ -89,6 +95,26 @@ def test_what_cannot_be_filled_is_trained_on_as_it_is(tiny_model_dir, reward, tm
     steps = read(tmp_path / "run")
     assert all(record["resampling/batches"] == 2 for record in steps)
     assert steps[-1]["iteration"] > 2  # at most a step of each batch
+
+
+def test_answers_that_are_cut_off_are_not_called_equal():
+    """Two groups, of which one has answers of different rewards; all are cut."""
+    zeros = torch.zeros(4)
+    experience = Experience(
+        lengths=torch.ones(4, dtype=torch.long), group=torch.tensor([0, 0, 1, 1]), logprobs=zeros,
+        scores=torch.tensor([1.0, 3.0, 2.0, 2.0]), ended=torch.zeros(4, dtype=torch.bool),
+    )  # fmt: skip
+    options = METHODS["grpo"].options(
+        reward="r", beta=0.0, dynamic_sampling=True, mask_truncated_completions=True
+    )
+    judged = Judged([None] * 4, [""] * 4, None, experience, {})
+    refilled = refill(
+        lambda count, first: judged, lambda e: grpo_advantages(e, 0.0, options), 2, max_batches=1
+    )
+    assert not refilled.chosen.answers
+    assert refilled.judged.metrics["reward/zero_variance"] == 0.5
+    assert "max_completion_length cut the answers off" in nothing_left(10, 0, 0.5).what
+    assert "the rewards within each group were all the same" in nothing_left(10, 0, 1.0).what
 
 
 @pytest.mark.parametrize("killed", [1, 2])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,10 @@ class MethodOptions(BaseModel):
     """Options that only one method reads; each is a flat key of the configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def with_beta(self, beta: float) -> Self:
+        """The same options with another `beta`, of a method that has one."""
+        return self.model_copy(update={"beta": beta})
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def distill_loss(inputs: RolloutInputs, options: DistillOptions) -> LossOutput:
 
     Args:
         inputs: with `divergence`, which has the gradient.
-        options: not read: `beta` says which divergence the inputs hold.
+        options: `top_k`, `top_p`: with a filter nothing is compared with what sampling said.
+            `beta` is not read: the inputs hold the divergence.
 
     References:
         Agarwal et al. 2023, section 3, whose gradient does not go through the sampling either.
@@ -83,6 +84,9 @@ def distill_loss(inputs: RolloutInputs, options: DistillOptions) -> LossOutput:
     assert inputs.divergence is not None and inputs.teacher_kl is not None
     loss = inputs.token_means(inputs.divergence)
     metrics = policy_metrics(inputs, inputs.lengths.new_zeros(len(inputs.lengths)).float())
+    if options.top_k or options.top_p < 1:
+        # The sampler's log-probs are those of what the filters left, and these are of all tokens.
+        metrics = {"policy/entropy": metrics["policy/entropy"]}
     metrics["divergence"] = loss.detach()
     metrics["kl/teacher"] = inputs.token_means(inputs.teacher_kl)
     return LossOutput(loss, metrics)

@@ -78,8 +78,8 @@ def online_dpo_pairs(
     """1 for the best answer to each prompt, -1 for the worst, and none of the others is kept.
 
     Args:
-        experience: of whole groups; the first of equally good answers is the best, and the last
-            of equally bad ones the worst.
+        experience: of whole groups; the first of equally good answers is the best, and the
+            first of equally bad ones the worst.
         kl_coef: not read: the loss holds the divergence.
         options: not read.
 

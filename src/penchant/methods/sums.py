@@ -73,6 +73,17 @@ class SumOptions(MethodOptions):
             raise ValueError("ld_alpha must be the same for all losses: they share their log-probs")
         return self
 
+    def with_beta(self, beta: float) -> Self:
+        """The same with another `beta`; betas of single losses grow or shrink by as much."""
+        share = beta / self.beta
+        own = {
+            name: {**given, "beta": share * given["beta"]} if "beta" in given else given
+            for name, given in self.loss_options.items()
+        }
+        changed = self.model_copy(update={"beta": beta, "loss_options": own})
+        changed.__dict__.pop("terms", None)  # a copy takes what was computed along
+        return changed
+
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The losses with their options, in the order of `losses`.

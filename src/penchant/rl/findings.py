@@ -43,20 +43,28 @@ def look_at(judged: Judged, metrics: Mapping[str, float]) -> Iterator[Finding]:
     yield from _scale(metrics)
 
 
-def nothing_left(batches: int, steps: int) -> Finding:
-    """Of rewards that no longer tell answers apart.
+def nothing_left(batches: int, steps: int, flat: float) -> Finding:
+    """Of answers that are not told apart, or all left out.
 
     Args:
         batches: in a row that left nothing to train on.
         steps: optimizer steps that were done before.
+        flat: the share of the last batch's groups whose answers all got the same reward.
     """
+    if flat < 1:
+        why = "max_completion_length cut the answers off, and mask_truncated_completions leaves "
+        why += "such answers out"
+        remedy = "raise max_completion_length, or drop mask_truncated_completions"
+    else:
+        why = "the rewards within each group were all the same, or every answer was dropped"
+        remedy = "where that is not the highest reward, use one that tells answers apart, harder "
+        remedy += "or easier prompts, or a higher temperature"
     ended = f": the run ends after step {steps}, with what it has learned" if steps else ""
     return warning(
         "nothing-left-to-learn",
-        f"{batches} batches of answers in a row gave nothing to learn from{ended}: the rewards "
-        "within each group were all the same, or every answer was dropped (see rollouts.jsonl)",
-        "where that is not the highest reward, use one that tells answers apart, harder or easier "
-        "prompts, or a higher temperature",
+        f"{batches} batches of answers in a row gave nothing to learn from{ended}: {why} (see "
+        "rollouts.jsonl)",
+        remedy,
         {"batches": batches},
     )
 
@@ -116,8 +124,11 @@ def _mismatch(metrics: Mapping[str, float]) -> Iterator[Finding]:
 
 
 def _scale(metrics: Mapping[str, float]) -> Iterator[Finding]:
+    # Other methods divide by a deviation or read the order alone, and have no value head.
+    if "objective/non_score_reward" not in metrics:
+        return
     if metrics.get("reward/normalized/std", 0.0) > LARGE_DEVIATION:
-        penalty = abs(metrics.get("objective/non_score_reward", 0.0))
+        penalty = abs(metrics["objective/non_score_reward"])
         yield warning(
             "reward-scale",
             f"rewards enter with a deviation of {metrics['reward/normalized/std']:.3g}, beside "

@@ -55,7 +55,7 @@ def refill(
     """
     rounds: list[Judged] = []
     teaching: list[int] = []
-    drawn = 0
+    drawn, flat = 0, 0.0
     while len(rounds) < max_batches and len(teaching) < num_groups:
         missing = num_groups - len(teaching)
         # As many as are expected to fill the batch, by the share that taught so far.
@@ -65,14 +65,16 @@ def refill(
         drawn += count
         rounds.append(judged)
         if judged.answers:
-            kept = estimate(judged.experience).kept
-            group = judged.experience.group
+            estimated, group = estimate(judged.experience), judged.experience.group
+            kept = estimated.kept
+            flat += estimated.metrics["reward/zero_variance"] * len(group.unique())
             teaching += sorted(set((group if kept is None else group[kept]).tolist()))
     every = _joined(rounds)
-    num_teaching, teaching = len(teaching), teaching[:num_groups]
+    teaching = teaching[:num_groups]
+    groups = len(every.experience.group.unique())
     metrics = {
         **every.metrics,
-        "reward/zero_variance": 1 - num_teaching / drawn,
+        "reward/zero_variance": flat / groups if groups else 1.0,
         "resampling/batches": float(len(rounds)),
         "resampling/thrown_away": 1 - len(teaching) / drawn,
     }

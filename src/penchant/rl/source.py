@@ -251,12 +251,13 @@ class RolloutSource:
             self.append("rollouts.jsonl", record)
 
     def _give_up(self, step: int) -> None:
-        """Rewards tell the answers apart no longer: the end of the run, or of one that never began.
+        """Nothing was left to train on: the end of the run, or of one that never began.
 
         Raises:
             RunFailedError: before the first step.
         """
-        finding = nothing_left(FRUITLESS, step - 1)
+        flat = self.metrics.get("reward/zero_variance", 1.0)
+        finding = nothing_left(FRUITLESS, step - 1, flat)
         if step == 1:
             raise RunFailedError(f"{finding.what}; {finding.remedy}")
         self.say(step - 1, finding)

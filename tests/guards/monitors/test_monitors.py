@@ -191,10 +191,12 @@ def test_stop_ends_the_run_with_its_evaluation_and_model(
     assert found["action"].startswith("stop")
 
 
+@pytest.mark.parametrize("killed", [2, 4], ids=["at the action", "after it"])
 def test_adapt_raises_the_penalty_and_resumes_with_it(
-    drifting_online: dict[str, Any], tmp_path: Path, as_killed: Any
+    killed: int, drifting_online: dict[str, Any], tmp_path: Path, as_killed: Any
 ) -> None:
     keys = {**drifting_online, "on_finding": "adapt", "init_kl_coef": 0.05, "adap_kl_ctrl": False}
+    keys |= {"save_steps": 2, "save_total_limit": 9}
     penchant.train("ppo", output=tmp_path / "whole", **keys)
     coefficients = [r["objective/kl_coef"] for r in lines(tmp_path / "whole", "metrics.jsonl")
                     if "objective/kl_coef" in r]  # fmt: skip
@@ -203,6 +205,18 @@ def test_adapt_raises_the_penalty_and_resumes_with_it(
     assert next(r["action"] for r in findings if r.get("action", "").startswith("adapt")) == (
         "adapt: init_kl_coef raised from 0.05 to 0.2, learning_rate lowered from 0.01 to 0.005"
     )
+    run = as_killed(tmp_path / "whole", tmp_path / "run", after=killed)
+    penchant.train("ppo", output=run, resume=True, **keys)
+    assert weights(tmp_path / "whole") == weights(run)
+
+
+def test_a_coefficient_that_is_steered_after_it_was_raised_is_resumed_as_it_was(
+    drifting_online: dict[str, Any], tmp_path: Path, as_killed: Any
+) -> None:
+    keys = {**drifting_online, "on_finding": "adapt", "init_kl_coef": 0.05, "horizon": 40}
+    penchant.train("ppo", output=tmp_path / "whole", **keys)
+    found = lines(tmp_path / "whole", "findings.jsonl")
+    assert any("init_kl_coef raised" in r.get("action", "") for r in found if r["step"] < 4)
     run = as_killed(tmp_path / "whole", tmp_path / "run", after=4)
     penchant.train("ppo", output=run, resume=True, **keys)
     assert weights(tmp_path / "whole") == weights(run)

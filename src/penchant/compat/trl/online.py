@@ -91,6 +91,22 @@ class OnlineConfig(SyncingConfig):
             **changes,
         )
 
+    def _refuse_masks(self, of: str) -> None:
+        """Refuse to leave cut answers out of means that count them.
+
+        Args:
+            of: what takes such means.
+
+        Raises:
+            ConfigError: they are to be left out.
+        """
+        if self.mask_truncated_completions:
+            raise ConfigError(
+                f"mask_truncated_completions with {of} divides by the answers that it leaves out "
+                "too, which cannot be had here: drop it, or take GRPO with loss_type='dapo', which "
+                "divides by the tokens that are left"
+            )
+
     def _batch_size(self) -> int:
         """Answers that are sampled at a time."""
         step = self.per_device_train_batch_size * self.gradient_accumulation_steps
@@ -163,8 +179,11 @@ class GRPOConfig(OnlineConfig):
         """The method, and its options.
 
         Raises:
-            ConfigError: CISPO with a bound below 1, which TRL's default is.
+            ConfigError: CISPO with a bound below 1, which TRL's default is, or cut answers that are
+                left out of means over answers.
         """
+        if self.loss_type in ("grpo", "dr_grpo"):
+            self._refuse_masks(f"loss_type={self.loss_type!r}")
         scale = self.scale_rewards
         if isinstance(scale, bool):
             scale = "group" if scale else "none"
@@ -195,8 +214,10 @@ class RLOOConfig(OnlineConfig):
         """The method, and its options.
 
         Raises:
-            ConfigError: rewards that are to be clipped to a range that is not symmetric.
+            ConfigError: rewards that are to be clipped to a range that is not symmetric, or cut
+                answers that are left out.
         """
+        self._refuse_masks("RLOO")
         low, high = self.reward_clip_range or (None, None)
         if low is not None and high is not None and low != -high:
             raise ConfigError(

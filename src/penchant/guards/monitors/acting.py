@@ -126,7 +126,7 @@ class ActingSupervisor(Supervisor):
         self.rollbacks, self.adapted = state["rollbacks"], dict(state["adapted"])
         self.raised_at = state["raised_at"]
         for lever in self.levers() if self.adapted else ():
-            if lever.name in self.adapted:
+            if lever.name in self.adapted and not lever.kept:
                 lever.put(self.adapted[lever.name])
         if self.length is not None and "length_penalty" in self.adapted:
             lever = self.length(round(self.history["monitor/length"].first))

@@ -33,6 +33,7 @@ class Lever:
         bound: what it is not turned beyond.
         first: what a raised number becomes at least.
         factor: each time; below 1 the number is lowered.
+        kept: whether a checkpoint holds it by itself, with what others have made of it since.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Lever:
     bound: float
     first: float = 0.0
     factor: float = FACTOR
+    kept: bool = False
 
     def turn(self) -> str:
         """Turn it once within its bound; tells from what to what, nothing where it stays."""
@@ -73,10 +75,12 @@ def strength_lever(key: str, options: Any, objective: Any, source: Any) -> Lever
             controller.value = value
 
         largest = max(LARGEST_COEFFICIENT, options.init_kl_coef)
-        return Lever("init_kl_coef", lambda: controller.value, put, largest, FIRST_COEFFICIENT)
+        return Lever(
+            "init_kl_coef", lambda: controller.value, put, largest, FIRST_COEFFICIENT, kept=True
+        )
 
     def set_beta(value: float) -> None:
-        changed = objective.parts.options.model_copy(update={"beta": value})
+        changed = objective.parts.options.with_beta(value)
         objective.parts = replace(objective.parts, options=changed)
         if hasattr(source, "reestimate"):
             source.reestimate(changed)
@@ -96,6 +100,8 @@ def rate_lever(scheduler: Any, start: float) -> Lever:
     def put(value: float) -> None:
         share = value / scheduler.base_lrs[0]
         scheduler.base_lrs = [rate * share for rate in scheduler.base_lrs]
+        # The rates in force, which a checkpoint saves and a resumed run begins with.
+        scheduler._last_lr = [rate * share for rate in scheduler._last_lr]
         for group in scheduler.optimizer.param_groups:
             group["lr"] *= share
 

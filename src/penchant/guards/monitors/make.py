@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.findings import Finding
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.supervisor import Supervisor
+from penchant.methods.sums import SumOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
+    from penchant.methods.base import Method
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
 
@@ -40,8 +42,8 @@ def make_supervisor(
             taught=config.spec.needs(options).divergence is not None,
             scores=config.spec.model == "score",
             strength=strength,
-            sft="rpo_alpha" if hasattr(options, "rpo_alpha") else "",
-            beta=getattr(options, "beta", None) if config.spec.needs_reference else None,
+            sft=_supervised(options),
+            beta=reported_beta(config.spec, options),
         ),
         watch=watch,
     )
@@ -50,6 +52,21 @@ def make_supervisor(
 
         supervisor = acting(supervisor, config, setup, engine)
     return supervisor, findings
+
+
+def _supervised(options: Any) -> str:
+    """The key that adds a supervised term; empty where a method has none."""
+    if isinstance(options, SumOptions):
+        return "a weight of sft in losses"
+    return "rpo_alpha" if hasattr(options, "rpo_alpha") else ""
+
+
+def reported_beta(method: Method, options: Any) -> float | None:
+    """What the reported rewards are multiples of, in log-ratios; None of rewards without ratios."""
+    if isinstance(options, SumOptions):  # the first loss reports
+        first = options.terms[0]
+        return reported_beta(first.method, first.options)
+    return getattr(options, "beta", None) if method.needs_reference else None
 
 
 def _strength(options: Any, *, referenced: bool) -> str:
