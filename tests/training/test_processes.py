@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,13 +184,6 @@ def assert_same(found: Path, expected: Path, *, within: float = 1e-6) -> None:
             torch.testing.assert_close(weight, theirs[name], atol=within, rtol=0)
 
 
-@pytest.fixture
-def few_keys(tiny_keys: dict[str, Any]) -> dict[str, Any]:
-    """Return a run of 4 steps of 8 pairs in two processes."""
-    steps = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 4}
-    return {**tiny_keys, **steps, "adam_epsilon": 1e-4}
-
-
 def alone(keys: dict[str, Any]) -> dict[str, Any]:
     return {**keys, "gradient_accumulation_steps": 2 * keys["gradient_accumulation_steps"]}
 
@@ -256,56 +248,6 @@ def test_a_check_that_is_launched_forecasts_its_processes(
     monkeypatch.setattr(penchant, "check", checked)
     keys = {**tiny_keys, "lora_r": 0, "sharding": "hybrid", "output": tmp_path / "run"}
     fork("orpo", keys, command="check")
-
-
-def test_a_check_tells_in_all_processes_what_one_alone_meets(
-    tmp_path: Path, tiny_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check = penchant.check
-
-    def checked(method: str, **keys: Any) -> None:
-        if os.environ["RANK"] == "1":
-            keys["data"] = str(tmp_path / "of another node.jsonl")
-        (error,) = check(method, **keys).errors
-        assert error.what.startswith("process 1: ")
-        assert "of another node" in f"{error.what}; {error.remedy}"
-
-    monkeypatch.setattr(penchant, "check", checked)
-    fork("dpo", {**tiny_keys, "output": tmp_path / "run"}, command="check")
-
-
-@pytest.mark.parametrize("probe", [True, False])
-def test_a_check_asks_a_reward_in_one_of_its_processes(
-    tmp_path: Path,
-    few_keys: dict[str, Any],
-    fork: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    probe: bool,
-) -> None:
-    """It may be paid for; where it fails, all processes hear of that."""
-    check, asked = penchant.check, tmp_path / "asked"
-
-    def reward(completions: list[str], **_: Any) -> list[float]:
-        with asked.open("a") as file:
-            file.write(os.environ["RANK"])
-        return [0.0] * len(completions)
-
-    def no_reward(completions: list[str], **_: Any) -> list[float]:
-        raise OSError("no answer")
-
-    def checked(method: str, **keys: Any) -> None:
-        found = check(method, **keys, reward=reward)
-        assert not found.errors
-        assert bool(found.trials) == (os.environ["RANK"] == "0")
-        (error,) = check(method, **keys, reward=no_reward).errors
-        assert (error.id, "no answer" in error.what) == ("reward", True)
-
-    estimate = SimpleNamespace(finding=lambda: None)
-    monkeypatch.setattr("penchant.commands.check.estimate_run", lambda *_, **__: estimate)
-    monkeypatch.setattr(penchant, "check", checked)
-    answers = {"batch_size": 16, "num_generations": 4, "max_completion_length": 4, "probe": probe}
-    fork("grpo", {**few_keys, **answers, "output": tmp_path / "run"}, command="check")
-    assert asked.read_text() == "0"
 
 
 class Clock:
