@@ -194,6 +194,28 @@ def test_of_several_processes_one_shows_the_result(
         assert capsys.readouterr().out == expected
 
 
+def test_errors_of_a_check_of_several_processes_are_the_status_of_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher that saw another process fail would end this one before it has told them."""
+    result = SimpleNamespace(errors=["an error"])
+    monkeypatch.setattr("penchant.commands.check.check", lambda *_, **__: result)
+    monkeypatch.setattr("penchant.cli.show.print_check", lambda _: print("the error"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, status, shown in (("0", 1, "the error\n"), ("1", 0, "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["check", "dpo", "--model", "m", "--data", "d"]) == status
+        assert capsys.readouterr().out == shown
+
+
+def test_a_mistake_is_known_to_what_ends_the_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "last_value", None, raising=False)
+    told = mistake(capsys, "train", "dpo", "--model", "m", "--bta", "0.2")
+    assert told in str(sys.last_value)
+
+
 def test_impossible_option_given_to_evaluate_is_refused_before_data_or_weights_are_read(
     tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import gc
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 import penchant
-from penchant.core.machine import USABLE, Room, memory_available_bytes
+from penchant.core.machine import USABLE, Room, find_room, memory_available_bytes
 from penchant.data.tokenise import TokenisedPair
 from penchant.models.footprint import Load, footprint
 from penchant.models.load import load_causal_model
@@ -193,6 +194,21 @@ def test_what_the_gpus_allocator_keeps_can_be_had_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 60)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 25)
     assert memory_available_bytes(torch.device("cuda")) == 45
+
+
+@pytest.mark.parametrize(
+    ("launched", "share"),
+    [({}, 100), ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 50), ({"WORLD_SIZE": "4"}, 25)],
+    ids=str,
+)
+def test_processes_on_one_machine_share_its_main_memory(
+    launched: dict[str, str], share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    memory = SimpleNamespace(available=100, total=200)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert find_room(torch.device("cpu")).available == share
 
 
 def test_checkpointing_keeps_less_of_a_forward_pass(scorer: Scorer) -> None:

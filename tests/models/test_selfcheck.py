@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,20 +184,25 @@ def test_a_head_without_a_weight_of_its_own_is_run_as_it_is(
     assert_right(scorer, make(), groups, plain_logprobs)
 
 
-def test_a_forward_that_breaks_on_packed_rows_falls_back(make_model, groups, caplog):
-    class OneArgument(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner = inner
+class OneArgument(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
 
-        def forward(self, x, **kwargs):
-            if "segments" in kwargs:
-                raise TypeError("unexpected keyword argument 'segments'")
-            return self.inner(x, **kwargs)
+    def forward(self, x, **kwargs):
+        if "segments" in kwargs:
+            raise TypeError("unexpected keyword argument 'segments'")
+        return self.inner(x, **kwargs)
 
+
+def broken_on_packed_rows(make_model):
     model = make_model()
     model.model.layers[0] = OneArgument(model.model.layers[0])
-    _, plan, warnings = planned(model, groups, caplog)
+    return model
+
+
+def test_a_forward_that_breaks_on_packed_rows_falls_back(make_model, groups, caplog):
+    _, plan, warnings = planned(broken_on_packed_rows(make_model), groups, caplog)
     assert plan.layout == "repeated"
     assert "TypeError in the sdpa pass: unexpected keyword argument 'segments'" in warnings[0]
     assert "first in layer 1 of 2" in warnings[0]
@@ -385,3 +391,45 @@ def test_short_records_are_repeated_until_the_row_is_as_long_as_those_that_train
     rows = filled([short, short])
     assert sum(group.num_tokens for group in rows) >= LEAST_ROW
     assert sum(group.num_tokens for group in rows[:-2]) < LEAST_ROW
+
+
+class Two(SimpleNamespace):
+    """This process, the second, and a first one that finds these reasons, in order."""
+
+    def __init__(self, *reasons):
+        super().__init__(rank=1, size=2, told=[], others=iter(reasons))
+
+    def gather(self, own):
+        self.told.append(own)
+        return [next(self.others, ""), own]
+
+
+def test_what_cannot_serve_another_process_is_not_taken_here(make_model, groups):
+    """Else they would lay out, and with a token budget divide, the same records otherwise."""
+    own = Two()
+    expected = plan_scoring(
+        Scorer(broken_on_packed_rows(make_model), 0),
+        groups,
+        attention="auto",
+        max_length=64,
+        team=own,
+    )
+    scorer, other = Scorer(make_model(), 0), Two(*own.told)
+    plan = plan_scoring(scorer, groups, attention="auto", max_length=64, team=other)
+    assert scorer.plan == plan
+    assert plan.layout == expected.layout == "repeated"
+    assert "TypeError in the sdpa pass" in plan.reason
+    # They have told each other of the same plans.
+    assert len(other.told) == len(own.told) > 1
+    assert not any(other.told)
+
+
+def test_a_pass_that_fails_where_others_wait_in_it_ends_the_run(make_model, groups):
+    scorer = Scorer(broken_on_packed_rows(make_model), 0)
+    scorer.unshard = None  # as of weights that processes divide
+    keys = {"attention": "auto", "max_length": 64}
+    with pytest.raises(
+        TrainingError, match=r"process 1: TypeError in the sdpa pass.*sdpa or plain"
+    ):
+        plan_scoring(scorer, groups, team=Two(), **keys)
+    assert plan_scoring(scorer, groups, **keys).layout == "repeated"

@@ -1,4 +1,4 @@
-"""Models whose weights another process hands out: what is one weight stays one."""
+"""Weights that processes divide: handed out as they were, and gathered in step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from penchant.core.errors import ModelError
-from penchant.models.sharding import empty
+from penchant.models.sharding import empty, opened
 
 
 def dtypes_of(model: Any) -> dict[str, torch.dtype]:
@@ -30,3 +30,40 @@ def test_files_with_a_head_beside_the_embedding_that_it_is_said_to_be_are_refuse
 ) -> None:
     with pytest.raises(ModelError, match=r"lm_head.weight.*set tie_word_embeddings to false"):
         empty(make_model(tie_word_embeddings=True), dtypes_of(make_model()))
+
+
+class Unit(torch.nn.Module):
+    """What torch makes of a module that processes divide; it notes what it is told."""
+
+    def __init__(self, *inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = torch.nn.ModuleList(inner)
+        self.told: list[str] = []
+
+    def set_reshard_after_forward(self, after: bool, recurse: bool) -> None:
+        assert not recurse
+
+    def unshard(self) -> None:
+        self.told.append("gather")
+
+    def reshard(self) -> None:
+        self.told.append("give up")
+
+    def reset_iter_state(self) -> None:
+        self.told.append("reset")
+
+
+def test_weights_are_gathered_once_however_often_one_process_fails_on_them() -> None:
+    """What is gathered again by one process alone, the others would wait for in another place."""
+    layer = Unit()
+    root = Unit(layer)
+    with opened(root, layers=True):
+        for _ in range(2):
+            with pytest.raises(KeyError), opened(root, layers=True):
+                raise KeyError("a layer")
+        assert root.told == layer.told == ["gather"]
+    assert layer.told == ["gather", "give up"]
+    assert root.told == ["gather", "give up", "reset"]
+    with opened(root):
+        pass
+    assert root.told[3:] == ["gather", "give up"]

@@ -106,3 +106,10 @@ def launch(start: Callable[..., Any]) -> Callable[..., str]:
         return str(told)
 
     return carry_out
+
+
+@pytest.fixture
+def few_keys(tiny_keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a run of 4 steps of 8 pairs in two processes."""
+    steps = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 4}
+    return {**tiny_keys, **steps, "adam_epsilon": 1e-4}

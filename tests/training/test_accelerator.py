@@ -16,13 +16,13 @@ import torch
 from accelerate import PartialState
 
 import penchant
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, RunInterrupted
 from penchant.core.patience import NAME, PATIENCE, patience
 from penchant.core.team import WORLD_SIZES
 from penchant.methods import METHODS
 from penchant.models.sharding import make_mesh
 from penchant.rl.sampling.vllm.server import FAILURES
-from penchant.training.accelerator import let_gloo_rest, make_accelerator
+from penchant.training.accelerator import let_gloo_rest, make_accelerator, would_wait
 from penchant.training.optimizer import optimizer_tensors
 from penchant.training.restoring import load_optimizer
 
@@ -144,6 +144,15 @@ def test_going_back_to_before_the_first_step_forgets_the_moments() -> None:
     assert optimizer.state[weight]
     load_optimizer(optimizer, {"w": weight}, at_first, lambda places: None)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("backend", ["nccl", "cpu:gloo,cuda:nccl", "gloo"])
+def test_a_process_that_fails_alone_leaves_no_group_that_would_wait_for_the_others(
+    backend: str,
+) -> None:
+    assert would_wait(backend, ConfigError("of one process")) == ("nccl" in backend)
+    assert not would_wait(backend, None)
+    assert not would_wait(backend, RunInterrupted("of all processes, after the same step"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the state of a thread")

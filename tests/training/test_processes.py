@@ -18,6 +18,7 @@ import penchant
 from penchant.methods import METHODS
 from penchant.models.load import load_causal_model
 from penchant.rl import rollout
+from penchant.rl.rewards import shared_adapter
 from penchant.rl.rewards.judging import Rewards
 from penchant.rl.sampling.sampler import CachedSampler
 from penchant.rl.scoring import Scoring
@@ -181,13 +182,6 @@ def assert_same(found: Path, expected: Path, *, within: float = 1e-6) -> None:
         theirs = load_file(file)
         for name, weight in load_file(found / "model" / file.name).items():
             torch.testing.assert_close(weight, theirs[name], atol=within, rtol=0)
-
-
-@pytest.fixture
-def few_keys(tiny_keys: dict[str, Any]) -> dict[str, Any]:
-    """Return a run of 4 steps of 8 pairs in two processes."""
-    steps = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 4}
-    return {**tiny_keys, **steps, "adam_epsilon": 1e-4}
 
 
 def alone(keys: dict[str, Any]) -> dict[str, Any]:
@@ -380,6 +374,39 @@ def test_several_processes_learn_from_answers_what_one_learns(
     run = as_killed(tmp_path / "two", tmp_path / "again", after=1)
     penchant.train(method, output=run, resume=True, **alone(keys))
     assert_same(run, tmp_path / "one")
+
+
+def stumbling(score: Any) -> Any:
+    """Let a reward on the policy's weights fail once in the second process, within a layer."""
+    due = [ValueError("of this process alone")]
+
+    def fail(*_: Any) -> None:
+        raise due.pop()
+
+    def forward(scorer: Any, *given: Any) -> Any:
+        if os.environ.get("RANK") != "1" or not due:
+            return score(scorer, *given)
+        handle = scorer.causal_model.model.layers[1].mlp.register_forward_pre_hook(fail)
+        try:
+            return score(scorer, *given)
+        finally:
+            handle.remove()
+
+    return forward
+
+
+@pytest.mark.slow
+def test_a_reward_that_fails_once_in_one_process_is_tried_again_while_the_others_wait(
+    tmp_path: Path, few_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = shared_adapter._SharedScorer
+    monkeypatch.setattr(shared, "forward", stumbling(shared.forward))
+    reward = penchant.train("reward", output=tmp_path / "reward", **few_keys).model
+    keys = {**few_keys, "reward": str(reward), "share_reward_adapter": True, "batch_size": 16}
+    keys |= {"max_completion_length": 4, "on_reward_error": "drop"}
+    penchant.train("ppo", output=tmp_path / "one", **alone(keys))
+    fork("ppo", {**keys, "sharding": "full", "output": tmp_path / "two"})
+    assert_same(tmp_path / "two", tmp_path / "one")
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[command](values) or 0
     except UserError as error:
         print(typeable(f"penchant: {error}"), file=sys.stderr)
+        sys.last_value = error  # as Python does with what nothing catches
         return 1
     except RunInterrupted as interruption:
         print(typeable(f"penchant: {interruption}"), file=sys.stderr)
@@ -107,7 +108,8 @@ def _show_check(result: CheckResult, as_json: bool) -> int:
         from penchant.cli.show import print_check
 
         print_check(result)
-    return 1 if result.errors else 0
+    # The leader tells it for all: a launcher that sees another process fail would end it before.
+    return 1 if result.errors and launched().leads else 0
 
 
 def _require_valid(method: str, values: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from penchant.commands.check_result import CheckResult, stopped
@@ -17,19 +18,41 @@ from penchant.core.findings import Finding, by_severity, spoken
 from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.core.target import find_machine
+from penchant.core.team import Team, launched
 from penchant.guards.checks.gather import find_faults, take_snapshot
 from penchant.guards.checks.preview import preview
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.models.path import describe_path
 from penchant.models.rough_sizes import adapter_weights, empty_model, measure_model
-from penchant.training.accelerator import make_accelerator
+from penchant.training.accelerator import make_accelerator, team_of
 from penchant.training.folder import recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
-from penchant.training.setup import Inputs, RunData
+from penchant.training.setup import Inputs, RunData, Setup
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from penchant.rl.rewards.trial import Trial
+
+T = TypeVar("T")
+
+
+class _StoppedError(Exception):
+    """A mistake that every process has heard of, and the leader tells."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.what)
+        self.finding = finding
+
+
+class _Read(NamedTuple):
+    """What needs no weight, with the numbers of processes and of the parts that they divide."""
+
+    run_data: RunData
+    inputs: Inputs
+    num_processes: int
+    parts: int | None
 
 
 def check(
@@ -44,7 +67,8 @@ def check(
     """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
 
     What would stop the run is an error finding, not an exception. Nothing is written but what
-    training would find in the cache.
+    training would find in the cache. Processes that were launched together return the findings of
+    the first one, with an estimate each.
 
     Args:
         method: a name in `penchant.METHODS`; default: the one that `config` names.
@@ -55,6 +79,9 @@ def check(
             default: those that are here.
         node_size: of these, the processes on one node, which `sharding: hybrid` asks for.
         keys: any key that `penchant.train` takes.
+
+    Raises:
+        UserError: in a process that is not the first, where the others cannot hear of it.
     """
     setup_logging()
     try:
@@ -63,27 +90,24 @@ def check(
         return CheckResult(method or "", spoken([stopped(error)], str(keys.get("silence") or "")))
     try:
         return _look(wanted, probe, num_processes, node_size)
+    except _StoppedError as told:
+        finding = told.finding
     except UserError as error:
-        return CheckResult(wanted.config.method, spoken([stopped(error)], wanted.config.silence))
+        if not launched().leads:
+            raise
+        finding = stopped(error)
+    return CheckResult(wanted.config.method, spoken([finding], wanted.config.silence))
 
 
 def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) -> CheckResult:
-    import torch
-
     config = wanted.config
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = resolve_precision(config.precision, device)
-    run_data = read_run_data(config, wanted.data, wanted.eval_data)
-    num_processes = _count(config, asked)
-    inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
-    parts: int | None = None
-    if num_processes > 1 and config.sharding in ("full", "hybrid"):
-        from penchant.training.sharded import num_parts, require_divisible
-
-        require_divisible(config, inputs.base, inputs.settings, precision)
-        parts = num_parts(config, num_processes, node_size)
-    run = take_snapshot(config, inputs, num_processes)
-    findings = by_severity([*_taken(config, run_data), *find_faults(run, inputs.train_set)])
+    accelerator = make_accelerator(config.precision)
+    team = team_of(accelerator)
+    read = _everywhere(team, partial(_read, wanted, accelerator, asked, node_size))
+    inputs = read.inputs
+    run = take_snapshot(config, inputs, read.num_processes)
+    found = [*_taken(config, read.run_data, team), *find_faults(run, inputs.train_set)]
+    findings = team.agree(by_severity(found))  # by which all of them go on, or none
     estimate: RunEstimate | None = None
     trials: Sequence[Trial] = ()
     path: list[tuple[str, str]] = []
@@ -93,16 +117,58 @@ def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) 
             trust_remote_code=config.trust_remote_code,
             attention=config.attention,
         )
-        estimate, trials = _estimate(config, inputs, probe, num_processes, parts)
-        refusal = estimate.finding()
+        estimate, trials = _estimate(config, read, probe, accelerator)
+        refusal = _first_told(team, estimate.finding())
         findings = by_severity([*spoken([refusal] if refusal else [], config.silence), *findings])
     shown = preview(inputs.train_set[0], inputs.tokenizer, inputs.end_ids)
     return CheckResult(config.method, findings, shown, estimate, trials, path)
 
 
-def _count(config: RunConfig, asked: int | None) -> int:
+def _everywhere(team: Team, action: Callable[[], T]) -> T:
+    """What an action returns, in which no process waits for another.
+
+    Raises:
+        _StoppedError: it met a mistake in one of them: all processes hear of the first one.
+    """
+    result: T | None = None
+    own: Finding | None = None
+    try:
+        result = action()
+    except UserError as error:
+        own = stopped(error)
+    if (told := _first_told(team, own)) is not None:
+        raise _StoppedError(told)
+    return cast("T", result)
+
+
+def _first_told(team: Team, own: Finding | None) -> Finding | None:
+    """What the first process finds, or else another one; all of them call it."""
+    for rank, finding in enumerate(team.gather(own)):
+        if finding is not None:
+            where = f"process {rank}: " if rank else ""  # the leader speaks for all
+            return replace(finding, what=f"{where}{finding.what}")
+    return None
+
+
+def _read(
+    wanted: Given, accelerator: Accelerator, asked: int | None, node_size: int | None
+) -> _Read:
+    config = wanted.config
+    run_data = read_run_data(config, wanted.data, wanted.eval_data)
+    num_processes = _count(accelerator.num_processes, asked)
+    inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
+    parts: int | None = None
+    if num_processes > 1 and config.sharding in ("full", "hybrid"):
+        from penchant.training.sharded import num_parts, require_divisible
+
+        precision = resolve_precision(config.precision, accelerator.device)
+        require_divisible(config, inputs.base, inputs.settings, precision)
+        parts = num_parts(config, num_processes, node_size)
+    return _Read(run_data, inputs, num_processes, parts)
+
+
+def _count(here: int, asked: int | None) -> int:
     """Of the processes of the run: those that are here, or those that this one speaks for."""
-    here = make_accelerator(config.precision).num_processes
     num_processes = here if asked is None else asked
     if num_processes < 1:
         raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
@@ -115,9 +181,11 @@ def _count(config: RunConfig, asked: int | None) -> int:
 
 
 def _estimate(
-    config: RunConfig, inputs: Inputs, probe: bool, num_processes: int, parts: int | None
+    config: RunConfig, read: _Read, probe: bool, accelerator: Accelerator
 ) -> tuple[RunEstimate, Sequence[Trial]]:
     """What the run would take and what its rewards pay: with the weights, where they fit."""
+    inputs, team = read.inputs, team_of(accelerator)
+    num_processes, parts = read.num_processes, read.parts
     size = measure_model(inputs.base, trust_remote_code=config.trust_remote_code)
     rough = estimate_unloaded(
         config,
@@ -127,22 +195,17 @@ def _estimate(
         num_processes,
         _adapter_weights(config, inputs.base),
         parts,
+        len(inputs.eval_set),
     )
-    if not probe or rough.impossible:
-        return rough, _tried_functions(config, inputs)
-    accelerator = make_accelerator(config.precision)
+    if not probe or team.agree(rough.impossible):
+        return rough, _everywhere(team, partial(_tried_functions, config, inputs, team))
     set_seed(config.seed)
-    if accelerator.num_processes == num_processes:
+    if team.size == num_processes:
         setup, parts = prepare(config, accelerator, inputs), None  # what is measured is a part
     else:  # this process speaks for several
         setup = prepare(config.model_copy(update={"offload": False}), accelerator, inputs)
     config = setup.decide(config)
-    trials: Sequence[Trial] = ()
-    if setup.collector is not None:
-        from penchant.rl.rewards.trial import TRIED, try_rewards
-
-        samples = setup.collector.draw_samples(inputs.train_set[:TRIED], config.seed)
-        trials = try_rewards(setup.collector.rewards, samples, sampled=True)
+    trials = _tried_rewards(config, setup, team)
     remedy = "set max_tokens_per_batch, gradient_checkpointing on, or a lower max_length"
     with out_of_memory_explained("passes were tried", remedy):
         found = estimate_run(config, setup, accelerator, num_processes=num_processes, parts=parts)
@@ -163,9 +226,23 @@ def _adapter_weights(config: RunConfig, base: str) -> int | None:
     )
 
 
-def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:
+def _tried_rewards(config: RunConfig, setup: Setup, team: Team) -> Sequence[Trial]:
+    """The rewards on answers of the policy; all processes sample, and the leader asks a judge."""
+    if setup.collector is None:
+        return []
+    from penchant.rl.rewards.trial import TRIED, try_rewards
+
+    rewards = setup.collector.rewards
+    samples = setup.collector.draw_samples(setup.train_set[:TRIED], config.seed)
+    ask = partial(try_rewards, rewards, samples, sampled=True)
+    if rewards.shares_policy:  # whose weights the processes may have divided
+        return ask()
+    return _everywhere(team, lambda: ask() if team.leads else [])
+
+
+def _tried_functions(config: RunConfig, inputs: Inputs, team: Team) -> Sequence[Trial]:
     """The reward functions on answers made from the data: nothing is loaded to sample any."""
-    if not config.spec.samples:
+    if not (config.spec.samples and team.leads):
         return []
     from penchant.rl.rewards.trial import try_functions
 
@@ -173,13 +250,12 @@ def _tried_functions(config: RunConfig, inputs: Inputs) -> Sequence[Trial]:
     return try_functions(inputs.rewards, options, inputs.train_set, inputs.tokenizer)
 
 
-def _taken(config: RunConfig, run_data: RunData) -> list[Finding]:
+def _taken(config: RunConfig, run_data: RunData, team: Team) -> list[Finding]:
     """That another run has the output, where training would refuse to start for it."""
     if getattr(config.options, "ensemble", None):  # its members have folders of their own
         return []
-    processes = PartialState().num_processes
     try:
-        require_free(config.output, recorded_keys(config, run_data, processes),
+        require_free(config.output, recorded_keys(config, run_data, team.size),
                      resume=config.resume, overwrite=config.overwrite)  # fmt: skip
     except TrainingError as error:
         return spoken([stopped(error)], config.silence)

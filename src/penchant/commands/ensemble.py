@@ -70,6 +70,7 @@ def train_ensemble(config: RunConfig, size: int, run_data: RunData) -> TrainResu
         record["evaluation"] = asdict(after)
     if PartialState().is_main_process:
         write_atomically(config.output / FILE, to_json(record, indent=2) + "\n")
+    PartialState().wait_for_everyone()  # what follows may read the file
     return _result(config, results, after)
 
 

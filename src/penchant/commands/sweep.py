@@ -152,10 +152,10 @@ def _conclude(output: Path, points: list[Point], team: Team) -> SweepResult:
         return SweepResult(output, points, None, reason)
     chosen, reason = recommend(points)
     result = SweepResult(output, points, chosen, reason)
-    if not team.leads:
-        return result
-    write_atomically(output / FILE, to_json(asdict(result), indent=2, default=str) + "\n")
-    plot(result, output / PLOT)
+    if team.leads:
+        write_atomically(output / FILE, to_json(asdict(result), indent=2, default=str) + "\n")
+        plot(result, output / PLOT)
+    team.wait()  # what follows may read the files
     return result
 
 

@@ -15,7 +15,7 @@ from penchant.config.keys import RunConfig, load_config
 from penchant.core.screen import setup_logging
 from penchant.data.opening import path_names
 from penchant.guards.checks.gather import checked
-from penchant.training.accelerator import make_accelerator
+from penchant.training.accelerator import make_accelerator, team_of
 from penchant.training.folder import completed, open_directory, recorded_keys, require_free
 from penchant.training.inputs import read_inputs, read_run_data
 from penchant.training.prepare import prepare
@@ -111,6 +111,7 @@ def run(wanted: Given) -> TrainResult:
                 merge(config.output, trust_remote_code=config.trust_remote_code)
         else:
             logger.info("%s is complete; nothing to resume", config.output)
+        team_of(accelerator).wait()  # what follows may read the merged model
         return TrainResult.from_summary(summary)
     inputs = read_inputs(config, run_data, rewards=wanted.rewards, num_processes=num_processes)
     snapshot = checked(config, inputs, num_processes)

@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.team import launched_here
 
 # Large enough that mapping costs little beside what is computed on it, small enough for a layer's
 # activations of a few hundred tokens.
@@ -43,7 +44,7 @@ def memory_peak_bytes(device: torch.device) -> int:
 
 
 def memory_available_bytes(device: torch.device) -> int:
-    """What could be allocated now without swapping.
+    """What could be allocated now without swapping; the processes on a machine share its memory.
 
     On a GPU the allocator keeps what was freed: that can be had again, though the driver calls it
     used.
@@ -51,7 +52,7 @@ def memory_available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available // launched_here()
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,9 @@ def launched() -> Team:
         max(int(os.environ.get(name) or 0) for name in names) for names in (RANKS, WORLD_SIZES)
     )
     return Team(rank, size) if size > 1 else ALONE
+
+
+def launched_here() -> int:
+    """Of the launched processes, those on this machine; all of them where no launcher says."""
+    size = launched().size
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or size) if size > 1 else 1

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penchant.core.errors import TrainingError
 from penchant.core.machine import out_of_memory_explained
+from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
 from penchant.models.attention import layer_kinds, reaches
 from penchant.models.linear import plain_layers
@@ -67,7 +69,12 @@ class Expected:
 
 
 def plan_scoring(
-    scorer: Scorer, groups: Sequence[Group], *, attention: str, max_length: int
+    scorer: Scorer,
+    groups: Sequence[Group],
+    *,
+    attention: str,
+    max_length: int,
+    team: Team = ALONE,
 ) -> ScoringPlan:
     """Plan the scoring of a run and make the scorer use it.
 
@@ -84,9 +91,12 @@ def plan_scoring(
             where none of these does and the run's records may. On a GPU short ones are repeated.
         attention: `auto`, `sdpa`, `flex`, `varlen`, or `plain` for the padded layout.
         max_length: the longest sequence of the run, in tokens.
+        team: the processes of the run, all of which call this: what cannot serve one of them, none
+            takes.
 
     Raises:
-        TrainingError: the device's memory does not hold one of the two passes.
+        TrainingError: the device's memory does not hold one of the two passes, or the fast one
+            failed where other processes may wait in it.
     """
     if attention == "auto":
         attention = "flex" if scorer.device.type == "cuda" else "sdpa"
@@ -96,7 +106,7 @@ def plan_scoring(
         if scorer.device.type == "cuda":
             groups = filled(groups)
         expected = Expected(_plain_forward(scorer, groups), exact_logprobs(scorer, groups, PLAIN))
-        check = partial(_refusal, scorer, groups, expected)
+        check = partial(_refusal, scorer, groups, expected, team)
         first, *others = plans = _plans(attention, fused_head=True)
         plan, reasons = first, [reason for reason in [check(first)] if reason]
         if reasons:
@@ -156,15 +166,17 @@ def _plain_forward(scorer: Scorer, groups: Sequence[Group]) -> Tensor:
         return torch.cat([scorer(scorer.batch([single])) for single in singles])
 
 
-def _refusal(scorer: Scorer, groups: Sequence[Group], expected: Expected, plan: ScoringPlan) -> str:
-    """Why a plan cannot be used, if so."""
+def _refusal(
+    scorer: Scorer, groups: Sequence[Group], expected: Expected, team: Team, plan: ScoringPlan
+) -> str:
+    """Why a plan cannot be used, if so: the same in all processes."""
     trained = any(p.requires_grad for p in scorer.parameters())
     if plan.packed and (reason := unservable(scorer.causal_model, trained=trained)):
         return reason
     if plan.repeated and unknown_layers(scorer.causal_model):
         return "such layers need a row for each text"
     scorer.use(plan)
-    reason = _disagreement(scorer, groups, expected)
+    reason = next(filter(None, team.gather(_disagreement(scorer, groups, expected, team))), "")
     if reason and plan.packed:
         from penchant.models.layers import first_difference
 
@@ -172,8 +184,8 @@ def _refusal(scorer: Scorer, groups: Sequence[Group], expected: Expected, plan: 
     return reason
 
 
-def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -> str:
-    """Why the scorer's plan cannot serve; empty where it can."""
+def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected, team: Team) -> str:
+    """Why the scorer's plan cannot serve this process; empty where it can."""
     layout = "packed" if scorer.plan.packed else scorer.plan.layout
     name = scorer.plan.kernel if scorer.plan.packed else scorer.plan.layout
     limit, half = tolerance(scorer)
@@ -196,7 +208,10 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
     except torch.OutOfMemoryError:  # a RuntimeError, but no disagreement
         raise
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        return f"{type(error).__name__} in the {name} pass: {error}"
+        said = f"{type(error).__name__} in the {name} pass: {error}"
+        if scorer.is_sharded and team.size > 1:
+            raise _out_of_step(team, said) from error
+        return said
     best = expected.own if expected.exact is None else expected.exact
     difference = (logprobs.detach() - best).abs()
     measured = difference.mean().item() if half else difference.max().item()
@@ -204,6 +219,15 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected) -
         return ""
     kind = f"mean {measured:.2g}" if half else f"largest {measured:.2g}"
     return f"{layout} log-probs differ from a plain forward: {kind} nats per token"
+
+
+def _out_of_step(team: Team, said: str) -> TrainingError:
+    """That a pass has failed in this process, in which others may wait for it."""
+    return TrainingError(
+        f"process {team.rank}: {said}. Other processes may wait for it in this pass, so that no "
+        "other way can be tried; set attention to another kernel, such as sdpa or plain, or set "
+        "sharding to off"
+    )
 
 
 def _run_backward(scorer: Scorer, loss: Tensor, trained: Sequence[Tensor]) -> None:

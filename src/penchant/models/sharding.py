@@ -153,8 +153,10 @@ def units_of(module: nn.Module) -> list[Any]:
 def opened(scorer: nn.Module, *, layers: bool = False) -> Iterator[None]:
     """Have the root's weights whole for a while, and with `layers` all weights.
 
-    Every process comes here. It may be entered again inside of itself.
+    Every process comes here. It may be entered again inside of itself, by one process alone: what
+    is open then stays so. A pass that raises inside of it is lost, and the next one is sound.
     """
+    root: Any = scorer
     units = [unit for unit in units_of(scorer) if not getattr(unit, "_is_opened", False)]
     if not layers:
         units = [unit for unit in units if unit is scorer]
@@ -164,11 +166,22 @@ def opened(scorer: nn.Module, *, layers: bool = False) -> Iterator[None]:
         unit.unshard()
     try:
         yield
+    except Exception:
+        root._has_failed = True  # for the outermost opening, which may not hear of it
+        raise
     finally:
         for unit in units:
             unit._is_opened = False
             unit.set_reshard_after_forward(True, recurse=False)
             unit.reshard()
+        if root in units and vars(root).pop("_has_failed", False):
+            _forget_failed_pass(root)
+
+
+def _forget_failed_pass(root: Any) -> None:
+    """Let the layers that raised begin the next pass anew, as old versions of torch do anyway."""
+    if hasattr(root, "reset_iter_state"):
+        root.reset_iter_state()
 
 
 def is_sharded(tensor: Tensor) -> bool:

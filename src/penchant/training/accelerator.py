@@ -6,7 +6,9 @@ import atexit
 import importlib.util
 import logging
 import os
+import sys
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -93,9 +95,40 @@ def _disconnect() -> None:
     """Leave the process group, which all runs of a process share, when the process ends."""
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    if distributed.is_available() and distributed.is_initialized() and not _fails_alone():
         distributed.destroy_process_group()
         let_gloo_rest()
+
+
+def _leave_at_once() -> None:
+    """End a process that leaves no process group, before Python takes it apart."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized() and _fails_alone():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+# Finalizers run from the newest to the oldest: folders that a run has made are removed before this.
+weakref.finalize(_disconnect, _leave_at_once)
+
+
+def _fails_alone() -> bool:
+    """Whether an error of this process ends it, of which the others may not know."""
+    from torch import distributed
+
+    return would_wait(distributed.get_backend(), getattr(sys, "last_value", None))
+
+
+def would_wait(backend: str, error: BaseException | None) -> bool:
+    """Whether to leave the process group could take for ever, as others are in a collective.
+
+    Args:
+        backend: of the group; that of NCCL ends with the others.
+        error: that ends this process. After an interruption all of them leave.
+    """
+    return "nccl" in backend and isinstance(error, Exception)
 
 
 def let_gloo_rest() -> None:

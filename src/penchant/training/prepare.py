@@ -12,7 +12,7 @@ from penchant.models.architecture import router_coefficient
 from penchant.models.memory import enable_checkpointing
 from penchant.models.reference import AdapterReference, Reference
 from penchant.models.selfcheck import plan_scoring
-from penchant.training.accelerator import sharding_of
+from penchant.training.accelerator import sharding_of, team_of
 from penchant.training.kind import kind_of
 from penchant.training.references import ReferenceMaker, find_difference, measure_cost
 from penchant.training.setup import Inputs, Setup
@@ -119,7 +119,11 @@ def _plan(config: RunConfig, accelerator: Accelerator, setup: Setup) -> float:
     groups = kind_of(config.spec).groups(config, setup.train_set)
     with accelerator.autocast():
         setup.plan = plan_scoring(
-            setup.scorer, groups[:2], attention=config.attention, max_length=config.max_length
+            setup.scorer,
+            groups[:2],
+            attention=config.attention,
+            max_length=config.max_length,
+            team=team_of(accelerator),
         ).describe()
         logger.info("%s", setup.plan)
     if config.max_tokens_per_batch == "auto":

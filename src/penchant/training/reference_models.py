@@ -142,6 +142,7 @@ class ReferenceModels:
                 groups[:2],
                 attention=self.config.attention,
                 max_length=self.config.max_length,
+                team=team_of(self.accelerator),
             )
         return CopyReference(scorer, kind)
 

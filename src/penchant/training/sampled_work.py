@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     from penchant.data.batch import Layout
 
 
-def answers_at_once(config: RunConfig, longest: int) -> tuple[int, int]:
-    """Answers that are sampled side by side, and the tokens whose keys and values they keep.
+def answers_at_once(
+    config: RunConfig, longest: int, num_processes: int = 1, num_held_out: int = 0
+) -> tuple[int, int]:
+    """Answers that a process samples side by side, and the tokens whose keys and values they keep.
 
     Args:
         config: of the run.
         longest: tokens of its longest pass.
+        num_processes: of the run, which share the prompts of a batch, and those held out.
+        num_held_out: prompts that are answered once each in an evaluation.
     """
     options: Any = config.options
-    side_by_side = min(options.generation_batch_size, options.batch_size)
+    prompts = options.batch_size // options.generations
+    asked = math.ceil(prompts / num_processes) * options.generations
+    asked = max(asked, math.ceil(num_held_out / num_processes))
+    side_by_side = min(options.generation_batch_size, asked)
     if options.generation.startswith("vllm"):
         side_by_side = 0  # the cache is in vLLM's own memory
     answer = config.prompt_budget + options.max_completion_length

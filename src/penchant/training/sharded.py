@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from accelerate.utils import AutocastKwargs
 
 from penchant.config.peft import from_passes
 from penchant.core.errors import ConfigError
-from penchant.core.team import launched
+from penchant.core.team import launched, launched_here
 from penchant.models.locate import is_adapter
 from penchant.models.sharding import empty, hand_out, make_mesh, place_buffers, shard
 from penchant.training.accelerator import sharding_of, team_of
@@ -99,7 +98,7 @@ def num_parts(config: RunConfig, num_processes: int, node_size: int | None = Non
     if config.sharding == "full":
         return num_processes
     if node_size is None and launched().size == num_processes:
-        node_size = int(os.environ.get("LOCAL_WORLD_SIZE") or num_processes)
+        node_size = launched_here()
     if node_size is None:
         raise ConfigError(
             "sharding hybrid: a process holds its part of what its node holds; set node_size to "
@@ -120,9 +119,8 @@ def divide(scorer: Scorer, config: RunConfig, accelerator: Accelerator) -> None:
         ConfigError: nodes of different sizes, where each is to hold all weights.
     """
     sharding, size = sharding_of(config, accelerator), accelerator.num_processes
-    node_size = int(os.environ.get("LOCAL_WORLD_SIZE") or size)
     try:
-        mesh = make_mesh(accelerator.device, sharding, size, node_size)
+        mesh = make_mesh(accelerator.device, sharding, size, launched_here())
     except ValueError as error:
         raise ConfigError(str(error)) from error
     # The cache of autocast would keep a copy of every weight that a pass has had whole.

@@ -36,7 +36,11 @@ def find_limit(config: RunConfig, setup: Setup, accelerator: Accelerator) -> Fou
     sizes, room = measure_run(config, setup, accelerator)
     layout = setup.scorer.plan.layout
     work = count_work(
-        config, setup.train_set, layout=layout, num_processes=accelerator.num_processes
+        config,
+        setup.train_set,
+        layout=layout,
+        num_processes=accelerator.num_processes,
+        num_held_out=len(setup.eval_set),
     )
     load = work.load(config, checkpointing=config.gradient_checkpointing == "on")
     share = load.predicted / load.tokens

@@ -43,6 +43,7 @@ class Workload:
         num_counted: steps that `passes` are of.
         longest: tokens of the largest micro-batch.
         predicted: of these, where a token of an answer is predicted.
+        num_processes: of the run; num_held_out: records that it is held against.
     """
 
     num_steps: int
@@ -50,6 +51,8 @@ class Workload:
     num_counted: int
     longest: int
     predicted: int
+    num_processes: int = 1
+    num_held_out: int = 0
 
     @property
     def num_passes(self) -> float:
@@ -67,7 +70,9 @@ class Workload:
         if config.spec.samples:
             from penchant.training.sampled_work import answers_at_once
 
-            side_by_side, cached = answers_at_once(config, self.longest)
+            side_by_side, cached = answers_at_once(
+                config, self.longest, self.num_processes, self.num_held_out
+            )
         return Load(
             tokens=self.longest,
             predicted=self.predicted,
@@ -85,6 +90,7 @@ def count_work(
     *,
     layout: Layout = "shared",
     num_processes: int = 1,
+    num_held_out: int = 0,
     answer_length: float | None = None,
 ) -> Workload:
     """The passes of a run, of the first of its processes.
@@ -94,6 +100,7 @@ def count_work(
         examples: tokenised, to train on.
         layout: of its batches.
         num_processes: of the run.
+        num_held_out: records that it is held against.
         answer_length: for methods that sample: expected tokens of an answer; default: the longest.
     """
     kind = kind_of(config.spec)
@@ -101,9 +108,8 @@ def count_work(
         from penchant.training.sampled_work import sampled_passes
 
         num_steps = kind.num_steps(config, examples, num_processes)
-        return Workload(
-            num_steps, *sampled_passes(config, examples, layout, answer_length, num_processes)
-        )
+        passes = sampled_passes(config, examples, layout, answer_length, num_processes)
+        return Workload(num_steps, *passes, num_processes, num_held_out)
     source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [
@@ -119,6 +125,8 @@ def count_work(
         num_counted,
         max(passes),
         max(sum(len(c) for group in some for c in group.completions) for some in groups),
+        num_processes,
+        num_held_out,
     )
 
 
@@ -161,6 +169,7 @@ def spare_bytes(config: RunConfig, setup: Setup, accelerator: Accelerator) -> fl
         setup.train_set,
         layout=setup.scorer.plan.layout,
         num_processes=accelerator.num_processes,
+        num_held_out=len(setup.eval_set),
     )
     needed = footprint(sizes, work.load(config, checkpointing=False)).peak
     if config.spec.samples:

@@ -70,3 +70,28 @@ def test_what_several_processes_sample_takes_them_fewer_steps(
         assert estimate is not None
         steps.append(estimate.num_steps)
     assert steps == [5 * 4, 5 * 2]
+
+
+def test_a_process_keeps_the_answers_that_it_samples_itself(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Of three prompts with 8 answers each, or of held-out prompts with one."""
+    keys = {
+        **{"model": str(tiny_model_dir), "data": [{"prompt": f"say {word}"} for word in "abcde"]},
+        **{"output": tmp_path / "run", "reward": "length:20", "num_generations": 8},
+        **{"batch_size": 24, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1},
+        **{"max_completion_length": 6, "max_length": 64, "probe": False},
+    }
+
+    def sampling(num_processes: int, **changes: Any) -> float:
+        found = penchant.check("grpo", num_processes=num_processes, **{**keys, **changes})
+        assert found.estimate is not None
+        return found.estimate.phases["sampling"]
+
+    assert sampling(1) > sampling(2) > sampling(3)
+    few = [sampling(count, generation_batch_size=4) for count in (1, 3)]
+    assert few[0] == few[1] < sampling(3)
+    held_out = [{"prompt": f"sing {word}"} for word in "abcdefghijklmnopqrstuvwxyz"]
+    many = [sampling(count, eval_data=held_out) for count in (1, 3)]
+    assert many[0] > sampling(1)
+    assert many[0] > many[1] > sampling(3)

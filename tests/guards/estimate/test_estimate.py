@@ -20,6 +20,7 @@ from penchant.core.machine import Room
 from penchant.core.target import Machine
 from penchant.data.tokenise import TokenisedPair
 from penchant.guards.checks.gather import take_snapshot
+from penchant.guards.estimate import times
 from penchant.guards.estimate.estimate import RunEstimate, estimate_run, estimate_unloaded
 from penchant.guards.estimate.sampling_times import (
     expected_length,
@@ -358,6 +359,27 @@ def test_sampling_methods_are_timed_without_touching_rewards_or_weights(
     assert torch.equal(torch.get_rng_state(), state)
     for name, parameter in run.setup.scorer.named_parameters():
         assert torch.equal(parameter, weights[name]), name
+
+
+def test_held_out_prompts_of_one_process_take_as_long_as_those_of_several(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered side by side, until there are more than are drawn at once."""
+    run = Prepared("grpo", tiny_model_dir, PROMPTS, lora_r=4, **SAMPLING, num_generations=4)
+    run.setup.eval_set = run.setup.train_set[:8]
+    probed = probe_sampling(run.config, run.setup, run.accelerator)
+    known = replace(probed, prefill=1.0, decode=1.0, reward=0.0, scored=0.0, ending=0.0)
+    monkeypatch.setattr(times, "probe_sampling", lambda *_: known)
+
+    def evaluation(num_processes: int, at_once: int) -> float:
+        options = run.config.options.model_copy(update={"generation_batch_size": at_once})
+        config = run.config.model_copy(update={"options": options, "eval_on_start": False})
+        found = estimate_run(config, run.setup, run.accelerator, num_processes=num_processes)
+        return found.evaluation_seconds
+
+    batch = 1.0 + SAMPLING["max_completion_length"]
+    assert [evaluation(n, 32) for n in (1, 2, 4)] == [batch] * 3
+    assert [evaluation(n, 4) for n in (1, 2, 4)] == [2 * batch, batch, batch]
 
 
 def test_twice_the_steps_take_twice_the_time(full: Prepared) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError, RewardError
-from penchant.rl.rewards.make import ModelContext, RewardOptions, Sample, make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, Rewards, Sample, make_rewards
 
 NAN = math.nan
 
@@ -221,6 +222,46 @@ def test_a_fast_function_passes_the_time_limit_and_its_errors_come_through():
     assert make(picky, reward_timeout=10).score(samples("a")).rewards == [1.0]
     with pytest.raises(RewardError, match="KeyError"):
         make(picky, reward_timeout=10).score(samples("bad"))
+
+
+class Borrowed:
+    """As a model on the policy's weights, which all processes gather where they are not whole."""
+
+    name = "borrowed"
+
+    def __init__(self, *, before):
+        self.before, self.depth, self.gatherings = before, 0, 0
+
+    @contextmanager
+    def ready(self):
+        self.gatherings += not self.depth
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    def __call__(self, samples):
+        texts = [sample.completion for sample in samples]
+        if self.before:
+            picky(texts)
+        with self.ready():
+            return [float(number) for number in picky(texts)]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before gathering", "on whole weights"])
+def test_weights_are_gathered_once_however_often_samples_are_tried(before):
+    """Else the process whose samples fail would gather alone, out of step with the others."""
+    options = {"reward": ("r",), "reward_normalization": "none"}
+    for texts in (["a", "ab"], ["a", "bad", "ab"]):
+        reward = Borrowed(before=before)
+        judge = Rewards([reward], RewardOptions(**options, on_reward_error="drop"))
+        assert judge.score(samples(*texts)).dropped == texts.count("bad")
+        assert (reward.gatherings, reward.depth) == (1, 0)
+    reward = Borrowed(before=before)
+    with pytest.raises(RewardError, match=r"borrowed failed for prompts.jsonl:2"):
+        Rewards([reward], RewardOptions(**options)).score(samples("a", "bad"))
+    assert (reward.gatherings, reward.depth) == (1, 0)
 
 
 # Together

@@ -134,6 +134,7 @@ def estimate_run(
         examples=setup.train_set,
         layout=setup.scorer.plan.layout,
         num_processes=num_processes,
+        num_held_out=len(setup.eval_set),
     )
     times = Times({}, 0.0)
     if timed:
@@ -157,6 +158,7 @@ def estimate_unloaded(
     num_processes: int = 1,
     adapter_weights: int | None = None,
     parts: int | None = None,
+    num_held_out: int = 0,
 ) -> RunEstimate:
     """Predict peak memory roughly, before the model is loaded.
 
@@ -168,6 +170,7 @@ def estimate_unloaded(
         num_processes: that share the run; what one of them takes is predicted.
         adapter_weights: that are trained, where an adapter is not the usual one.
         parts: into which the processes divide the weights; None: each has all of them.
+        num_held_out: records that the run is held against.
     """
     from penchant.models.rough_sizes import sizes_of  # a run that loads its model measures them
 
@@ -200,11 +203,14 @@ def estimate_unloaded(
 
         engine = engine_bytes(config, total, machine.device, num_processes)
     room = Room(0.0, machine.memory_bytes - engine, total)
+    work = partial(
+        count_work, examples=examples, num_processes=num_processes, num_held_out=num_held_out
+    )
     return _estimate(
         config,
         sizes,
         room,
-        partial(count_work, examples=examples, num_processes=num_processes),
+        work,
         Times({}, 0.0),
         checkpointing=config.gradient_checkpointing == "on",
         num_processes=num_processes,

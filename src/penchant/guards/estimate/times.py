@@ -100,7 +100,6 @@ def probe_times(
         first, *points = _timed_passes(config, setup, accelerator, sampling)
         first_update, update = (seconds / parts for seconds in update_seconds(config, setup))
         evaluation = _evaluation_seconds(config, setup, accelerator, work, sampling)
-        evaluation /= num_processes
     line = fitted(points)
     times = {
         "passes": line.total(work),
@@ -248,14 +247,16 @@ def _evaluation_seconds(
     work: Workload,
     sampling: SamplingTimes | None,
 ) -> float:
-    """Of all evaluations on the held-out records."""
+    """Of all evaluations on the held-out records, in one of the processes that share them."""
     if not setup.eval_set:
         return 0.0
     times = int(config.eval_on_start) + 1
     if config.eval_steps:
         times += (work.num_steps - 1) // config.eval_steps
     if sampling is not None:
-        return times * sum(sampling.of(config, len(setup.eval_set)).values())
+        # Fewer answers side by side take hardly less time.
+        share = math.ceil(len(setup.eval_set) / work.num_processes)
+        return times * sum(sampling.of(config, share).values())
     ordered = sorted(setup.eval_set, key=lambda e: e.group().num_tokens)
     size = config.per_device_eval_batch_size
     first = (len(ordered) - size) // 2 if len(ordered) > size else 0
@@ -268,4 +269,4 @@ def _evaluation_seconds(
 
     seconds, _ = seconds_of(evaluate, accelerator.device)
     tokens = [sum(e.group().num_tokens for e in several) for several in (ordered, some)]
-    return times * seconds * tokens[0] / tokens[1]
+    return times * seconds * tokens[0] / tokens[1] / work.num_processes

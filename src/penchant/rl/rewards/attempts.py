@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 from penchant.core.errors import RewardError, UserError
@@ -35,7 +36,9 @@ def attempt(
         RewardError: a sample failed and `on_error` is `raise`, or every sample of the batch failed.
         UserError: the reward cannot be called as it is, whatever the sample.
     """
-    scores, reasons = _scores(reward, samples, on_error)
+    # Weights that processes divide are opened by all of them, once: one tries again what failed.
+    with getattr(reward, "ready", nullcontext)():
+        scores, reasons = _scores(reward, samples, on_error)
     for i, score in enumerate(scores):
         if not math.isfinite(score):
             reasons.setdefault(i, f"it gave {score}: not a finite number")
