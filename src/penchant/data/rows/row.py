@@ -138,7 +138,7 @@ def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
         firsts = (first_role(row.get("prompt")), first_role(row.get("chosen")))
         if column.startswith("system") and "system" in firsts:
             continue
-        if is_given(row, "completion_a"):  # beside it, `data convert` reads neither of these
+        if is_given(row, "completion_a"):  # `data convert` reads no layout with both
             remedy = "put it into the prompt"
         raise RowError(
             f"{column} beside the prompt",
