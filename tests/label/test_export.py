@@ -25,7 +25,7 @@ def test_rows_hold_the_texts_and_the_answer(tmp_path, page):
     site = page(file, overlap=2)
     task = site.session.next_task("ann")
     site.answer("left", reason="shorter \u2028 ☃")
-    site.post("strength", item=task.item, strength="2")
+    site.post("strength", item=task.item, chosen="left", strength="2")
     site.answer("skip")
     site.answer("both_bad")
     site.answer("tie", "bob")
