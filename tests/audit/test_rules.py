@@ -63,6 +63,23 @@ def test_a_row_with_few_words_changed_is_a_near_duplicate(make_pairs: Make) -> N
     assert rows_of(inspect([*rows, near]), "near-duplicates") == [40]
 
 
+def test_labels_of_two_verdicts_are_no_near_duplicates_of_each_other(make_pairs: Make) -> None:
+    rows = [
+        {"prompt": one["prompt"], "completion": one["chosen"], "label": True}
+        for one in make_pairs(40)
+    ]
+
+    def edited(first: str, label: bool) -> Row:
+        words = rows[5]["completion"].split()[1:]
+        return {**rows[5], "completion": " ".join([first, *words]), "label": label}
+
+    both_ways = {**rows[6], "label": False}
+    more = [edited("other", False), both_ways, edited("else", True), edited("again", False)]
+    report = inspect([*rows, *more])
+    assert rows_of(report, "near-duplicates") == [42, 43]
+    assert rows_of(report, "contradictions") == [6, 41]
+
+
 def test_a_shared_prompt_or_a_shared_completion_is_no_near_duplicate(make_pairs: Make) -> None:
     first, second, third = make_pairs(3)
     rows = [

@@ -30,6 +30,23 @@ def test_writers_of_one_file_do_not_take_each_others_text(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_file_that_must_be_new_is_that_of_the_first_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "answers.jsonl"
+
+    def interrupted(path: Path) -> None:
+        monkeypatch.setattr(atomic, "flush_to_disk", flush_to_disk)
+        write_atomically(file, "of another", new=True)
+        flush_to_disk(path)
+
+    monkeypatch.setattr(atomic, "flush_to_disk", interrupted)
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        write_atomically(file, "its own", new=True)
+    assert file.read_text() == "of another"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_what_killed_writers_left_of_the_same_file_is_removed(tmp_path: Path) -> None:
     names = (".a.json.partial", ".a.json.0f.partial", ".a.json.1f.partial", ".b.json.0f.partial")
     left, older, recent, other = (tmp_path / name for name in names)

@@ -174,7 +174,8 @@ def test_strength_is_asked_after_the_choice_and_reason_with_it(page):
     assert all(text in shown for text in ("prompt 0", "Left is better.", 'name="strength"'))
     assert 'name="side"' not in shown
     assert site.client.get(asked).text == shown, "a reload asks again"
-    assert site.post("strength", item=0, strength="2").headers["location"].endswith("=ann")
+    said = site.post("strength", item=0, chosen="left", strength="2")
+    assert said.headers["location"].endswith("=ann")
     (one,) = site.session.store.answers()
     assert (one.strength, one.reason) == (2, "why & how <b> é")
     assert "prompt 1" in site.client.get(asked).text, "what was said is asked no more"
@@ -183,7 +184,7 @@ def test_strength_is_asked_after_the_choice_and_reason_with_it(page):
 def test_strength_that_is_not_said_or_not_asked_leaves_the_answer_as_it_is(page):
     site = page()
     site.answer("right")
-    site.post("strength", item=0, strength="")
+    site.post("strength", item=0, chosen="right", strength="")
     assert site.item() == 1
     assert [one.strength for one in site.session.store.answers()] == [None]
     site = page(asks_strength=False)
@@ -196,18 +197,32 @@ def test_strength_of_a_tie_and_of_anothers_answer_is_refused(page):
     site.answer("tie")
     site.answer("left", "bob")
     for item in ("0", "1"):
-        assert (
-            "notice=answered" in site.post("strength", item=item, strength="3").headers["location"]
-        )
+        said = site.post("strength", item=item, chosen="left", strength="3")
+        assert "notice=answered" in said.headers["location"]
         assert "prompt 1" in site.show(decided=item)
     assert "prompt 1" in site.show(decided="9" * 30)
     assert [one.strength for one in site.session.store.answers()] == [None, None]
 
 
+def test_strength_belongs_to_the_choice_that_its_page_shows(page):
+    """One tab asks how much better the left one is; another takes that back and says right."""
+    site = page()
+    shown = site.client.get(site.answer("left").headers["location"]).text
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', shown))
+    site.post("undo")
+    right = site.client.get(site.answer("right").headers["location"]).text
+    said = site.post("strength", **form, strength="3")
+    assert "answered already, in another tab" in site.client.get(said.headers["location"]).text
+    assert [one.strength for one in site.session.store.answers()] == [None]
+    form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', right))
+    site.post("strength", **form, strength="1")
+    assert [one.strength for one in site.session.store.answers()] == [1]
+
+
 def test_undo_shows_the_pair_again_with_what_was_said(page):
     site = page()
     site.answer("left", reason='"quoted"')
-    site.post("strength", item=0, strength="2")
+    site.post("strength", item=0, chosen="left", strength="2")
     site.answer("right")
     assert site.item() == 2
     site.post("undo")
@@ -292,11 +307,14 @@ def test_what_the_page_does_not_send_is_refused_by_name(page, values, message):
     assert labels(site) == []
 
 
-@pytest.mark.parametrize("values", [{"strength": "4"}, {"strength": "²"}, {"item": "3"}])
+@pytest.mark.parametrize(
+    "values",
+    [{"strength": "4"}, {"strength": "²"}, {"item": "3"}, {"chosen": "tie"}, {"chosen": ""}],
+)
 def test_strength_that_the_page_does_not_send_is_refused(page, values):
     site = page()
     site.answer("left")
-    found = site.post("strength", **{"item": "0", "strength": "1", **values})
+    found = site.post("strength", **{"item": "0", "chosen": "left", "strength": "1", **values})
     assert found.status_code == 400
     assert [one.strength for one in site.session.store.answers()] == [None]
 

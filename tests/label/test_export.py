@@ -10,6 +10,7 @@ import pytest
 from penchant.cli.main import main
 from penchant.data.read import read_pairs
 from penchant.data.records import DataError
+from penchant.label import export
 from penchant.label.export import export_answers
 
 from .conftest import write_pairs
@@ -24,7 +25,7 @@ def test_rows_hold_the_texts_and_the_answer(tmp_path, page):
     site = page(file, overlap=2)
     task = site.session.next_task("ann")
     site.answer("left", reason="shorter \u2028 ☃")
-    site.post("strength", item=task.item, strength="2")
+    site.post("strength", item=task.item, chosen="left", strength="2")
     site.answer("skip")
     site.answer("both_bad")
     site.answer("tie", "bob")
@@ -88,6 +89,21 @@ def test_export_refuses_what_it_cannot_do(tmp_path, page):
         export_answers(file, tmp_path / "out.csv")
     out.write_text("mine")
     with pytest.raises(DataError, match="not overwritten"):
+        export_answers(file, out)
+    assert out.read_text() == "mine"
+
+
+def test_file_that_appears_meanwhile_is_not_overwritten(tmp_path, page, monkeypatch):
+    file, out = write_pairs(tmp_path / "f.jsonl"), tmp_path / "out.jsonl"
+    page(file).answer("tie")
+    text = export._text
+
+    def meanwhile(pairs, answers):
+        out.write_text("mine")
+        return text(pairs, answers)
+
+    monkeypatch.setattr(export, "_text", meanwhile)
+    with pytest.raises(DataError, match=r"cannot write .*out\.jsonl: .* not overwritten"):
         export_answers(file, out)
     assert out.read_text() == "mine"
 

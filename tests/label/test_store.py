@@ -46,7 +46,7 @@ def test_left_and_right_become_the_completions_that_were_there(store: Store):
 def test_answer_carries_its_strength_reason_and_time(store: Store):
     answer_next(store, "left", reason="clearer")
     assert store.unweighed("ann", 0) == Task(0, False, chosen="left")
-    assert store.weigh("ann", 0, 3)
+    assert store.weigh("ann", 0, "left", 3)
     (one,) = store.answers()
     assert one == Answer(0, "ann", "a", 3, "clearer", one.seconds, False)
     assert 0 <= one.seconds < 5
@@ -55,12 +55,23 @@ def test_answer_carries_its_strength_reason_and_time(store: Store):
 def test_strength_belongs_to_a_decision(store: Store):
     answer_next(store, "tie")
     assert store.unweighed("ann", 0) is None
-    assert not store.weigh("ann", 0, 3)
+    assert not store.weigh("ann", 0, "left", 3)
     answer_next(store, "right")
     assert store.unweighed("ann", 1) == Task(1, True, chosen="right")
-    assert store.weigh("ann", 1, 1)
-    assert not store.weigh("ann", 1, 2), "it was said"
+    assert store.weigh("ann", 1, "right", 1)
+    assert not store.weigh("ann", 1, "right", 2), "it was said"
     assert [one.strength for one in store.answers()] == [None, 1]
+
+
+def test_strength_of_a_decision_that_was_taken_back_is_not_that_of_the_next(store: Store):
+    """Also of item 1, whose completion b is on the left."""
+    for item in (0, 1):
+        answer_next(store, "left")
+        store.undo("ann")
+        assert answer_next(store, "right") == item
+        assert not store.weigh("ann", item, "left", 3), "it was asked of the left one"
+        assert store.weigh("ann", item, "right", 1)
+    assert [(one.label, one.strength) for one in store.answers()] == [("b", 1), ("a", 1)]
 
 
 def test_item_waits_until_it_is_answered(store: Store):
@@ -77,7 +88,7 @@ def test_second_answer_to_one_item_is_refused_and_the_first_stays(store: Store):
 def test_undo_goes_back_answer_by_answer_and_keeps_the_order_of_the_sides(store: Store):
     answer_next(store, "left", reason="first")
     answer_next(store, "left", reason="second")
-    store.weigh("ann", 1, 2)
+    store.weigh("ann", 1, "left", 2)
     assert next_item(store) == Task(2, False)
     assert store.undo("ann")
     assert next_item(store) == Task(1, True, "second")

@@ -102,9 +102,9 @@ def repeats(scanned: Scan) -> Iterator[Finding]:
     sizes = np.bincount(group)
     evidence = {"groups": int((sizes > 1).sum()), "largest": int(sizes.max())}
     yield from _fault(scanned, "duplicates", again, evidence)
-    near = np.isin(rows, near_repeats(scanned.signatures, rows[~again]))
+    near = near_repeats(scanned.signatures, scanned.table["desirable"], rows[~again])
     bounds = {"least similarity of completions": ALIKE, "of prompts": ALIKE_PROMPTS}
-    yield from _fault(scanned, "near-duplicates", near, bounds)
+    yield from _fault(scanned, "near-duplicates", np.isin(rows, near), bounds)
 
 
 def contradictions(scanned: Scan) -> Iterator[Finding]:

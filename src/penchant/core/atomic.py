@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,23 +13,38 @@ from pathlib import Path
 ABANDONED = 3600.0
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Create or replace a text file in one move."""
-    with replacing(path) as partial:
+def write_atomically(path: Path, text: str, *, new: bool = False) -> None:
+    """Create or replace a text file in one move; `new` is that of `replacing`."""
+    with replacing(path, new=new) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
+def partial_of(path: Path) -> Path:
+    """A name beside a file for what is to become it; each call gives another one."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A name to write a file by, which takes the place of `path` in one move after the block.
 
     Several processes may write one file: each has a name of its own, and the last to end is kept.
+
+    Args:
+        path: of the file.
+        new: whether nothing is replaced, so that the first to end is kept.
+
+    Raises:
+        FileExistsError: `new`, and the file is there after the block.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = partial_of(path)
     try:
         yield partial
         flush_to_disk(partial)
         _remove_abandoned(path, partial.stat().st_mtime)
+        if new and path.exists():
+            told = "it was made meanwhile and is not overwritten"
+            raise FileExistsError(errno.EEXIST, told, str(path))
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penchant.core.atomic import partial_of
 from penchant.core.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ def require_writable(file: Path, option: str) -> None:
     Raises:
         ConfigError: it cannot be.
     """
-    trial = file.with_name(f".{file.name}.partial")
+    trial = partial_of(file)
     try:
         if file.is_dir():
             raise ConfigError(f"{file} is a folder; set {option} to a file")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from penchant.core.screen import track
 from penchant.data.faults import ALIKE, Count, answers, joined, statement
 from penchant.data.patterns import shingles
-from penchant.data.records import DataError, Record
+from penchant.data.records import DataError, Label, Record
 
 Indices: TypeAlias = NDArray[np.int64]
 Signatures: TypeAlias = NDArray[np.uint32]
@@ -60,22 +60,27 @@ def sign_records(records: Sequence[Record]) -> Signatures:
     return signed
 
 
-def near_repeats(signed: Signatures, rows: Indices) -> Indices:
+def near_repeats(signed: Signatures, desirable: NDArray[np.bool_], rows: Indices) -> Indices:
     """Those of some rows that are nearly equal to an earlier one of them.
+
+    Labels of two verdicts do not repeat each other: a bad answer may be a light edit of a good one.
 
     Args:
         signed: as of `sign_records`.
+        desirable: of each record that is signed; false for pairs.
         rows: indices, ascending; without those that are equal.
     """
     parts = [(signed[:, side], least) for side, least in enumerate((ALIKE_PROMPTS, ALIKE, ALIKE))]
-    return rows[near_duplicates(parts, rows) != rows]
+    verdicts = (rows[desirable[rows]], rows[~desirable[rows]])
+    return np.concatenate([own[near_duplicates(parts, own) != own] for own in verdicts])
 
 
 def count_near_repeats(records: Sequence[Record]) -> Count:
     """Records nearly equal to an earlier one."""
     distinct = list({statement(record): record for record in records}.values())
     signed = sign_records(distinct)
-    num = len(near_repeats(signed, np.arange(len(distinct))))
+    desirable = np.array([isinstance(one, Label) and one.desirable for one in distinct])
+    num = len(near_repeats(signed, desirable, np.arange(len(distinct))))
     return Count(num, len(records), records[0].noun)
 
 

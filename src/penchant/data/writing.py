@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from penchant.core.atomic import flush_to_disk
+from penchant.core.atomic import replacing
 from penchant.core.screen import track
 from penchant.data.records import DataError
 
@@ -44,35 +44,30 @@ def encoded(row: Mapping[str, object]) -> bytes:
 def new_file(output: Path) -> Iterator[RowWriter]:
     """Open a new file for rows; it appears at the end, unless an exception left the block.
 
+    Of several that write one file at a time, the first to end makes it.
+
     Args:
         output: a path that `require_new` accepts.
 
     Raises:
-        DataError: it exists, its name says no format, or it cannot be written.
+        DataError: it exists or is made meanwhile, its name says no format, or it cannot be written.
     """
     require_new(output)
-    partial = output.with_name(f".{output.name}.partial")
-    table = output.with_name(f".{output.name}.table.partial")
     try:
-        with ExitStack() as stack:
-            stream: IO[bytes] | gzip.GzipFile = stack.enter_context(partial.open("wb"))
-            if output.suffix == ".gz":
-                # Without name and time in its header, the same rows are the same bytes.
-                stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
-            writer = RowWriter(stream)
-            yield writer
-        if output.suffix == ".parquet":
-            _to_parquet(partial, table, writer.count)
-            table.replace(partial)
-        flush_to_disk(partial)
-        partial.replace(output)
+        with replacing(output, new=True) as partial:
+            with ExitStack() as stack:
+                stream: IO[bytes] | gzip.GzipFile = stack.enter_context(partial.open("wb"))
+                if output.suffix == ".gz":
+                    # Without name and time in its header, the same rows are the same bytes.
+                    stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
+                writer = RowWriter(stream)
+                yield writer
+            if output.suffix == ".parquet":
+                _to_parquet(partial, writer.count)
     except DataError:
         raise  # of the source, which is read meanwhile: a missing file is an OSError too
     except OSError as error:
         raise DataError(f"cannot write {output}: {error.strerror}; set output") from error
-    finally:
-        partial.unlink(missing_ok=True)
-        table.unlink(missing_ok=True)
 
 
 def require_new(output: Path) -> None:
@@ -88,11 +83,12 @@ def require_new(output: Path) -> None:
         raise DataError(f"the folder {output.parent} does not exist; create it, or set output")
 
 
-def _to_parquet(lines: Path, table: Path, num_rows: int) -> None:
-    """Write JSON Lines as Parquet, in two passes: columns may first appear, or get a type, late."""
+def _to_parquet(lines: Path, num_rows: int) -> None:
+    """Put Parquet in place of JSON Lines, in two passes: columns, or their types, may come late."""
     import pyarrow
     import pyarrow.parquet
 
+    table = lines.with_suffix(".table.partial")
     try:
         schema, num_batches = pyarrow.schema([]), math.ceil(num_rows / BATCH_ROWS)
         for rows in track(_batches(lines), "columns", num_batches):
@@ -101,11 +97,14 @@ def _to_parquet(lines: Path, table: Path, num_rows: int) -> None:
         with pyarrow.parquet.ParquetWriter(table, schema) as writer:
             for rows in track(_batches(lines), "writing Parquet", num_batches):
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+        table.replace(lines)
     except pyarrow.ArrowException as error:
         raise DataError(
             f"a column has values of several types, which Parquet cannot hold ({error}); "
             "give output a name in .jsonl"
         ) from error
+    finally:
+        table.unlink(missing_ok=True)
 
 
 def _columns(pyarrow: Any, rows: Iterable[Mapping[str, object]]) -> Any:

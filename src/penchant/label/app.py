@@ -31,6 +31,7 @@ MAX_BODY = 40_000
 MAX_REASON = 2000
 MAX_DIGITS = 16
 SIDES = ("left", "right", "tie", "both_bad", "skip")
+DECIDED = SIDES[:2]
 STRENGTHS = ("1", "2", "3")
 NOTICES = {
     "answered": "That pair was answered already, in another tab; this is the next one.",
@@ -122,16 +123,20 @@ class _Pages:
         if len(reason) > MAX_REASON:
             raise HTTPException(400, f"a reason has at most {MAX_REASON} characters; shorten it")
         saved = self.session.store.answer(form.annotator, item, side, reason)
-        asks = saved and side in ("left", "right") and self.session.asks_strength
+        asks = saved and side in DECIDED and self.session.asks_strength
         return _next(form, "" if saved else "answered", decided=str(item) if asks else "")
 
     async def strength(self, request: Request) -> Response:
         """Commit by how much the chosen answer is better, if that was said, and go on."""
         form = await self._form(request)
         strength, item = form.values.get("strength", ""), self._item(form)
+        chosen = form.values.get("chosen", "")
         if strength not in ("", *STRENGTHS):
             raise HTTPException(400, f"strength must be 1, 2 or 3, or empty, got {strength!r}")
-        saved = not strength or self.session.store.weigh(form.annotator, item, int(strength))
+        if chosen not in DECIDED:
+            raise HTTPException(400, f"chosen must be left or right, got {chosen!r}")
+        weigh = self.session.store.weigh
+        saved = not strength or weigh(form.annotator, item, chosen, int(strength))
         return _next(form, "" if saved else "answered")
 
     async def undo(self, request: Request) -> Response:

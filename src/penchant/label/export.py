@@ -73,7 +73,7 @@ def export_answers(
             f"{session.store.path} holds no answers but skips; label {sources.name} first"
         )
     try:
-        write_atomically(output, _text(session.data.records, kept))
+        write_atomically(output, _text(session.data.records, kept), new=True)
     except OSError as error:
         raise DataError(f"cannot write {output}: {error.strerror}; set output") from error
     skipped = len(answers) - len(kept)

@@ -8,12 +8,9 @@ from dataclasses import replace
 from penchant.data.opening import Sources
 from penchant.data.read import read_rows
 from penchant.data.records import Data, Pair
-from penchant.data.rows import labels
+from penchant.data.rows import labels, margins
 from penchant.data.rows import pairs as formats
-from penchant.data.rows.row import TEMPLATE_COLUMNS, Kind, Layout
-
-# The texts, and what their template is given with them.
-KEPT = (*formats.FIELDS, *TEMPLATE_COLUMNS)
+from penchant.data.rows.row import Kind, Layout
 
 
 def read_comparisons(sources: Sources, *, strict: bool = False) -> Data[Pair]:
@@ -34,11 +31,13 @@ def read_comparisons(sources: Sources, *, strict: bool = False) -> Data[Pair]:
 
 
 def _unjudged(row: object) -> object:
-    """A row with its texts alone, under a label that leaves completion a and b in their places."""
+    """A row under a label that leaves completion a and b in their places, unrated.
+
+    All else stays: a part of the prompt that stands beside it is refused, and is never lost.
+    """
     if not isinstance(row, Mapping):
         return row
-    texts = {field: row[field] for field in KEPT if field in row}
-    return {**texts, "label": "a"}
+    return {**{k: v for k, v in row.items() if k not in margins.FIELDS}, "label": "a"}
 
 
 def _recognise(row: object) -> Layout | None:

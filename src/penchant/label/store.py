@@ -32,9 +32,6 @@ SCHEMA = (
 )
 OPEN_TASK = """SELECT item, swapped, reason FROM tasks
     WHERE annotator = ? AND label IS NULL ORDER BY shown_at DESC LIMIT 1"""
-# A decision whose strength may still be said.
-UNWEIGHED = """FROM tasks WHERE annotator = ? AND item = ? AND label IN ('a', 'b')
-    AND strength IS NULL"""
 # What one annotator has answered, and what has enough answers of others, given or under way.
 TAKEN = """SELECT item FROM tasks WHERE annotator = ? AND label IS NOT NULL UNION
     SELECT item FROM tasks
@@ -245,23 +242,33 @@ class Store:
 
     def unweighed(self, annotator: str, item: int) -> Task | None:
         """The item as an annotator decided it, where the strength is not said yet."""
-        found = self._database.execute(f"SELECT swapped, label {UNWEIGHED}", [annotator, item])
-        row = found.fetchone()
+        row = self._database.execute(
+            """SELECT swapped, label FROM tasks WHERE annotator = ? AND item = ?
+            AND label IN ('a', 'b') AND strength IS NULL""",
+            [annotator, item],
+        ).fetchone()
         if row is None:
             return None
         swapped, label = row
         chosen = "left" if (label == "b") == bool(swapped) else "right"
         return Task(item, bool(swapped), chosen=chosen)
 
-    def weigh(self, annotator: str, item: int, strength: int) -> bool:
-        """Commit by how much the chosen completion is better, 1 to 3, to an annotator's decision.
+    def weigh(self, annotator: str, item: int, chosen: str, strength: int) -> bool:
+        """Commit by how much the chosen completion is better to an annotator's decision.
+
+        Args:
+            annotator: by name.
+            item: the one that was decided.
+            chosen: left or right, as it was when the strength was asked.
+            strength: 1 to 3.
 
         Returns:
-            False when the item was not decided by them, or its strength was said already.
+            False when they did not decide so, or its strength was said already: the decision was
+            taken back in another tab, and the item may have another one since.
         """
         with self._transaction() as database:
-            open_to_it = database.execute(f"SELECT 1 {UNWEIGHED}", [annotator, item]).fetchone()
-            if open_to_it is None:
+            decided = self.unweighed(annotator, item)
+            if decided is None or decided.chosen != chosen:
                 return False
             database.execute(
                 "UPDATE tasks SET strength = ? WHERE annotator = ? AND item = ?",

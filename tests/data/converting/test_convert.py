@@ -173,7 +173,7 @@ def test_full_disk_names_the_output_and_leaves_none(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penchant.data.writing.flush_to_disk", fail)
+    monkeypatch.setattr("penchant.core.atomic.flush_to_disk", fail)
     source, output = jsonl(tmp_path / "p.jsonl", PAIRS), tmp_path / "out.jsonl"
     with pytest.raises(DataError, match=r"cannot write .*out\.jsonl: No space left on device"):
         convert(source, "labels", output)

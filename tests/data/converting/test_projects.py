@@ -180,6 +180,34 @@ def test_row_that_a_layout_cannot_hold_is_refused_by_name(tmp_path, row, project
         assert f"1 refused: {reason}" in convert(source, project, output).summary()
 
 
+TURNS = [turn("assistant", "Let me look."), turn("tool", "It is 7.")]
+SEVERAL = {
+    "prompt": [turn("user", "q")],
+    "chosen": [*TURNS, turn("assistant", "GOOD")],
+    "rejected": [*TURNS, turn("assistant", "BAD")],
+}
+
+
+@pytest.mark.parametrize("project", ["axolotl", "llama-factory", "openai"])
+def test_answers_of_several_messages_are_not_cut_to_their_first(tmp_path, project):
+    """Both begin alike: cut, chosen would be what rejected is."""
+    source, output = jsonl(tmp_path / "p.jsonl", [SEVERAL, SHORT]), tmp_path / "o.jsonl"
+    summary = convert(source, project, output).summary()
+    assert "1 refused: completion of several messages" in summary
+    assert "p.jsonl:1: the layout holds one message as an answer, got assistant, tool" in summary
+    convert(output, "trl", tmp_path / "back.jsonl")
+    (back,) = rows_of(tmp_path / "back.jsonl")
+    assert (back["chosen"], back["rejected"]) == (SHORT["chosen"], SHORT["rejected"])
+
+
+@pytest.mark.parametrize("project", ["axolotl", "llama-factory"])
+def test_labels_of_several_messages_are_not_cut_and_lose_none_to_the_prompt(tmp_path, project):
+    several = {"prompt": SEVERAL["prompt"], "completion": SEVERAL["chosen"], "label": True}
+    source, output = jsonl(tmp_path / "l.jsonl", [several, LABEL]), tmp_path / "o.jsonl"
+    assert "1 refused: completion of several messages" in convert(source, project, output).summary()
+    assert len(rows_of(output)) == 1
+
+
 def test_openai_has_no_labels(tmp_path):
     source = jsonl(tmp_path / "l.jsonl", [LABEL])
     with pytest.raises(DataError, match="openai has no layout of labels; convert to pairs first"):

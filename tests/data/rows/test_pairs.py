@@ -117,6 +117,9 @@ def test_system_message_beside_the_prompt_is_refused_rather_than_lost():
     assert error.reason == "system beside the prompt"
     assert "--from axolotl --to trl" in error.detail
     assert convert({**row, "system": " "}).prompt == "p"
+    labelled = {"prompt": "p", "completion_a": "yes", "completion_b": "no", "label": "a"}
+    told = refusal({**labelled, "system": "Be brief."}).detail
+    assert "put it into the prompt" in told and "data convert" not in told, "it reads no such row"
 
 
 def test_system_column_beside_a_chat_that_begins_with_it_is_no_loss():

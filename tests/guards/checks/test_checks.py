@@ -107,6 +107,22 @@ def test_ends_of_the_range_are_in_it(rate: float) -> None:
     assert found(snapshot(lora_r=0, learning_rate=rate)) == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "num_processes", "name"), [("reward", 2, "reward-epochs"), ("dpo", 4, "epochs")]
+)
+def test_steps_of_several_processes_pass_over_the_data_as_often_as_they_take_examples(
+    method: str, num_processes: int, name: str
+) -> None:
+    run = snapshot(
+        method, max_steps=40, per_device_train_batch_size=5, gradient_accumulation_steps=5
+    )
+    assert run.epochs == 1.0
+    assert name not in found(run)
+    shared = replace(run, num_processes=num_processes)
+    (finding,) = [one for one in check_snapshot(shared) if one.id == name]
+    assert finding.evidence["epochs"] == num_processes
+
+
 def test_chat_data_for_a_model_that_knows_no_chat_and_the_reverse() -> None:
     run = snapshot()
     base = replace(run, model=replace(run.model, has_template=False))

@@ -39,6 +39,16 @@ def test_a_run_of_several_processes_is_measured_by_one(
     assert 0 < found.estimate.parts["optimizer"] < 0.6 * alone.estimate.parts["optimizer"]
 
 
+def test_passes_over_the_data_count_what_all_processes_take(
+    tiny_keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """Twice the 6 steps of a pass are two passes of one process, and four of two."""
+    keys = {**tiny_keys, "output": tmp_path / "run", "max_steps": 12, "probe": False}
+    for count, expected in ((1, False), (2, True)):
+        result = penchant.check("dpo", num_processes=count, **keys)
+        assert ("epochs" in {one.id for one in result.findings}) is expected
+
+
 def test_weights_that_nodes_divide_are_forecast_for_a_node(
     tiny_keys: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -43,6 +43,13 @@ def varied(number: int, *changed: str) -> str:
     return " ".join([*changed, *(f"{word}{number}" for word in SAID.split())])
 
 
+LABELS += [
+    judged(varied(1), True),
+    judged(varied(1, "then"), False),
+    judged(varied(1, "thus"), True),
+]
+
+
 PAIRS += [
     pair(varied(1), varied(2), varied(3)),
     pair(varied(1), varied(2, "then"), varied(3)),
@@ -67,7 +74,7 @@ FILES = {
     "ties": ("dpo", [TIE, {**TIE, "label": "a"}], None, {"ties": 1}),
     "refused": ("dpo", [*LONG, pair("p", "", "x"), pair("p", "x", "x"), {"prompt": "p"}], None,
                 {"refused-rows": 3}),
-    "labels": ("kto", LABELS, None, {"contradictions": 2, "duplicates": 1}),
+    "labels": ("kto", LABELS, None, {"contradictions": 2, "duplicates": 1, "near-duplicates": 1}),
 }  # fmt: skip
 
 

@@ -97,8 +97,22 @@ def argilla(row: Row) -> NewRow:
 
 
 def argilla_table(row: Row) -> NewRow:
-    """Records of Argilla 2 as a table: fields, and a column of responses for each question."""
-    responses = {name: [{"value": one} for one in value] for name, value in _answered(row)}
+    """Records of Argilla 2 as a table: fields, and a column of responses for each question.
+
+    Raises:
+        RowError: the column of statuses has not one for each response.
+    """
+    responses: dict[str, list[NewRow]] = {}
+    for name, values in _answered(row):
+        states: Any = row.get(f"{name}.status") or [None] * len(values)
+        if len(states) != len(values):
+            raise RowError(
+                "uneven numbers",
+                f"'{name}.status' must have a status for each of '{name}': {len(values)}, got "
+                f"{len(states)}",
+            )
+        both = zip(values, states, strict=True)
+        responses[name] = [{"value": value, "status": status} for value, status in both]
     fields = {name: value for name, value in row.items() if "." not in str(name)}
     return argilla({"fields": fields, "responses": responses})
 
@@ -115,19 +129,27 @@ def _answered(row: Row) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _responses(responses: Any) -> list[Any]:
-    """What each annotator gave, in the export of Argilla 1 or 2.
+    """What each annotator gave and submitted, in the export of Argilla 1 or 2.
 
     Raises:
-        RowError: several questions are answered by numbers or by rankings, which do not add up.
+        RowError: nobody submitted anything, or several questions are answered by numbers or by
+            rankings, which do not add up.
     """
     asked: dict[str, list[Any]] = {}
     if isinstance(responses, Mapping):
-        asked = {str(name): [one["value"] for one in given] for name, given in responses.items()}
+        for name, given in responses.items():
+            asked[str(name)] = [one["value"] for one in given if _submitted(one)]
     else:
-        for one in responses:
+        for one in filter(_submitted, responses):
             for name, given in (one.get("values") or one).items():
                 if isinstance(given, Mapping) and "value" in given:
                     asked.setdefault(str(name), []).append(given["value"])
+    if not any(asked.values()):
+        raise RowError(
+            "not answered",
+            "'responses' holds nothing that was submitted (drafts and what was discarded do not "
+            "count); answer it in Argilla, or leave it out",
+        )
     judging = [n for n, given in asked.items() if not all(isinstance(v, str) for v in given)]
     if len(judging) > 1:
         raise RowError(
@@ -136,6 +158,11 @@ def _responses(responses: Any) -> list[Any]:
             "leave that one alone in 'responses'",
         )
     return [value for name in judging or asked for value in asked[name]]
+
+
+def _submitted(response: Mapping[str, Any]) -> bool:
+    """Whether an annotator stands by a response, which is no draft and was not discarded."""
+    return response.get("status") in (None, "submitted")
 
 
 # What several of them have

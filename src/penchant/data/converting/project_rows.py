@@ -46,7 +46,15 @@ def label_texts(label: Label) -> NewRow:
 
 
 def _one(completion: Text) -> Message:
+    """The message of an answer, for layouts that hold one; more would be lost."""
     assert is_chat(completion)
+    if len(completion) > 1:
+        roles = ", ".join(message["role"] for message in completion)
+        raise RowError(
+            "completion of several messages",
+            f"the layout holds one message as an answer, got {roles}; leave such rows out, "
+            "or stay with the layout trl, which holds them all",
+        )
     return completion[0]
 
 
@@ -221,8 +229,8 @@ def read_factory_label(row: Row) -> NewRow:
 
 def write_factory_label(label: Label) -> NewRow:
     """ShareGPT with `kto_tag` in LLaMA-Factory."""
-    assert is_chat(label.prompt) and is_chat(label.completion)
-    chat = (*label.prompt, *label.completion)
+    assert is_chat(label.prompt)
+    chat = (*label.prompt, _one(label.completion))
     return {"conversations": _alternating(chat), "kto_tag": label.desirable}
 
 

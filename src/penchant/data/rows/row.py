@@ -138,6 +138,8 @@ def _refuse_beside(row: Row, kept: Sequence[str]) -> None:
         firsts = (first_role(row.get("prompt")), first_role(row.get("chosen")))
         if column.startswith("system") and "system" in firsts:
             continue
+        if is_given(row, "completion_a"):  # `data convert` reads no layout with both
+            remedy = "put it into the prompt"
         raise RowError(
             f"{column} beside the prompt",
             f"'{column}' is {shown(value)}, and the prompt is read without it; {remedy}, or "

@@ -238,6 +238,7 @@ def take_snapshot(config: RunConfig, inputs: Inputs, num_processes: int = 1) -> 
         tokens=gather_tokens(inputs.train_set, report, tokenizer, end_ids),
         model=gather_model(config, inputs.base, tokenizer, end_ids, inputs.settings),
         num_steps=kind_of(config.spec).num_steps(config, inputs.train_set, num_processes),
+        num_processes=num_processes,
         bf16_slowdown=slowdown,
     )
 

@@ -126,6 +126,7 @@ class Snapshot:
         config: validated keys, with the method and its options.
         data, tokens, model: facts.
         num_steps: optimizer steps in all.
+        num_processes: that share the run; each brings its own part of a step.
         bf16_slowdown: how many times as long a product takes in bf16 as in fp32; None where the
             run does not compute in bf16 on a CPU.
     """
@@ -135,6 +136,7 @@ class Snapshot:
     tokens: TokenFacts
     model: ModelFacts
     num_steps: int
+    num_processes: int = 1
     bf16_slowdown: float | None = None
 
     @property
@@ -154,4 +156,4 @@ class Snapshot:
         if config.max_steps is None or config.spec.samples:
             return config.num_train_epochs
         step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        return config.max_steps * step / self.tokens.num_examples
+        return config.max_steps * step * self.num_processes / self.tokens.num_examples
