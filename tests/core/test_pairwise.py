@@ -13,7 +13,9 @@ from penchant.core.pairwise import RUBRIC, Verdict, judge_both_orders, read_verd
     [("Verdict: A", "a"), ("[[B]]", "b"), ("[[C]]", "tie"), ("**Verdict:** tie", "tie"),
      ("Verdict: A\nNo: verdict: B", "b"), ("A is better", None), ("Verdict: Although", None),
      ("Verdict: a tie", "tie"), ("verdict: a.", "a"), ("Verdict: A is better", "a"),
-     ("Final verdict: a clear win for B", None)],
+     ("Final verdict: a clear win for B", None), ("Verdict (A, B or tie): B", "b"),
+     ("**Verdict [A/B/tie]:** tie", "tie"), ("Verdict (A or B): unclear", None),
+     ("Verdict (A): the first", "a")],
 )  # fmt: skip
 def test_the_last_verdict_of_a_text_counts(text, verdict):
     assert read_verdict(text) == verdict

@@ -31,6 +31,10 @@ VERDICT = re.compile(
     r"verdict\W{0,6}(?:a\W+(?=tie\b))?((?-i:A)|a(?![ \t]+[a-z])|B|tie)\b|\[\[(A|B|C|tie)\]\]",
     re.IGNORECASE,
 )
+# Choices that a judge repeats before the colon hold no verdict, as in "Verdict (A, B or tie): B".
+CHOICES = re.compile(
+    r"\s*[(\[][^()\[\]\n]*\bA\b[^()\[\]\n]*\bB\b[^()\[\]\n]*[)\]](?=\W{0,6}:)", re.IGNORECASE
+)
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 Side = Literal["a", "b", "tie"]
 
@@ -78,7 +82,7 @@ def judge_both_orders(
 
 def read_verdict(text: str) -> str | None:
     """`a`, `b` or `tie`, as the text states last; None where it states none."""
-    found = [(one or other).lower() for one, other in VERDICT.findall(text)]
+    found = [(one or other).lower() for one, other in VERDICT.findall(CHOICES.sub("", text))]
     return {"c": "tie"}.get(found[-1], found[-1]) if found else None
 
 

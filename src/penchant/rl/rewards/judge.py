@@ -22,6 +22,11 @@ Answer:
 {completion}
 """
 NUMBER = r"(-?\d+(?:\.\d+)?)"
+RANGE = r"-?\d+\s*(?:[-\u2013]|to)\s*-?\d+"
+# The scale that a judge repeats before the colon, as in "Score (1-10): 8", holds no score.
+SCALE = re.compile(
+    rf"\s*(?:[(\[][^()\[\]\n]*{RANGE}[^()\[\]\n]*[)\]]|{RANGE})(?=\W{{0,6}}:)", re.IGNORECASE
+)
 SCORE = re.compile(rf"score\W{{0,6}}?{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
 
 
@@ -70,7 +75,7 @@ class JudgeReward:
 
     def _read(self, text: str) -> float | None:
         """The last score that the text states, or None where there is none within the scale."""
-        found = [one or other for one, other in SCORE.findall(text)]
+        found = [one or other for one, other in SCORE.findall(SCALE.sub("", text))]
         if not found and re.fullmatch(rf"\s*{NUMBER}\s*", text):
             found = [text]
         score = float(found[-1]) if found else None
