@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from penchant.core.address import warn_of_leaving
 from penchant.core.answer_cache import request_key
 from penchant.core.asking import (
     EXCERPT,
@@ -21,7 +22,6 @@ from penchant.core.asking import (
     UnusableError,
     Usage,
     excerpt,
-    warn_of_leaving,
 )
 from penchant.core.errors import ConfigError
 
