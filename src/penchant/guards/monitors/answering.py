@@ -159,7 +159,9 @@ def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) 
     """What `monitor_reward` names, loaded; None where it names nothing."""
     if not setup.monitor_rewards:
         return None
-    options = RewardOptions.model_validate({"reward": config.monitor_reward})
+    # An answer that cannot be judged ends neither a comparison nor the monitors of a run.
+    named = {"reward": config.monitor_reward, "on_reward_error": "drop"}
+    options = RewardOptions.model_validate(named)
     return make_rewards(setup.monitor_rewards, options, reward_context(config, accelerator, setup))
 
 
