@@ -71,7 +71,11 @@ class Prompts(Pairs):
         options: Any = config.options
         require_engine(options, config.max_length, num_processes)
         require_whole_mini_batches(config, num_processes)
-        return find_rewards(rewards or options.reward, options.reward_timeout)
+        return find_rewards(
+            rewards or options.reward,
+            options.reward_timeout,
+            trust_remote_code=config.trust_remote_code,
+        )
 
     def require_others(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         if config.spec.needs(config.options).divergence is not None:
