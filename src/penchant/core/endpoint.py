@@ -110,6 +110,19 @@ class Endpoint:
         replies = dict(self._service.side_by_side(answer, list(pending.items()), "judging"))
         return [replies[key] for key in keys]
 
+    def try_once(self, request: Messages, read: Callable[[str], T | None]) -> None:
+        """Ask once, before what is to be asked takes its time to be made.
+
+        Raises:
+            ConfigError: the endpoint refuses every request, or its answer is of no use.
+        """
+        (reply,) = self.ask([request], read)
+        if reply.value is None:
+            raise ConfigError(
+                f"{self.model} at {self.settings.url} gave no usable answer to a trial "
+                f"({reply.reason}); correct its settings or its rubric"
+            )
+
     def close(self) -> None:
         """Let go of the cache's file."""
         self._service.close()

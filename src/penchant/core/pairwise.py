@@ -25,6 +25,8 @@ Answer A:
 Answer B:
 {completion_b}
 """
+# A prompt, with a good answer and a bad one.
+TRIAL = ("Say yes.", "Yes.", "No.")
 PLACES = ("{prompt}", "{completion_a}", "{completion_b}")
 # The letter A is not the article of "a tie" or "a clear win for B".
 VERDICT = re.compile(
@@ -58,6 +60,15 @@ class Verdict:
     half_preferred: bool = False
 
 
+def try_judge(endpoint: Endpoint, rubric: str) -> None:
+    """Have a judge compare two answers of no matter, before those that matter are made.
+
+    Raises:
+        ConfigError: it refuses every request, or gives no verdict.
+    """
+    endpoint.try_once(_chat(rubric, *TRIAL), read_verdict)
+
+
 def judge_both_orders(
     endpoint: Endpoint, rubric: str, answers: Sequence[tuple[str, str, str]]
 ) -> list[Verdict]:
@@ -72,12 +83,16 @@ def judge_both_orders(
         ConfigError: the endpoint refuses every request.
     """
     chats = [
-        fill_rubric(rubric, {"prompt": prompt, "completion_a": first, "completion_b": second})
+        _chat(rubric, prompt, first, second)
         for prompt, a, b in answers
         for first, second in ((a, b), (b, a))
     ]
     replies = endpoint.ask(chats, read_verdict)
     return [_decided(*both) for both in zip(replies[::2], replies[1::2], strict=True)]
+
+
+def _chat(rubric: str, prompt: str, first: str, second: str) -> list[dict[str, str]]:
+    return fill_rubric(rubric, {"prompt": prompt, "completion_a": first, "completion_b": second})
 
 
 def read_verdict(text: str) -> str | None:

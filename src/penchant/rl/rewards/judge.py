@@ -21,6 +21,7 @@ Request:
 Answer:
 {completion}
 """
+TRIAL = Sample("Say yes.", "Yes.", [], [], True, {}, "a trial")
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 RANGE = r"-?\d+\s*(?:[-\u2013]|to)\s*-?\d+"
 # The scale that a judge repeats before the colon, as in "Score (1-10): 8", holds no score.
@@ -63,6 +64,14 @@ class JudgeReward:
         if reasons := {i: one.reason for i, one in enumerate(replies) if one.value is None}:
             raise MissingScoresError(scores, reasons)
         return scores
+
+    def try_once(self) -> None:
+        """Have one answer of no matter judged, before those that matter are made.
+
+        Raises:
+            ConfigError: the judge refuses every request, or states no score.
+        """
+        self.endpoint.try_once(self._chat(TRIAL), self._read)
 
     def _chat(self, sample: Sample) -> list[dict[str, str]]:
         values = {
