@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import records
-from penchant.commands.benchmark import benchmark_each, ranking_of
+from penchant.commands.benchmark import benchmark_each, rankings_of
 from penchant.core.ranking import Ranking, Row
 from penchant.data.benchmarks import read_questions
 from penchant.data.split import split_by_prompt
@@ -48,7 +48,7 @@ def published(file: str) -> Ranking:
     for question, row in zip(read_questions(file).records, rows, strict=True):
         a, b = torch.tensor(row["judgments"][0]["judgment"]["scores"]).flatten().tolist()
         asked.append((question, (a, b) if row["label"] == "A>B" else (b, a)))
-    return ranking_of(file, asked, mean_of_subsets=False)
+    return rankings_of({file: asked}, {})[file]
 
 
 def report(name: str, ranking: Ranking) -> None:

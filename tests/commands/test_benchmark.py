@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 import penchant
 from penchant.cli.main import main
-from penchant.commands.benchmark import benchmark, ranking_of
+from penchant.commands.benchmark import benchmark, rankings_of
 from penchant.commands.judge_benchmark import judge_each
 from penchant.core.errors import ConfigError
 from penchant.core.length_control import length_controlled
@@ -76,11 +78,26 @@ def test_lengths_are_those_of_right_answers_against_the_others() -> None:
     ]
     questions = [Question("p", answers, 1, "", "", f"rows:{i}") for i, answers in enumerate(texts)]
     scores = [[0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [3.0, 1.0, 2.0]]
-    found = ranking_of("rows", list(zip(questions, scores, strict=True)), mean_of_subsets=False)
+    found = rankings_of({"rows": list(zip(questions, scores, strict=True))}, {})["rows"]
     longer = [4 - (4 + 6) / 2, 10 - 2, 1 - 3, 0]
     expected = length_controlled([0.0, 1.0, 0.0, 1.0], longer, ["p"] * 4)
     assert found.total.equal_length == expected
     assert expected is not None and expected.slope > 0
+
+
+def test_a_source_without_scores_is_named_and_the_others_are_ranked(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("penchant"), "propagate", True)
+    question = Question("p", ("yes", "no"), 1, "", "", "rows:1")
+    good, bad = [(question, [1.0, 0.0])], [(question, [math.nan, 0.0])]
+    found = rankings_of({"good": good, "bad": bad, "all": good + bad}, {})
+    assert {name: one.total.accuracy.mean for name, one in found.items()} == {"good": 1, "all": 1}
+    assert caplog.messages == ["bad is not measured: no question has scores of all its answers"]
+    with pytest.raises(ConfigError, match="no question of bad, worse has scores of all its ans"):
+        rankings_of({"bad": bad, "worse": bad, "all": bad + bad}, {})
+    with pytest.raises(ConfigError, match="no question of the data has scores"):
+        rankings_of({"": bad}, {})
 
 
 def test_ties_are_scored_beside_their_twins(reward_run: Any, load_saved: Any) -> None:
@@ -198,3 +215,30 @@ def test_a_judge_is_measured_in_both_orders_and_a_tie_counts_half(
     lists = [{"prompt": "p", "chosen": ["a"], "rejected": ["b", "c", "d"]}]
     with pytest.raises(ConfigError, match="list:1 has 4 answers, and a judge compares two"):
         judge_each({"": lists}, str(settings))
+
+
+def test_a_judge_that_is_mute_on_one_source_is_measured_on_the_others_and_each_names_its_cost(
+    serve_chat: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(text: str) -> str:
+        first = text.partition("Answer A:")[2].partition("Answer B:")[0]
+        return "Who knows?" if "mute" in text else f"Verdict: {'A' if 'good' in first else 'B'}"
+
+    settings = tmp_path / "judge.yaml"
+    settings.write_text(f"url: {serve_chat(answer).url}\nretries: 0\n")
+    sources = {
+        word: [
+            {"prompt": f"{word} {number}", "chosen": "good", "rejected": "bad"}
+            for number in range(count)
+        ]
+        for word, count in (("plain", 2), ("mute", 3))
+    }
+    found = judge_each(sources, str(settings))
+    assert list(found) == ["plain", "all"]
+    assert found["plain"].ranking.total.accuracy.mean == 1
+    assert found["plain"].usage.startswith("4 asked, 0 known before, 0 tried again, 0 failed")
+    assert found["all"].usage.startswith("10 asked, 0 known before, 0 tried again, 6 failed")
+    assert (found["plain"].unjudged, found["all"].unjudged) == (0, 3)
+    assert "mute is not measured" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no question of mute has scores of all its answers"):
+        judge_each({"mute": sources["mute"]}, str(settings))

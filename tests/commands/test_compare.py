@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -16,8 +17,8 @@ import penchant
 from penchant.cli.main import main
 from penchant.commands.compare import plan
 from penchant.commands.comparison import Compared, conclude
-from penchant.commands.yardstick import Measured, StartReference
-from penchant.core.errors import ConfigError, TrainingError
+from penchant.commands.yardstick import Measured, StartReference, Yardstick
+from penchant.core.errors import ConfigError, RewardError, TrainingError
 from penchant.data.batch import Group
 from penchant.models.scoring import Scorer
 
@@ -139,7 +140,7 @@ def test_all_weights_are_compared_too(
 
     def compare(num_answers: int, **more: Any) -> Any:
         more |= {"output": tmp_path / "c", "num_answers": num_answers}
-        return penchant.compare(["dpo", "orpo"], **keys, **more)
+        return penchant.compare(["dpo", "orpo"], **{**keys, **more})
 
     found = compare(4)
     assert found.yardstick == "implicit" and found.recommended is not None
@@ -147,11 +148,70 @@ def test_all_weights_are_compared_too(
         assert one.measured is not None
         assert any(one.measured.kl) and not one.measured.reward
     of_orpo = tmp_path / "c" / "orpo" / "yardstick.json"
-    of_orpo.unlink()  # as if it had been killed before: the point is trained again
+    of_orpo.unlink()  # and no checkpoint is left: the point is trained again
     assert compare(4, resume=True).points[1].measured == found.points[1].measured
+    for others in ({"num_answers": 3}, {"num_answers": 4, "max_new_tokens": 5}):
+        with pytest.raises(TrainingError, match=r"start/yardstick.json holds .* then, \d now"):
+            compare(**others, resume=True)
     of_orpo.unlink()
+    of_start = tmp_path / "c" / "start" / "yardstick.json"
+    of_start.write_text(json.dumps({**json.loads(of_start.read_text()), "asked": {}}))
     with pytest.raises(TrainingError, match="held-out pairs differ"):
         compare(3, resume=True)
+
+
+def test_a_point_that_was_not_measured_is_measured_from_its_last_checkpoint(
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "max_steps": 2, "lora_r": 4}
+
+    def compare(name: str, **more: Any) -> Any:
+        return penchant.compare(["dpo"], **keys, **more, output=tmp_path / name, num_answers=4)
+
+    def away(_: Yardstick) -> Measured:
+        raise RewardError("the judge is away")
+
+    whole = compare("whole").points[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Yardstick, "measure", away)
+        with pytest.raises(RewardError, match="the judge is away"):
+            compare("c")
+    run = tmp_path / "c" / "dpo"
+    assert (run / "point.json").exists() and (run / "checkpoints" / "step-2").exists()
+    step = "penchant.training.step.Step.take"
+    monkeypatch.setattr(step, lambda *_: pytest.fail("a step was taken again"))
+    (point,) = compare("c", resume=True).points
+    assert point.measured == whole.measured is not None
+    assert not (run / "checkpoints").exists()
+
+
+def test_answers_that_cannot_be_judged_are_left_out(
+    tiny_keys: dict[str, Any],
+    held_out_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As where a judge is cut off at max_tokens, or refuses one text."""
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "def judge(completions, prompts, **_):\n"
+        "    return [None if '25' in p else len(c) for p, c in zip(prompts, completions)]\n"
+    )
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "max_steps": 2, "lora_r": 4}
+    keys |= {"output": tmp_path / "c", "monitor_reward": f"{file}:judge"}
+    found = penchant.compare(["dpo"], **keys)
+    assert "1 of 8 answers have no reward and are left out" in capsys.readouterr().err
+    again = penchant.compare(["dpo"], **keys, resume=True)
+    for one in (found, again):
+        assert (one.yardstick, one.recommended) == ("win_rate", 0)
+        for measured in (one.start, one.points[0].measured):
+            assert measured is not None
+            assert sum(map(math.isnan, measured.reward)) == 1
+            rate = measured.interval("win_rate")
+            assert rate is not None and rate.num_prompts == 7
 
 
 KEYS = {"model": "m", "data": "d", "train_fraction": 0.5, "output": "c"}
@@ -175,11 +235,12 @@ def test_an_option_is_of_the_methods_that_have_it() -> None:
         (["kto"], {}, {}, "penchant sweep"),
         (["dp"], {}, {}, "did you mean dpo"),
         (["dpo"], {"max_length": [64, 128]}, {}, "max_length cannot differ between points"),
+        (["dpo"], {"strict": [True, False]}, {}, "strict cannot differ between points"),
         (["dpo"], {}, {"orpo.beta": 1}, "orpo.beta is of no method that is compared"),
         (["dpo", "ipo"], {}, {"bta": 1}, "bta"),
         (["dpo"], {}, {"train_fraction": None}, "set train_fraction or eval_data"),
     ],
-    ids=["samples", "twice", "labels", "unknown", "fixed", "foreign", "key", "held-out"],
+    ids=["samples", "twice", "labels", "unknown", "fixed", "reads", "foreign", "key", "held-out"],
 )
 def test_what_could_not_be_compared_is_refused(
     methods: list[str], vary: Any, keys: Any, message: str
@@ -193,3 +254,10 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penchant.commands.compare.make_accelerator", lambda _: launched)
     with pytest.raises(ConfigError, match="2 were launched; start it without a launcher"):
         penchant.compare(["dpo"], {}, **KEYS)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_comparison_without_answers_is_refused(number: int) -> None:
+    message = f"num_answers must be at least 1, got {number}; set num_answers"
+    with pytest.raises(ConfigError, match=message):
+        penchant.compare(["dpo"], {}, num_answers=number, **KEYS)

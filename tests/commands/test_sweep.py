@@ -10,9 +10,10 @@ import pytest
 
 import penchant
 from penchant.commands import sweep as module
-from penchant.commands.points import heavy_keys
+from penchant.commands.points import DATA_KEYS, heavy_keys
 from penchant.commands.sweep import Point, SweepResult, comparable_margins, recommend
 from penchant.config.keys import load_config
+from penchant.core.errors import ConfigError
 from penchant.core.evaluation import Evaluation
 
 
@@ -85,6 +86,29 @@ def test_points_that_a_kill_left_without_their_evaluation_are_gone_on_with(
     assert [point.after for point in again.points] == [point.after for point in whole.points]
     assert again.recommended == whole.recommended
     assert (tmp_path / "sweep" / "sweep.json").exists()
+
+
+def test_a_point_that_was_killed_before_it_was_recorded_takes_no_step_again(
+    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("penchant.commands.points._with_kl", killed)
+        with pytest.raises(KeyboardInterrupt):
+            penchant.sweep("dpo", {"beta": [0.1]}, **keys)
+    step = "penchant.training.step.Step.take"
+    monkeypatch.setattr(step, lambda *_: pytest.fail("a step was taken again"))
+    (point,) = penchant.sweep("dpo", {"beta": [0.1]}, **keys, resume=True).points
+    assert point.error is None and point.after is not None
+    assert not (tmp_path / "sweep" / "beta=0.1" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("key", DATA_KEYS)
+def test_keys_that_read_or_divide_the_data_cannot_vary(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} cannot differ between points, which share data"):
+        penchant.sweep("dpo", {key: [1, 2]}, model="m", data="d", output="s")
 
 
 def test_points_share_a_start_unless_another_reward_judges_their_monitored_answers(

@@ -199,6 +199,22 @@ def test_what_a_judge_was_asked_is_in_the_summary_of_a_run_that_was_resumed_too(
     assert sums[0] == sums[1] > 8
 
 
+def test_samples_that_a_reward_model_cuts_are_said_once_in_a_run(
+    tiny_model_dir, tmp_path, classifier, as_killed
+):
+    judge = Path(classifier(1))
+    settings = json.loads((judge / "config.json").read_text())
+    (judge / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 8}))
+    keys = {"reward": str(judge), "save_total_limit": 9}
+    whole = tmp_path / "whole"
+    train("grpo", tiny_model_dir, whole, **keys)
+    halved = as_killed(whole, tmp_path / "halved", after=2)
+    train("grpo", tiny_model_dir, halved, resume=True, **keys)
+    for run in (whole, halved):
+        found = [f for f in read(run, "findings.jsonl") if "lose the start of" in f["what"]]
+        assert [(one["id"], one["step"]) for one in found] == [("reward-setup", 0)]
+
+
 def test_what_was_asked_is_summed_over_processes_and_counts_from_the_start_of_the_run():
     rewards = SimpleNamespace(usage=lambda: {"judge": replace(usage)}, state_dict=dict)
     usage = Usage(asked=100, refused=3)

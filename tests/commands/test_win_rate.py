@@ -17,7 +17,8 @@ from penchant.cli.main import main
 from penchant.commands.opened import load_model
 from penchant.commands.win_rate import win_rate
 from penchant.commands.yardstick import Measured
-from penchant.core.errors import ConfigError, ModelError, RewardError
+from penchant.core.errors import ConfigError, ModelError, RewardError, UserError
+from penchant.core.http import HttpError
 from penchant.core.resampling import Difference
 from penchant.models.memory import is_quantised
 from penchant.rl.rewards.make import make_rewards
@@ -98,11 +99,11 @@ def test_answers_without_a_reward_are_left_out_and_counted(
     assert "25" in left_out["prompt"]
     assert (found.unjudged, found.win_rate.num_prompts) == (1, 7)
     # The last answers alone may have no reward, where others have one.
-    monkeypatch.setattr("penchant.commands.win_rate.SCORED_AT_ONCE", NUM_PROMPTS - 1)
+    monkeypatch.setattr("penchant.commands.better_answer.SCORED_AT_ONCE", NUM_PROMPTS - 1)
     last = f"{rewards}:all_but_the_last"
     found = win_rate(model=adapter_run, prompts=held_out_file, reward=last, **SHORT)
     assert [math.isnan(one["win"]) for one in found.answers] == [False] * 7 + [True]
-    monkeypatch.setattr("penchant.commands.win_rate.SCORED_AT_ONCE", 1)
+    monkeypatch.setattr("penchant.commands.better_answer.SCORED_AT_ONCE", 1)
     with pytest.raises(RewardError, match="correct the reward"):
         win_rate(model=adapter_run, prompts=held_out_file, reward=last, **SHORT)
 
@@ -128,7 +129,7 @@ def test_a_judge_sees_both_orders_and_equal_answers_are_not_asked_about(
     assert found.contradicted == expected.count(0.5) - equal
     assert (found.judged_by, found.reward, found.gain) == ("judge judge", None, None)
     assert found.usage.startswith(f"{len(judge.asked)} asked")
-    assert len(judge.asked) == 2 * (8 - equal)
+    assert len(judge.asked) == 1 + 2 * (8 - equal)  # the first is a trial
 
 
 def test_a_start_is_loaded_in_codes_where_its_model_is(
@@ -218,8 +219,12 @@ def test_answers_that_cannot_be_written_are_refused_before_a_model_answers(
             assert main([*words, str(place)]) == 1
             assert "set --answers" in capsys.readouterr().err
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    written: list[str] = []
+
+    def full(_: Path, text: str) -> None:
+        written.append(text)
+        if len(written) > 1:
+            raise OSError(28, "No space left on device")
 
     # What was paid for is printed all the same.
     monkeypatch.setattr("penchant.cli.evaluate.write_atomically", full)
@@ -227,6 +232,74 @@ def test_answers_that_cannot_be_written_are_refused_before_a_model_answers(
     out, err = capsys.readouterr()
     assert json.loads(out)["wins"] >= 0
     assert "answers.jsonl: No space left on device; set --answers" in err.replace("\n", "")
+
+
+def no_answers(*_: Any) -> None:
+    pytest.fail("answers were drawn")
+
+
+def test_what_could_judge_no_answer_is_refused_before_any_is_drawn(
+    adapter_run: Path,
+    tiny_model_dir: Path,
+    classifier: Callable[[int], str],
+    held_out_file: Path,
+    serve_chat: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penchant.commands.two_answers._answers", no_answers)
+    file, settings = tmp_path / "needs.py", tmp_path / "judge.yaml"
+    file.write_text("def judge(completions, solution):\n    return [1.0 for _ in completions]\n")
+    settings.write_text(f"url: {serve_chat(lambda text: 'Hm.').url}\nretries: 0\n")
+    cases: list[tuple[Any, str]] = [
+        ({"reward": f"{file}:judge"}, "needs the argument 'solution', and the data has no such"),
+        ({"reward": str(tiny_model_dir)}, "is no reward model: it has no score head"),
+        ({"judge": str(settings)}, r"no usable answer to a trial \(its answer holds no verdict"),
+        ({"reward": f"judge:{settings}"}, "no usable answer to a trial"),
+        ({"reward": "length:4", "against": classifier(1)}, "which scores answers and gives none"),
+    ]
+    for given, message in cases:
+        with pytest.raises(UserError, match=message):
+            win_rate(model=adapter_run, prompts=held_out_file, **given, **SHORT)
+
+
+def test_a_judge_that_refuses_the_key_is_known_before_answers_are_drawn(
+    adapter_run: Path,
+    held_out_file: Path,
+    serve_chat: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: Any, path: str, __: Any) -> None:
+        raise HttpError(f"{path} answered 401: no such key", 401)
+
+    url = serve_chat(lambda text: "Verdict: A").url
+    monkeypatch.setattr("penchant.commands.two_answers._answers", no_answers)
+    monkeypatch.setattr("penchant.core.http.JsonClient.post", refused)
+    named: list[Any] = [{"judge": url}, {"reward": f"judge:{url}"}]
+    for given in named:
+        with pytest.raises(ConfigError, match="401: no such key; set the environment variable"):
+            win_rate(model=adapter_run, prompts=held_out_file, **given, **SHORT)
+
+
+def test_answers_are_kept_where_judging_them_fails(
+    adapter_run: Path,
+    held_out_file: Path,
+    serve_chat: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def away(*_: Any) -> None:
+        raise ConfigError("the judge went away")
+
+    monkeypatch.setattr("penchant.commands.better_answer.judge_both_orders", away)
+    judge, file = serve_chat(lambda text: "Verdict: A"), tmp_path / "answers.jsonl"
+    words = ["evaluate", "--model", str(adapter_run), "--prompts", str(held_out_file)]
+    words += ["--judge", judge.url, "--max_new_tokens", "8", "--answers", str(file)]
+    assert main(words) == 1
+    assert "the judge went away" in capsys.readouterr().err
+    answers = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [set(one) for one in answers] == [{"prompt", "answer", "other"}] * 8
 
 
 def test_settings_hold_for_both_models_and_reward_models_read_prompts_as_they_were_asked(
@@ -248,8 +321,8 @@ def test_settings_hold_for_both_models_and_reward_models_read_prompts_as_they_we
         contexts.append(context)
         return make_rewards(found, options, context)
 
-    monkeypatch.setattr("penchant.commands.win_rate._scores", scores)
-    monkeypatch.setattr("penchant.commands.win_rate.make_rewards", made)
+    monkeypatch.setattr("penchant.commands.better_answer._scores", scores)
+    monkeypatch.setattr("penchant.commands.better_answer.make_rewards", made)
     template = tmp_path / "template.jinja"
     template.write_text(
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

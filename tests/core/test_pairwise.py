@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from penchant.core.endpoint import Endpoint, EndpointSettings
-from penchant.core.pairwise import RUBRIC, Verdict, judge_both_orders, read_verdict
+from penchant.core.errors import ConfigError
+from penchant.core.pairwise import RUBRIC, Verdict, judge_both_orders, read_verdict, try_judge
 
 
 @pytest.mark.parametrize(
@@ -13,7 +14,9 @@ from penchant.core.pairwise import RUBRIC, Verdict, judge_both_orders, read_verd
     [("Verdict: A", "a"), ("[[B]]", "b"), ("[[C]]", "tie"), ("**Verdict:** tie", "tie"),
      ("Verdict: A\nNo: verdict: B", "b"), ("A is better", None), ("Verdict: Although", None),
      ("Verdict: a tie", "tie"), ("verdict: a.", "a"), ("Verdict: A is better", "a"),
-     ("Final verdict: a clear win for B", None)],
+     ("Final verdict: a clear win for B", None), ("Verdict (A, B or tie): B", "b"),
+     ("**Verdict [A/B/tie]:** tie", "tie"), ("Verdict (A or B): unclear", None),
+     ("Verdict (A): the first", "a")],
 )  # fmt: skip
 def test_the_last_verdict_of_a_text_counts(text, verdict):
     assert read_verdict(text) == verdict
@@ -44,3 +47,13 @@ def test_what_wins_in_both_orders_is_better_and_what_wins_by_place_is_a_tie(serv
     assert judge_both_orders(silent, RUBRIC, answers[:1]) == [
         Verdict(None, "its answer holds no verdict: 'Hm.'")
     ]
+
+
+def test_a_judge_is_tried_by_one_request_and_must_give_a_verdict(serve_chat):
+    server = serve_chat(lambda text: "Verdict: A" if "Answer A:\nYes." in text else "Hm.")
+    endpoint = Endpoint(EndpointSettings(url=server.url, retries=0))
+    try_judge(endpoint, RUBRIC)
+    assert len(server.asked) == 1
+    silent = Endpoint(EndpointSettings(url=serve_chat(lambda text: "Hm.").url, retries=0))
+    with pytest.raises(ConfigError, match=r"judge at http\S+ gave no usable answer to a trial"):
+        try_judge(silent, RUBRIC)

@@ -101,6 +101,14 @@ def test_an_annotator_who_answers_twice_has_one_vote_the_later(tmp_path):
     assert built.left_out == {"votes replaced by a later one of the same annotator": 1}
 
 
+@pytest.mark.parametrize(("strength", "margin"), [(None, None), (1, 1.0)])
+def test_a_vote_that_replaces_another_says_itself_by_how_much(tmp_path, strength, margin):
+    first = {**SIDES, "label": "a", "annotator": "ann", "strength": 3}
+    later = {**first, "strength": strength}
+    (row,) = build(jsonl(tmp_path / "v.jsonl", [first, later])).rows
+    assert (row["chosen"], row.get("margin")) == ("one", margin)
+
+
 def test_votes_in_columns_with_codes_and_other_names():
     row = {"instruction": "add", "input": "1 2", "r1": "one", "r2": "two"}
     rows = [{**row, "x": 2, "y": 2, "z": 0}, {**row, "x": 1, "y": None, "z": 1.0}]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from penchant.cli.main import main
+from penchant.core.errors import ConfigError
 from penchant.data import build_from_samples
 from penchant.data.records import DataError
 
@@ -96,6 +97,46 @@ def test_command_samples_a_model_and_scores_with_rewards_and_says_what_a_judge_w
     samples = (tmp_path / "o.jsonl.samples.jsonl").read_text().splitlines()
     assert [len(json.loads(line)["ratings"]) for line in samples] == [3, 3, 3]
     assert all(json.loads(line)["margin"] > 0 for line in output.read_text().splitlines())
+
+
+def test_a_place_that_takes_no_file_is_named_before_anything_is_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    drawing, prompts = Drawing(), tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps(PROMPTS[0]) + "\n")
+    monkeypatch.setattr("pathlib.Path.touch", refused)
+    with pytest.raises(ConfigError, match=r"samples\.jsonl: Permission denied; set output"):
+        run(tmp_path, drawing)
+    assert drawing.calls == []
+    monkeypatch.setattr(
+        "penchant.commands.draw_pairs.Drawer", lambda *_, **__: pytest.fail("a model was loaded")
+    )
+    words = [str(prompts), "--sample", "m", "--reward", "length:4"]
+    assert main(["data", "build", *words, "--output", str(tmp_path / "o.jsonl")]) == 1
+    assert "o.jsonl.samples.jsonl: Permission denied" in capsys.readouterr().err
+    assert main(["data", "build", *words, "--output", str(prompts)]) == 1
+    assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_an_answer_that_a_reward_fails_on_is_left_out_of_the_pairs(
+    tmp_path, tiny_model_dir, capsys
+):
+    prompts, output = tmp_path / "prompts.jsonl", tmp_path / "o.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS[:3]))
+    (tmp_path / "reward.py").write_text(
+        "def zs(completions, **_):\n"
+        "    return [None, *(sum(map(ord, text)) for text in completions[1:])]\n"
+    )
+    words = [str(prompts), "--sample", str(tiny_model_dir), "--n", "3"]
+    words += ["--reward", f"{tmp_path / 'reward.py'}:zs", "--max-completion-length", "12"]
+    assert main(["data", "build", *words, "--output", str(output)]) == 0
+    assert "1 completions left out: rating missing" in capsys.readouterr().out
+    lines = (tmp_path / "o.jsonl.samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["ratings"].count(None) for line in lines] == [1, 0, 0]
+    assert len(output.read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +86,7 @@ def _add_answers(group: Any) -> None:
         help="a model that compares the two answers in both orders: the address of an "
         "OpenAI-compatible API, or a YAML file; with --data it is itself measured")  # fmt: skip
     add("--answers", type=Path, metavar="FILE",
-        help="write both answers to each prompt, with the verdict, as JSON lines")  # fmt: skip
+        help="write both answers to each prompt, then the verdict too, as JSON lines")  # fmt: skip
     add("--against", metavar="MODEL", help="the other model (default: what the run started from)")
     add("--max_new_tokens", type=int, metavar="N", help="of an answer (default: 256)")
     add("--temperature", type=float, metavar="X", help="of the draws (default: 1); 0: no draws")
@@ -182,17 +183,18 @@ def _of_prompts(values: dict[str, Any]) -> _Measured:
     file: Path | None = values.pop("answers", None)
     if file is not None:
         require_writable(file, "--answers")
-    found = win_rate(**values)
-
-    def save() -> None:
-        if file is None:
-            return
-        try:
-            write_atomically(file, "".join(to_json(one) + "\n" for one in found.answers))
-        except OSError as error:
-            raise unwritable(file, error, "--answers") from error
-
+    write = None if file is None else partial(_write_answers, file)
+    # Before they are judged: what was drawn is kept where a judge fails.
+    found = win_rate(**values, drawn=write)
+    save: Callable[[], None] = (lambda: None) if write is None else partial(write, found.answers)
     return _Measured(found.figures(), lambda: _show_win_rate(found), save)
+
+
+def _write_answers(file: Path, answers: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        write_atomically(file, "".join(to_json(one) + "\n" for one in answers))
+    except OSError as error:
+        raise unwritable(file, error, "--answers") from error
 
 
 def _of_tasks(values: dict[str, Any]) -> _Measured:

@@ -90,27 +90,43 @@ def rank_opened(
         scores = scores[len(some.records) :]
     if len(data) > 1:
         asked[ALL] = [one for some in asked.values() for one in some]
-    weigh = {name: bool(set(some.layouts) & set(BY_SUBSET)) for name, some in data.items()}
     return {
-        name: Benchmark(
-            ranking_of(name, some, mean_of_subsets=weigh.get(name, False)),
-            scored.evaluation(some),
-        )
-        for name, some in asked.items()
+        name: Benchmark(ranking, scored.evaluation(asked[name]))
+        for name, ranking in rankings_of(asked, data).items()
     }
 
 
-def ranking_of(
-    name: str,
-    asked: Sequence[tuple[Question, Sequence[float]]],
-    *,
-    mean_of_subsets: bool,
-) -> Ranking:
-    """The ranking of questions with the scores of their answers.
+def rankings_of(
+    asked: Mapping[str, Sequence[tuple[Question, Sequence[float]]]],
+    data: Mapping[str, Data[Question]],
+) -> dict[str, Ranking]:
+    """The ranking of each source; those without any score are named and left out.
+
+    Args:
+        asked: questions with the scores of their answers, by the name of the source.
+        data: the sources that were read, whose layouts say what their totals are.
 
     Raises:
-        ConfigError: no question has a score.
+        ConfigError: no source has any score.
     """
+    by_subset = {name for name, some in data.items() if set(some.layouts) & set(BY_SUBSET)}
+    ranked = {name: _ranked(some) for name, some in asked.items()}
+    known = {
+        name: some
+        for name, some in ranked.items()
+        if not all(math.isnan(one.right) for one in some)
+    }
+    if not known:
+        names = ", ".join(name for name in asked if name not in ("", ALL)) or "the data"
+        raise ConfigError(f"no question of {names} has scores of all its answers")
+    for name in ranked:
+        if name not in known:
+            logger.warning("%s is not measured: no question has scores of all its answers", name)
+    return {name: rank(some, mean_of_subsets=name in by_subset) for name, some in known.items()}
+
+
+def _ranked(asked: Sequence[tuple[Question, Sequence[float]]]) -> list[Ranked]:
+    """What the scores of each question's answers say of it; Ties are joined with their twins."""
     plain = [one for one in asked if one[0].twin is None]
     ranked = [
         Ranked(
@@ -121,10 +137,7 @@ def ranking_of(
         )
         for question, scores in plain
     ]
-    ranked += _ties(asked)
-    if all(math.isnan(one.right) for one in ranked):
-        raise ConfigError(f"no question of {name or 'the data'} has scores of all its answers")
-    return rank(ranked, mean_of_subsets=mean_of_subsets)
+    return ranked + _ties(asked)
 
 
 def _ties(asked: Sequence[tuple[Question, Sequence[float]]]) -> list[Ranked]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from penchant.commands.compare_plot import plot
 from penchant.commands.comparison import Compared, Comparison, conclude, figures
 from penchant.commands.points import (
+    DATA_KEYS,
     Start,
     combinations,
     finished,
@@ -23,7 +23,8 @@ from penchant.commands.points import (
     resumes,
     train_point,
 )
-from penchant.commands.yardstick import YARDSTICKS, Measured, Yardstick
+from penchant.commands.yardstick import FILE as MEASURED
+from penchant.commands.yardstick import YARDSTICKS, Measured, Yardstick, answers_asked
 from penchant.config.files import read_yaml
 from penchant.config.keys import RunConfig
 from penchant.config.mistakes import nearest
@@ -42,9 +43,9 @@ logger = logging.getLogger("penchant")
 FILE, PLOT, START = "compare.json", "compare.png", "start"
 # All points are measured on the same pairs, against the same start.
 FIXED = (
-    *("model", "data", "eval_data", "train_fraction", "seed", "columns", "split", "eval_split"),
-    *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
-    *("loss_on_turns", "max_new_tokens", "monitor_reward", "quantization", "dtype"),
+    *DATA_KEYS,
+    *("model", "seed", "max_length", "max_prompt_length", "chat_template", "loss_on_turns"),
+    *("max_new_tokens", "monitor_reward", "quantization", "dtype"),
 )
 
 
@@ -69,7 +70,7 @@ def compare(
             is left out of its points. `method.key` is of one method alone.
         yardstick: `win_rate`, `reward`, `implicit` or `raw`; default: `win_rate` with a
             `monitor_reward`, otherwise `implicit`.
-        num_answers: held-out prompts that every point answers.
+        num_answers: held-out prompts that every point answers, at least 1.
         config: a YAML file of flat keys; the arguments here win over it.
         keys: any further key of `penchant.train`, or `method.key`. `monitor_reward` judges answers.
 
@@ -77,6 +78,8 @@ def compare(
         UserError: a wrong key or value, no held-out pairs, anything that stops a single run too.
     """
     setup_logging()
+    if num_answers < 1:
+        raise ConfigError(f"num_answers must be at least 1, got {num_answers}; set num_answers")
     file = None if config is None else Path(config)
     planned = plan(methods, vary or {}, keys, file)
     if (launched := make_accelerator(planned[0].config.precision).num_processes) > 1:
@@ -87,7 +90,7 @@ def compare(
     output, decides = planned[0].config.output.parent, _decides(yardstick, planned[0].config)
     data = _read(planned)
     open_folder(output, {"methods": methods, **(vary or {})}, resume=resumes(keys, file))
-    measuring = _Measuring(output, data, num_answers)
+    measuring = _Measuring(output, data, answers_asked(planned[0].config, num_answers))
     points = []
     for number, one in enumerate(planned, 1):
         logger.info("point %d of %d: %s", number, len(planned), one.config.output.name)
@@ -210,10 +213,12 @@ def _read(planned: Sequence[Planned]) -> dict[str, RunData]:
 class _Measuring:
     """Trains points, and measures each while its weights are there."""
 
-    def __init__(self, output: Path, data: Mapping[str, RunData], num_answers: int) -> None:
-        self.folder, self.data, self.num_answers = output / START, data, num_answers
+    def __init__(self, output: Path, data: Mapping[str, RunData], asked: Mapping[str, int]) -> None:
+        self.folder, self.data, self.asked = output / START, data, asked
         self.pairs: Any = data["pairs"].evaluation
         self.start = Measured.load(self.folder)
+        if self.start is not None and self.start.asked:
+            _require_asked(self.folder / MEASURED, self.start.asked, asked)
         self.loaded: Start | None = None
         self.yardstick: Yardstick | None = None
 
@@ -222,15 +227,15 @@ class _Measuring:
         run_data = self.data[one.config.spec.data]
         done, measured = finished(one.config, run_data), Measured.load(one.config.output)
         if done is not None and measured is None:
-            logger.warning("%s was not measured; it is trained again", one.config.output)
-            shutil.rmtree(one.config.output)
-            done = None
-        if done is None:
+            logger.info("%s was not measured: its last checkpoint is gone on with", done.output)
+        if done is None or measured is None:
             loaded, yardstick = self._load(one.config, run_data)
-            done = train_point(one.config, run_data, loaded)
-            if done.after is not None:
-                measured = yardstick.measure()
-                measured.save(one.config.output)
+
+            def measure() -> None:
+                yardstick.measure().save(one.config.output)
+
+            done = train_point(one.config, run_data, loaded, measure)
+            measured = None if done.after is None else Measured.load(one.config.output)
         return Compared(
             one.method,
             one.values,
@@ -250,7 +255,7 @@ class _Measuring:
                 self.loaded.setup,
                 self.loaded.weights,
                 self.pairs,
-                self.num_answers,
+                self.asked["num_answers"],
             )
             self._require_same(self.yardstick.start)
         return self.loaded, self.yardstick
@@ -269,6 +274,20 @@ class _Measuring:
             raise TrainingError(
                 f"the held-out pairs differ from those in {self.folder}; choose another output"
             )
+
+
+def _require_asked(file: Path, before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Refuse to go on where other answers would be compared with those that are there."""
+    changed = [
+        f"{key}: {before[key]} then, {value} now"
+        for key, value in now.items()
+        if before[key] != value
+    ]
+    if changed:
+        raise TrainingError(
+            f"{file} holds answers of other settings, which new ones cannot be compared with "
+            f"({'; '.join(changed)}); set these as they were, or choose another output"
+        )
 
 
 def _concluded(

@@ -11,7 +11,7 @@ from penchant.core.errors import ConfigError
 from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.data.building.rules import Choice
-from penchant.data.building.sampled import build_from_samples
+from penchant.data.building.sampled import build_from_samples, require_place
 from penchant.data.named_words import parse_kwargs
 from penchant.data.prompts import Prompt
 from penchant.data.records import DataError
@@ -20,7 +20,7 @@ from penchant.data.tokenise import Tokeniser
 from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer
 from penchant.models.locate import resolve
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.make import ModelContext, RewardOptions, make_rewards
+from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
 from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.answers import LESS
 from penchant.rl.sampling.base import Completion, Draw, Sampling
@@ -71,6 +71,7 @@ class Drawer:
         setup_logging()
         if not rewards:
             raise ConfigError("reward names nothing; give a reward model or a function")
+        found = find_rewards(rewards, trust_remote_code=trust_remote_code)
         self.accelerator = make_accelerator("auto")
         device = self.accelerator.device
         name = resolve(str(model))
@@ -103,10 +104,12 @@ class Drawer:
             autocast=self.accelerator.autocast,
             trust_remote_code=trust_remote_code,
         )
-        options = RewardOptions.model_validate(
-            {"reward": list(map(str, rewards)), "reward_normalization": "none"}
-        )
-        self.rewards = make_rewards(rewards, options, context)
+        named = {"reward": list(map(str, rewards)), "reward_normalization": "none"}
+        # An answer without a score is left out of the pairs.
+        options = RewardOptions.model_validate({**named, "on_reward_error": "drop"})
+        self.rewards = make_rewards(found, options, context)
+        for text in self.rewards.findings:
+            logger.info("%s", text)
         self._drawn: list[tuple[list[int], Completion]] = []
 
     @out_of_memory_explained("answers were drawn", LESS)
@@ -131,7 +134,14 @@ class Drawer:
 
     @out_of_memory_explained("answers were judged", "give a smaller reward model, or a function")
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """The weighted rewards of the answers that were drawn last, in their order."""
+        """The weighted rewards of the answers that were drawn last, in their order.
+
+        Returns:
+            NaN for an answer that a reward fails on.
+
+        Raises:
+            RewardError: a reward fails on all of them.
+        """
         samples = [
             make_sample(prompt, ids, completion, self.tokenizer)
             for prompt, (ids, completion) in zip(prompts, self._drawn, strict=True)
@@ -169,6 +179,7 @@ def build_with_model(
     Raises:
         UserError: as `build_from_samples`, and where a model or reward cannot be loaded.
     """
+    require_place(output)  # before a model takes its time to load
     drawer = Drawer(model, reward, **sampling)
     names = [one if isinstance(one, str) else one.__name__ for one in reward]
     about = {"model": str(model), "reward": names, **sampling}

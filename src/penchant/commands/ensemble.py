@@ -25,6 +25,7 @@ from penchant.methods import LossOutput
 from penchant.methods.inputs import ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
 from penchant.training.accelerator import make_accelerator
+from penchant.training.checkpoint_files import drop_unasked
 from penchant.training.folder import open_directory
 from penchant.training.inputs import read_inputs
 from penchant.training.kind import make_objective
@@ -100,7 +101,7 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
     inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
     snapshot = checked(config, inputs, accelerator.num_processes)
     setup = prepare(config, accelerator, inputs)
-    result = run_on(config, accelerator, directory, setup, snapshot)
+    result = run_on(config, accelerator, directory, setup, snapshot, keep_last=True)
     if setup.eval_set:
         objective = make_objective(config, accelerator, setup)
         assert isinstance(objective, ScoreObjective)
@@ -112,6 +113,8 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
         if accelerator.is_main_process:
             write_atomically(config.output / SCORES, to_json(values))
         accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        drop_unasked(directory.checkpoints, result.steps, config.save_steps)
     return result
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from penchant.commands.benchmark import ALL, ranking_of
+from penchant.commands.benchmark import ALL, rankings_of
+from penchant.core.asking import Usage
 from penchant.core.errors import ConfigError
 from penchant.core.judge import read_rubric, read_settings
 from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
 from penchant.core.ranking import Ranking
 from penchant.core.screen import setup_logging
-from penchant.data.benchmarks import BY_SUBSET, Question, read_questions
+from penchant.data.benchmarks import Question, read_questions
 from penchant.data.opening import Sources
 from penchant.data.records import counted
 from penchant.data.rows.readable import as_text
@@ -35,7 +36,7 @@ class JudgeBenchmark:
         contradicted: pairs whose verdict followed the order of the answers, which are ties.
         half_preferred: pairs with a preference in one order and a tie in the other, likewise ties.
         unjudged: pairs without a verdict, which are left out.
-        usage: what was asked so far, and what it cost.
+        usage: what was asked of these pairs, and what it cost.
     """
 
     judge: str
@@ -90,21 +91,25 @@ def judge_each(
         logger.info("%s", data[name].summary())
         _require_pairs(data[name].records)
     endpoint = settings.endpoint()
-    asked = {}
+    asked: dict[str, list[tuple[Question, Verdict]]] = {}
+    used: dict[str, Usage] = {}
     for name, some in data.items():
         texts = [
             (as_text(one.prompt), as_text(one.completions[0]), as_text(one.completions[1]))
             for one in some.records
         ]
+        before = replace(endpoint.usage)
         verdicts = judge_both_orders(endpoint, rubric, texts)
+        used[name] = endpoint.usage - before
         asked[name] = list(zip(some.records, verdicts, strict=True))
     endpoint.close()
     if len(data) > 1:
         asked[ALL] = [one for some in asked.values() for one in some]
-    weigh = {name: bool(set(some.layouts) & set(BY_SUBSET)) for name, some in data.items()}
+        used[ALL] = endpoint.usage
+    scored = {name: [(q, SCORES[v.side]) for q, v in some] for name, some in asked.items()}
     return {
-        name: _concluded(name, endpoint.model, some, weigh.get(name, False), str(endpoint.usage))
-        for name, some in asked.items()
+        name: _concluded(endpoint.model, ranking, [v for _, v in asked[name]], used[name])
+        for name, ranking in rankings_of(scored, data).items()
     }
 
 
@@ -118,18 +123,13 @@ def _require_pairs(questions: Sequence[Question]) -> None:
 
 
 def _concluded(
-    name: str,
-    model: str,
-    asked: Sequence[tuple[Question, Verdict]],
-    mean_of_subsets: bool,
-    usage: str,
+    model: str, ranking: Ranking, verdicts: Sequence[Verdict], used: Usage
 ) -> JudgeBenchmark:
-    scored = [(question, SCORES[verdict.side]) for question, verdict in asked]
     return JudgeBenchmark(
         f"judge {model}",
-        ranking_of(name, scored, mean_of_subsets=mean_of_subsets),
-        sum(verdict.contradicted for _, verdict in asked),
-        sum(verdict.half_preferred for _, verdict in asked),
-        sum(verdict.side is None for _, verdict in asked),
-        usage,
+        ranking,
+        sum(verdict.contradicted for verdict in verdicts),
+        sum(verdict.half_preferred for verdict in verdicts),
+        sum(verdict.side is None for verdict in verdicts),
+        str(used),
     )

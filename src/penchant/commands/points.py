@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from penchant.models.memory import own_part
 from penchant.models.reference import AdapterReference
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
+from penchant.training.checkpoint_files import drop_unasked
 from penchant.training.folder import open_directory
 from penchant.training.inputs import read_inputs
 from penchant.training.kind import kind_of
@@ -43,6 +44,12 @@ logger = logging.getLogger("penchant")
 # Of these, the ones that are sane for a method are tried.
 BETAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PENDING = "not trained yet"
+MARKER = "vary.json"
+# Keys by which the data are read and divided, which happens once for all points.
+DATA_KEYS = (
+    *("data", "eval_data", "train_fraction", "columns", "split", "eval_split", "strict"),
+    *("unpair", "chat_template_kwargs"),
+)
 # Keys of the loop and the loss; a point that differs in any other is loaded again.
 LIGHT_KEYS = {
     "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
@@ -148,20 +155,30 @@ def open_folder(folder: Path, vary: Mapping[str, Sequence[Any]], *, resume: bool
         resume: points may be there already.
 
     Raises:
-        TrainingError: it holds something else, or points and `resume` is not set.
+        TrainingError: it cannot be written, holds something else, or points and `resume` is not
+            set.
     """
     wanted = {key: [str(value) for value in values] for key, values in vary.items()}
-    marker = folder / "vary.json"
+    try:
+        _require_ours(folder, resume)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / MARKER, to_json(wanted))
+    except OSError as error:
+        raise TrainingError(
+            f"output {folder} cannot be written: {error.strerror}; choose another output"
+        ) from error
+
+
+def _require_ours(folder: Path, resume: bool) -> None:
     # A file that another process is writing is not there yet.
-    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        if not marker.exists():
-            raise TrainingError(f"{folder} is not empty and holds no sweep; choose another output")
-        if not resume:
-            raise TrainingError(
-                f"{folder} already holds a sweep; choose another output, or --resume to go on"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, to_json(wanted))
+    if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    if not (folder / MARKER).exists():
+        raise TrainingError(f"{folder} is not empty and holds no sweep; choose another output")
+    if not resume:
+        raise TrainingError(
+            f"{folder} already holds a sweep; choose another output, or --resume to go on"
+        )
 
 
 @dataclass(frozen=True)
@@ -232,8 +249,21 @@ def parse_worker(text: str | None) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
+def train_point(
+    config: RunConfig,
+    run_data: RunData,
+    start: Start,
+    measure: Callable[[], None] | None = None,
+) -> Point:
     """Train a point; one that diverges is recorded with its error.
+
+    Its last checkpoint stays until all of this is done: a call after a kill takes no step again.
+
+    Args:
+        config: of the point.
+        run_data: what it learns from.
+        start: what it begins with.
+        measure: what else is to be done while the trained weights are there.
 
     Raises:
         TrainingError: one of several processes has met what the others do not know of.
@@ -248,7 +278,7 @@ def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
     set_seed(config.seed)
     directory = open_directory(config, accelerator, run_data)
     try:
-        result = run_on(config, accelerator, directory, start.setup, start.snapshot)
+        result = run_on(config, accelerator, directory, start.setup, start.snapshot, keep_last=True)
     except TrainingError as error:
         # The others still wait for this process, within the point that it would leave.
         if directory.team.size > 1 and not isinstance(error, RunFailedError):
@@ -259,6 +289,10 @@ def train_point(config: RunConfig, run_data: RunData, start: Start) -> Point:
     after = _with_kl(config, start.setup, result, directory.team)
     known = {"after": asdict(after), "train_seconds": result.train_seconds}
     directory.write("point.json", known)
+    if measure is not None:
+        measure()
+    if directory.team.leads:
+        drop_unasked(directory.checkpoints, result.steps, config.save_steps)
     return Point({}, config.output, after, train_seconds=result.train_seconds)
 
 

@@ -43,6 +43,8 @@ def run_on(
     directory: RunDirectory,
     setup: Setup,
     snapshot: Snapshot,
+    *,
+    keep_last: bool = False,
 ) -> TrainResult:
     """Carry out a run on what is already loaded.
 
@@ -50,13 +52,14 @@ def run_on(
         config, accelerator, directory: of the run.
         setup: runs may follow each other on it.
         snapshot: what the checks saw of the run, or of one on the same setup.
+        keep_last: leave the last checkpoint, for a caller that has more to do with the weights.
     """
     config = setup.decide(config)
     remedy = "set lower per_device_eval_batch_size and max_new_tokens, or a smaller model"
     explained = out_of_memory_explained("the run sampled, monitored or saved", remedy)
     try:
         with _tracked(config, accelerator), explained:
-            return _Run(config, accelerator, directory, setup, snapshot).carry_out()
+            return _Run(config, accelerator, directory, setup, snapshot, keep_last).carry_out()
     except Exception as error:
         from penchant.training.failing import is_disk_full
 
@@ -84,6 +87,7 @@ class _Run:
     directory: RunDirectory
     setup: Setup
     snapshot: Snapshot
+    keep_last: bool
 
     def __post_init__(self) -> None:
         config, accelerator, setup = self.config, self.accelerator, self.setup
@@ -166,7 +170,8 @@ class _Run:
         if self.team.leads:
             write_end_of_run(self.directory.path)
         self.team.wait()  # what follows may read the files
-        engine.drop_last_checkpoint()
+        if not self.keep_last:
+            engine.drop_last_checkpoint()
         return result
 
     def _save_audit(self) -> None:

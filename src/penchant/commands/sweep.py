@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penchant.commands.points import (
+    DATA_KEYS,
     PENDING,
     Point,
     Start,
@@ -82,7 +83,8 @@ def sweep(
         keys: any further key of `penchant.train`; `data` is a path or a hub id.
 
     Raises:
-        UserError: a wrong key or value, no held-out data, anything that stops a single run too.
+        UserError: a wrong key or value, no held-out data, a key that varies and by which the data
+            are read or divided, anything that stops a single run too.
     """
     setup_logging()
     file = None if config is None else Path(config)
@@ -90,6 +92,11 @@ def sweep(
         if "beta" in {**(read_yaml(file) if file else {}), **keys}:
             raise ConfigError("beta is given, and nothing varies; give several values of a key")
         vary = {"beta": default_betas(method)}
+    if reading := [key for key in vary if key in DATA_KEYS]:
+        raise ConfigError(
+            f"{reading[0]} cannot differ between points, which share data that are read and "
+            "divided once; start a sweep for each of its values"
+        )
     configs = [
         (values, point_config(method, {**keys, **values}, file)) for values in combinations(vary)
     ]

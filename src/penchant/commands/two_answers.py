@@ -56,20 +56,23 @@ def answer_both(
     Raises:
         UserError: a model that gives no answers, or that does not say what it started from.
     """
-    start = None if other is not None else _start(opened)
+    second = _start(opened) if other is None else other
+    for one in (opened, second):
+        if one is not None:
+            _require_policy(one)
     as_chat = opened.why_plain() is None
-    model = _loaded(opened)
+    model = opened.load(keep_adapter=True)
     own = _answers(opened, model, prompts, draw, batch_size, as_chat)
-    if other is None and start is None:
+    if second is None:
         with model.disable_adapter():
             theirs = _answers(opened, model, prompts, draw, batch_size, as_chat)
     else:
         del model
         release_memory()
-        second = other or start
-        assert second is not None, "one of them is there"
         as_chat = as_chat if other is None else second.why_plain() is None
-        theirs = _answers(second, _loaded(second), prompts, draw, batch_size, as_chat)
+        theirs = _answers(
+            second, second.load(keep_adapter=True), prompts, draw, batch_size, as_chat
+        )
     both = [number for number in own if number in theirs]
     if len(both) < len(prompts):
         left = counted(len(prompts) - len(both), "prompt")
@@ -93,13 +96,12 @@ def _start(opened: Opened) -> Opened | None:
     return open_model(str(name), 1, keys)
 
 
-def _loaded(opened: Opened) -> Any:
+def _require_policy(opened: Opened) -> None:
     if opened.config.spec.model == "score":
         raise ModelError(
             f"{opened.name} is a reward model, which scores answers and gives none; compare "
             "policies, and name it as what judges them: reward"
         )
-    return opened.load(keep_adapter=True)
 
 
 def _answers(

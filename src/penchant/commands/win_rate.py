@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from penchant.commands.opened import Opened, open_model, trained_on_plain, weights_dtype
+from penchant.commands.better_answer import ByJudge, ByReward, Judged
+from penchant.commands.opened import open_model
 from penchant.commands.two_answers import answer_both
-from penchant.commands.yardstick import YARDSTICKS, ahead
-from penchant.core.errors import ConfigError, RewardError
-from penchant.core.judge import read_rubric, read_settings
+from penchant.commands.yardstick import YARDSTICKS
+from penchant.core.errors import ConfigError
 from penchant.core.length_control import LengthControlled, length_controlled
-from penchant.core.machine import resolve_precision
-from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
 from penchant.core.resampling import Difference, Interval, difference, interval, share
-from penchant.core.screen import setup_logging, track
+from penchant.core.screen import setup_logging
 from penchant.data.opening import Sources
 from penchant.data.prompts import read_prompts
 from penchant.data.records import canonical
 from penchant.data.rows.messages import plain
-from penchant.data.rows.readable import as_text
 from penchant.guards.monitors.monitor import SEED
-from penchant.rl.rewards.make import (
-    ModelContext,
-    RewardOptions,
-    Rewards,
-    find_rewards,
-    make_rewards,
-)
 from penchant.rl.rewards.samples import Sample
-from penchant.rl.rewards.tokens import encode_alike
 from penchant.rl.sampling.base import Draw, Sampling, require_sampling
 
 logger = logging.getLogger("penchant")
 
 START = "its start"
-# Answers that a reward scores at once, between two steps of the progress bar.
-SCORED_AT_ONCE = 64
 # Half of all prompts: neither model is better.
 EVEN = 0.5
 
@@ -110,25 +97,6 @@ class WinRate:
         return {"yardstick": "win_rate", "meaning": self.meaning, **found, "verdict": self.verdict}
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was found prompt by prompt: `[prompts]` each.
-
-    Attributes:
-        wins: 1, 0.5 or 0; NaN where there is no verdict.
-        rewards, other_rewards: empty with a judge.
-        contradicted: verdicts that followed the order; half_preferred: in one order alone.
-        usage: of a judge.
-    """
-
-    wins: list[float]
-    rewards: list[float]
-    other_rewards: list[float]
-    contradicted: int = 0
-    half_preferred: int = 0
-    usage: str = ""
-
-
 def win_rate(
     *,
     model: str | Path,
@@ -144,6 +112,7 @@ def win_rate(
     split: str = "train",
     columns: Any = None,
     strict: bool = False,
+    drawn: Callable[[list[dict[str, Any]]], None] | None = None,
     **keys: Any,
 ) -> WinRate:
     """How often a model's answers are better than those of its start, or of another model.
@@ -161,6 +130,7 @@ def win_rate(
         seed: of the draws; 0: those of `penchant compare`.
         batch_size: answers that are drawn or scored side by side.
         split, columns, strict: as for reading prompts.
+        drawn: is given both answers to each prompt before they are judged: that may fail.
         keys: `max_length`, `max_prompt_length`, `chat_template`, `chat_template_kwargs`,
             `precision`, `dtype`, `quantization`, `trust_remote_code`, of both models; default:
             each run's own.
@@ -173,123 +143,29 @@ def win_rate(
     require_sampling(max_new_tokens, temperature, top_p)
     if (reward is None) == (judge is None):
         raise ConfigError("what judges the answers is either a reward or a judge; give one of them")
-    by: _Judge | _Reward = _Reward(reward, batch_size) if judge is None else _Judge(judge)
     opened = open_model(model, batch_size, keys)
+    trusted = opened.config.trust_remote_code
+    by: ByReward | ByJudge = (
+        ByReward(reward, batch_size, trusted) if judge is None else ByJudge(judge)
+    )
     other = None if against is None else open_model(against, batch_size, keys)
     data = read_prompts(Sources.of(prompts, split, columns or {}), strict=strict)
     logger.info("%s", data.summary())
+    by.require(data.records)
     draw = Draw(Sampling(max_new_tokens, temperature, top_p=top_p), SEED + seed)
     own, theirs = answer_both(opened, other, data.records, draw, batch_size)
+    if drawn is not None:
+        drawn(_answers(own, theirs))
     judged = by(own, theirs, opened, other or opened)
     name = str(model), START if against is None else str(against)
     return _concluded(name, by.name, own, theirs, judged)
 
 
-class _Reward:
-    """Judges two answers by their rewards.
-
-    Args:
-        reward: what training would name, one or several.
-        batch_size: answers that a reward model scores side by side.
-    """
-
-    def __init__(self, reward: Any, batch_size: int) -> None:
-        self.batch_size = batch_size
-        several = list(reward) if isinstance(reward, list | tuple) else [reward]
-        self.name = ", ".join(getattr(one, "__name__", str(one)) for one in several)
-        named = {"reward": tuple(map(str, several)), "reward_normalization": "none"}
-        self.options = RewardOptions.model_validate({**named, "on_reward_error": "drop"})
-        self.found = find_rewards(several)  # what is not there ends here, before a model is loaded
-
-    def __call__(
-        self, own: list[Sample], theirs: list[Sample], opened: Opened, other: Opened
-    ) -> Judged:
-        """Which of each two answers has the higher reward."""
-        rewards = self._made(opened)
-        first = _scores(rewards, own)
-        same_template = opened.tokenizer.chat_template == other.tokenizer.chat_template
-        if not (same_template and encode_alike(opened.tokenizer, other.tokenizer)):
-            del rewards  # a reward model reads token ids of one tokenizer, with one template
-            rewards = self._made(other)
-        second = _scores(rewards, theirs)
-        wins = [ahead(now, then) for now, then in zip(first, second, strict=True)]
-        usage = "; ".join(f"{name}: {used}" for name, used in rewards.usage().items())
-        return Judged(wins, first, second, usage=usage)
-
-    def _made(self, opened: Opened) -> Rewards:
-        precision = resolve_precision(opened.config.precision, opened.accelerator.device)
-        context = ModelContext(
-            opened.tokenizer,
-            device=opened.accelerator.device,
-            dtype=weights_dtype(opened.config, precision),
-            precision=precision,
-            autocast=opened.accelerator.autocast,
-            batch_size=self.batch_size,
-            trust_remote_code=opened.config.trust_remote_code,
-            reads_plain=trained_on_plain,
-        )
-        rewards = make_rewards(self.found, self.options, context)
-        for finding in rewards.findings:
-            logger.info("%s", finding)
-        return rewards
-
-
-def _scores(rewards: Rewards, samples: Sequence[Sample]) -> list[float]:
-    """The sum of the rewards of each sample; NaN where one of them gave none.
-
-    Raises:
-        RewardError: no sample of a whole batch has a score; the few last ones may have none.
-    """
-    rewards.check(set.intersection(*(set(sample.fields) for sample in samples)))
-    scores: list[float] = []
-    for start in track(range(0, len(samples), SCORED_AT_ONCE), "scoring"):
-        some = samples[start : start + SCORED_AT_ONCE]
-        try:
-            scores += rewards.score(some).raw
-        except RewardError as error:  # no sample of these has a score
-            if not scores or len(some) == SCORED_AT_ONCE:
-                raise
-            logger.warning("%s", error)
-            scores += [math.nan] * len(some)
-    return scores
-
-
-class _Judge:
-    """Has a judge compare two answers, in both orders.
-
-    Args:
-        place: an address or a YAML file.
-    """
-
-    def __init__(self, place: str) -> None:
-        settings = read_settings(place)
-        self.rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
-        self.endpoint = settings.endpoint()
-        self.name = f"judge {self.endpoint.model}"
-
-    def __call__(
-        self, own: list[Sample], theirs: list[Sample], opened: Opened, other: Opened
-    ) -> Judged:
-        """Which of each two answers the judge prefers; equal ones are not asked about."""
-        asked = [
-            (as_text(one.prompt), one.completion, other.completion)
-            for one, other in zip(own, theirs, strict=True)
-        ]
-        differ = [row for row in asked if row[1] != row[2]]
-        verdicts = iter(judge_both_orders(self.endpoint, self.rubric, differ))
-        found = [next(verdicts) if row[1] != row[2] else Verdict("tie") for row in asked]
-        self.endpoint.close()
-        wins = {"a": 1.0, "tie": 0.5, "b": 0.0, None: math.nan}
-        for reason in {one.reason for one in found if one.side is None}:
-            logger.warning("no verdict: %s", reason)
-        return Judged(
-            [wins[one.side] for one in found],
-            [],
-            [],
-            contradicted=sum(one.contradicted for one in found),
-            half_preferred=sum(one.half_preferred for one in found),
-            usage=str(self.endpoint.usage),
-        )
+def _answers(own: Sequence[Sample], theirs: Sequence[Sample]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": plain(one.prompt), "answer": one.completion, "other": other.completion}
+        for one, other in zip(own, theirs, strict=True)
+    ]
 
 
 def _concluded(
@@ -305,13 +181,7 @@ def _concluded(
     ]
     gains = [a - b for a, b in zip(judged.rewards, judged.other_rewards, strict=True)]
     answers = [
-        {
-            "prompt": plain(one.prompt),
-            "answer": one.completion,
-            "other": other.completion,
-            "win": win,
-        }
-        for one, other, win in zip(own, theirs, judged.wins, strict=True)
+        {**both, "win": win} for both, win in zip(_answers(own, theirs), judged.wins, strict=True)
     ]
     return WinRate(
         *names,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from penchant.models.scoring import Scorer
     from penchant.training.setup import Setup
 
+logger = logging.getLogger("penchant")
+
 FILE = "yardstick.json"
 # What can decide, and what it is.
 YARDSTICKS = {
@@ -60,6 +63,7 @@ class Measured:
         length: `[answers]`, tokens.
         reward, win_rate: `[answers]`; empty without a reward.
         answers: the texts, with their prompts.
+        asked: what decides which answers are compared, by `answers_asked`; empty where unknown.
     """
 
     pair_prompts: list[str]
@@ -71,6 +75,7 @@ class Measured:
     reward: list[float]
     win_rate: list[float]
     answers: list[dict[str, Any]]
+    asked: dict[str, int] = field(default_factory=dict)
 
     def values(self, name: str) -> tuple[list[float], list[str]]:
         """Values of a measure, and the prompt of each; none where it was not taken."""
@@ -105,6 +110,11 @@ class Measured:
         for name in ("reward", "win_rate"):
             found[name] = [nan if value is None else value for value in found[name]]
         return cls(**found)
+
+
+def answers_asked(config: RunConfig, num_answers: int) -> dict[str, int]:
+    """What decides which answers are compared, beside the weights and the held-out pairs."""
+    return {"num_answers": num_answers, "max_new_tokens": config.max_new_tokens}
 
 
 class StartReference:
@@ -181,6 +191,7 @@ class Yardstick:
             if adapted
             else StartReference(setup.scorer, setup.trained(), weights)
         )
+        self.asked = answers_asked(config, num_answers)
         prompts = distinct_prompts(examples, records, num_answers)
         self.answer_prompts = [json.dumps(one.prompt, sort_keys=True) for one in prompts]
         monitor = answering(config, accelerator, setup, prompts, reference)
@@ -216,6 +227,10 @@ class Yardstick:
         rewards_before: Sequence[float] | None = None,
     ) -> Measured:
         answers, rewards = check.answers, check.judged
+        if check.unjudged:
+            logger.warning(
+                "%d of %d answers have no reward and are left out", check.unjudged, len(answers)
+            )
         before = rewards if rewards_before is None else rewards_before
         both = zip(sums, self.start_sums, strict=True)
         return Measured(
@@ -228,6 +243,7 @@ class Yardstick:
             reward=rewards,
             win_rate=[ahead(now, then) for now, then in zip(rewards, before, strict=True)],
             answers=[{"prompt": one["prompt"], "answer": one["answer"]} for one in answers],
+            asked=self.asked,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import random
 import re
@@ -13,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
+from penchant.core.address import require_address
 from penchant.core.answer_cache import AnswerCache
 from penchant.core.errors import ConfigError
 from penchant.core.http import HttpError, JsonClient, bearer
@@ -139,21 +138,12 @@ class Service:
         cache: answers by the hash of their request.
 
     Raises:
-        ConfigError: the url is none or holds a password, what should be the key cannot be one, or
-            the cache cannot be opened.
+        ConfigError: the url is none or may hold a secret, what should be the key cannot be one,
+            or the cache cannot be opened.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        if not settings.url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"{settings.url!r} is no address of an API; write it as http://host:port/v1"
-            )
-        if "@" in urlsplit(settings.url).netloc:
-            raise ConfigError(
-                "the address of an API holds a name or a password, which the files of a run would "
-                f"show; leave it out, and put a key into the environment variable "
-                f"{settings.api_key_env}"
-            )
+        require_address(settings.url, settings.api_key_env)
         self.settings, self.usage = settings, Usage()
         self._client = JsonClient(settings.url, settings.timeout, bearer(settings.api_key_env))
         self.cache = AnswerCache(settings.cache)
@@ -269,26 +259,6 @@ def excerpt(content: Any) -> str:
     """What a service sent, on one short line."""
     text = " ".join(str(content).split())
     return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
-
-
-def warn_of_leaving(url: str, what: str) -> None:
-    """Say which data leave this machine, where the address is not of this machine.
-
-    Args:
-        url: of the service.
-        what: is sent there.
-    """
-    host = urlsplit(url).hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local:
-        logger.warning(
-            "%s of your data are sent to %s, which is not this machine: make sure that they may "
-            "be%s", what, host, "" if url.startswith("https://") else "; http:// sends them "
-            "readable to everybody on the way",
-        )  # fmt: skip
 
 
 def _pause(number: int, named: float | None) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from penchant.core.address import warn_of_leaving
 from penchant.core.answer_cache import request_key
 from penchant.core.asking import (
     EXCERPT,
@@ -21,7 +22,6 @@ from penchant.core.asking import (
     UnusableError,
     Usage,
     excerpt,
-    warn_of_leaving,
 )
 from penchant.core.errors import ConfigError
 
@@ -109,6 +109,19 @@ class Endpoint:
 
         replies = dict(self._service.side_by_side(answer, list(pending.items()), "judging"))
         return [replies[key] for key in keys]
+
+    def try_once(self, request: Messages, read: Callable[[str], T | None]) -> None:
+        """Ask once, before what is to be asked takes its time to be made.
+
+        Raises:
+            ConfigError: the endpoint refuses every request, or its answer is of no use.
+        """
+        (reply,) = self.ask([request], read)
+        if reply.value is None:
+            raise ConfigError(
+                f"{self.model} at {self.settings.url} gave no usable answer to a trial "
+                f"({reply.reason}); correct its settings or its rubric"
+            )
 
     def close(self) -> None:
         """Let go of the cache's file."""

@@ -184,7 +184,10 @@ def addresses(url: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     Raises:
         ConfigError: the URL has no host, or none that is known here.
     """
-    host = urlsplit(url).hostname if "://" in url else None
+    try:
+        host = urlsplit(url).hostname if "://" in url else None
+    except ValueError:  # as for a bracket that is never closed
+        host = None
     if host is None:
         raise ConfigError(f"{url!r} is not the address of a server; give http://HOST:PORT")
     try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from penchant.core.endpoint import TIMEOUT, Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
@@ -30,6 +30,16 @@ class JudgeSettings(ServiceKeys):
     price_input: float = Field(0.0, ge=0)
     price_output: float = Field(0.0, ge=0)
     extra_body: dict[str, object] = Field(default_factory=dict)
+
+    @field_validator("scale")
+    @classmethod
+    def _rises(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if not low < high:
+            raise ValueError(
+                f"must be the lowest score, then the highest, as [1, 10], got [{low:g}, {high:g}]"
+            )
+        return scale
 
     def endpoint(self) -> Endpoint:
         """What the judge is asked through."""

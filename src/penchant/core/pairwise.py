@@ -25,11 +25,17 @@ Answer A:
 Answer B:
 {completion_b}
 """
+# A prompt, with a good answer and a bad one.
+TRIAL = ("Say yes.", "Yes.", "No.")
 PLACES = ("{prompt}", "{completion_a}", "{completion_b}")
 # The letter A is not the article of "a tie" or "a clear win for B".
 VERDICT = re.compile(
     r"verdict\W{0,6}(?:a\W+(?=tie\b))?((?-i:A)|a(?![ \t]+[a-z])|B|tie)\b|\[\[(A|B|C|tie)\]\]",
     re.IGNORECASE,
+)
+# Choices that a judge repeats before the colon hold no verdict, as in "Verdict (A, B or tie): B".
+CHOICES = re.compile(
+    r"\s*[(\[][^()\[\]\n]*\bA\b[^()\[\]\n]*\bB\b[^()\[\]\n]*[)\]](?=\W{0,6}:)", re.IGNORECASE
 )
 SWAPPED = {"a": "b", "b": "a", "tie": "tie"}
 Side = Literal["a", "b", "tie"]
@@ -54,6 +60,15 @@ class Verdict:
     half_preferred: bool = False
 
 
+def try_judge(endpoint: Endpoint, rubric: str) -> None:
+    """Have a judge compare two answers of no matter, before those that matter are made.
+
+    Raises:
+        ConfigError: it refuses every request, or gives no verdict.
+    """
+    endpoint.try_once(_chat(rubric, *TRIAL), read_verdict)
+
+
 def judge_both_orders(
     endpoint: Endpoint, rubric: str, answers: Sequence[tuple[str, str, str]]
 ) -> list[Verdict]:
@@ -68,7 +83,7 @@ def judge_both_orders(
         ConfigError: the endpoint refuses every request.
     """
     chats = [
-        fill_rubric(rubric, {"prompt": prompt, "completion_a": first, "completion_b": second})
+        _chat(rubric, prompt, first, second)
         for prompt, a, b in answers
         for first, second in ((a, b), (b, a))
     ]
@@ -76,9 +91,13 @@ def judge_both_orders(
     return [_decided(*both) for both in zip(replies[::2], replies[1::2], strict=True)]
 
 
+def _chat(rubric: str, prompt: str, first: str, second: str) -> list[dict[str, str]]:
+    return fill_rubric(rubric, {"prompt": prompt, "completion_a": first, "completion_b": second})
+
+
 def read_verdict(text: str) -> str | None:
     """`a`, `b` or `tie`, as the text states last; None where it states none."""
-    found = [(one or other).lower() for one, other in VERDICT.findall(text)]
+    found = [(one or other).lower() for one, other in VERDICT.findall(CHOICES.sub("", text))]
     return {"c": "tie"}.get(found[-1], found[-1]) if found else None
 
 

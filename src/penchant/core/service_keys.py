@@ -50,10 +50,17 @@ def read_keys(place: str, kind: type[Keys], missing: str) -> Keys:
     try:
         keys = yaml.safe_load(file.read_text(encoding="utf-8"))
         settings = kind.model_validate(keys)
+    except OSError as error:
+        raise ConfigError(
+            f"{file} could not be read: {error.strerror}; see to its permissions"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from None
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         own = [name for name in kind.model_fields if name not in ServiceKeys.model_fields]
         known = ", ".join(dict.fromkeys(["url", *own, *kind.model_fields]))
         raise ConfigError(f"{file}: {'; '.join(lines)}; known keys are {known}") from None

@@ -136,6 +136,12 @@ def remove_checkpoint(folder: Path, step: int) -> None:
         folder.rmdir()
 
 
+def drop_unasked(folder: Path, step: int, save_steps: int) -> None:
+    """Remove the last checkpoint of a complete run, unless its step is one to save at."""
+    if step % save_steps:
+        remove_checkpoint(folder, step)
+
+
 def prune_checkpoints(folder: Path, *, step: int, keep_newest: int, keep: set[int]) -> None:
     """Remove all but the newest `keep_newest` up to `step` and those in `keep`.
 

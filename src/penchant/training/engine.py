@@ -14,7 +14,7 @@ from penchant.core.machine import memory_peak_bytes, out_of_memory_explained
 from penchant.data.source import Ahead, Source, StepBatch
 from penchant.models.reference import KeptSums
 from penchant.training.checkpoint import Checkpoints
-from penchant.training.checkpoint_files import remove_checkpoint
+from penchant.training.checkpoint_files import drop_unasked
 from penchant.training.folder import RunDirectory
 from penchant.training.interruption import watch_signals
 from penchant.training.progress import TrainingProgress
@@ -173,9 +173,8 @@ class Engine:
 
     def drop_last_checkpoint(self) -> None:
         """Once the run is complete, only the checkpoints that were asked for stay."""
-        step = self.progress.step
-        if self.team.leads and step % self.config.save_steps:
-            remove_checkpoint(self.run.checkpoints, step)
+        if self.team.leads:
+            drop_unasked(self.run.checkpoints, self.progress.step, self.config.save_steps)
 
 
 def _remedy(batch: StepBatch[Any]) -> str:

@@ -147,7 +147,8 @@ def _monitor_rewards(config: RunConfig) -> list[Any]:
         return []
     from penchant.rl.rewards.make import find_rewards
 
-    return find_rewards([config.monitor_reward])
+    trusted = config.trust_remote_code
+    return find_rewards([config.monitor_reward], trust_remote_code=trusted)
 
 
 def _saved_model(config: RunConfig, base: str) -> SimpleNamespace:

@@ -32,6 +32,7 @@ from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.engines import Place, make_sampler, require_engine
 from penchant.rl.source import RolloutSource, Schedule
 from penchant.training.accelerator import team_of
+from penchant.training.folder import read_lines
 from penchant.training.held import memory_parts, print_memory
 from penchant.training.kinds import Pairs
 
@@ -70,7 +71,11 @@ class Prompts(Pairs):
         options: Any = config.options
         require_engine(options, config.max_length, num_processes)
         require_whole_mini_batches(config, num_processes)
-        return find_rewards(rewards or options.reward, options.reward_timeout)
+        return find_rewards(
+            rewards or options.reward,
+            options.reward_timeout,
+            trust_remote_code=config.trust_remote_code,
+        )
 
     def require_others(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         if config.spec.needs(config.options).divergence is not None:
@@ -114,10 +119,7 @@ class Prompts(Pairs):
     def complete(self, config: RunConfig, accelerator: Accelerator, setup: Setup) -> None:
         """What answers prompts and judges the answers."""
         setup.collector = make_collector(config, accelerator, setup)
-        setup.notes = [
-            Finding("reward-setup", "warning", text, "correct the reward, or the keys that name it")
-            for text in setup.collector.rewards.findings
-        ]
+        setup.notes = [_of_rewards(text) for text in setup.collector.rewards.findings]
         setup.memory_held = memory_parts(config, setup)
         print_memory(setup.memory_held)
 
@@ -278,6 +280,9 @@ def make_source(
     options: Any = config.options
     assert setup.collector is not None and config.spec.advantages is not None
     setup.collector.reset()  # runs may follow each other on one setup
+    rewards = setup.collector.rewards
+    rewards.findings = [note.what for note in setup.notes]  # what scoring adds is of one run
+    rewards.say = partial(_say_of_rewards, run)
     estimate, sampler = config.spec.advantages, setup.collector.sampler
 
     def bound(options: Any) -> Callable[[Experience, float], Advantages]:
@@ -311,6 +316,20 @@ def make_source(
         budget=budget,
         draws=partial(engine_of, options, sampler),
     )
+
+
+def _of_rewards(text: str) -> Finding:
+    return Finding("reward-setup", "warning", text, "correct the reward, or the keys that name it")
+
+
+def _say_of_rewards(run: RunDirectory, text: str) -> None:
+    """Say what scoring has found, once in a run, also where it is resumed.
+
+    A process that scores its own share may be the only one to find it: none waits for another.
+    """
+    said = read_lines(run.path / "findings.jsonl")
+    if text not in [record["what"] for record in said]:
+        run.say(0, _of_rewards(text))
 
 
 def _controller(options: Any) -> KLController:

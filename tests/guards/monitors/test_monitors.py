@@ -141,6 +141,26 @@ def test_reward_that_fails_on_monitored_answers_does_not_end_the_run(
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+def test_an_answer_that_cannot_be_judged_is_left_out_and_the_monitors_go_on(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "def judge(completions, prompts, **_):\n"
+        "    return [None if '25' in p else len(c) for p, c in zip(prompts, completions)]\n"
+    )
+    run = tmp_path / "run"
+    penchant.train("dpo", output=run, monitor_reward=f"{file}:judge", **keys)
+    assert [r["step"] for r in checks(run)] == [0, 3, 6]
+    assert all({"monitor/held_out_reward", "monitor/win_rate"} <= r.keys() for r in checks(run)[1:])
+    rewards = [answer["reward"] for answer in lines(run, "monitor.jsonl")]
+    assert (len(rewards), rewards.count(None)) == (12, 3)
+    found = lines(run, "findings.jsonl")
+    (said,) = (f for f in found if f["id"] == "reward-dropped")
+    assert "1 of 4 monitored answers have no reward" in said["what"]
+    assert "monitor-failed" not in {f["id"] for f in found}
+
+
 def test_what_a_judge_of_monitored_answers_was_asked_is_in_the_summary(
     keys: dict[str, Any], tmp_path: Path, serve_chat: Any
 ) -> None:

@@ -76,6 +76,45 @@ def test_a_score_below_zero_keeps_its_sign(serve_chat, tmp_path, said, score):
     assert rewards(f"judge:{tmp_path / 'judge.yaml'}").score([sample("e")]).rewards == [score]
 
 
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        ("Score (1-10): 8", 8.0),
+        ("**Score (1 to 10):** **8**", 8.0),
+        ("**Score** [1\u201310]: 8.5", 8.5),
+        ("Score (from 1 to 10, higher is better): 8", 8.0),
+        ("Score 1-10: 8", 8.0),
+        ("Score: 8 (1-10)", 8.0),
+        ("Score (8): it is right", 8.0),
+        ("Score (8/10): it is right", 8.0),
+        ("Score: 8 - 2 steps are missing", 8.0),
+        ("Score (1-10): eight", None),
+    ],
+)
+def test_the_scale_that_a_judge_repeats_is_not_its_score(serve_chat, tmp_path, said, score):
+    server = serve_chat(lambda text: said)
+    (tmp_path / "judge.yaml").write_text(f"url: {server.url}\nretries: 0\n")
+    (reward,) = rewards(f"judge:{tmp_path / 'judge.yaml'}").rewards
+    assert reward._read(said) == score
+
+
+@pytest.mark.parametrize("scale", ["[10, 1]", "[3, 3]", "[.nan, 1]"])
+def test_a_scale_that_does_not_rise_is_refused(tmp_path, scale):
+    (tmp_path / "judge.yaml").write_text(f"url: http://127.0.0.1:9/v1\nscale: {scale}\n")
+    with pytest.raises(ConfigError, match=r"judge\.yaml: scale: must be the lowest score, then"):
+        read_settings(f"judge:{tmp_path / 'judge.yaml'}")
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "judge.yaml").write_text("url: http://127.0.0.1:9/v1\n")
+    monkeypatch.setattr("pathlib.Path.read_text", refused)
+    with pytest.raises(ConfigError, match=r"judge\.yaml could not be read: Permission denied; see"):
+        read_settings(f"judge:{tmp_path / 'judge.yaml'}")
+
+
 def test_a_judge_that_cannot_be_had_is_named_before_anything_loads(tmp_path):
     (tmp_path / "bad.yaml").write_text("url: http://127.0.0.1:9/v1\nrubrik: r.txt\n")
     (tmp_path / "r.txt").write_text("Rate this: {completion}")

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from contextlib import contextmanager
 
 import pytest
 
 from penchant.config.keys import load_config
-from penchant.core.errors import ConfigError, RewardError
-from penchant.rl.rewards.make import ModelContext, RewardOptions, Rewards, Sample, make_rewards
+from penchant.core.errors import ConfigError, ModelError, RewardError
+from penchant.rl.rewards.make import (
+    ModelContext,
+    RewardOptions,
+    Rewards,
+    Sample,
+    find_rewards,
+    make_rewards,
+)
 
 NAN = math.nan
 
@@ -109,6 +117,14 @@ def test_a_reward_that_is_not_there_says_what_is_missing(spec, message, tmp_path
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises((RewardError, ConfigError), match=message):
         make(spec)
+
+
+def test_a_model_without_a_score_head_is_refused_before_weights_are_loaded(
+    tiny_model_dir, tmp_path
+):
+    shutil.copytree(tiny_model_dir, tmp_path / "policy", ignore=lambda *_: ["model.safetensors"])
+    with pytest.raises(ModelError, match="policy is no reward model: it has no score head"):
+        find_rewards([str(tmp_path / "policy")])
 
 
 def test_a_signature_that_asks_for_an_absent_column_says_what_there_is():

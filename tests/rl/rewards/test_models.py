@@ -328,8 +328,12 @@ def test_samples_longer_than_the_reward_model_reads_lose_the_start_of_the_prompt
     long = Sample("p", "c", list(range(10, 20)), [30, 31, 32], True, {}, "list:1")
     cut = Sample("p", "c", [15, 16, 17, 18, 19], [30, 31, 32], True, {}, "list:1")
     expected = row_by_row(load_saved(folder), [cut])
-    assert rewards.score([long, long]).raw == pytest.approx(expected * 2, abs=1e-5)
-    assert [text for text in rewards.findings if "reads 8 tokens" in text]
+    said = []
+    rewards.say = said.append
+    for _ in range(2):
+        assert rewards.score([long, long]).raw == pytest.approx(expected * 2, abs=1e-5)
+    assert said == ["reward judge-1 reads 8 tokens: longer samples lose the start of their prompt"]
+    assert rewards.findings[-1:] == said
 
 
 # On the policy's weights

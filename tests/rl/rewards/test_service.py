@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections import Counter
@@ -11,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from penchant.core.asking import warn_of_leaving
 from penchant.core.errors import ConfigError, RewardError
 from penchant.methods.grpo import GRPOOptions
 from penchant.rl.rewards.make import find_rewards, make_rewards
@@ -166,7 +164,7 @@ def test_what_the_service_refuses_is_left_out_and_what_it_refuses_always_ends_th
         rewards(serve(lambda body: (401, "no")).url).score(samples("a"))
 
 
-def test_a_service_that_is_not_there_is_named_before_anything_loads(tmp_path, caplog, monkeypatch):
+def test_a_service_that_is_not_there_is_named_before_anything_loads(tmp_path):
     for spec, message in (
         ("http://127.0.0.1:9/score", "no service listens at http://127.0.0.1:9/score"),
         ("http:nowhere.yaml", "no such file; write http://host:port/path"),
@@ -175,9 +173,3 @@ def test_a_service_that_is_not_there_is_named_before_anything_loads(tmp_path, ca
     ):
         with pytest.raises(ConfigError, match=message):
             find_rewards([spec])
-    monkeypatch.setattr(logging.getLogger("penchant"), "propagate", True)
-    warn_of_leaving("http://localhost:8000/score", "prompts")
-    warn_of_leaving("http://127.0.0.1/score", "prompts")
-    assert caplog.messages == []
-    warn_of_leaving("http://rater.example/score", "prompts")
-    assert "sent to rater.example, which is not this machine" in caplog.messages[0]

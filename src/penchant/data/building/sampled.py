@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penchant.core.atomic import write_atomically
+from penchant.core.outputs import require_writable
 from penchant.core.screen import track
 from penchant.data.building import Built, build
 from penchant.data.building.rules import Choice, Rules
@@ -68,16 +69,14 @@ def build_from_samples(
         split, columns: as for `read_pairs`.
 
     Raises:
-        DataError: the prompts cannot be read, `output` exists, samples of another setting are
-            there, or no pair can be made.
+        UserError: the prompts cannot be read, `output` exists or cannot be written, samples of
+            another setting are there, or no pair can be made.
     """
-    target = Path(output)
-    require_new(target)
+    target, samples = require_place(output)
     if n < 2:
         raise DataError(f"n must be at least 2 to make a pair, got {n}")
     Rules(choice=pairs, min_gap=min_gap)  # what is impossible is said before anything is sampled
     prompts_read = read_prompts(source, split=split, columns=columns, strict=strict)
-    samples = target.with_name(f"{target.name}.samples.jsonl")
     settings = {
         **(about or {}), "prompts": prompts_read.fingerprint, "n": n, "batch_size": batch_size,
         "seed": seed,
@@ -93,6 +92,19 @@ def build_from_samples(
     return build(
         samples, target, form="ratings", pairs=pairs, min_gap=min_gap, seed=seed, strict=strict
     )
+
+
+def require_place(output: str | Path) -> tuple[Path, Path]:
+    """The output and the file of its samples, where both can be written.
+
+    Raises:
+        UserError: the output exists, its name says no format, or its folder takes no file.
+    """
+    target = Path(output)
+    require_new(target)
+    samples = target.with_name(f"{target.name}.samples.jsonl")
+    require_writable(samples, "output")
+    return target, samples
 
 
 def _rows(

@@ -62,6 +62,7 @@ def _from_votes(unit: Sequence[Placed], rules: Rules, counts: Counts) -> Rows:
             named = annotator if is_given(row, "annotator") else f"{number} {annotator}"
             counts["votes replaced by a later one of the same annotator"] += named in votes
             votes[named] = _other(vote) if swapped else vote
+            strengths.pop(named, None)  # that of a vote which this one replaces
             if (strength := _strength(row)) is not None:
                 strengths[named] = strength
     if not votes:

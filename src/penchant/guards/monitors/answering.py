@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from penchant.rl.rewards.make import Rewards
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
+
+logger = logging.getLogger("penchant")
 
 
 def make_watch(config: RunConfig, accelerator: Accelerator, setup: Setup, engine: Engine) -> Watch:
@@ -159,8 +162,14 @@ def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) 
     """What `monitor_reward` names, loaded; None where it names nothing."""
     if not setup.monitor_rewards:
         return None
-    options = RewardOptions.model_validate({"reward": config.monitor_reward})
-    return make_rewards(setup.monitor_rewards, options, reward_context(config, accelerator, setup))
+    # An answer that cannot be judged ends neither a comparison nor the monitors of a run.
+    named = {"reward": config.monitor_reward, "on_reward_error": "drop"}
+    options = RewardOptions.model_validate(named)
+    context = reward_context(config, accelerator, setup)
+    rewards = make_rewards(setup.monitor_rewards, options, context)
+    for text in rewards.findings:
+        logger.info("%s", text)
+    return rewards
 
 
 def no_held_out(config: RunConfig) -> Finding:

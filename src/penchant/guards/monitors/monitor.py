@@ -61,6 +61,11 @@ class Check:
         """The reward of each answer, where there is a reward."""
         return [answer["reward"] for answer in self.answers if "reward" in answer]
 
+    @property
+    def unjudged(self) -> int:
+        """Answers that have none, where there is a reward."""
+        return sum(map(math.isnan, self.judged))
+
 
 @dataclass(frozen=True)
 class Monitor:

@@ -107,6 +107,8 @@ class Watch:
             return None
         if step == 0:
             self.start = checked.judged
+        if checked.unjudged:
+            self.run.say(step, _unjudged(checked.unjudged, len(checked.answers)), once=True)
         self.pace.spent(step, checked.metrics["monitor/seconds"])
         self.log({"step": step, **checked.metrics})
         for answer in checked.answers:
@@ -179,6 +181,17 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
         seconds, _ = seconds_of(lambda: scorer(batch), scorer.device)
     seconds *= every / sum(group.num_tokens for group in groups)
     return seconds * TRAINING_PASSES * config.gradient_accumulation_steps * num_steps
+
+
+def _unjudged(number: int, of: int) -> Finding:
+    return Finding(
+        id="reward-dropped",
+        severity="warning",
+        what=f"{number} of {of} monitored answers have no reward and are left out of what is said "
+        "of their rewards",
+        remedy="correct the reward for such answers; they are null in monitor.jsonl",
+        evidence={"dropped": number},
+    )
 
 
 def _too_slow(seconds: float, run_seconds: float, share: float) -> Finding:

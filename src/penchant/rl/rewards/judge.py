@@ -21,7 +21,13 @@ Request:
 Answer:
 {completion}
 """
+TRIAL = Sample("Say yes.", "Yes.", [], [], True, {}, "a trial")
 NUMBER = r"(-?\d+(?:\.\d+)?)"
+RANGE = r"-?\d+\s*(?:[-\u2013]|to)\s*-?\d+"
+# The scale that a judge repeats before the colon, as in "Score (1-10): 8", holds no score.
+SCALE = re.compile(
+    rf"\s*(?:[(\[][^()\[\]\n]*{RANGE}[^()\[\]\n]*[)\]]|{RANGE})(?=\W{{0,6}}:)", re.IGNORECASE
+)
 SCORE = re.compile(rf"score\W{{0,6}}?{NUMBER}|\[\[{NUMBER}\]\]", re.IGNORECASE)
 
 
@@ -59,6 +65,14 @@ class JudgeReward:
             raise MissingScoresError(scores, reasons)
         return scores
 
+    def try_once(self) -> None:
+        """Have one answer of no matter judged, before those that matter are made.
+
+        Raises:
+            ConfigError: the judge refuses every request, or states no score.
+        """
+        self.endpoint.try_once(self._chat(TRIAL), self._read)
+
     def _chat(self, sample: Sample) -> list[dict[str, str]]:
         values = {
             "prompt": as_text(sample.prompt),
@@ -70,7 +84,7 @@ class JudgeReward:
 
     def _read(self, text: str) -> float | None:
         """The last score that the text states, or None where there is none within the scale."""
-        found = [one or other for one, other in SCORE.findall(text)]
+        found = [one or other for one, other in SCORE.findall(SCALE.sub("", text))]
         if not found and re.fullmatch(rf"\s*{NUMBER}\s*", text):
             found = [text]
         score = float(found[-1]) if found else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from penchant.rl.rewards.functions import FunctionReward
 from penchant.rl.rewards.models import EnsembleReward, ModelReward
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.shaping import RunningStatistics, Statistics, clip, penalties
+
+logger = logging.getLogger("penchant")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Rewards:
 
     Attributes:
         normalization: what `auto` came to.
-        findings: what the user should know about these rewards; more may come as samples do.
+        findings: what the user should know about these rewards; whoever made them says it.
+        say: is told what scoring adds to the findings; by default a warning of the log.
 
     Raises:
         ConfigError: `saved` statistics are asked for and absent.
@@ -77,6 +82,7 @@ class Rewards:
         self.normalization = _resolved(options.reward_normalization, rewards, self._saved)
         self._running = RunningStatistics()
         self.findings = [text for one in _models(rewards) for text in one.findings]
+        self.say: Callable[[str], None] = partial(logger.warning, "%s")
 
     @property
     def shares_policy(self) -> bool:
@@ -193,6 +199,7 @@ class Rewards:
             text += "lose the start of their prompt"
             if model.tokens.num_cut and text not in self.findings:
                 self.findings.append(text)
+                self.say(text)
 
 
 def _models(rewards: Sequence[Reward]) -> list[ModelReward]:

@@ -63,13 +63,27 @@ def load_model_reward(
     )
 
 
-def _single(name: str, label: str, context: ModelContext) -> ModelReward:
+def find_scorer(name: str, trust_remote_code: bool) -> str:
+    """The resolved name of a reward model, whose weights are not looked at.
+
+    Raises:
+        ModelError: there is no such model, or it has no score head.
+    """
     folder = resolve(name)
-    if not _scores(folder, context):
+    if is_adapter(Path(folder)):
+        scores = is_score_model(folder)
+    else:
+        scores = scoring_architecture(read_config(folder, trust_remote_code)) is not None
+    if not scores:
         raise ModelError(
             f"{name} is no reward model: it has no score head; train one on pairs with method "
             "reward, or name a sequence classifier with one label"
         )
+    return folder
+
+
+def _single(name: str, label: str, context: ModelContext) -> ModelReward:
+    folder = find_scorer(name, context.trust_remote_code)
     own = load_tokenizer(folder, trust_remote_code=context.trust_remote_code)
     assert own.pad_token_id is not None, "load_tokenizer falls back to EOS"
     pad, statistics = int(own.pad_token_id), _statistics(folder)
@@ -102,12 +116,6 @@ def _tokens(
         max_length=min(positions or UNBOUNDED, own.model_max_length, UNBOUNDED),
         reads_plain=context.reads_plain(name),
     )
-
-
-def _scores(name: str, context: ModelContext) -> bool:
-    if is_adapter(Path(name)):
-        return is_score_model(name)
-    return scoring_architecture(read_config(name, context.trust_remote_code)) is not None
 
 
 def _statistics(name: str) -> Statistics | None:

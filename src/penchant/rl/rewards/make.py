@@ -9,11 +9,10 @@ from typing import Any
 from penchant.core.errors import ConfigError, RewardError
 from penchant.core.judge import PREFIX
 from penchant.methods.online import RewardOptions
-from penchant.models.locate import resolve
 from penchant.rl.rewards.functions import FunctionReward, functions_in, load_function
 from penchant.rl.rewards.judge import JudgeReward, load_judge
 from penchant.rl.rewards.judging import Rewards, Scores
-from penchant.rl.rewards.loading import ENSEMBLE, load_model_reward
+from penchant.rl.rewards.loading import ENSEMBLE, find_scorer, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
 from penchant.rl.rewards.ready import NAMES, ready
 from penchant.rl.rewards.samples import Reward, Sample
@@ -26,21 +25,27 @@ Spec = str | Callable[..., Any]
 Made = FunctionReward | JudgeReward | ServiceReward
 
 
-def find_rewards(specs: Sequence[Spec], timeout: float | None = None) -> list[Spec]:
-    """Import the functions among what a run names, before a model takes its time to load.
+def find_rewards(
+    specs: Sequence[Spec], timeout: float | None = None, *, trust_remote_code: bool = False
+) -> list[Spec]:
+    """Import the functions among what a run names, and look that its reward models are some.
+
+    No weight is loaded: what cannot serve is refused before a policy takes its time to load.
 
     Args:
         specs: as for `make_rewards`, which takes what this returns.
         timeout: seconds that a call of a function may take.
+        trust_remote_code: run code that comes with a model.
 
     Raises:
-        UserError: a function cannot be imported, or a name stands for nothing.
+        UserError: a function cannot be imported, a name stands for nothing, or for a model without
+            a score head.
     """
     functions: list[Spec] = []
     for spec in specs:
         function = _function(spec, timeout)
         if function is None and not (Path(str(spec)) / ENSEMBLE).exists():
-            resolve(str(spec))
+            find_scorer(str(spec), trust_remote_code)
         functions.append(function or spec)
     return functions
 

@@ -12,6 +12,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import Field
 
+from penchant.core.address import require_address, warn_of_leaving
 from penchant.core.answer_cache import request_key
 from penchant.core.asking import (
     Reply,
@@ -20,7 +21,6 @@ from penchant.core.asking import (
     UnusableError,
     Usage,
     excerpt,
-    warn_of_leaving,
 )
 from penchant.core.errors import ConfigError, RewardError
 from penchant.core.service_keys import ServiceKeys, read_keys
@@ -57,10 +57,11 @@ class ServiceReward:
         name: by which metrics and messages call it.
 
     Raises:
-        ConfigError: nothing listens at the address.
+        ConfigError: the address is none or may hold a secret, or nothing listens there.
     """
 
     def __init__(self, settings: RewardServiceSettings) -> None:
+        require_address(settings.url, settings.api_key_env)
         url, fragment = urldefrag(settings.url)
         self.settings, self.key = settings, settings.key or fragment
         self.name = self.key or urlsplit(url).path.strip("/").rpartition("/")[2] or "service"

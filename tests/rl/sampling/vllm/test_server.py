@@ -374,7 +374,7 @@ def test_addresses_that_strangers_reach_are_refused():
     for public in ("http://8.8.8.8:8000", "https://93.184.216.34"):
         with pytest.raises(ConfigError, match="public address"):
             require_private(public)
-    for partial in ("127.0.0.1:8000", "http://127.0.0.1:8000/v1"):
+    for partial in ("127.0.0.1:8000", "http://127.0.0.1:8000/v1", "http://[::1:8000"):
         with pytest.raises(ConfigError, match="give http://HOST:PORT"):
             require_private(partial)
 

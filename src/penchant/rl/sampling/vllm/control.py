@@ -199,9 +199,10 @@ def require_private(url: str) -> None:
         ConfigError: an address that is neither of this machine nor of a private network, or one
             with a path.
     """
+    found = addresses(url)
     if urlsplit(url).path not in ("", "/"):
         raise ConfigError(f"vllm_url {url} has a path; give http://HOST:PORT alone")
-    public = [str(address) for address in addresses(url) if address.is_global]
+    public = [str(address) for address in found if address.is_global]
     if public:
         raise ConfigError(
             f"vllm_url {url} is a public address ({public[0]}): the endpoints that change a "
