@@ -24,8 +24,8 @@ from penchant.rl.scoring import Scoring
 from penchant.rl.source import RolloutSource
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import read_inputs, read_run_data
+from penchant.training.kind_prompts import Prompts, require_whole_mini_batches
 from penchant.training.prepare import prepare
-from penchant.training.rollouts import Prompts, require_whole_mini_batches
 
 from ..online_runs import KEYS, PROMPTS
 

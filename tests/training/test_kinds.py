@@ -8,9 +8,9 @@ from penchant.data.tokenised import TokenisedPrompt
 from penchant.methods import METHODS
 from penchant.training.kind import kind_of
 from penchant.training.kind_labels import Labels
+from penchant.training.kind_prompts import Prompts
 from penchant.training.kind_scores import Scores
 from penchant.training.kinds import Pairs
-from penchant.training.rollouts import Prompts
 
 
 def test_every_method_has_the_kind_of_its_data_and_model() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def kind_of(method: Method) -> Pairs:
     """The kind of data that a method learns from."""
     if method.samples:
-        from penchant.training.rollouts import Prompts
+        from penchant.training.kind_prompts import Prompts
 
         return Prompts()
     if method.model == "score":
