@@ -28,6 +28,8 @@ from penchant.training.rollouts import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 

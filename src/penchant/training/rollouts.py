@@ -187,6 +187,7 @@ def make_source(
 
 
 def of_rewards(text: str) -> Finding:
+    """What the rewards of a run have to say, as a finding."""
     return Finding("reward-setup", "warning", text, "correct the reward, or the keys that name it")
 
 
