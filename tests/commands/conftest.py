@@ -34,3 +34,14 @@ def adapter_run(tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, A
     output = tmp_path_factory.mktemp("adapter") / "run"
     penchant.train("dpo", **tiny_keys, max_steps=6, output=output)
     return output
+
+
+@pytest.fixture(scope="session")
+def changed_base_run(tmp_path_factory: pytest.TempPathFactory, tiny_keys: dict[str, Any]) -> Path:
+    """Return a run on an adapter that begins with what it takes out of its base."""
+    import penchant
+
+    output = tmp_path_factory.mktemp("changed-base") / "run"
+    peft = {"init_lora_weights": "pissa"}
+    penchant.train("dpo", **tiny_keys, lora_r=2, peft=peft, max_steps=6, output=output)
+    return output

@@ -39,6 +39,19 @@ def test_both_models_answer_as_transformers_has_it(
     assert answer["tuned"]["text"] != answer["start"]["text"]
 
 
+def test_an_adapter_that_changed_its_base_stands_beside_the_base_as_it_was(
+    changed_base_run: Path, tiny_model_dir: Path, load_saved: Any
+) -> None:
+    chat = open_chat(changed_base_run, max_new_tokens=6)
+    answers = chat.ask("Is 3 so?", lambda _, piece: None)
+    for name, folder in {"tuned": changed_base_run / "model", "start": tiny_model_dir}.items():
+        assert answers[name].text == expected(load_saved(folder), tiny_model_dir, "Is 3 so?", 6)
+    ids, adapted = torch.tensor([[5, 6, 7]]), chat.speakers["tuned"].scorer.model
+    with torch.no_grad(), adapted.disable_adapter():
+        off, start = adapted(ids).logits, load_saved(tiny_model_dir)(ids).logits
+    assert (off - start).abs().max() > 1e-3
+
+
 def test_piped_lines_are_answered_one_by_one(
     adapter_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from penchant.cli.main import main
 from penchant.cli.show import print_result
 from penchant.commands.merge import merge
 from penchant.core.errors import ConfigError, ModelError
+from penchant.models.load import load_tokenizer
 from penchant.reporting.settings import how_to_load
 
 IDS = torch.arange(3, 40).unsqueeze(0)
@@ -41,6 +44,32 @@ def test_a_merged_model_says_what_the_adapter_says(
         merge(run, target)
     with pytest.raises(ModelError, match="holds no adapter to merge"):
         merge(target)
+
+
+def test_a_merged_reward_model_knows_the_token_that_pads(
+    tiny_keys: dict[str, Any], tiny_model_dir: Path, load_saved: Any, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_dir, base)
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(base)
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "pad_token_id": None}))
+    run = penchant.train(
+        "reward", **{**tiny_keys, "model": str(base)}, max_steps=2, output=tmp_path / "run"
+    ).output
+    whole, adapted = load_saved(merge(run)), load_saved(run / "model")
+    assert whole.config.pad_token_id == tokenizer.pad_token_id
+    adapted.config.pad_token_id = tokenizer.pad_token_id
+    pad = [tokenizer.pad_token_id] * 3
+    ids = torch.tensor([[5, 6, 7, 8, 9], [10, 11, *pad]])
+    mask = torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])
+    with torch.no_grad():
+        found, expected = (one(ids, attention_mask=mask).logits for one in (whole, adapted))
+        alone = whole(ids[1:, :2]).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1:], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_resuming_a_finished_run_with_merge_merges(

@@ -279,6 +279,16 @@ def test_an_adapter_switched_off_is_the_reference(make: Any, batch: dict[str, An
     assert step(trainer, batch)["objective/kl"] != pytest.approx(0.0, abs=1e-3)
 
 
+def test_an_adapter_that_changes_its_base_needs_a_reference(
+    make: Any, batch: dict[str, Any], tiny_model_dir: Path
+) -> None:
+    pissa = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights="pissa")
+    with pytest.raises(ConfigError, match="not the one that training starts from; pass that model"):
+        make(pissa)
+    trainer = make(pissa, ref_model=AutoModelForCausalLM.from_pretrained(tiny_model_dir))
+    assert step(trainer, batch)["objective/kl"] == pytest.approx(0.0, abs=1e-3)
+
+
 def test_the_copy_that_is_made_stays_as_it_was(make: Any, batch: dict[str, Any]) -> None:
     trainer = make()
     first = step(trainer, batch)

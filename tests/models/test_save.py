@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penchant.models.load import load_causal_model
 from penchant.models.lora import add_lora
 from penchant.models.save import save_model
+from penchant.models.scoring import Scorer
+from penchant.models.sharding import shard
 
 IDS = torch.tensor([[1, 5, 6, 7, 20, 21, 22]])
 
@@ -86,3 +89,35 @@ def test_saving_that_fails_leaves_the_folder_as_it_was(tiny_model_dir, tokenizer
     with pytest.raises(OSError, match="no space left"):
         save_model(model, Failing(), tmp_path / "model", merged=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+@pytest.fixture
+def mesh():
+    """Return a process that holds every part of the weights."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,), mesh_dim_names=("shard",))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_are_saved_of_weights_that_processes_divide(
+    bias, make_model, tokenizer, tmp_path, mesh
+):
+    """They are trained in the base itself, whose other weights are saved already."""
+    model = add_lora(make_model("phi"), r=2, alpha=4, dropout=0.0, target_modules="q_proj,v_proj",
+                     settings={"bias": bias})  # fmt: skip
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    expected = logits(model.eval())
+    scorer = Scorer(model, 0)
+    shard(scorer, mesh)
+    save_model(model, tokenizer, tmp_path / "adapter", merged=False)
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert not any(name.endswith("base_layer.weight") for name in saved)
+    read = PeftModel.from_pretrained(make_model("phi"), tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(read), expected, rtol=1e-4, atol=1e-4)

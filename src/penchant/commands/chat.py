@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
-from penchant.commands.opened import config_of, load_model, run_settings, why_plain
+from penchant.commands.opened import (
+    config_of,
+    load_model,
+    run_settings,
+    start_apart,
+    why_plain,
+)
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
 from penchant.data.records import Message, Text, is_chat
@@ -193,7 +199,7 @@ def open_chat(
         top_p: draw from the smallest set of tokens that has this probability.
         seed: of the draws.
         keys: `chat_template`, `chat_template_kwargs`, `trust_remote_code`, `precision`; default:
-            the run's own.
+            the run's own, but code of a model is run for `trust_remote_code=True` alone.
 
     Raises:
         UserError: a wrong value, or a model that cannot answer.
@@ -242,7 +248,9 @@ def _beside(
         return {}
     if isinstance(scorer.model, PeftModel) and named is None:
         adapted: PeftModel = scorer.model
-        return {START: _Speaker(scorer, adapted.disable_adapter)}
+        named = start_apart(resolve(str(model)))
+        if named is None:
+            return {START: _Speaker(scorer, adapted.disable_adapter)}
     name = named or run_settings(model).get("model")
     if name is None:
         logger.info("%s does not say what it was tuned from: it answers alone; --start", model)

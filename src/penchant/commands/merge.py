@@ -49,11 +49,14 @@ def merge(
         raise ConfigError(f"{target} is there already; set --output to a new folder")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder {target.absolute().parent}; set another --output")
-    load = load_score_model if is_score_model(folder) else load_causal_model
+    scores = is_score_model(folder)
+    load = load_score_model if scores else load_causal_model
     model = load(
         folder, dtype=torch.float32, trust_remote_code=trust_remote_code, keep_adapter=True
     )
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    if scores:
+        model.config.pad_token_id = tokenizer.pad_token_id  # the last token is found by it
     save_model(model, tokenizer, target, merged=True, records=[tokenizer(TEXT).input_ids])
     return target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 import yaml
 
 from penchant.config.keys import RunConfig, load_config
+from penchant.config.peft import changes_base
 from penchant.core.errors import ConfigError
 from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.methods import METHODS
+from penchant.models.adapter_files import adapter_base, adapter_settings
 from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
 from penchant.models.locate import resolve
 from penchant.models.memory import is_quantised
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
     from penchant.data.tokenise import Tokeniser
     from penchant.models.scoring import Scorer
 
-# What is taken from the run that made a model.
+logger = logging.getLogger("penchant")
+
+# What is taken from the run that made a model; code of a model runs on the user's word alone.
 RUN_KEYS = (
     *("max_length", "max_prompt_length", "chat_template", "chat_template_kwargs"),
-    *("loss_on_turns", "trust_remote_code", "quantization"),
+    *("loss_on_turns", "quantization"),
 )
 
 
@@ -154,10 +159,25 @@ def run_settings(model: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def start_apart(folder: str) -> str | None:
+    """What an adapter started from, where that is not the model with the adapter switched off.
+
+    Args:
+        folder: the resolved name of an adapter.
+    """
+    return adapter_base(folder) if changes_base(adapter_settings(folder)) else None
+
+
 def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:
     """The run's own settings where there is a run, under what the caller set."""
     settings = run_settings(model)
     given = {k: v for k, v in keys.items() if v is not None}
+    if settings.get("trust_remote_code") and not given.get("trust_remote_code"):
+        logger.warning(
+            "%s: the run had trust_remote_code, and code of a model runs on your own word alone; "
+            "if you trust it, pass --trust_remote_code",
+            model,
+        )
     guess = "reward" if is_score_model(folder) else "dpo"
     method = given.pop("method", None) or settings.get("method", guess)
     if method in METHODS and METHODS[method].samples:

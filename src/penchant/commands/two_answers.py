@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.commands.opened import Opened, open_model, run_settings
+from penchant.commands.opened import Opened, open_model, run_settings, start_apart
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.machine import out_of_memory_explained, release_memory
 from penchant.core.screen import track
@@ -44,7 +44,8 @@ def answer_both(
 ) -> tuple[list[Sample], list[Sample]]:
     """The answers of two models to the prompts that both can read, `[prompts]` each.
 
-    Only one model is in memory at a time; an adapter is switched off to be its own start.
+    Only one model is in memory at a time; an adapter is switched off to be its own
+    start, unless it has changed its base.
 
     Args:
         opened: the model.
@@ -85,7 +86,8 @@ def answer_both(
 def _start(opened: Opened) -> Opened | None:
     """What a model started from; None where that is the model with its adapter switched off."""
     if is_adapter(Path(opened.folder)):
-        return None
+        base = start_apart(opened.folder)
+        return None if base is None else replace(opened, name=Path(base), folder=base)
     name = run_settings(opened.name).get("model")
     if name is None:
         raise ConfigError(

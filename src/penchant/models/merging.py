@@ -1,13 +1,12 @@
-"""An adapter as part of the weights that it stands on: merged, or added in while it goes on."""
+"""An adapter merged into the weights that it stands on."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -17,8 +16,6 @@ from penchant.core.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    from penchant.models.scoring import Scorer
 
 logger = logging.getLogger("penchant")
 
@@ -132,25 +129,3 @@ def not_mergeable(kind: str) -> ModelError:
         f"the adapter is of type {kind}, which cannot be added to the weights; give a LoRA "
         "adapter, or the model it stands on"
     )
-
-
-def effective_weights(policy: Scorer) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the model that the policy is, adapters added in, by its own name."""
-    model = policy.causal_model
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if model.config.get_text_config().tie_word_embeddings and (
-        isinstance(head, LoraLayer) or isinstance(embedding, LoraLayer)
-    ):
-        raise ModelError(
-            "the head and the embedding share their weights, and the adapter changes one of the "
-            "two: leave lm_head and embed_tokens out of lora_target_modules"
-        )
-    layers: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        owner = layers.get(name.removesuffix(".base_layer.weight"))
-        weight = parameter.detach()
-        if owner is not None and name.endswith(".base_layer.weight"):
-            weight = weight + sum(owner.get_delta_weight(one) for one in owner.active_adapters)
-        yield name.replace(".base_layer.", "."), weight

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HEAD = ".score."
+# Initial weights that leave the base as it is; the others are taken out of it.
+STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 
 
 def why_apart(folder: str, policy: Any, base: str | None) -> str | None:
@@ -37,10 +39,22 @@ def why_apart(folder: str, policy: Any, base: str | None) -> str | None:
     config = PeftConfig.from_pretrained(folder)
     if config.peft_type != PeftType.LORA:
         return f"it is a {config.peft_type} adapter, and only LoRA can share"
+    if (part := _in_base(config)) is not None:
+        return f"it changes its base ({part}), which the policy stands on too"
     other = resolve(str(config.base_model_name_or_path))
     if base is None or Path(other).resolve() != Path(base).resolve():
         return f"it was trained on {other}, and the policy on {base}"
     return None
+
+
+def _in_base(config: Any) -> str | None:
+    """The setting by which an adapter changes the weights or the layers that it stands on."""
+    if str(config.init_lora_weights).lower() not in STARTS:
+        return f"init_lora_weights {config.init_lora_weights}"
+    if config.bias != "none":
+        return f"bias {config.bias}"
+    others = ("kasa_config", "layer_replication", "trainable_token_indices")
+    return next((name for name in others if getattr(config, name, None)), None)
 
 
 def free_name(policy: PeftModel, wanted: str) -> str:

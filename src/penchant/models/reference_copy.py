@@ -45,7 +45,7 @@ class CopyReference:
         The soft update of TR-DPO (Gorbatovski et al. 2024, https://arxiv.org/abs/2404.09656);
         an adapter's part is added to the weights it stands on.
         """
-        from penchant.models.merging import effective_weights
+        from penchant.models.effective import effective_weights
 
         own = dict(self._scorer.causal_model.named_parameters())
         for name, weight in effective_weights(policy):

@@ -68,8 +68,10 @@ def gathered_weights(model: Any, *, keep: bool) -> dict[str, torch.Tensor] | Non
 
     weights = model.state_dict(keep_vars=True)
     if isinstance(model, PeftModel):  # the base is saved already
+        # Biases are trained in the base itself.
         added = (".lora_", ".modules_to_save.", ".trainable_tokens_")
-        weights = {n: w for n, w in weights.items() if any(part in n for part in added)}
+        own = [n for n, w in weights.items() if w.requires_grad or any(a in n for a in added)]
+        weights = {name: weights[name] for name in own}
     return gathered(weights, keep=keep)
 
 

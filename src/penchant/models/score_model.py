@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ModelError
 from penchant.models.architecture import (
-    read_config,
+    SCORING,
     require_whole,
+    saved_architectures,
     scoring_architecture,
 )
 from penchant.models.load import LanguageHead, load_causal_model, load_model
@@ -94,4 +95,4 @@ def is_score_model(name: str) -> bool:
         return adapter_settings(name).get("task_type") == "SEQ_CLS"
     if not (Path(name) / "config.json").exists():
         return False
-    return scoring_architecture(read_config(name, trust_remote_code=False)) is not None
+    return any(kind in one for one in saved_architectures(name) for kind in SCORING)

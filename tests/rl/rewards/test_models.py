@@ -433,6 +433,29 @@ def test_several_adapters_live_on_one_policy(
     assert Rewards([EnsembleReward("both", rewards.rewards)], rewards.options).shares_policy
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"init_lora_weights": "pissa"}, "it changes its base (init_lora_weights pissa)"),
+        ({"trainable_token_indices": [70, 80]}, "it changes its base (trainable_token_indices)"),
+        ({"modules_to_save": ["embed_tokens"]}, "it holds layers that are trained whole"),
+    ],
+)
+def test_an_adapter_that_is_more_than_matrices_beside_its_base_leaves_the_policy_alone(
+    settings, why, make_reward_dir, tiny_model_dir, load_saved, samples, tokenizer
+):
+    folder = make_reward_dir(1, adapter=True, settings=settings)
+    policy = fresh_policy(tiny_model_dir)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    rewards = make(folder, tokenizer=tokenizer, policy=policy, base=str(tiny_model_dir))
+    assert any(why in text for text in rewards.findings)
+    after = dict(policy.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    expected = row_by_row(load_saved(folder), samples)
+    assert rewards.score(samples).raw == pytest.approx(expected, abs=1e-4)
+
+
 def test_training_goes_on_where_it_was_after_scoring(
     make_reward_dir, tiny_model_dir, samples, tokenizer
 ):

@@ -117,8 +117,11 @@ def why_apart(folder: str, context: ModelContext) -> str | None:
     reason = other_adapters.why_apart(folder, context.policy, context.base)
     if reason is not None:
         return reason
-    if not any(other_adapters.HEAD in key for key in load_peft_weights(folder, device="cpu")):
+    keys = load_peft_weights(folder, device="cpu").keys()
+    if not any(other_adapters.HEAD in key for key in keys):
         return "its file holds no score head"
+    if any("lora_" not in key and other_adapters.HEAD not in key for key in keys):
+        return "it holds layers that are trained whole"
     return None
 
 

@@ -323,23 +323,6 @@ def test_only_the_present_version_lies_in_the_folder(tiny_model_dir, tmp_path):
             assert torch.equal(loaded.get_parameter(name), parameter), name
 
 
-def test_rank_is_rounded_up_to_what_vllm_takes_and_other_adapters_are_merged(tiny_model_dir):
-    adapted = {"alpha": 4, "dropout": 0, "target_modules": "q_proj,v_proj"}
-    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    policy = PolicyScorer(add_lora(base, r=24, **adapted), 0)
-    weights = HandedWeights(policy, str(tiny_model_dir))
-    assert weights.rank == 32
-    policy.model.peft_config["default"].use_dora = True  # vLLM has no DoRA
-    assert weights.rank is None
-    with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.1)
-    merged = AutoModelForCausalLM.from_pretrained(weights.write())
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(merged(ids).logits, policy.model(ids).logits, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("settings", "max_length", "message"),
     [

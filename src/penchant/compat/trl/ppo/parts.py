@@ -12,6 +12,7 @@ import torch
 
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
+from penchant.config.peft import changes_base
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.frozen import hold_frozen
 from penchant.models.policy import PolicyScorer
@@ -76,6 +77,11 @@ def make_reference(
     """
     if ref_model is None:
         if model.is_peft_model:
+            if changes_base(vars(model.pretrained_model.active_peft_config)):
+                raise ConfigError(
+                    "with this bias or these init_lora_weights the model without its adapter is "
+                    "not the one that training starts from; pass that model as ref_model"
+                )
             return AdapterReference(policy)
         copied = frozen_copy(policy)
         with copied.active() as scorer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import shutil
 import tempfile
@@ -10,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer, ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 
+from penchant.config.peft import changes_base
 from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.adapter_files import adapter_base
+from penchant.models.effective import effective_weights, saved_buffers
 from penchant.models.locate import is_adapter
-from penchant.models.merging import effective_weights
 from penchant.models.save import gathered_weights
 from penchant.rl.sampling.vllm.control import LABEL
 
@@ -83,15 +88,8 @@ class HandedWeights:
         model: Any = self.policy.model
         if not isinstance(model, PeftModel) or is_adapter(Path(self.name)):
             return None
-        config: Any = model.peft_config["default"]
-        plain = (
-            isinstance(config, LoraConfig)
-            and not config.use_dora
-            and not config.modules_to_save
-            and not config.target_parameters
-            and config.bias == "none"
-        )
-        return room_for(max(config.r, *config.rank_pattern.values(), 0)) if plain else None
+        rank = _rank(model)
+        return None if rank is None else room_for(rank)
 
     def write(self) -> Path:
         """Write the present weights as a new version; every process calls it.
@@ -119,13 +117,36 @@ class HandedWeights:
                 )
             with self.policy.opened(layers=True):
                 if self.team.leads:
-                    merged = dict(effective_weights(self.policy))
+                    merged = {**saved_buffers(self.policy), **dict(effective_weights(self.policy))}
                     causal.save_pretrained(folder, state_dict=merged)
             return
         own = {"selected_adapters": ["default"]} if self.rank is not None else {}
         weights = gathered_weights(model, keep=self.team.leads)
         if self.team.leads:
             model.save_pretrained(folder, state_dict=weights, **own)
+
+
+def _rank(model: PeftModel) -> int | None:
+    """The largest rank of a layer's adapter; None where vLLM would make another model of it.
+
+    vLLM applies pairs of matrices at one scale, to the weights as they were saved.
+    """
+    config: Any = model.peft_config["default"]
+    if not isinstance(config, LoraConfig) or config.layer_replication or changes_base(vars(config)):
+        return None
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    parts: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
+    scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
+    if not all(_is_pair(part, scale) for part in parts):
+        return None
+    return max(config.r, *(part.r.get("default", 0) for part in parts))
+
+
+def _is_pair(part: Any, scale: float) -> bool:
+    if not isinstance(part, LoraLayer) or isinstance(part, ParamWrapper):
+        return False
+    beside = part.lora_variant.get("default") or part.lora_bias.get("default")
+    return not beside and math.isclose(part.scaling.get("default", scale), scale)
 
 
 def _roomy(policy: Scorer, *, adapter: bool) -> Path | None:
