@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from penchant.core.errors import ModelError
 from penchant.data.batch import Group, Turns
 from penchant.models.lora import add_lora
 from penchant.models.merging import effective_weights
@@ -125,8 +126,8 @@ def test_a_copy_stays_behind_when_the_policy_moves_and_is_never_trained(
     assert all(p.requires_grad for p in policy.parameters())
 
 
-def perturbed_lora(model, target_modules="all-linear"):
-    lora = add_lora(model, r=2, alpha=8, dropout=0.0, target_modules=target_modules)
+def perturbed_lora(model, target_modules="all-linear", **more):
+    lora = add_lora(model, r=2, alpha=8, dropout=0.0, target_modules=target_modules, **more)
     torch.manual_seed(7)
     for name, parameter in lora.named_parameters():
         if "lora_B" in name:
@@ -155,18 +156,41 @@ def test_a_copy_of_a_policy_with_a_fresh_adapter_is_the_base_and_holds_no_adapte
     assert any(p.requires_grad for p in policy.parameters())
 
 
-@pytest.mark.parametrize("target_modules", ["all-linear", "q_proj,lm_head"])
-def test_effective_weights_are_those_of_the_merged_model(make_model, target_modules):
-    lora = perturbed_lora(make_model(), target_modules)
+EXPERTS = "mlp.experts.gate_up_proj, mlp.experts.down_proj"
+FOUR = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "keys"),
+    [
+        ("llama", {}, {}),
+        ("llama", {}, {"target_modules": "q_proj,lm_head"}),
+        ("llama", {}, {"target_modules": "q_proj,lm_head", "settings": {"use_dora": True}}),
+        ("phi", {}, {"settings": {"lora_bias": True}}),
+        ("qwen3_moe", FOUR, {"target_modules": "q_proj", "target_parameters": EXPERTS}),
+    ],
+    ids=["all-linear", "head", "dora", "lora-bias", "experts"],
+)
+def test_effective_weights_are_those_of_the_merged_model(make_model, family, changes, keys):
+    lora = perturbed_lora(make_model(family, **changes), **keys)
     found = {name: weight.clone() for name, weight in effective_weights(scorer_for(lora))}
     before = {name: p.clone() for name, p in lora.named_parameters()}
     assert all(torch.equal(p, before[name]) for name, p in lora.named_parameters())
     merged = dict(lora.merge_and_unload().named_parameters())
     assert found.keys() == merged.keys()
-    base = dict(make_model().named_parameters())
+    base = dict(make_model(family, **changes).named_parameters())
     assert any(not torch.equal(weight, base[name]) for name, weight in merged.items())
     for name, weight in merged.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [5, 9]}], ids=str
+)
+def test_what_is_trained_beside_an_adapter_is_not_lost_without_a_word(make_model, settings):
+    lora = perturbed_lora(make_model(), settings=settings)
+    with pytest.raises(ModelError, match="drop modules_to_save and trainable_token_indices"):
+        dict(effective_weights(scorer_for(lora)))
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -215,6 +239,24 @@ def test_a_cache_beside_an_adapter_still_has_a_reference_to_compare_with(
         assert scorer is policy
         assert all(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
     assert not any(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
+
+
+def test_a_cache_asks_the_model_at_hand_for_answers_that_it_does_not_know(
+    make_model, groups, expected, tmp_path
+):
+    policy = scorer_for(perturbed_lora(make_model()))
+    live = AdapterReference(policy)
+    reference = CachedReference(tmp_path, policy.causal_model, "fp32", live)
+    with live.active() as scorer:
+        reference.fill(groups[:2], scorer, batch_size=2, progress=quiet)
+    passes = []
+    policy.register_forward_hook(lambda *_: passes.append(1))
+    for some in (groups, groups[2:]):  # some of which it knows, and none
+        found = reference.sums(some, policy.batch(some))
+        torch.testing.assert_close(found, expected[-len(found) :], rtol=0, atol=1e-4)
+    assert len(passes) == 2
+    reference.sums(groups[:2], policy.batch(groups[:2]))
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize(("policy_plan", "plan"), [(PACKED, PADDED), (PADDED, PACKED)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ def _base_layer(module: Any) -> Any:
 # Of a merged model against its adapter: the largest tolerated mean difference of the logits.
 MERGED_IN_FP32, MERGED_IN_HALF = 1e-3, 0.05
 NUM_COMPARED = 32
+# Names of what PEFT trains whole, or by rows, beside the weights that were there.
+OTHER_WEIGHTS = re.compile(r"\.(original_module|modules_to_save|token_adapter)\.")
+# What is in the name of a parameter of a module that adapters stand around.
+WRAPPED = re.compile(r"(\.base_layer)+\.")
 
 
 @torch.no_grad()
@@ -149,8 +154,32 @@ def effective_weights(policy: Scorer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue
-        owner = layers.get(name.removesuffix(".base_layer.weight"))
+        if OTHER_WEIGHTS.search(name):
+            raise ModelError(
+                f"{name}: what PEFT trains whole, or by rows, cannot be handed over with the "
+                "weights that an adapter changes; drop modules_to_save and trainable_token_indices "
+                "from peft, or set generation to cached"
+            )
+        path, _, own = name.rpartition(".")
         weight = parameter.detach()
-        if owner is not None and name.endswith(".base_layer.weight"):
-            weight = weight + sum(owner.get_delta_weight(one) for one in owner.active_adapters)
-        yield name.replace(".base_layer.", "."), weight
+        # Adapters of several parameters of one module stand around each other.
+        while path.endswith(".base_layer"):
+            path = path.removesuffix(".base_layer")
+            weight = _added(layers[path], own, weight)
+        yield WRAPPED.sub(".", name), weight
+
+
+def _added(layer: Any, name: str, weight: Tensor) -> Tensor:
+    """A parameter of the module under a LoRA layer, with what its active adapters make of it."""
+    for one in layer.active_adapters:
+        if name == "bias":
+            bias = layer.lora_B[one].bias
+            weight = weight if bias is None else weight + bias * layer.scaling[one]
+        elif name == getattr(layer, "parameter_name", name):
+            variant = layer.lora_variant.get(one)
+            weight = (
+                weight + layer.get_delta_weight(one)
+                if variant is None
+                else variant.merge_safe(layer, one, weight.clone())
+            )
+    return weight

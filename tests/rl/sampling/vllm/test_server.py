@@ -329,7 +329,10 @@ def test_rank_is_rounded_up_to_what_vllm_takes_and_other_adapters_are_merged(tin
     policy = PolicyScorer(add_lora(base, r=24, **adapted), 0)
     weights = HandedWeights(policy, str(tiny_model_dir))
     assert weights.rank == 32
-    policy.model.peft_config["default"].use_dora = True  # vLLM has no DoRA
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    settings = {"use_dora": True}  # vLLM has none
+    policy = PolicyScorer(add_lora(base, r=24, settings=settings, **adapted), 0)
+    weights = HandedWeights(policy, str(tiny_model_dir))
     assert weights.rank is None
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():

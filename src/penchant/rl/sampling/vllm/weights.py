@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 
 from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.adapter_files import adapter_base
+from penchant.models.linear import is_low_rank
 from penchant.models.locate import is_adapter
 from penchant.models.merging import effective_weights
 from penchant.models.save import gathered_weights
@@ -84,12 +86,14 @@ class HandedWeights:
         if not isinstance(model, PeftModel) or is_adapter(Path(self.name)):
             return None
         config: Any = model.peft_config["default"]
+        layers = [m for m in model.modules() if isinstance(m, LoraLayer) and "default" in m.lora_A]
         plain = (
             isinstance(config, LoraConfig)
-            and not config.use_dora
             and not config.modules_to_save
+            and not config.trainable_token_indices
             and not config.target_parameters
             and config.bias == "none"
+            and all(is_low_rank(layer, "default") for layer in layers)
         )
         return room_for(max(config.r, *config.rank_pattern.values(), 0)) if plain else None
 
