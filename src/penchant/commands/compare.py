@@ -226,6 +226,8 @@ class _Measuring:
             shutil.rmtree(one.config.output)
             done = None
         if done is None:
+            measured = None
+            Measured.forget(one.config.output)  # of a run that goes further
             loaded, yardstick = self._load(one.config, run_data)
             done = train_point(one.config, run_data, loaded)
             if done.after is not None:
