@@ -11,12 +11,14 @@ import torch
 import yaml
 
 from penchant.config.keys import RunConfig, load_config
+from penchant.core.adapters import changes_base
 from penchant.core.errors import ConfigError
 from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.methods import METHODS
+from penchant.models.adapter_files import adapter_base, adapter_settings
 from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
-from penchant.models.locate import resolve
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.memory import is_quantised
 from penchant.models.score_model import is_score_model
 from penchant.models.selfcheck import plan_scoring
@@ -152,6 +154,24 @@ def run_settings(model: Path) -> dict[str, Any]:
     """The keys of a run directory; none of any other folder."""
     file = model / "config.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def off_is_start(folder: str) -> bool:
+    """Whether a resolved name is an adapter's which, switched off, leaves what it was tuned from.
+
+    Biases that were trained stay, and what was taken out of the base is not put back.
+    """
+    return is_adapter(Path(folder)) and not changes_base(adapter_settings(folder))
+
+
+def tuned_from(model: Path, folder: str) -> str | None:
+    """What a model was tuned from, as its run or its adapter says; None where neither does.
+
+    Args:
+        model: as the user named it; folder: resolved.
+    """
+    named = run_settings(model).get("model")
+    return adapter_base(folder) if named is None and is_adapter(Path(folder)) else named
 
 
 def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:

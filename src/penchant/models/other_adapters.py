@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peft import LoraConfig, PeftConfig, PeftType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
+from penchant.core.adapters import changes_base
 from penchant.core.errors import ModelError
 from penchant.models import attention
 from penchant.models.locate import is_adapter, resolve
@@ -37,6 +38,8 @@ def why_apart(folder: str, policy: Any, base: str | None) -> str | None:
     config = PeftConfig.from_pretrained(folder)
     if config.peft_type != PeftType.LORA:
         return f"it is a {config.peft_type} adapter, and only LoRA can share"
+    if changes_base(config.to_dict()):
+        return "it changes the weights that it stands on"
     other = resolve(str(config.base_model_name_or_path))
     if base is None or Path(other).resolve() != Path(base).resolve():
         return f"it was trained on {other}, and the policy on {base}"
