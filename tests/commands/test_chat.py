@@ -137,11 +137,14 @@ def test_what_cannot_be_talked_with_is_refused(
         open_chat(adapter_run, system="Be brief.")  # the run was on plain texts
 
 
-def test_a_run_of_all_weights_stands_beside_what_it_started_from(
-    tiny_keys: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    "keys", [{"lora_r": 0}, {"lora_r": 4, "peft": {"init_lora_weights": "pissa"}}], ids=str
+)
+def test_a_run_stands_beside_what_it_started_from_where_no_adapter_gives_that(
+    tiny_keys: dict[str, Any], tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     run = tmp_path / "run"
-    penchant.train("dpo", **tiny_keys, lora_r=0, max_steps=3, output=run)
+    penchant.train("dpo", **tiny_keys, **keys, max_steps=3, output=run)
     chat = open_chat(run, max_new_tokens=4)
     answers = chat.ask("Is 3 so?", lambda _, piece: None)
     start = open_chat(tiny_keys["model"], max_new_tokens=4)

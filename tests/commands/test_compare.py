@@ -214,6 +214,29 @@ def test_answers_that_cannot_be_judged_are_left_out(
             assert rate is not None and rate.num_prompts == 7
 
 
+def test_an_adapter_that_took_something_out_of_its_base_is_held_against_its_start(
+    tiny_keys: dict[str, Any], held_out_file: Path, tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "max_steps": 2, "lora_r": 4}
+    keys |= {"peft": {"init_lora_weights": "pissa"}, "output": tmp_path / "c", "num_answers": 4}
+    found = penchant.compare(["orpo"], **keys)
+    assert found.start.kl == pytest.approx([0.0] * len(found.start.kl), abs=1e-4)
+    (point,) = found.points
+    assert point.measured is not None and any(abs(nats) > 1e-3 for nats in point.measured.kl)
+
+
+def test_points_that_go_further_are_measured_again(
+    tiny_keys: dict[str, Any], held_out_file: Path, tmp_path: Path
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "output": tmp_path / "c", "lora_r": 4}
+    first = penchant.compare(["orpo"], **keys, max_steps=2, num_answers=2)
+    again = penchant.compare(["orpo"], **keys, max_steps=6, num_answers=2, resume=True)
+    (before,), (after,) = first.points, again.points
+    assert before.measured is not None and after.measured is not None
+    assert before.measured.answers and before.measured.kl != after.measured.kl
+    assert json.loads((after.output / "summary.json").read_text())["steps"] == 6
+
+
 KEYS = {"model": "m", "data": "d", "train_fraction": 0.5, "output": "c"}
 
 

@@ -44,6 +44,7 @@ def run(
         ("dpo", {"lora_r": 0, "learning_rate": 1e-3}),
         ("dpo", {"lora_r": 0, "learning_rate": 1e-3, "reference": "cache"}),
         ("ipo", {"log_ratio": "sum", "max_prompt_length": 8}),
+        ("dpo", {"peft": {"init_lora_weights": "pissa"}, "lora_r": 4}),
     ],
     ids=str,
 )
@@ -75,6 +76,16 @@ def test_adapter_folder_is_compared_with_what_it_adapts(
     assert run.after is not None
     found = penchant.evaluate(model=run.model, data=held_out_file, beta=0.3, max_length=64)
     assert_same(found, run.after)
+
+
+def test_adapter_that_took_something_out_of_its_base_is_compared_with_the_whole_of_it(
+    tmp_path: Path, tiny_keys: dict[str, Any], held_out_file: Path
+) -> None:
+    keys = {**tiny_keys, "eval_data": str(held_out_file), "lora_r": 4}
+    keys |= {"peft": {"init_lora_weights": "pissa"}, "reference": "copy"}
+    result = penchant.train("dpo", output=tmp_path / "run", **keys)
+    found = penchant.evaluate(model=result.model, data=held_out_file, max_length=64)
+    assert_same(found, result.after)
 
 
 def test_run_with_another_reference_model_is_compared_with_that(

@@ -1,4 +1,4 @@
-"""A run that somebody else has made: what it says of itself does not count for everything."""
+"""What is known of a model before its weights are loaded, and whose word counts for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 import penchant
 from penchant.commands.chat import open_chat
+from penchant.commands.opened import off_is_start, tuned_from
 from penchant.core.errors import ModelError
 
 CODE = """
@@ -76,3 +77,32 @@ def test_code_of_a_model_runs_on_the_word_of_the_user(foreign: Path, held_out_fi
     assert foreign.with_name("ran").exists()
     assert type(chat.speakers["answer"].scorer.causal_model).__name__ == "OwnModel"
     assert chat.ask("Is 3 so?", lambda _, piece: None)["answer"].num_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"init_lora_weights": True, "bias": "none"}, True),
+        ({"init_lora_weights": "eva"}, True),
+        ({"init_lora_weights": "pissa_niter_16"}, False),
+        ({"init_lora_weights": "olora"}, False),
+        ({"bias": "lora_only"}, False),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_changes_its_base_is_not_its_start_when_it_is_off(
+    tmp_path: Path, tiny_model_dir: Path, settings: dict[str, Any], expected: bool
+) -> None:
+    adapter = tmp_path / "run" / "model"
+    adapter.mkdir(parents=True)
+    saved = {**settings, "base_model_name_or_path": str(tiny_model_dir)}
+    (adapter / "adapter_config.json").write_text(json.dumps(saved))
+    assert off_is_start(str(adapter)) == expected
+    assert tuned_from(adapter, str(adapter)) == str(tiny_model_dir)
+    (tmp_path / "run" / "config.yaml").write_text("model: another\n")
+    assert tuned_from(tmp_path / "run", str(adapter)) == "another"
+
+
+def test_a_model_without_an_adapter_is_tuned_from_what_its_run_says(tiny_model_dir: Path) -> None:
+    assert not off_is_start(str(tiny_model_dir))
+    assert tuned_from(tiny_model_dir, str(tiny_model_dir)) is None

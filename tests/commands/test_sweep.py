@@ -111,6 +111,45 @@ def test_keys_that_read_or_divide_the_data_cannot_vary(key: str) -> None:
         penchant.sweep("dpo", {key: [1, 2]}, model="m", data="d", output="s")
 
 
+def test_points_go_further_when_their_steps_grow(keys: dict[str, Any], tmp_path: Path) -> None:
+    """As a run does: to where it would have come at once."""
+    keys |= {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_steps": 2}
+    vary = {"beta": [0.05, 0.1]}
+    penchant.sweep("dpo", vary, **keys)
+    grown = penchant.sweep("dpo", vary, **{**keys, "max_steps": 4}, resume=True)
+    output = str(tmp_path / "whole")
+    whole = penchant.sweep("dpo", vary, **{**keys, "max_steps": 4, "output": output})
+    assert [point.after for point in grown.points] == [point.after for point in whole.points]
+    for point in grown.points:
+        assert json.loads((point.output / "summary.json").read_text())["steps"] == 4
+    before = (grown.points[0].output / "summary.json").stat().st_mtime_ns
+    penchant.sweep("dpo", vary, **{**keys, "max_steps": 4}, resume=True)
+    assert (grown.points[0].output / "summary.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_every_point_starts_beside_the_same_reference_that_follows(
+    keys: dict[str, Any], tmp_path: Path, lora_r: int
+) -> None:
+    keys |= {"sync_ref_model": True, "ref_model_sync_steps": 1, "lora_r": lora_r, "max_steps": 3}
+    both = penchant.sweep("dpo", {"beta": [0.05, 0.3]}, **keys)
+    alone = penchant.sweep("dpo", {"beta": [0.3]}, **{**keys, "output": str(tmp_path / "alone")})
+    assert both.points[1].after == alone.points[0].after
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    second, only = (one.output / "model" / name for one in (both.points[1], alone.points[0]))
+    assert second.read_bytes() == only.read_bytes()
+
+
+def test_points_tell_no_distance_from_a_base_that_something_was_taken_out_of(
+    keys: dict[str, Any],
+) -> None:
+    taken = penchant.sweep("simpo", {"beta": [2.0]}, peft={"init_lora_weights": "pissa"}, **keys)
+    plain = {**keys, "output": f"{keys['output']}-plain"}
+    usual = penchant.sweep("simpo", {"beta": [2.0]}, **plain)
+    found = [result.points[0].after for result in (taken, usual)]
+    assert [one is not None and one.kl is not None for one in found] == [False, True]
+
+
 def test_points_share_a_start_unless_another_reward_judges_their_monitored_answers(
     tiny_model_dir: Path,
 ) -> None:

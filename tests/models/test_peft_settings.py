@@ -20,6 +20,7 @@ from penchant.models.reference_copy import frozen_copy
 from penchant.models.save import save_model
 from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
+from penchant.objectives.held_out import score_both
 
 IDS = torch.tensor([[1, 5, 6, 7], [8, 9, 10, 11]])
 TOKENS = [5, 9, 96]
@@ -107,6 +108,38 @@ def test_the_packed_layout_scores_and_refers_as_the_plain_one(
         found = one(batch).double()
     same = torch.allclose(found, start, rtol=1e-3, atol=1e-3)
     assert same == (name != "bias")  # a bias stays when the adapter is switched off
+
+
+@pytest.mark.parametrize("name", ["dora", "lora-bias"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+def test_a_head_whose_adapter_is_more_than_two_matrices_is_run_as_it_is(
+    name: str, autocast: bool, make_model: Any, groups: Any, plain_logprobs: Any
+) -> None:
+    """Planned while its adapter is fresh, and changes nothing yet."""
+    start = plain_logprobs(make(make_model, name), groups)
+    scorer = Scorer(ours(make(make_model, name), name, target_modules="q_proj,lm_head"), 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        plan = plan_scoring(scorer, groups[:2], attention="auto", max_length=64)
+        assert (plan.packed, plan.fused_head) == (True, False)
+        assert "the head's adapter is more than a product of two matrices" in plan.reason
+        with torch.no_grad(), scorer.generating():
+            scorer.causal_model(input_ids=IDS)
+    trained(scorer.model)
+    batch = scorer.batch(groups)
+    found = scorer(batch)
+    expected = plain_logprobs(scorer.model, groups)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    assert (expected - start).abs().max() > 0.01
+    both = score_both(scorer, AdapterReference(scorer), groups, batch)
+    torch.testing.assert_close(both.logprobs, found)
+    lengths = [len(c) for group in groups for c in group.completions]
+    sums = torch.stack([part.sum() for part in start.split(lengths)])
+    assert both.ref_sums is not None
+    torch.testing.assert_close(both.ref_sums.double(), sums, rtol=1e-3, atol=1e-3)
+    found.sum().backward()
+    more = "magnitude" if name == "dora" else "lora_B.default.bias"
+    gradients = [p.grad for n, p in scorer.named_parameters() if "lm_head" in n and more in n]
+    assert len(gradients) == 1 and gradients[0] is not None and gradients[0].abs().max() > 0
 
 
 def test_tokens_that_were_added_are_trained_saved_and_merged(

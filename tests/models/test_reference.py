@@ -224,6 +224,24 @@ def test_a_cache_beside_an_adapter_still_has_a_reference_to_compare_with(
     assert not any(m.disable_adapters for m in policy.modules() if hasattr(m, "lora_A"))
 
 
+def test_a_cache_asks_the_model_at_hand_for_answers_that_it_does_not_know(
+    make_model, groups, expected, tmp_path
+):
+    policy = scorer_for(perturbed_lora(make_model()))
+    live = AdapterReference(policy)
+    reference = CachedReference(tmp_path, policy.causal_model, "fp32", live)
+    with live.active() as scorer:
+        reference.fill(groups[:2], scorer, batch_size=2, progress=quiet)
+    passes = []
+    policy.register_forward_hook(lambda *_: passes.append(1))
+    for some in (groups, groups[2:]):  # some of which it knows, and none
+        found = reference.sums(some, policy.batch(some))
+        torch.testing.assert_close(found, expected[-len(found) :], rtol=0, atol=1e-4)
+    assert len(passes) == 2
+    reference.sums(groups[:2], policy.batch(groups[:2]))
+    assert len(passes) == 2
+
+
 @pytest.mark.parametrize(("policy_plan", "plan"), [(PACKED, PADDED), (PADDED, PACKED)])
 def test_a_copy_in_another_layout_than_the_policy_scores_the_same(
     policy_plan, plan, make_model, groups, expected

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from penchant.core.team import Team
+from penchant.models.lora import add_lora
+from penchant.models.reference import AdapterReference
 from penchant.models.reference_copy import CopyReference
 from penchant.objectives.held_out import Scored, TokenMeans, batches, mean, score_both
 
@@ -85,3 +87,24 @@ def test_a_policy_without_a_reference_is_scored_alone(make_model, scorer_for, gr
     scored = score_both(policy, None, groups, policy.batch(groups))
     assert scored.ref_sums is scored.kl is scored.entropy is None
     assert len(scored.logprobs) == 26
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "plain"])
+def test_a_policy_beside_its_own_model_is_scored_with_its_adapter_on(
+    layout, make_model, scorer_for, groups, plain_logprobs
+):
+    adapted = add_lora(make_model(), r=2, alpha=8, dropout=0.0, target_modules="all-linear")
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        ours = plain_logprobs(adapted, groups).float()
+        theirs = plain_logprobs(make_model(), groups).float()
+        policy = scorer_for(adapted, layout)
+        scored = score_both(policy, AdapterReference(policy), groups, policy.batch(groups))
+    assert (ours - theirs).abs().max() > 0.1
+    lengths = [len(c) for group in groups for c in group.completions]
+    sums = torch.stack([part.sum() for part in theirs.split(lengths)])
+    torch.testing.assert_close(scored.logprobs, ours, rtol=0, atol=1e-4)
+    torch.testing.assert_close(scored.ref_sums, sums, rtol=0, atol=1e-4)

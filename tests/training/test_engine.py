@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 from penchant.config.keys import load_config
 from penchant.core.errors import TrainingError
+from penchant.core.evaluation import Evaluation
 from penchant.data.source import DatasetSource
 from penchant.data.tokenise import TokenisedPair
 from penchant.data.tokenised import TokenisedLabel
@@ -25,6 +26,7 @@ from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import plan_scoring
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
+from penchant.training.checkpoint_reading import read_part
 from penchant.training.engine import Engine
 from penchant.training.folder import RunDirectory, read_lines
 from penchant.training.kind import kind_of
@@ -254,3 +256,43 @@ def test_memory_that_holds_no_single_pair_ends_with_what_to_set(
             options={"max_tokens_per_batch": budget},
             fail=Exhausted(2, backward=False),
         )
+
+
+@pytest.mark.parametrize("save_steps", [500, 1], ids=["as the best", "also as one of all"])
+def test_the_best_checkpoint_holds_what_was_evaluated_where_the_guard_goes_back(
+    tmp_path: Path, tiny_model_dir: Path, save_steps: int
+) -> None:
+    evaluated: dict[int, dict[str, torch.Tensor]] = {}
+    best: list[int | None] = []
+
+    def watched(engine: Engine) -> None:
+        parameters = engine.step.parameters
+
+        def copied() -> dict[str, torch.Tensor]:
+            return {name: p.detach().clone() for name, p in parameters.items()}
+
+        start = copied()
+
+        @torch.no_grad()
+        def after(step: int, seconds: float) -> bool:
+            for name, parameter in parameters.items() if step == 2 else ():
+                parameter.copy_(start[name])
+            best.append(engine.progress.best_step)
+            return False
+
+        def evaluate() -> Evaluation:
+            evaluated[engine.progress.step] = copied()
+            return Evaluation(num_examples=1, accuracy=float(engine.progress.step == 2))
+
+        guard: Any = SimpleNamespace(stopped="", best_step=None, after=after, state=dict)
+        guard.note = lambda record: None
+        engine.guard, engine.evaluate = guard, evaluate
+
+    options = {"eval_steps": 2, "eval_data": "pairs", "save_steps": save_steps}
+    keys: dict[str, Any] = {"method": "dpo", "micro_batch_size": 32, "accumulation": 1}
+    gradients(tiny_model_dir, tmp_path / "run", options=options, fail=watched, **keys)
+    assert best[-1] == 2
+    saved = read_part(tmp_path / "run" / "checkpoints", 2, "weights")
+    assert saved.keys() == evaluated[2].keys()
+    for name, weight in saved.items():
+        assert torch.equal(weight, evaluated[2][name]), name

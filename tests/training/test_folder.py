@@ -164,3 +164,14 @@ def test_resuming_may_divide_a_step_among_other_processes_but_not_change_its_siz
     assert RunDirectory(run.path, eight, resume=True).resumed
     with pytest.raises(TrainingError, match=r"examples of a step .*: 32 then, 128 now"):
         RunDirectory(run.path, {**eight, "gradient_accumulation_steps": 4}, resume=True)
+
+
+@pytest.mark.parametrize(("steps", "complete"), [(8, True), (12, False)])
+def test_complete_run_whose_steps_grow_is_none_once_its_keys_are_recorded(
+    tmp_path: Path, steps: int, complete: bool
+) -> None:
+    run = RunDirectory(tmp_path, {**CONFIG, "max_steps": 8}, resume=False)
+    run.write_summary({"steps": 8})
+    for _ in range(2):  # and stays so
+        again = RunDirectory(tmp_path, {**CONFIG, "max_steps": steps}, resume=True)
+        assert (again.summary() is not None) == complete

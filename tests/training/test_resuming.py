@@ -626,6 +626,38 @@ def test_complete_run_goes_further_when_its_steps_grow(
     assert_same_run(tmp_path / "grown", tmp_path / "whole")
 
 
+def rates(run: Path) -> list[float]:
+    return [record["learning_rate"] for record in metrics(run) if "learning_rate" in record]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_run_that_goes_further_takes_the_rates_of_its_new_length(
+    tmp_path: Path, tiny_keys: dict[str, Any], schedule: str
+) -> None:
+    keys = {**tiny_keys, "lr_scheduler_type": schedule, "save_steps": 3}
+    penchant.train("dpo", output=tmp_path / "whole", max_steps=8, **keys)
+    penchant.train("dpo", output=tmp_path / "grown", max_steps=3, **keys)
+    penchant.train("dpo", output=tmp_path / "grown", max_steps=8, resume=True, **keys)
+    assert rates(tmp_path / "grown")[3:] == rates(tmp_path / "whole")[3:]
+    assert min(rates(tmp_path / "grown")[3:]) > 0
+
+
+def test_run_that_goes_further_knows_how_good_it_was_when_it_ended(
+    tmp_path: Path, contrary_keys: dict[str, Any]
+) -> None:
+    keys = {**contrary_keys, "output": tmp_path / "run", "eval_steps": 4}
+    keys |= {"load_best_model_at_end": True, "save_total_limit": 1}
+    first = penchant.train("dpo", max_steps=2, **keys)
+    assert first.best_step == 2
+    again = penchant.train("dpo", max_steps=8, resume=True, **keys)
+    assert (again.steps, again.best_step) == (8, 2)
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2, 8]
+    assert first.after is not None and again.after is not None
+    assert again.after.margin == first.after.margin
+    found = penchant.evaluate(model=again.output, data=contrary_keys["eval_data"])
+    assert found.margin == pytest.approx(first.after.margin, abs=1e-5)
+
+
 def test_checkpoint_is_saved_when_the_last_is_old(
     tmp_path: Path, tiny_keys: dict[str, Any]
 ) -> None:

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
 from penchant.commands.opened import (
     config_of,
     load_model,
-    run_settings,
-    start_apart,
+    off_is_start,
+    tuned_from,
     why_plain,
 )
 from penchant.core.errors import ConfigError, ModelError
@@ -222,7 +220,7 @@ def open_chat(
     policy = load_model(folder, config, accelerator, keep_adapter=True)
     scorer = Scorer(policy, int(tokenizer.pad_token_id))
     tokeniser = make_tokeniser(config, tokenizer, end_token_ids(policy))
-    speakers = _beside(scorer, Path(model), start, config, accelerator)
+    speakers = _beside(scorer, Path(model), folder, start, config, accelerator)
     chat = Chat(
         {**speakers, TUNED if speakers else ALONE: _Speaker(scorer)},
         tokeniser,
@@ -239,6 +237,7 @@ def open_chat(
 def _beside(
     scorer: Scorer,
     model: Path,
+    folder: str,
     named: str | Path | None,
     config: RunConfig,
     accelerator: Accelerator,
@@ -246,12 +245,10 @@ def _beside(
     """What the model started from, where that is known and wanted."""
     if named == "none":
         return {}
-    if isinstance(scorer.model, PeftModel) and named is None:
-        adapted: PeftModel = scorer.model
-        named = start_apart(resolve(str(model)))
-        if named is None:
-            return {START: _Speaker(scorer, adapted.disable_adapter)}
-    name = named or run_settings(model).get("model")
+    if named is None and off_is_start(folder):
+        adapted: Any = scorer.model
+        return {START: _Speaker(scorer, adapted.disable_adapter)}
+    name = named or tuned_from(model, folder)
     if name is None:
         logger.info("%s does not say what it was tuned from: it answers alone; --start", model)
         return {}

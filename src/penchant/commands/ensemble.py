@@ -97,6 +97,8 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
     if done is not None and (not run_data.evaluation or (config.output / SCORES).exists()):
         logger.info("%s is complete", config.output)
         return TrainResult.from_summary(done)
+    if directory.team.leads:  # of a member that goes further
+        (config.output / SCORES).unlink(missing_ok=True)
     logger.info("member %s, seed %d", config.output.name, config.seed)
     inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
     snapshot = checked(config, inputs, accelerator.num_processes)

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
 from penchant.commands.benchmark import ALL, Benchmark, rank_opened
-from penchant.commands.opened import Opened, load_model, open_model, plan, run_settings
+from penchant.commands.opened import (
+    Opened,
+    load_model,
+    off_is_start,
+    open_model,
+    plan,
+    run_settings,
+    tuned_from,
+)
 from penchant.core.errors import ConfigError
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import out_of_memory_explained
@@ -125,11 +131,10 @@ def _compared_with(
     opened: Opened,
 ) -> Reference:
     """The model that was named, or what the run or the adapter started from."""
-    settings = run_settings(model)
-    named = named or settings.get("reference_model")
-    if isinstance(scorer.model, PeftModel) and named is None:
+    named = named or run_settings(model).get("reference_model")
+    if named is None and off_is_start(opened.folder):
         return AdapterReference(scorer)
-    start = named or settings.get("model")
+    start = named or tuned_from(model, opened.folder)
     if start is None:
         raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
     config = opened.config

@@ -12,14 +12,14 @@ import torch
 import yaml
 
 from penchant.config.keys import RunConfig, load_config
-from penchant.config.peft import changes_base
+from penchant.core.adapters import changes_base
 from penchant.core.errors import ConfigError
 from penchant.core.machine import out_of_memory_explained, resolve_precision
 from penchant.core.screen import setup_logging
 from penchant.methods import METHODS
 from penchant.models.adapter_files import adapter_base, adapter_settings
 from penchant.models.load import DTYPES, end_token_ids, load_tokenizer
-from penchant.models.locate import resolve
+from penchant.models.locate import is_adapter, resolve
 from penchant.models.memory import is_quantised
 from penchant.models.score_model import is_score_model
 from penchant.models.selfcheck import plan_scoring
@@ -159,13 +159,22 @@ def run_settings(model: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def start_apart(folder: str) -> str | None:
-    """What an adapter started from, where that is not the model with the adapter switched off.
+def off_is_start(folder: str) -> bool:
+    """Whether a resolved name is an adapter's which, switched off, leaves what it was tuned from.
+
+    Biases that were trained stay, and what was taken out of the base is not put back.
+    """
+    return is_adapter(Path(folder)) and not changes_base(adapter_settings(folder))
+
+
+def tuned_from(model: Path, folder: str) -> str | None:
+    """What a model was tuned from, as its run or its adapter says; None where neither does.
 
     Args:
-        folder: the resolved name of an adapter.
+        model: as the user named it; folder: resolved.
     """
-    return adapter_base(folder) if changes_base(adapter_settings(folder)) else None
+    named = run_settings(model).get("model")
+    return adapter_base(folder) if named is None and is_adapter(Path(folder)) else named
 
 
 def config_of(model: Path, folder: str, keys: dict[str, Any]) -> RunConfig:

@@ -28,14 +28,14 @@ from penchant.guards.checks.gather import checked
 from penchant.guards.checks.snapshot import Snapshot
 from penchant.methods import METHODS
 from penchant.models.memory import own_part
-from penchant.models.reference import AdapterReference
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.checkpoint_files import drop_unasked
-from penchant.training.folder import open_directory
+from penchant.training.folder import completed, open_directory
 from penchant.training.inputs import read_inputs
 from penchant.training.kind import kind_of
 from penchant.training.prepare import prepare
+from penchant.training.references import switched_off
 from penchant.training.result import TrainResult
 from penchant.training.setup import RunData, Setup
 
@@ -188,7 +188,7 @@ class Start:
     Attributes:
         keys: those that decide what is loaded.
         setup: of these points; snapshot: what the checks saw of the first.
-        weights: of the parameters that are trained.
+        weights: at first, of what the points change.
     """
 
     keys: dict[str, Any]
@@ -204,17 +204,26 @@ def load_start(config: RunConfig, run_data: RunData) -> Start:
     inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
     snapshot = checked(config, inputs, accelerator.num_processes)
     setup = prepare(config, accelerator, inputs, keep_reference=True)
-    trained = setup.trained().items()
-    weights = {n: own_part(p.detach()).to("cpu", copy=True) for n, p in trained}
+    changed = _changed(config, setup).items()
+    weights = {n: own_part(p.detach()).to("cpu", copy=True) for n, p in changed}
     return Start(heavy_keys(config), setup, snapshot, weights)
+
+
+def _changed(config: RunConfig, setup: Setup) -> dict[str, torch.Tensor]:
+    """What a run changes of what it works with, in place, by name."""
+    trained: dict[str, torch.Tensor] = {**setup.trained()}
+    if not config.sync_ref_model:
+        return trained
+    from penchant.training.syncing import following
+
+    return {**trained, **following(setup)}
 
 
 def finished(config: RunConfig, run_data: RunData) -> Point | None:
     """A point that an earlier call has trained."""
     directory = open_directory(config, make_accelerator(config.precision), run_data)
     point = known_point(config, directory.team)
-    # A kill may have come between the two files: what the run has saved is gone on with.
-    if directory.summary() is None or point.after is None:
+    if point.after is None:
         return None
     logger.info("%s is complete", config.output)
     return point
@@ -226,6 +235,9 @@ def known_point(config: RunConfig, team: Team) -> Point:
     known: dict[str, Any] = {"error": PENDING}
     if team.leads and file.exists():
         known = json.loads(file.read_text(encoding="utf-8"))
+        # A kill may have come between the two files, or the run is to go further: it goes on.
+        if "after" in known and completed(config) is None:
+            known = {"error": PENDING}
     known = team.agree(known)
     if "error" in known:
         return Point({}, config.output, None, known["error"])
@@ -269,7 +281,7 @@ def train_point(
         TrainingError: one of several processes has met what the others do not know of.
     """
     with torch.no_grad():
-        for name, parameter in start.setup.trained().items():
+        for name, parameter in _changed(config, start.setup).items():
             own_part(parameter).copy_(start.weights[name])
             parameter.grad = None  # a point that diverged has left its own
     accelerator = make_accelerator(
@@ -299,10 +311,11 @@ def train_point(
 def _with_kl(config: RunConfig, setup: Setup, result: TrainResult, team: Team) -> Evaluation:
     """The run's evaluation, with the distance from the start where the run did not need it."""
     assert result.after is not None
-    adapted = config.spec.model == "language" and bool(config.lora_r)
-    if result.after.kl is not None or not adapted:
+    reference = None
+    if result.after.kl is None and config.spec.model == "language":
+        reference = switched_off(config, setup.scorer)
+    if reference is None:
         return result.after
-    reference = AdapterReference(setup.scorer)
     parts = Parts(setup.scorer, reference, config.spec, config.options, team)
     compared = (
         kind_of(config.spec)

@@ -131,6 +131,9 @@ class _Run:
 
             self.directory.reopen()
             resume(engine)
+            # The last step was saved before it was evaluated, and the run may go further.
+            if (logged := self._logged_evaluation(engine.progress.step)) is not None:
+                engine.judge(logged)
         else:
             self._save_audit()
             for finding in [*find_faults(self.snapshot, setup.train_set), *setup.notes]:
@@ -142,10 +145,7 @@ class _Run:
             self._guard_from_start()
         engine.fit()
         step = progress.step
-        logged = self._logged_evaluation(step)
-        if logged is not None:  # before a failure, of which no checkpoint could know
-            engine.judge(logged)
-        elif setup.eval_set:
+        if setup.eval_set and self._logged_evaluation(step) is None:
             engine.evaluate_now()
         if self.config.load_best_model_at_end:
             from penchant.training.restoring import load_best

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.commands.opened import Opened, open_model, run_settings, start_apart
+from penchant.commands.opened import Opened, off_is_start, open_model, tuned_from
 from penchant.core.errors import ConfigError, ModelError
 from penchant.core.machine import out_of_memory_explained, release_memory
 from penchant.core.screen import track
 from penchant.data.prompts import Prompt
 from penchant.data.records import counted, is_chat
 from penchant.models.load import end_token_ids
-from penchant.models.locate import is_adapter
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.answers import LESS
@@ -85,17 +83,16 @@ def answer_both(
 
 def _start(opened: Opened) -> Opened | None:
     """What a model started from; None where that is the model with its adapter switched off."""
-    if is_adapter(Path(opened.folder)):
-        base = start_apart(opened.folder)
-        return None if base is None else replace(opened, name=Path(base), folder=base)
-    name = run_settings(opened.name).get("model")
+    if off_is_start(opened.folder):
+        return None
+    name = tuned_from(opened.name, opened.folder)
     if name is None:
         raise ConfigError(
             f"{opened.name} says nothing about what it was tuned from; give the model to compare "
             "it with: against"
         )
     keys = {key: getattr(opened.config, key) for key in OF_THE_RUN}
-    return open_model(str(name), 1, keys)
+    return open_model(name, 1, keys)
 
 
 def _require_policy(opened: Opened) -> None:

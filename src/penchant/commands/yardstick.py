@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 
 from penchant.core.atomic import write_atomically
 from penchant.core.machine import out_of_memory_explained
@@ -21,11 +20,12 @@ from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.data.records import Pair, prompt_key
 from penchant.guards.monitors.answering import answering, distinct_prompts, held_out_rewards
-from penchant.models.reference import AdapterReference, Reference, weighted_sums
+from penchant.models.reference import Reference, weighted_sums
 from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import batches
 from penchant.training.inputs import make_tokeniser, tokenise
 from penchant.training.kinds import Pairs
+from penchant.training.references import switched_off
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,6 +99,11 @@ class Measured:
         """Write it into a run directory."""
         write_atomically(folder / FILE, to_json(asdict(self)) + "\n")
 
+    @staticmethod
+    def forget(folder: Path) -> None:
+        """Remove what an earlier call has written, if it has."""
+        (folder / FILE).unlink(missing_ok=True)
+
     @classmethod
     def load(cls, folder: Path) -> Measured | None:
         """What an earlier call has written; None where nothing is there."""
@@ -120,7 +125,8 @@ def answers_asked(config: RunConfig, num_answers: int) -> dict[str, int]:
 class StartReference:
     """The weights that training started from, put into the policy for a while.
 
-    For models without an adapter, beside which there is no room for a second one.
+    For models without an adapter that can be switched off, beside which there is no room for a
+    second one.
 
     Args:
         policy: the model.
@@ -185,11 +191,8 @@ class Yardstick:
         self.examples: list[TokenisedPair] = examples
         records = {pair.where: pair for pair in pairs}
         self.pair_prompts = [prompt_key(records[one.where]) for one in examples]
-        adapted = isinstance(setup.scorer.model, PeftModel)
-        reference: Reference = (
-            AdapterReference(setup.scorer)
-            if adapted
-            else StartReference(setup.scorer, setup.trained(), weights)
+        reference: Reference = switched_off(config, setup.scorer) or StartReference(
+            setup.scorer, setup.trained(), weights
         )
         self.asked = answers_asked(config, num_answers)
         prompts = distinct_prompts(examples, records, num_answers)

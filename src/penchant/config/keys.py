@@ -64,7 +64,7 @@ class RunConfig(Sections):
         """Whether switching the adapter off gives the model that training starts from."""
         if not self.peft:
             return bool(self.lora_r)
-        from penchant.config.peft import changes_base
+        from penchant.core.adapters import changes_base
 
         return not changes_base(self.peft)
 

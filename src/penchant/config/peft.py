@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from penchant.core.adapters import FROM_PASSES, changes_base
 from penchant.core.errors import ConfigError
 from penchant.data.named_words import parse_kwargs
 
@@ -34,12 +35,8 @@ ELSEWHERE = {
     "alora_invocation_tokens": "its adapter begins at a place that PEFT looks for in padded rows",
     "arrow_config": "it combines adapters that are there already",
 }
-# Initial weights that come from passes over records; all but the first take them out of the base.
-FROM_PASSES = ("eva", "corda", "lora_ga")
 # What an adapter has beside pairs of matrices.
 BESIDE = {"use_dora", "modules_to_save", "layer_replication", "trainable_token_indices"}
-# Initial weights that take something out of the base, and put it into the adapter.
-FROM_BASE = ("pissa", "olora", "loftq", *FROM_PASSES[1:])
 
 
 def spread(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,10 +148,3 @@ def _check_base(config: Any) -> None:
 def from_passes(settings: Mapping[str, Any]) -> bool:
     """Whether the adapter's initial weights are computed from passes over records."""
     return str(settings.get("init_lora_weights", True)).lower().startswith(FROM_PASSES)
-
-
-def changes_base(settings: Mapping[str, Any]) -> bool:
-    """Whether the weights under an adapter change: switched off, it is not what it started as."""
-    initial = str(settings.get("init_lora_weights", True)).lower()
-    kasa = settings.get("kasa_config") is not None
-    return settings.get("bias", "none") != "none" or initial.startswith(FROM_BASE) or kasa

@@ -115,7 +115,7 @@ DETECTED = (
     "gradient-spike",
 )  # fmt: skip
 DURING = (
-    *DETECTED, "no-held-out-prompts", "monitor-too-slow", "monitor-failed",
+    *DETECTED, "no-held-out-prompts", "start-not-at-hand", "monitor-too-slow", "monitor-failed",
     "detector-failed", "not-finite", "out-of-memory", "reward-constant",
     "nothing-left-to-learn", "reward-dropped", "reward-scale", "never-ends",
     "kl-negative", "sampling-mismatch", "other-engine",

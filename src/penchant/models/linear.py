@@ -35,6 +35,16 @@ def is_plain(layer: nn.Module) -> bool:
     return type(weight) in PLAIN_TENSORS and weight.dtype in MULTIPLIED
 
 
+def is_low_rank(layer: Any, adapter: str) -> bool:
+    """Whether an adapter of a LoRA layer is the product of two matrices, and nothing more.
+
+    DoRA and other variants are more than that, and so is an adapter with a bias.
+    """
+    if adapter in layer.lora_variant:
+        return False
+    return layer.lora_A[adapter].bias is None and layer.lora_B[adapter].bias is None
+
+
 def fast() -> bool:
     """Whether the fast layers take their own way, as they do but inside of `plain_layers`."""
     return _switch["fast"]

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from peft.utils.other import TrainableTokensWrapper
 
-from penchant.models.linear import is_plain
+from penchant.models.linear import is_low_rank, is_plain
 from penchant.models.vocabulary import (
     AS_IS,
     Also,
@@ -92,6 +92,9 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
 
     A LoRA head is `W h + s B A dropout(h)`: the same as `[W, s B]` applied to `[h, A dropout(h)]`,
     so the low-rank part rides along as a few more columns.
+
+    Raises:
+        TypeError: the head is more than that, as one with DoRA.
     """
     if isinstance(head, ModulesToSaveWrapper):
         off = head.disable_adapters or not head.active_adapters
@@ -110,6 +113,8 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
     if not layer.disable_adapters and not layer.merged:
         for name in layer.active_adapters:
             if name in layer.lora_A:
+                if not is_low_rank(layer, name):
+                    raise TypeError("the head's adapter is more than a product of two matrices")
                 dropped = layer.lora_dropout[name](hidden)
                 columns.append(layer.lora_A[name](dropped.to(layer.lora_A[name].weight.dtype)))
                 blocks.append(layer.lora_B[name].weight * layer.scaling[name])
@@ -126,15 +131,19 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
 def unrounded(head: Any) -> Iterator[None]:
     """Let a head give its results in fp32 for a while where half precision would round them.
 
-    The factors are rounded as ever. A head that computes in fp32, is quantised or has a forward
-    of its own (hooks of other libraries) stays as it is.
+    The factors are rounded as ever. A head that computes in fp32, is quantised, has an adapter
+    that is more than two matrices, or a forward of its own (hooks of other libraries) stays as it
+    is.
     """
     base: Any = head
     if isinstance(base, ModulesToSaveWrapper | TrainableTokensWrapper):
         base = base.original_module
+    ours = "forward" not in vars(head)
     if isinstance(base, LoraLayer):
+        own: Any = base
+        ours &= all(is_low_rank(own, name) for name in own.active_adapters if name in own.lora_A)
         base = base.get_base_layer()
-    ours = is_plain(base) and "forward" not in vars(head)
+    ours &= is_plain(base)
     dtypes = product_dtypes(base.weight.device.type, base.weight) if ours else None
     if dtypes is None or dtypes[0] == dtypes[1]:
         yield

@@ -27,7 +27,7 @@ from penchant.models.architecture import (
     returns_more,
     text_backbone,
 )
-from penchant.models.linear import fast, is_plain, product
+from penchant.models.linear import fast, is_low_rank, is_plain, product
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -198,13 +198,12 @@ class FusedLoraLinear(Linear):
         if not fast() or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         (name,) = self.active_adapters
-        if name not in self.lora_A or name in self.lora_variant:
+        if name not in self.lora_A or not is_low_rank(self, name):
             return None
         dropout = self.lora_dropout[name]
         active_dropout = self.training and getattr(dropout, "p", 0.0) > 0
         trained_base = any(p.requires_grad for p in self.get_base_layer().parameters())
-        biased = self.lora_A[name].bias is not None or self.lora_B[name].bias is not None
-        return None if active_dropout or trained_base or biased else name
+        return None if active_dropout or trained_base else name
 
 
 class _LoraProduct(torch.autograd.Function):

@@ -46,7 +46,7 @@ class CachedReference:
         model: the reference.
         precision: what else the log-probs depend on.
         live: the same reference in memory, where it costs nothing to keep: exact comparisons
-            need it.
+            need it, and it scores what the cache was not filled with.
     """
 
     kind = "cache"
@@ -111,7 +111,11 @@ class CachedReference:
         self, groups: Sequence[Group], batch: TokenBatch, weights: Tensor | None = None
     ) -> Tensor:
         assert weights is None, "the configuration refuses a cache of weighted sums"
-        values = [self._values[key] for group in groups for key in completion_keys(group)]
+        keys = [key for group in groups for key in completion_keys(group)]
+        if any(key not in self._values for key in keys):  # answers that were sampled since
+            assert self._live is not None, "a cache knows every completion that it was filled with"
+            return self._live.sums(groups, batch)
+        values = [self._values[key] for key in keys]
         return to_device([torch.tensor(values)], batch.input_ids.device)[0]
 
 

@@ -38,8 +38,10 @@ def score_both(
     if reference is None:
         return Scored(scorer(batch), None, None, None)
     with reference.active() as other:
-        if other is None or not _comparable(scorer.plan, other.plan):
-            return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
+        comparable = other is not None and _comparable(scorer.plan, other.plan)
+    # Only outside of it: the reference may be the policy's own model with its adapter off.
+    if other is None or not comparable:
+        return Scored(scorer(batch), reference.sums(groups, batch, weights), None, None)
     with scorer.opened(), other.opened():
         with reference.active():
             their_head, their_transform = other.head_inputs(batch), other.transform

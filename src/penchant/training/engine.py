@@ -127,15 +127,15 @@ class Engine:
 
     def _between_steps(self, *, last: bool) -> None:
         config, step = self.config, self.progress.step
-        better = False
-        if not last and config.eval_steps and step % config.eval_steps == 0:
-            better = self.evaluate_now()
-        if self.guard is not None:
-            better |= self.guard.after(step, self.progress.seconds)
+        # It may put earlier weights back: what is evaluated, and saved as that, is what it leaves.
+        keep = self.guard is not None and self.guard.after(step, self.progress.seconds)
+        ends = last or self._stopped
+        if not ends and config.eval_steps and step % config.eval_steps == 0:
+            keep |= self.evaluate_now()
         minutes = self.team.agree((time.perf_counter() - self._saved_at) / 60)
         due = step % config.save_steps == 0 or 0 < config.save_minutes <= minutes
         # What follows the last step may fail: evaluation, sampling, saving the model.
-        if last or self._stopped or better or due:
+        if ends or keep or due:
             self.save()
 
     @property

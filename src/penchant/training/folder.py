@@ -79,6 +79,12 @@ class RunDirectory:
             return
         if earlier.exists() and not self.resumed:
             _remove_run(path)
+        if self.resumed and (path / "summary.json").exists():
+            from penchant.training.same_run import goes_further
+
+            # Once the keys are recorded below, nothing tells that they have grown.
+            if goes_further(path, config):
+                self.reopen()
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(earlier, yaml.safe_dump(dict(config), sort_keys=False))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from penchant.core.findings import Finding
 from penchant.core.screen import gibibytes
 from penchant.models.memory import weight_bytes
-from penchant.models.reference import KeptSums, Reference
+from penchant.models.reference import AdapterReference, KeptSums, Reference
 from penchant.models.scoring import Scorer, segment_sums
 from penchant.models.selfcheck import NEGLIGIBLE, TIMES_PLAIN, tolerance
 from penchant.training.accelerator import team_of
@@ -80,6 +81,12 @@ class ReferenceMaker:
         if not self.policy.is_sharded:
             return own
         return max(team_of(self.accelerator).gather(own))  # all choose by it, and the same
+
+
+def switched_off(config: RunConfig, policy: Scorer) -> AdapterReference | None:
+    """The policy with its adapter off, where that is the model that training starts from."""
+    adapted = isinstance(policy.model, PeftModel) and config.off_is_start
+    return AdapterReference(policy) if adapted else None
 
 
 def keep_sums(

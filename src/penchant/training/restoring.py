@@ -62,8 +62,7 @@ def _restore(checkpoints: Checkpoints) -> dict[str, Any] | None:
     _load_moments(checkpoints, number)
     scheduler, scaler = step.scheduler, step.accelerator.scaler
     scheduler.load_state_dict(record["scheduler"])
-    # The scheduler remembers its rates, but hands them to the optimizer only when it steps.
-    set_rates(step.optimizer, scheduler.get_last_lr())
+    set_rates(step.optimizer, _present_rates(scheduler))
     if scaler is not None and record["scaler"]:
         scaler.load_state_dict(record["scaler"])
     set_random_states(read("random"), checkpoints.team, number)
@@ -71,6 +70,16 @@ def _restore(checkpoints: Checkpoints) -> dict[str, Any] | None:
     if checkpoints.kept is not None:
         checkpoints.kept.load_state(read("reference"))
     return record
+
+
+def _present_rates(scheduler: Any) -> list[float]:
+    """The rates of the next step, which a schedule gives to the optimizer only when it steps.
+
+    Those that were saved are of a run of the saved length: this one may go further.
+    """
+    factors = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in factors]
+    return scheduler.get_last_lr()
 
 
 def load_best(engine: Engine) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from penchant.models.reference_copy import CopyReference
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
 
@@ -21,5 +23,10 @@ def let_follow(engine: Engine, setup: Setup) -> None:
             reference.mix_in(setup.scorer, config.ref_model_mixup_alpha)
 
     engine.after_step = mix
-    weights = {f"reference/{name}": weight for name, weight in reference.weights().items()}
-    engine.checkpoints.extra_weights = weights
+    engine.checkpoints.extra_weights = following(setup)
+
+
+def following(setup: Setup) -> dict[str, Tensor]:
+    """The weights of the reference that follows the policy, in place, by their names."""
+    assert isinstance(setup.reference, CopyReference)
+    return {f"reference/{name}": weight for name, weight in setup.reference.weights().items()}

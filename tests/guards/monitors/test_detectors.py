@@ -93,6 +93,15 @@ def test_run_that_has_not_moved_by_its_middle_does_not_learn() -> None:
     assert found(rows(1e-6, 0.5), OFFLINE) == {}
 
 
+def test_weights_that_were_put_back_lately_are_no_sign_of_not_learning() -> None:
+    history = History(records(0, 60, monitor__kl_sequence=[0.0, 30.0]))
+    history.forget(0)
+    assert list(detect(history, OFFLINE)) == []  # neither of the drift that is gone
+    for record in records(reward__margin=[0.0] * 90):
+        history.add({**record, "step": 60 + record["step"]})
+    assert [one.id for one in detect(history, OFFLINE)] == ["no-learning"]
+
+
 def test_answers_that_become_few_are_a_collapse() -> None:
     def rows(distinct: float, bleu: float, opening: float) -> list[dict[str, Any]]:
         return records(

@@ -109,6 +109,36 @@ def test_reference_free_method_tells_its_divergence_by_switching_the_adapter_off
     assert checks(tmp_path / "run")[-1]["monitor/kl_sequence"] > 0
 
 
+def test_reference_free_method_takes_no_other_model_for_its_start(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """Switched off, this adapter leaves what is left of the base."""
+    keys |= {"peft": {"init_lora_weights": "pissa"}, "lora_r": 4}
+    penchant.train("simpo", output=tmp_path / "run", **keys)
+    assert len(checks(tmp_path / "run")) == 3
+    logged = lines(tmp_path / "run", "metrics.jsonl")
+    assert not [name for record in logged for name in record if "kl" in name]
+    said = [f for f in lines(tmp_path / "run", "findings.jsonl") if f["id"] == "start-not-at-hand"]
+    assert [f["step"] for f in said] == [0]
+
+
+def test_answers_are_held_against_a_cache_that_does_not_know_them(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """Beside a head that is run as it is: whole distributions are not compared."""
+    keys |= {"peft": {"use_dora": True}, "lora_target_modules": "q_proj,lm_head", "lora_r": 4}
+    penchant.train("dpo", output=tmp_path / "run", reference="cache", **keys)
+    divergences = [r["monitor/kl_sequence"] for r in checks(tmp_path / "run")]
+    assert divergences[0] == pytest.approx(0, abs=1e-4)
+    last: dict[str, Any] = {}
+    for record in lines(tmp_path / "run", "metrics.jsonl"):
+        last |= record
+    assert min(divergences[-1], last["eval/kl/sequence"]) > 0.001
+    assert last["eval/reward/margin"] > 0.01
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "full logits" in summary["scoring"]
+
+
 def test_without_held_out_prompts_a_split_is_proposed(
     tiny_keys: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -273,6 +303,15 @@ def test_rollback_returns_to_the_best_weights_before_the_alarm(
                   if "kl/sequence" in r}  # fmt: skip
     assert checks(tmp_path / "run")[1]["monitor/kl_sequence"] > 15
     assert divergence[3] == pytest.approx(0, abs=1e-4)
+
+
+def test_one_reading_leads_to_one_return(drifting: dict[str, Any], tmp_path: Path) -> None:
+    """Until the next check nothing tells of the weights that were put back."""
+    keys = {**drifting, "max_steps": 16, "monitor_steps": 8}
+    penchant.train("dpo", output=tmp_path / "run", on_finding="drift=rollback", **keys)
+    returned = [r["step"] for r in lines(tmp_path / "run", "metrics.jsonl") if "returned_to" in r]
+    assert returned in ([8], [8, 16])
+    assert [f["step"] for f in drifts(tmp_path / "run")] == returned
 
 
 def test_a_process_that_loses_its_share_of_rewards_ends_no_check() -> None:

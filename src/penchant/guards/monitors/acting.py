@@ -26,6 +26,8 @@ ROLLBACKS = 3
 PATIENCE, PATIENCE_STEPS = 0.03, 4
 # Readings of the divergence that a stronger hold is given: the first may be of earlier answers.
 READINGS = 2
+# Logged when earlier weights are put back: the step that they are of.
+RETURNED = "returned_to"
 
 
 @dataclass(kw_only=True)
@@ -34,7 +36,7 @@ class ActingSupervisor(Supervisor):
 
     Attributes:
         actions: what findings do.
-        roll_back: puts the weights of a step's checkpoint back.
+        roll_back: puts the weights of a step's checkpoint back, and logs `RETURNED`.
         levers: what `adapt` turns, the same at every call: the hold on the reference, where the
             method has one, and the learning rate.
         length: the same of the price of length, for a mean length at the start.
@@ -50,6 +52,12 @@ class ActingSupervisor(Supervisor):
 
     def __post_init__(self) -> None:
         self.returns = self.actions.wants("rollback")
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Take in what was logged; after a return nothing that tells of the weights that went."""
+        super().note(record)
+        if RETURNED in record:
+            self.history.forget(int(record[RETURNED]))
 
     def handle(self, step: int, finding: Finding) -> None:
         """Say a finding, or act on it, where an earlier action has had its time to show."""
@@ -148,13 +156,17 @@ def acting(supervisor: Supervisor, config: RunConfig, setup: Setup, engine: Engi
         objective = engine.step.objective
         return [strength_lever(strength, config.options, objective, engine.source), rate]
 
+    def put_back(number: int) -> None:
+        roll_back(engine.checkpoints, number)
+        engine.log({"step": engine.progress.step, RETURNED: number})
+
     rewards = None if setup.collector is None else setup.collector.rewards
     return ActingSupervisor(
         run=supervisor.run,
         facts=supervisor.facts,
         actions=actions,
         watch=supervisor.watch,
-        roll_back=partial(roll_back, engine.checkpoints),
+        roll_back=put_back,
         levers=levers,
         length=None if rewards is None else partial(length_lever, rewards),
     )

@@ -9,18 +9,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
 from penchant.core.findings import Finding
 from penchant.guards.monitors.monitor import Monitor, MonitoredPrompt
 from penchant.guards.monitors.pace import Pace
 from penchant.guards.monitors.watch import Watch, predicted_seconds
-from penchant.models.reference import AdapterReference, Reference
+from penchant.models.reference import Reference
 from penchant.rl.rewards.make import RewardOptions, make_rewards
 from penchant.rl.rewards.spending import Spending
 from penchant.rl.sampling.base import Sampling
 from penchant.rl.sampling.sampler import CachedSampler
 from penchant.training.accelerator import team_of
+from penchant.training.references import switched_off
 from penchant.training.rollouts import reward_context
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         UserError: a monitor_reward whose weights cannot be loaded.
     """
     prompts = _prompts(config, setup, config.monitor_prompts)
-    monitor = answering(config, accelerator, setup, prompts, _reference(setup))
+    monitor = answering(config, accelerator, setup, prompts, _reference(config, setup))
     held_out = held_out_rewards(config, accelerator, setup)
     if setup.collector is None:
         sampling = Sampling(config.monitor_length)
@@ -106,7 +105,7 @@ def measure_divergence(
         are several answers; nothing where there is no held-out prompt or no reference in memory.
     """
     count = max(config.monitor_prompts, config.eval_samples)
-    reference = _reference(setup)
+    reference = _reference(config, setup)
     if not setup.eval_set or not count or reference is None:
         return {}
     prompts = _prompts(config, setup, count)
@@ -147,15 +146,12 @@ def distinct_prompts(
     return list(prompts.values())
 
 
-def _reference(setup: Setup) -> Reference | None:
+def _reference(config: RunConfig, setup: Setup) -> Reference | None:
     """One that is in memory; an adapter can be switched off whatever the method needs."""
-    if setup.reference is not None:
-        with setup.reference.active() as scorer:
-            if scorer is not None:
-                return setup.reference
-    if isinstance(setup.scorer.model, PeftModel) and setup.reference is None:
-        return AdapterReference(setup.scorer)
-    return None
+    if setup.reference is None:
+        return switched_off(config, setup.scorer)
+    with setup.reference.active() as scorer:
+        return None if scorer is None else setup.reference
 
 
 def held_out_rewards(config: RunConfig, accelerator: Accelerator, setup: Setup) -> Rewards | None:
@@ -184,4 +180,15 @@ def no_held_out(config: RunConfig) -> Finding:
         severity="note",
         what=f"the run has no held-out prompts for the policy to answer: {instead}",
         remedy="hold some out: --train_fraction 0.9, or eval_data",
+    )
+
+
+def no_start() -> Finding:
+    """That nothing in memory is the model that training starts from, and what that costs."""
+    return Finding(
+        id="start-not-at-hand",
+        severity="note",
+        what="the method has no reference, and with these settings of peft the model without its "
+        "adapter is not the one that training starts from: how far answers are from it is not told",
+        remedy="drop bias and init_lora_weights from peft to be told",
     )

@@ -58,8 +58,8 @@ def drift(history: History, facts: RunFacts) -> Finding | None:
 
 def no_learning(history: History, facts: RunFacts) -> Finding | None:
     """A fair share of the run is over, and nothing has moved."""
-    step = history.step
-    if facts.scores or step < max(FAIR_STEPS, FAIR_SHARE * facts.num_steps):
+    step, taken = history.step, history.step - history.returned
+    if facts.scores or taken < max(FAIR_STEPS, FAIR_SHARE * facts.num_steps):
         return None
     reading = divergence(history)
     if reading is None or reading.value + SURE * reading.error > UNMOVED_KL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -61,6 +62,8 @@ class History:
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
         self.step = 0
+        self.returned = 0
+        """The step at which earlier weights were last put back; 0: never."""
         self._series: dict[str, Series] = {}
         self._iteration: float | None = None
         for record in records:
@@ -81,6 +84,16 @@ class History:
                 continue
             series.steps.append(int(record["step"]))
             series.values.append(float(value))
+
+    def forget(self, since: int) -> None:
+        """Leave out what was logged after a step: it tells of weights that are gone."""
+        self.returned = self.step
+        for name, series in list(self._series.items()):
+            kept = bisect_right(series.steps, since)
+            if kept:
+                self._series[name] = Series(series.steps[:kept], series.values[:kept])
+            else:
+                del self._series[name]
 
     def __getitem__(self, name: str) -> Series:
         """A metric's series; empty where it was never logged."""

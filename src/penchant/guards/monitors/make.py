@@ -32,6 +32,10 @@ def make_supervisor(
             from penchant.guards.monitors.answering import make_watch
 
             watch = make_watch(config, accelerator, setup, engine)
+    if config.spec.model == "language" and setup.eval_set and _lacks_start(config, setup):
+        from penchant.guards.monitors.answering import no_start
+
+        findings.append(no_start())
     options: Any = config.options
     strength = _strength(options, referenced=setup.reference is not None)
     supervisor = Supervisor(
@@ -52,6 +56,11 @@ def make_supervisor(
 
         supervisor = acting(supervisor, config, setup, engine)
     return supervisor, findings
+
+
+def _lacks_start(config: RunConfig, setup: Setup) -> bool:
+    """Whether an adapter is trained, and neither it nor a reference gives the start."""
+    return bool(config.peft) and setup.reference is None and not config.off_is_start
 
 
 def _supervised(options: Any) -> str:

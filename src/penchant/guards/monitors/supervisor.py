@@ -27,6 +27,7 @@ class Supervisor:
         best_step: of the check to go back to; None before there is one.
         returns: whether a finding may lead back to it.
         acted: the step of the last action, by the id of its finding.
+        fresh: whether something was logged since the last look at the history.
     """
 
     run: RunDirectory
@@ -86,11 +87,14 @@ class Supervisor:
     def state(self) -> dict[str, Any]:
         """What goes on after an interruption, as JSON."""
         watch = {} if self.watch is None else self.watch.state()
-        return {"best_step": self.best_step, **watch}
+        return {"best_step": self.best_step, "fresh": self.fresh, **watch}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`; the history is what the run has logged."""
         self.best_step = state["best_step"]
         if self.watch is not None:
             self.watch.load_state(state)
-        self.history = History(self.run.read("metrics.jsonl"))
+        self.history = History()
+        for record in self.run.read("metrics.jsonl"):
+            self.note(record)
+        self.fresh = state.get("fresh", False)

@@ -12,7 +12,7 @@ import torch
 
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
-from penchant.config.peft import changes_base
+from penchant.core.adapters import changes_base
 from penchant.core.errors import ConfigError, ModelError
 from penchant.models.frozen import hold_frozen
 from penchant.models.policy import PolicyScorer

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
-from penchant.config.peft import changes_base
+from penchant.core.adapters import changes_base
 from penchant.core.errors import ModelError
 from penchant.core.team import ALONE, Team
 from penchant.models.adapter_files import adapter_base
