@@ -38,6 +38,21 @@ def test_another_beta_reaches_every_loss(untrained):
     assert [getattr(term.options, "beta", None) for term in options.terms] == [0.1, 0.4, None]
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "beta"),
+    [
+        ("dpo", {"beta": 0.3}, 0.3),
+        ("simpo", {}, None),
+        ("mpo", {"losses": {"sft": 1, "dpo": 0.2}}, None),
+        ("mpo", {"losses": {"simpo": 1, "dpo": 0.2}}, None),
+        ("mpo", {"losses": {"dpo": 1, "sft": 1}, "loss_options": {"dpo": {"beta": 0.5}}}, 0.5),
+    ],
+)
+def test_reported_rewards_are_multiples_of_the_first_loss_beta(method, keys, beta):
+    spec = METHODS[method]
+    assert spec.options(**keys).reported_beta(spec) == beta
+
+
 def test_what_one_loss_needs_the_sum_needs():
     needs = MPO.needs(MPOOptions(losses="simpo=1,orpo=1"))
     assert needs.prompt

@@ -22,7 +22,8 @@ from penchant.core.team import WORLD_SIZES
 from penchant.methods import METHODS
 from penchant.models.sharding import make_mesh
 from penchant.rl.sampling.vllm.server import FAILURES
-from penchant.training.accelerator import let_gloo_rest, make_accelerator, would_wait
+from penchant.training.accelerator import make_accelerator
+from penchant.training.leaving import let_gloo_rest, would_wait
 from penchant.training.optimizer import optimizer_tensors
 from penchant.training.restoring import load_optimizer
 

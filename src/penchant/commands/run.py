@@ -251,31 +251,10 @@ class _Run:
 
     def _sample(self, step: int) -> None:
         """Let the model answer the first held-out prompts, each once."""
-        setup = self.setup
-        done = any(record["step"] == step for record in self.directory.read("samples.jsonl"))
-        if done or not self.kind.generates:
-            return
-        records = {record.where: record for record in setup.eval_records}
-        prompts: dict[tuple[int, ...], Any] = {}
-        for example in setup.eval_set:  # tokenising may have dropped some records
-            prompts.setdefault(tuple(example.asked or example.prompt), records[example.where])
-        chosen = list(prompts.items())[: self.config.eval_samples]
-        if not chosen:
-            return
-        from penchant.rl.sampling.answers import answer_prompts
+        if self.setup.eval_set and self.kind.generates:
+            from penchant.commands.held_out_answers import answer_held_out
 
-        own = answer_prompts(
-            setup.scorer,
-            setup.tokenizer,
-            [list(ids) for ids, _ in self.team.share(chosen)],
-            end_token_ids=setup.end_ids,
-            max_new_tokens=self.config.max_new_tokens,
-        )
-        answers = self.team.together(own)
-        for (_, record), answer in zip(chosen, answers, strict=True):
-            sample = {"step": step, "prompt": record.prompt, "answer": answer.text}
-            length = {"num_tokens": answer.num_tokens, "ended": answer.ended}
-            self.directory.append("samples.jsonl", {**sample, **length})
+            answer_held_out(self.config, self.setup, self.directory, self.team, step)
 
     def _save_model(self) -> None:
         setup = self.setup

@@ -21,6 +21,15 @@ class MethodOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def supervised_key(self) -> str:
+        """The key that adds a supervised term; empty where a method has none."""
+        return "rpo_alpha" if "rpo_alpha" in type(self).model_fields else ""
+
+    def reported_beta(self, method: Method) -> float | None:
+        """What the reported rewards are multiples of, in log-ratios; None of other rewards."""
+        return getattr(self, "beta", None) if method.needs_reference else None
+
     def with_beta(self, beta: float) -> Self:
         """The same options with another `beta`, of a method that has one."""
         return self.model_copy(update={"beta": beta})

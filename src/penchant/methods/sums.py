@@ -73,6 +73,16 @@ class SumOptions(MethodOptions):
             raise ValueError("ld_alpha must be the same for all losses: they share their log-probs")
         return self
 
+    @property
+    def supervised_key(self) -> str:
+        """As of other methods."""
+        return "a weight of sft in losses"
+
+    def reported_beta(self, method: Method) -> float | None:
+        """That of the first loss, whose rewards are reported."""
+        first = self.terms[0]
+        return first.options.reported_beta(first.method)
+
     def with_beta(self, beta: float) -> Self:
         """The same with another `beta`; betas of single losses grow or shrink by as much."""
         share = beta / self.beta

@@ -39,21 +39,6 @@ def scoring_architecture(config: Any) -> str | None:
     return next((a for a in config.architectures or () if any(s in a for s in SCORING)), None)
 
 
-def saved_architectures(name: str) -> list[str]:
-    """What the configuration of a resolved name calls its architectures; no code of it is run.
-
-    Raises:
-        ModelError: there is no configuration.
-    """
-    from transformers import PreTrainedConfig
-
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no model could be loaded from {name}: {error}") from error
-    return settings.get("architectures") or []
-
-
 def causal_class(config: Any, name: str, trust_remote_code: bool) -> Any:
     """The class that generates text: the one the checkpoint names, whatever its kind.
 

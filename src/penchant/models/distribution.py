@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from penchant.models.vocabulary import head_logits
+from penchant.models.head_logits import head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

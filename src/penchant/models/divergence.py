@@ -14,8 +14,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from penchant.models.distribution import transformed
+from penchant.models.head_logits import head_logits, rounded
 from penchant.models.logprobs import completion_logprobs
-from penchant.models.vocabulary import Head, LogitTransform, head_logits, product, rounded
+from penchant.models.vocabulary import Head, LogitTransform, product
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -36,13 +36,9 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def is_low_rank(layer: Any, adapter: str) -> bool:
-    """Whether an adapter of a LoRA layer is the product of two matrices, and nothing more.
-
-    DoRA and other variants are more than that, and so is an adapter with a bias.
-    """
-    if adapter in layer.lora_variant:
-        return False
-    return layer.lora_A[adapter].bias is None and layer.lora_B[adapter].bias is None
+    """Whether an adapter of a LoRA layer is a product of two matrices: with DoRA or biases not."""
+    plain = adapter not in layer.lora_variant
+    return plain and layer.lora_A[adapter].bias is None and layer.lora_B[adapter].bias is None
 
 
 def fast() -> bool:

@@ -9,8 +9,7 @@ A head that is trained too needs more: `trainable_head.py`. Shapes are named as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +23,6 @@ from penchant.models.vocabulary import (
     Also,
     Head,
     LogitTransform,
-    head_logits,
-    product,
-    product_dtypes,
-    rounded,
     walk_vocabulary,
 )
 
@@ -127,45 +122,15 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
     )
 
 
-@contextmanager
-def unrounded(head: Any) -> Iterator[None]:
-    """Let a head give its results in fp32 for a while where half precision would round them.
+def unrounded(head: Any) -> AbstractContextManager[None]:
+    """Let a head give its results in fp32 for a while where half precision would round them."""
+    weights = list(head.parameters())
+    rounds = torch.is_autocast_enabled(weights[0].device.type)
+    if not rounds and all(weight.dtype.itemsize >= 4 for weight in weights):
+        return nullcontext()
+    from penchant.models.head_logits import rounding_inputs_alone
 
-    The factors are rounded as ever. A head that computes in fp32, is quantised, has an adapter
-    that is more than two matrices, or a forward of its own (hooks of other libraries) stays as it
-    is.
-    """
-    base: Any = head
-    if isinstance(base, ModulesToSaveWrapper | TrainableTokensWrapper):
-        base = base.original_module
-    ours = "forward" not in vars(head)
-    if isinstance(base, LoraLayer):
-        own: Any = base
-        ours &= all(is_low_rank(own, name) for name in own.active_adapters if name in own.lora_A)
-        base = base.get_base_layer()
-    ours &= is_plain(base)
-    dtypes = product_dtypes(base.weight.device.type, base.weight) if ours else None
-    if dtypes is None or dtypes[0] == dtypes[1]:
-        yield
-        return
-    known: list[Tensor] = []  # the weights, rounded once for all tokens of an answer
-
-    def forward(hidden: Tensor) -> Tensor:
-        states, matrix, bias = effective_head(hidden.flatten(0, -2), head)
-        if torch.is_grad_enabled() or matrix is not base.weight:
-            logits = head_logits(states, matrix, bias)
-        else:
-            if not known:
-                known.append(rounded(matrix, dtypes))
-            logits = product(rounded(states, dtypes), known[0].t(), dtypes[1])
-            logits = logits if bias is None else logits + bias.to(logits.dtype)
-        return logits.unflatten(0, hidden.shape[:-1])
-
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward
+    return rounding_inputs_alone(head)
 
 
 def _plain(head: Any) -> Any:

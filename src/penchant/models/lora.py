@@ -69,7 +69,15 @@ def add_lora(
         ModelError: no layer or no parameter has one of the names, or PEFT refuses the settings.
     """
     settings = dict(settings or {})
-    parameters = _required(model, target_parameters, settings.get("modules_to_save") or ())
+    parameters: list[str] = []
+    if whole := settings.get("modules_to_save"):
+        from penchant.models.targets import required_layers
+
+        required_layers(model, ",".join(whole), "peft: modules_to_save")
+    if target_parameters:
+        from penchant.models.targets import required_parameters
+
+        parameters = required_parameters(model, target_parameters)
     # PEFT takes no word for all layers where it is told which of them to adapt.
     initial = str(settings.get("init_lora_weights", True))
     from_passes = bool(texts) and initial.startswith(("corda", "lora_ga"))
@@ -109,19 +117,6 @@ def add_lora(
         )
     _train_whole_in_fp32(adapted)
     return adapted
-
-
-def _required(
-    model: PreTrainedModel, target_parameters: str, modules_to_save: Sequence[str]
-) -> list[str]:
-    """The parameters that are named; they and the layers to save must be there."""
-    if not target_parameters and not modules_to_save:
-        return []
-    from penchant.models.targets import required_layers, required_parameters
-
-    if modules_to_save:
-        required_layers(model, ",".join(modules_to_save), "peft: modules_to_save")
-    return required_parameters(model, target_parameters) if target_parameters else []
 
 
 def _wrapped(model: PreTrainedModel, config: LoraConfig) -> Any:

@@ -12,7 +12,6 @@ from penchant.core.errors import ModelError
 from penchant.models.architecture import (
     SCORING,
     require_whole,
-    saved_architectures,
     scoring_architecture,
 )
 from penchant.models.load import LanguageHead, load_causal_model, load_model
@@ -96,3 +95,18 @@ def is_score_model(name: str) -> bool:
     if not (Path(name) / "config.json").exists():
         return False
     return any(kind in one for one in saved_architectures(name) for kind in SCORING)
+
+
+def saved_architectures(name: str) -> list[str]:
+    """What the configuration of a resolved name calls its architectures; no code of it is run.
+
+    Raises:
+        ModelError: there is no configuration.
+    """
+    from transformers import PreTrainedConfig
+
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no model could be loaded from {name}: {error}") from error
+    return settings.get("architectures") or []

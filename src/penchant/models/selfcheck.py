@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from penchant.core.errors import TrainingError
 from penchant.core.machine import out_of_memory_explained
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
@@ -210,7 +209,9 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected, t
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         said = f"{type(error).__name__} in the {name} pass: {error}"
         if scorer.is_sharded and team.size > 1:
-            raise _out_of_step(team, said) from error
+            from penchant.models.sharding import out_of_step
+
+            raise out_of_step(team, said) from error
         return said
     best = expected.own if expected.exact is None else expected.exact
     difference = (logprobs.detach() - best).abs()
@@ -219,15 +220,6 @@ def _disagreement(scorer: Scorer, groups: Sequence[Group], expected: Expected, t
         return ""
     kind = f"mean {measured:.2g}" if half else f"largest {measured:.2g}"
     return f"{layout} log-probs differ from a plain forward: {kind} nats per token"
-
-
-def _out_of_step(team: Team, said: str) -> TrainingError:
-    """That a pass has failed in this process, in which others may wait for it."""
-    return TrainingError(
-        f"process {team.rank}: {said}. Other processes may wait for it in this pass, so that no "
-        "other way can be tried; set attention to another kernel, such as sdpa or plain, or set "
-        "sharding to off"
-    )
 
 
 def _run_backward(scorer: Scorer, loss: Tensor, trained: Sequence[Tensor]) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from penchant.core.errors import ModelError
+from penchant.core.errors import ModelError, TrainingError
 from penchant.core.patience import patience
+from penchant.core.team import Team
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -259,3 +260,12 @@ def _unit_bytes(unit: Any) -> int:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def out_of_step(team: Team, said: str) -> TrainingError:
+    """That a pass has failed in this process, in which others may wait for it."""
+    return TrainingError(
+        f"process {team.rank}: {said}. Other processes may wait for it in this pass, so that no "
+        "other way can be tried; set attention to another kernel, such as sdpa or plain, or set "
+        "sharding to off"
+    )

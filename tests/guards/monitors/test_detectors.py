@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from penchant.core.findings import Finding
+from penchant.guards.monitors.acting import forget
 from penchant.guards.monitors.detectors import all_detectors, detect
 from penchant.guards.monitors.history import History, RunFacts
 
@@ -95,7 +96,7 @@ def test_run_that_has_not_moved_by_its_middle_does_not_learn() -> None:
 
 def test_weights_that_were_put_back_lately_are_no_sign_of_not_learning() -> None:
     history = History(records(0, 60, monitor__kl_sequence=[0.0, 30.0]))
-    history.forget(0)
+    forget(history, 0)
     assert list(detect(history, OFFLINE)) == []  # neither of the drift that is gone
     for record in records(reward__margin=[0.0] * 90):
         history.add({**record, "step": 60 + record["step"]})

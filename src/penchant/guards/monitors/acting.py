@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from penchant.config.actions import Actions, parse_actions
 from penchant.core.evaluation import BOUNDED_KL
 from penchant.core.findings import Finding
-from penchant.guards.monitors.history import divergence
+from penchant.guards.monitors.history import History, Series, divergence
 from penchant.guards.monitors.levers import Lever, length_lever, rate_lever, strength_lever
 from penchant.guards.monitors.supervisor import Supervisor
 from penchant.training.restoring import roll_back
@@ -57,7 +58,7 @@ class ActingSupervisor(Supervisor):
         """Take in what was logged; after a return nothing that tells of the weights that went."""
         super().note(record)
         if RETURNED in record:
-            self.history.forget(int(record[RETURNED]))
+            forget(self.history, int(record[RETURNED]))
 
     def handle(self, step: int, finding: Finding) -> None:
         """Say a finding, or act on it, where an earlier action has had its time to show."""
@@ -139,6 +140,17 @@ class ActingSupervisor(Supervisor):
         if self.length is not None and "length_penalty" in self.adapted:
             lever = self.length(round(self.history["monitor/length"].first))
             lever.put(self.adapted["length_penalty"])
+
+
+def forget(history: History, since: int) -> None:
+    """Leave out what was logged after a step: it tells of weights that are gone."""
+    history.returned = history.step
+    for name, series in list(history.series.items()):
+        kept = bisect_right(series.steps, since)
+        if kept:
+            history.series[name] = Series(series.steps[:kept], series.values[:kept])
+        else:
+            del history.series[name]
 
 
 def acting(supervisor: Supervisor, config: RunConfig, setup: Setup, engine: Engine) -> Supervisor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -64,7 +63,7 @@ class History:
         self.step = 0
         self.returned = 0
         """The step at which earlier weights were last put back; 0: never."""
-        self._series: dict[str, Series] = {}
+        self.series: dict[str, Series] = {}
         self._iteration: float | None = None
         for record in records:
             self.add(record)
@@ -79,33 +78,23 @@ class History:
         for name, value in record.items():
             if name == "step" or not isinstance(value, int | float) or not math.isfinite(value):
                 continue
-            series = self._series.setdefault(name, Series())
+            series = self.series.setdefault(name, Series())
             if again and series.values and series.last == value:
                 continue
             series.steps.append(int(record["step"]))
             series.values.append(float(value))
 
-    def forget(self, since: int) -> None:
-        """Leave out what was logged after a step: it tells of weights that are gone."""
-        self.returned = self.step
-        for name, series in list(self._series.items()):
-            kept = bisect_right(series.steps, since)
-            if kept:
-                self._series[name] = Series(series.steps[:kept], series.values[:kept])
-            else:
-                del self._series[name]
-
     def __getitem__(self, name: str) -> Series:
         """A metric's series; empty where it was never logged."""
-        return self._series.get(name, EMPTY)
+        return self.series.get(name, EMPTY)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._series
+        return name in self.series
 
     @property
     def tells_of_answers(self) -> bool:
         """Whether any metric is of answers that the policy sampled."""
-        monitored = any(name.startswith("monitor/") for name in self._series)
+        monitored = any(name.startswith("monitor/") for name in self.series)
         return monitored or "kl/sequence" in self or "reward/mean" in self
 
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 from penchant.core.findings import Finding
 from penchant.guards.monitors.history import RunFacts
 from penchant.guards.monitors.supervisor import Supervisor
-from penchant.methods.sums import SumOptions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.methods.base import Method
     from penchant.training.engine import Engine
     from penchant.training.setup import Setup
 
@@ -46,8 +44,8 @@ def make_supervisor(
             taught=config.spec.needs(options).divergence is not None,
             scores=config.spec.model == "score",
             strength=strength,
-            sft=_supervised(options),
-            beta=reported_beta(config.spec, options),
+            sft=options.supervised_key,
+            beta=options.reported_beta(config.spec),
         ),
         watch=watch,
     )
@@ -61,21 +59,6 @@ def make_supervisor(
 def _lacks_start(config: RunConfig, setup: Setup) -> bool:
     """Whether an adapter is trained, and neither it nor a reference gives the start."""
     return bool(config.peft) and setup.reference is None and not config.off_is_start
-
-
-def _supervised(options: Any) -> str:
-    """The key that adds a supervised term; empty where a method has none."""
-    if isinstance(options, SumOptions):
-        return "a weight of sft in losses"
-    return "rpo_alpha" if hasattr(options, "rpo_alpha") else ""
-
-
-def reported_beta(method: Method, options: Any) -> float | None:
-    """What the reported rewards are multiples of, in log-ratios; None of rewards without ratios."""
-    if isinstance(options, SumOptions):  # the first loss reports
-        first = options.terms[0]
-        return reported_beta(first.method, first.options)
-    return getattr(options, "beta", None) if method.needs_reference else None
 
 
 def _strength(options: Any, *, referenced: bool) -> str:
