@@ -204,6 +204,7 @@ def test_what_the_gpus_allocator_keeps_can_be_had_again(monkeypatch: pytest.Monk
 def test_processes_on_one_machine_share_its_main_memory(
     launched: dict[str, str], share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)  # as earlier tests leave it
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
     memory = SimpleNamespace(available=100, total=200)

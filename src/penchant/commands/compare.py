@@ -231,7 +231,7 @@ class _Measuring:
         if done is None:
             measured = None
             Measured.forget(one.config.output)  # of a run that goes further
-        if measured is None:
+        if done is None or measured is None:
             loaded, yardstick = self._load(one.config, run_data)
 
             def measure() -> None:

@@ -76,8 +76,9 @@ def _unwrapped(module: Any) -> tuple[Any, list[Any]]:
         elif isinstance(module, TrainableTokensWrapper):
             module = module.token_adapter
         else:
-            around.append(module)
-            module = module.base_layer
+            wrapped: Any = module
+            around.append(wrapped)
+            module = wrapped.base_layer
     return module, around
 
 
@@ -94,7 +95,8 @@ def _add(layer: Any, weights: dict[str, Tensor], path: str) -> None:
             continue
         variant = layer.lora_variant.get(adapter)
         if variant is None:
-            weights[name] = weights[name] + layer.get_delta_weight(adapter)
+            of_any_kind: Any = layer
+            weights[name] = weights[name] + of_any_kind.get_delta_weight(adapter)
         else:
             exact = torch.promote_types(weights[name].dtype, torch.float32)
             try:

@@ -9,7 +9,6 @@ A head that is trained too needs more: `trainable_head.py`. Shapes are named as 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,17 +119,6 @@ def effective_head(hidden: Tensor, head: Any) -> tuple[Tensor, Tensor, Tensor | 
         torch.cat([b.to(base.weight.dtype) for b in blocks], dim=1),
         base.bias,
     )
-
-
-def unrounded(head: Any) -> AbstractContextManager[None]:
-    """Let a head give its results in fp32 for a while where half precision would round them."""
-    weights = list(head.parameters())
-    rounds = torch.is_autocast_enabled(weights[0].device.type)
-    if not rounds and all(weight.dtype.itemsize >= 4 for weight in weights):
-        return nullcontext()
-    from penchant.models.head_logits import rounding_inputs_alone
-
-    return rounding_inputs_alone(head)
 
 
 def _plain(head: Any) -> Any:

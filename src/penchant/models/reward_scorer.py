@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.data.batch import Group, TokenBatch
-from penchant.models.logprobs import effective_head, unrounded
-from penchant.models.scoring import Scorer
+from penchant.models.logprobs import effective_head
+from penchant.models.scoring import Scorer, unrounded
 from penchant.models.vocabulary import Also
 
 if TYPE_CHECKING:

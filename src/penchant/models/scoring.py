@@ -16,7 +16,7 @@ from penchant.data.batch import Group, Layout, TokenBatch, pack, pack_repeated, 
 from penchant.models import attention
 from penchant.models.architecture import text_backbone
 from penchant.models.linear import use_fast_linear
-from penchant.models.logprobs import completion_logprobs, effective_head, unrounded
+from penchant.models.logprobs import completion_logprobs, effective_head
 from penchant.models.segments import SegmentTable
 from penchant.models.vocabulary import (
     Also,
@@ -331,3 +331,14 @@ def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:
     """
     totals = values.new_zeros(len(batch.segment_lengths))
     return totals.index_add(0, batch.segment_index, values)
+
+
+def unrounded(head: Any) -> AbstractContextManager[None]:
+    """Let a head give its results in fp32 for a while where half precision would round them."""
+    weights = list(head.parameters())
+    rounds = torch.is_autocast_enabled(weights[0].device.type)
+    if not rounds and all(weight.dtype.itemsize >= 4 for weight in weights):
+        return nullcontext()
+    from penchant.models.head_logits import rounding_inputs_alone
+
+    return rounding_inputs_alone(head)

@@ -108,8 +108,8 @@ def count_work(
         from penchant.training.sampled_work import sampled_passes
 
         num_steps = kind.num_steps(config, examples, num_processes)
-        passes = sampled_passes(config, examples, layout, answer_length, num_processes)
-        return Workload(num_steps, *passes, num_processes, num_held_out)
+        sampled = sampled_passes(config, examples, layout, answer_length, num_processes)
+        return Workload(num_steps, *sampled, num_processes, num_held_out)
     source = kind.dataset(config, examples, layout=layout, team=Team(size=num_processes))
     num_counted = min(source.num_steps, NUM_COUNTED)
     groups = [
