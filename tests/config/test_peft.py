@@ -37,7 +37,7 @@ def test_what_has_a_flat_key_goes_there_and_the_rest_stays() -> None:
         ({"bias": "all"}, {"reference": "adapter"}, "set reference to copy or cache"),
         ({"init_lora_weights": "corda"}, {"quantization": "4bit"}, "set eva, or drop quantization"),
         ({"init_lora_weights": "lora_ga"}, {"reference": "adapter"}, "set reference to copy"),
-        ({"use_dora": True}, {"sync_ref_model": True}, "sync_ref_model"),
+        ({"layer_replication": [[0, 2]]}, {"sync_ref_model": True}, "sync_ref_model"),
         ({"use_dora": True, "lora_bias": True}, {}, "lora_bias=True is not supported for DoRA"),
         ({"alora_invocation_tokens": [1]}, {}, "alora_invocation_tokens cannot be had"),
         (5, {}, "must be a mapping"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -95,6 +96,7 @@ def check(
     except UserError as error:
         if not launched().leads:
             raise
+        sys.last_value = error  # others may wait in a collective: `training/leaving.py` reads it
         finding = stopped(error)
     return CheckResult(wanted.config.method, spoken([finding], wanted.config.silence))
 
@@ -227,7 +229,10 @@ def _adapter_weights(config: RunConfig, base: str) -> int | None:
 
 
 def _tried_rewards(config: RunConfig, setup: Setup, team: Team) -> Sequence[Trial]:
-    """The rewards on answers of the policy; all processes sample, and the leader asks a judge."""
+    """The rewards on answers of the policy; all processes sample, and the leader asks.
+
+    Rewards on the weights of the policy, which the processes may have divided, are asked by all.
+    """
     if setup.collector is None:
         return []
     from penchant.rl.rewards.trial import TRIED, try_rewards
@@ -235,7 +240,7 @@ def _tried_rewards(config: RunConfig, setup: Setup, team: Team) -> Sequence[Tria
     rewards = setup.collector.rewards
     samples = setup.collector.draw_samples(setup.train_set[:TRIED], config.seed)
     ask = partial(try_rewards, rewards, samples, sampled=True)
-    if rewards.shares_policy:  # whose weights the processes may have divided
+    if rewards.shares_policy:
         return ask()
     return _everywhere(team, lambda: ask() if team.leads else [])
 

@@ -108,6 +108,10 @@ class RunConfig(Sections):
             from penchant.config.weights import check_weights
 
             check_weights(self)
+        if "://" in f"{self.monitor_reward} {getattr(self.options, 'reward', '')}":
+            from penchant.config.addresses import check_addresses
+
+            check_addresses(self)
         if self.peft:
             from penchant.config.peft import check_peft
 
@@ -133,9 +137,9 @@ class RunConfig(Sections):
         return self
 
 
-# What nearly every run sets: help and `penchant config` begin with these.
 # Defaults where several runs share their start: they are evaluated after training only.
 POINT_DEFAULTS: dict[str, Any] = {"eval_on_start": False, "eval_samples": 0, "monitor_prompts": 0}
+# What nearly every run sets: help and `penchant config` begin with these.
 EVERYDAY = (
     *("model", "data", "train_fraction", "eval_data", "output", "reward", "teacher_model"),
     *("beta", "num_generations", "batch_size", "max_completion_length"),

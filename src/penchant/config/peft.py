@@ -35,8 +35,6 @@ ELSEWHERE = {
     "alora_invocation_tokens": "its adapter begins at a place that PEFT looks for in padded rows",
     "arrow_config": "it combines adapters that are there already",
 }
-# What an adapter has beside pairs of matrices.
-BESIDE = {"use_dora", "modules_to_save", "layer_replication", "trainable_token_indices"}
 
 
 def spread(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,10 +127,10 @@ def check_peft(config: Any) -> None:
         raise ValueError(f"peft: {error}") from error
     if changes_base(settings):
         _check_base(config)
-    if config.sync_ref_model and settings.keys() & BESIDE:
+    if config.sync_ref_model and settings.get("layer_replication"):
         raise ValueError(
-            "sync_ref_model adds the product of an adapter's matrices to the reference, and peft "
-            f"({', '.join(settings)}) asks for more than that; drop one of them"
+            "sync_ref_model moves the weights of the reference towards the policy's, and peft "
+            "(layer_replication) gives the policy layers that the reference lacks; drop one of them"
         )
 
 

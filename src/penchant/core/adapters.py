@@ -7,12 +7,12 @@ from typing import Any
 
 # Initial weights that come from passes over records; all but the first take them out of the base.
 FROM_PASSES = ("eva", "corda", "lora_ga")
-# Initial weights that take something out of the base, and put it into the adapter.
-FROM_BASE = ("pissa", "olora", "loftq", *FROM_PASSES[1:])
+# Initial weights that leave the base as it is; the others are taken out of it.
+STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 
 
 def changes_base(settings: Mapping[str, Any]) -> bool:
     """Whether the weights under an adapter change: switched off, it is not what it started as."""
     initial = str(settings.get("init_lora_weights", True)).lower()
     kasa = settings.get("kasa_config") is not None
-    return settings.get("bias", "none") != "none" or initial.startswith(FROM_BASE) or kasa
+    return settings.get("bias", "none") != "none" or initial not in STARTS or kasa

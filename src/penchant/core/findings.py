@@ -117,8 +117,8 @@ DETECTED = (
 DURING = (
     *DETECTED, "no-held-out-prompts", "start-not-at-hand", "monitor-too-slow", "monitor-failed",
     "detector-failed", "not-finite", "out-of-memory", "reward-constant",
-    "nothing-left-to-learn", "reward-dropped", "reward-scale", "never-ends",
-    "kl-negative", "sampling-mismatch", "other-engine",
+    "nothing-left-to-learn", "reward-dropped", "monitor-reward-dropped", "reward-scale",
+    "never-ends", "kl-negative", "sampling-mismatch", "other-engine",
 )  # fmt: skip
 IDS = (*BEFORE, *DURING)
 

@@ -116,8 +116,9 @@ class Store:
         if stored != fingerprint:
             raise DataError(
                 f"the file has changed since {counted(self.num_answers(), 'answer')} to it went "
-                f"into {self.path}: its pairs are others, or in another order; restore the file, "
-                "label the changed one under another name, or move the database away"
+                f"into {self.path}: its pairs are others, or in another order, or rows are "
+                "refused that have part of their prompt in a column beside it; restore the file, rename "
+                "such a column, label the changed one under another name, or move the database away"
             )
 
     @contextmanager

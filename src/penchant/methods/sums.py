@@ -86,10 +86,10 @@ class SumOptions(MethodOptions):
     def with_beta(self, beta: float) -> Self:
         """The same with another `beta`; betas of single losses grow or shrink by as much."""
         share = beta / self.beta
-        own = {
-            name: {**given, "beta": share * given["beta"]} if "beta" in given else given
-            for name, given in self.loss_options.items()
-        }
+        own = {name: dict(given) for name, given in self.loss_options.items()}
+        for term in self.terms:
+            if "beta" in (given := own.get(term.method.name, {})):
+                given["beta"] = share * getattr(term.options, "beta")  # noqa: B009  # as it was read
         changed = self.model_copy(update={"beta": beta, "loss_options": own})
         changed.__dict__.pop("terms", None)  # a copy takes what was computed along
         return changed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peft import LoraConfig, PeftConfig, PeftType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
+from penchant.core.adapters import STARTS
 from penchant.core.errors import ModelError
 from penchant.models import attention
 from penchant.models.locate import is_adapter, resolve
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 HEAD = ".score."
-# Initial weights that leave the base as it is; the others are taken out of it.
-STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 
 
 def why_apart(folder: str, policy: Any, base: str | None) -> str | None:

@@ -336,7 +336,7 @@ def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:
 def unrounded(head: Any) -> AbstractContextManager[None]:
     """Let a head give its results in fp32 for a while where half precision would round them."""
     weights = list(head.parameters())
-    rounds = torch.is_autocast_enabled(weights[0].device.type)
+    rounds = bool(weights) and torch.is_autocast_enabled(weights[0].device.type)
     if not rounds and all(weight.dtype.itemsize >= 4 for weight in weights):
         return nullcontext()
     from penchant.models.head_logits import rounding_inputs_alone

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
@@ -59,7 +61,7 @@ def make_accelerator(
         from penchant.training.launches import apart
 
         raise apart(size, found.num_processes)
-    if size > 1:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         from penchant.training.leaving import leave_at_the_end
 
         leave_at_the_end()

@@ -194,7 +194,7 @@ def of_rewards(text: str) -> Finding:
 def _say_of_rewards(run: RunDirectory, text: str) -> None:
     """Say what scoring has found, once in a run, also where it is resumed.
 
-    A process that scores its own share may be the only one to find it: none waits for another.
+    Of several processes the leader tells what it finds in its own share of the answers.
     """
     said = read_lines(run.path / "findings.jsonl")
     if text not in [record["what"] for record in said]:

@@ -186,7 +186,7 @@ def test_an_answer_that_cannot_be_judged_is_left_out_and_the_monitors_go_on(
     rewards = [answer["reward"] for answer in lines(run, "monitor.jsonl")]
     assert (len(rewards), rewards.count(None)) == (12, 3)
     found = lines(run, "findings.jsonl")
-    (said,) = (f for f in found if f["id"] == "reward-dropped")
+    (said,) = (f for f in found if f["id"] == "monitor-reward-dropped")
     assert "1 of 4 monitored answers have no reward" in said["what"]
     assert "monitor-failed" not in {f["id"] for f in found}
 

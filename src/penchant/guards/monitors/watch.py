@@ -185,7 +185,7 @@ def predicted_seconds(config: RunConfig, setup: Setup, num_steps: int) -> float:
 
 def _unjudged(number: int, of: int) -> Finding:
     return Finding(
-        id="reward-dropped",
+        id="monitor-reward-dropped",
         severity="warning",
         what=f"{number} of {of} monitored answers have no reward and are left out of what is said "
         "of their rewards",

@@ -60,7 +60,7 @@ class SharedAdapterReward(ModelReward):
         pad_token_id: int,
     ) -> None:
         assert context.policy is not None
-        self.policy = context.policy
+        self.policy, self._is_borrowed = context.policy, False
         self.adapter = free_name(self.policy, ADAPTER)
         with restored(self.policy):
             weights = load_beside(self.policy, folder, self.adapter)
@@ -74,12 +74,19 @@ class SharedAdapterReward(ModelReward):
 
     @contextmanager
     def _borrowed(self) -> Iterator[None]:
+        if self._is_borrowed:
+            yield
+            return
         with self.context.whole(), restored(self.policy):
             self.policy.set_adapter(self.adapter, inference_mode=True)
             self.policy.requires_grad_(False)
             self.policy.eval()
             self.scorer.use(self.scorer.plan)
-            yield
+            self._is_borrowed = True
+            try:
+                yield
+            finally:
+                self._is_borrowed = False
 
     def held_bytes(self) -> int:
         """Memory of the adapter and its head: all that is not the policy's."""

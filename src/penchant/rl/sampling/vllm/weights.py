@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,12 @@ class HandedWeights:
         """The present version's name, which no other run gives."""
         return f"{LABEL}{self.run}-{self.version}"
 
-    @property
+    @cached_property
     def rank(self) -> int | None:
-        """The room that vLLM needs for the adapter; None where all weights are handed over."""
+        """The room that vLLM needs for the adapter; None where all weights are handed over.
+
+        Found once: the engine starts with it, and adapters of rewards may come to the policy.
+        """
         model: Any = self.policy.model
         if not isinstance(model, PeftModel) or is_adapter(Path(self.name)):
             return None
