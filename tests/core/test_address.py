@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from penchant.config.keys import load_config
 from penchant.core.address import require_address, warn_of_leaving
 from penchant.core.endpoint import Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
@@ -41,8 +42,28 @@ def test_judges_and_services_refuse_it_before_they_are_asked() -> None:
 
 @pytest.mark.parametrize("spec", ["judge:http://[::1:8000/v1", "http://[::1:8000/score"])
 def test_an_address_that_cannot_be_read_ends_in_one_line(spec: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read \(Invalid IPv6 URL\); write it as"):
+    with pytest.raises(ConfigError, match="cannot be read; write it as"):
         find_rewards([spec])
+
+
+def test_a_password_that_cannot_be_read_is_not_quoted() -> None:
+    with pytest.raises(ConfigError, match="cannot be read; write it as") as caught:
+        require_address("http://me:hunter22\uff1a@host/v1", "MY_KEY")
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"method": "ppo", "reward": "http://127.0.0.1:9/score?token=hunter22"},
+        {"method": "dpo", "monitor_reward": "judge:http://127.0.0.1:9/v1?key=hunter22"},
+    ],
+    ids=["reward", "monitor_reward"],
+)
+def test_no_file_of_a_run_is_written_before_an_address_is_refused(keys: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="holds a query") as caught:
+        load_config(keys.pop("method"), {"model": "m", "data": "d", **keys})
+    assert "hunter22" not in str(caught.value)
 
 
 def test_what_is_no_address_says_how_to_write_one() -> None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from penchant.core.address import require_address
 from penchant.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from penchant.config.keys import RunConfig
 
-KEY = "OPENAI_API_KEY"
-
-
-def check_addresses(config: RunConfig) -> None:
+def check_addresses(config: Any) -> None:
     """Refuse addresses of rewards that may hold a secret, which `config.yaml` would show.
+
+    Args:
+        config: a `RunConfig`.
 
     Raises:
         ValueError: with what to do.
     """
     rewards = [config.monitor_reward or "", *getattr(config.options, "reward", ())]
-    for address in (one.removeprefix("judge:") for one in rewards):
+    for reward in rewards:
+        address = reward.removeprefix("judge:")
         if address.startswith(("http://", "https://")):
             try:
-                require_address(address, KEY)
+                require_address(
+                    address, "REWARD_API_KEY" if address == reward else "OPENAI_API_KEY"
+                )
             except ConfigError as error:
                 raise ValueError(str(error)) from None

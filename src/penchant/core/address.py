@@ -23,18 +23,17 @@ def require_address(url: str, api_key_env: str) -> None:
         api_key_env: the environment variable that holds the key of the service.
 
     Raises:
-        ConfigError: it is none, or holds a name, a password, a query or a fragment, which is not
-            quoted.
+        ConfigError: it is none, or holds a name, a password or a query, which is not quoted.
     """
     if not url.startswith(("http://", "https://")):
-        shown = "what is given" if set(url) & set("@?#") else repr(url)
+        shown = "what is given" if set(url) & set("@?") else repr(url)
         raise ConfigError(f"{shown} is no address of an API; write it as {FORM}")
     try:
         host = urlsplit(url).netloc
     except ValueError:  # whose message quotes what stands before the host
         raise ConfigError(f"the address of an API cannot be read; write it as {FORM}") from None
-    held = "a name or a password" if "@" in host else "a query or a fragment (after ? or #)"
-    if "@" in host or "?" in url or "#" in url:
+    held = "a name or a password" if "@" in host else "a query (what follows ?)"
+    if "@" in host or "?" in url:
         raise ConfigError(
             f"the address of an API holds {held}, which the files of a run would show; leave it "
             f"out, and put a key into the environment variable {api_key_env} (a YAML file names "

@@ -117,8 +117,9 @@ class Store:
             raise DataError(
                 f"the file has changed since {counted(self.num_answers(), 'answer')} to it went "
                 f"into {self.path}: its pairs are others, or in another order, or rows are "
-                "refused that have part of their prompt in a column beside it; restore the file, rename "
-                "such a column, label the changed one under another name, or move the database away"
+                "refused that have part of their prompt in a column beside it; restore the file, "
+                "rename such a column, label the changed one under another name, or move the "
+                "database away"
             )
 
     @contextmanager

@@ -90,8 +90,7 @@ def plan_scoring(
             where none of these does and the run's records may. On a GPU short ones are repeated.
         attention: `auto`, `sdpa`, `flex`, `varlen`, or `plain` for the padded layout.
         max_length: the longest sequence of the run, in tokens.
-        team: the processes of the run, all of which call this: what cannot serve one of them, none
-            takes.
+        team: all processes of the run call this; what cannot serve one of them, none takes.
 
     Raises:
         TrainingError: the device's memory does not hold one of the two passes, or the fast one

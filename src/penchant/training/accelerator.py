@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from penchant.core.errors import ConfigError
 from penchant.core.machine import resolve_precision
 from penchant.core.screen import console
@@ -61,7 +59,7 @@ def make_accelerator(
         from penchant.training.launches import apart
 
         raise apart(size, found.num_processes)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if found.distributed_type != "NO":
         from penchant.training.leaving import leave_at_the_end
 
         leave_at_the_end()

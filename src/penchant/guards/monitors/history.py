@@ -61,8 +61,7 @@ class History:
 
     def __init__(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
         self.step = 0
-        self.returned = 0
-        """The step at which earlier weights were last put back; 0: never."""
+        self.returned = 0  # the step at which earlier weights were put back; 0: never
         self.series: dict[str, Series] = {}
         self._iteration: float | None = None
         for record in records:
