@@ -429,7 +429,7 @@ def fail_at_the_end(patch: pytest.MonkeyPatch, stage: str) -> None:
             "evaluate_now",
             2,
         ),  # before, and at step 4
-        "samples": ("penchant.rl.sampling.answers", "answer_prompts", 1),
+        "samples": ("penchant.commands.held_out_answers", "answer_prompts", 1),
         "saving": ("penchant.commands.run", "save_model", 0),
         "summary": ("penchant.training.folder.RunDirectory", "write_summary", 0),
     }[stage]
