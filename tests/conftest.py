@@ -233,6 +233,21 @@ def tiny_keys(tiny_model_dir: Path, training_file: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def unpadded_model(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """Return the tiny model as Llama 3 comes: no pad token in its settings, and EOS pads."""
+    from penchant.models.load import load_tokenizer
+
+    folder = tmp_path / "unpadded"
+    shutil.copytree(tiny_model_dir, folder)
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "pad_token_id": None}))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Return Chromium, driven by Playwright."""

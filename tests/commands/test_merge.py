@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +45,14 @@ def test_a_merged_model_says_what_the_adapter_says(
 
 
 def test_a_merged_reward_model_knows_the_token_that_pads(
-    tiny_keys: dict[str, Any], tiny_model_dir: Path, load_saved: Any, tmp_path: Path
+    tiny_keys: dict[str, Any], unpadded_model: Path, load_saved: Any, tmp_path: Path
 ) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(tiny_model_dir, base)
-    tokenizer = load_tokenizer(str(base))
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(base)
-    settings = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**settings, "pad_token_id": None}))
+    tokenizer = load_tokenizer(str(unpadded_model))
     run = penchant.train(
-        "reward", **{**tiny_keys, "model": str(base)}, max_steps=2, output=tmp_path / "run"
+        "reward",
+        **{**tiny_keys, "model": str(unpadded_model)},
+        max_steps=2,
+        output=tmp_path / "run",
     ).output
     whole, adapted = load_saved(merge(run)), load_saved(run / "model")
     assert whole.config.pad_token_id == tokenizer.pad_token_id

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +19,26 @@ from penchant.reporting.settings import how_to_load
 
 def test_run_says_which_pad_token_gives_its_scores_elsewhere(
     tiny_keys: dict[str, Any],
-    tiny_model_dir: Path,
+    unpadded_model: Path,
     tmp_path: Path,
     tokenised: Any,
     load_saved: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without it transformers reads the score at another token, and refuses batches."""
-    base = tmp_path / "base"
-    shutil.copytree(tiny_model_dir, base)
-    tokenizer = load_tokenizer(str(base))
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(base)
-    settings = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**settings, "pad_token_id": None}))
+    tokenizer = load_tokenizer(str(unpadded_model))
     result = penchant.train(
-        "reward", output=tmp_path / "run", max_steps=2, **{**tiny_keys, "model": str(base)}
+        "reward",
+        output=tmp_path / "run",
+        max_steps=2,
+        **{**tiny_keys, "model": str(unpadded_model)},
     )
     printed = " ".join("".join(capsys.readouterr()).split())
     assert f"set model.config.pad_token_id = {tokenizer.pad_token_id}" in printed
     ours = load_score_model(str(result.model), dtype=torch.float32)
     ours.config.pad_token_id = tokenizer.pad_token_id
     scorer = RewardScorer(ours, tokenizer.pad_token_id)
-    pair = tokenised(tiny_keys["data"], base)[0]
+    pair = tokenised(tiny_keys["data"], unpadded_model)[0]
     elsewhere = load_saved(result.model)
     elsewhere.config.pad_token_id = tokenizer.pad_token_id
     ids = [torch.tensor([[*pair.prompt, *side]]) for side in (pair.chosen, pair.rejected)]

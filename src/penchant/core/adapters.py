@@ -11,8 +11,16 @@ FROM_PASSES = ("eva", "corda", "lora_ga")
 STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 
 
+def changed_by(settings: Mapping[str, Any]) -> str:
+    """By which setting the weights under an adapter change; empty where they stay as they are."""
+    initial = str(settings.get("init_lora_weights", True))
+    if initial.lower() not in STARTS:
+        return f"init_lora_weights {initial}"
+    if (bias := settings.get("bias", "none")) != "none":
+        return f"bias {bias}"
+    return "kasa_config" if settings.get("kasa_config") is not None else ""
+
+
 def changes_base(settings: Mapping[str, Any]) -> bool:
     """Whether the weights under an adapter change: switched off, it is not what it started as."""
-    initial = str(settings.get("init_lora_weights", True)).lower()
-    kasa = settings.get("kasa_config") is not None
-    return settings.get("bias", "none") != "none" or initial not in STARTS or kasa
+    return bool(changed_by(settings))

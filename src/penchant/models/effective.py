@@ -90,23 +90,23 @@ def _add(layer: Any, weights: dict[str, Tensor], path: str) -> None:
     name = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
     if not isinstance(layer, LoraLayer) or name not in weights:
         raise _without_place(layer, path)
-    for adapter in layer.active_adapters:
-        if adapter not in layer.scaling:  # it leaves this layer alone
+    lora: Any = layer  # each class of PEFT's has a `get_delta_weight` of its own
+    for adapter in lora.active_adapters:
+        if adapter not in lora.scaling:  # it leaves this layer alone
             continue
-        variant = layer.lora_variant.get(adapter)
+        variant = lora.lora_variant.get(adapter)
         if variant is None:
-            of_any_kind: Any = layer
-            weights[name] = weights[name] + of_any_kind.get_delta_weight(adapter)
+            weights[name] = weights[name] + lora.get_delta_weight(adapter)
         else:
             exact = torch.promote_types(weights[name].dtype, torch.float32)
             try:
-                weights[name] = variant.merge_safe(layer, adapter, weights[name].to(exact))
-            except NotImplementedError as error:
+                weights[name] = variant.merge_safe(lora, adapter, weights[name].to(exact))
+            except NotImplementedError as error:  # a variant that lives in passes alone
                 raise _without_place(layer, path) from error
-        if layer.lora_bias.get(adapter):
+        if lora.lora_bias.get(adapter):
             if "bias" not in weights:
                 raise _without_place(layer, path)
-            weights["bias"] = weights["bias"] + layer.lora_B[adapter].bias * layer.scaling[adapter]
+            weights["bias"] = weights["bias"] + lora.lora_B[adapter].bias * lora.scaling[adapter]
 
 
 def _without_place(layer: Any, path: str) -> ModelError:

@@ -70,14 +70,10 @@ def add_lora(
     """
     settings = dict(settings or {})
     parameters: list[str] = []
-    if whole := settings.get("modules_to_save"):
-        from penchant.models.targets import required_layers
+    if target_parameters or settings.get("modules_to_save"):
+        from penchant.models.targets import required_beside
 
-        required_layers(model, ",".join(whole), "peft: modules_to_save")
-    if target_parameters:
-        from penchant.models.targets import required_parameters
-
-        parameters = required_parameters(model, target_parameters)
+        parameters = required_beside(model, target_parameters, settings.get("modules_to_save"))
     # PEFT takes no word for all layers where it is told which of them to adapt.
     initial = str(settings.get("init_lora_weights", True))
     from_passes = bool(texts) and initial.startswith(("corda", "lora_ga"))

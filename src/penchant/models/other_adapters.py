@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peft import LoraConfig, PeftConfig, PeftType
 from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-from penchant.core.adapters import STARTS
+from penchant.core.adapters import changed_by
 from penchant.core.errors import ModelError
 from penchant.models import attention
 from penchant.models.locate import is_adapter, resolve
@@ -38,7 +38,7 @@ def why_apart(folder: str, policy: Any, base: str | None) -> str | None:
     config = PeftConfig.from_pretrained(folder)
     if config.peft_type != PeftType.LORA:
         return f"it is a {config.peft_type} adapter, and only LoRA can share"
-    if (part := _in_base(config)) is not None:
+    if part := _in_base(config):
         return f"it changes its base ({part}), which the policy stands on too"
     other = resolve(str(config.base_model_name_or_path))
     if base is None or Path(other).resolve() != Path(base).resolve():
@@ -46,14 +46,11 @@ def why_apart(folder: str, policy: Any, base: str | None) -> str | None:
     return None
 
 
-def _in_base(config: Any) -> str | None:
+def _in_base(config: Any) -> str:
     """The setting by which an adapter changes the weights or the layers that it stands on."""
-    if str(config.init_lora_weights).lower() not in STARTS:
-        return f"init_lora_weights {config.init_lora_weights}"
-    if config.bias != "none":
-        return f"bias {config.bias}"
-    others = ("kasa_config", "layer_replication", "trainable_token_indices")
-    return next((name for name in others if getattr(config, name, None)), None)
+    others = ("layer_replication", "trainable_token_indices")
+    own = next((name for name in others if getattr(config, name, None)), "")
+    return changed_by(vars(config)) or own
 
 
 def free_name(policy: PeftModel, wanted: str) -> str:

@@ -180,7 +180,7 @@ def opened(scorer: nn.Module, *, layers: bool = False) -> Iterator[None]:
 
 
 def _forget_failed_pass(root: Any) -> None:
-    """Let the layers that raised begin the next pass anew, as old versions of torch do anyway."""
+    """Make layers in which a pass has failed ready for the next one; old versions of torch are."""
     if hasattr(root, "reset_iter_state"):
         root.reset_iter_state()
 

@@ -74,6 +74,17 @@ def required_parameters(model: Any, names: str) -> list[str]:
     return given
 
 
+def required_beside(model: Any, parameters: str, whole: Sequence[str] | None) -> list[str]:
+    """The parameters that are named, where they and the layers that are saved whole are there.
+
+    Raises:
+        ModelError: one is not.
+    """
+    if whole:
+        required_layers(model, ",".join(whole), "peft: modules_to_save")
+    return required_parameters(model, parameters) if parameters else []
+
+
 def require_targets(model: Any, modules: str, parameters: str, whole: Sequence[str] = ()) -> None:
     """Refuse names that no layer or no parameter of a model has; as the two above say.
 
