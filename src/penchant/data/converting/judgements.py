@@ -11,13 +11,9 @@ from penchant.data.converting.annotations import (
     argilla,
     argilla_table,
     is_argilla_table,
-    is_open_webui,
     is_prodigy,
-    is_traced,
     label_studio,
-    open_webui,
     prodigy,
-    traced,
 )
 from penchant.data.converting.comparisons import (
     Read,
@@ -36,6 +32,7 @@ from penchant.data.converting.comparisons import (
     won,
 )
 from penchant.data.converting.exchange import Exchange, NewRow, has, user
+from penchant.data.converting.feedback import is_open_webui, is_traced, open_webui, traced
 from penchant.data.records import DataError
 from penchant.data.rows.chats import read_transcript
 from penchant.data.rows.pairs import lists_texts
