@@ -32,9 +32,9 @@ from rich.table import Table
 import penchant
 import records
 from learning import COMMON, LENGTH, PROMPTS, SETTINGS
-from penchant.data.batch import Group
+from penchant.data.batch import Group, segment_sums
 from penchant.models.load import end_token_ids, load_causal_model, load_tokenizer
-from penchant.models.scoring import Scorer, segment_sums
+from penchant.models.scoring import Scorer
 from penchant.rl.rewards.ready import sentiment
 from penchant.rl.sampling.base import Draw, Sampling
 from penchant.rl.sampling.sampler import CachedSampler

@@ -60,10 +60,9 @@ def _described(kind: str, settings: dict[str, Any], factory: Any) -> tuple[str, 
     import torch
     from transformers import AutoConfig
 
-    from penchant.models.architecture import text_backbone
+    from penchant.models.architecture import stateful_modules, text_backbone
     from penchant.models.lora import add_lora
     from penchant.models.path import layout
-    from penchant.models.scoring import stateful_modules
 
     config = AutoConfig.for_model(kind, **settings)
     with torch.device("meta"):

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.data.batch import Group
+from penchant.models.architecture import stateful_modules
 from penchant.models.lora import add_lora
-from penchant.models.scoring import Scorer, ScoringPlan, stateful_modules
+from penchant.models.scoring import Scorer, ScoringPlan
 from penchant.models.selfcheck import plan_scoring
 
 STATEFUL = ["qwen3_5_text", "qwen3_next", "granitemoehybrid", "nemotron_h", "falcon_h1", "lfm2"]

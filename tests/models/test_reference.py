@@ -12,13 +12,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from penchant.data.batch import Group, Turns
+from penchant.data.batch import Group, Turns, segment_sums
 from penchant.models.effective import effective_weights
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference, KeptSums, completion_keys
 from penchant.models.reference_cache import CachedReference
 from penchant.models.reference_copy import CopyReference, frozen_copy
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 from penchant.objectives.pair_inputs import tail_weights
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from penchant.data.batch import Group
+from penchant.data.batch import Group, segment_sums
 from penchant.models.distribution import entropies, filtered
 from penchant.models.lora import add_lora
 from penchant.models.memory import enable_checkpointing
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, segment_sums
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
 PACKED = ScoringPlan(packed=True, fused_head=True, kernel="sdpa")
 PADDED = ScoringPlan(packed=False, fused_head=True, kernel="sdpa")

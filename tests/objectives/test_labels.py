@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penchant.core.team import Team
-from penchant.data.batch import Turns
+from penchant.data.batch import Turns, segment_sums
 from penchant.data.shared_prompts import share_prompts
 from penchant.data.source import DatasetSource
 from penchant.data.tokenised import TokenisedLabel
@@ -20,7 +20,6 @@ from penchant.methods import METHODS
 from penchant.models.lora import add_lora
 from penchant.models.reference import AdapterReference
 from penchant.models.reference_copy import CopyReference
-from penchant.models.scoring import segment_sums
 from penchant.objectives.base import Parts
 from penchant.objectives.labels import LabelObjective, blocks_of, ranked_right
 

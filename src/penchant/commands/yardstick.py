@@ -18,10 +18,10 @@ from penchant.core.machine import out_of_memory_explained
 from penchant.core.resampling import Difference, Interval, difference, interval
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
+from penchant.data.batch import segment_sums
 from penchant.data.records import Pair, prompt_key
 from penchant.guards.monitors.answering import answering, distinct_prompts, held_out_rewards
 from penchant.models.reference import Reference, weighted_sums
-from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import batches
 from penchant.training.inputs import make_tokeniser, tokenise
 from penchant.training.kinds import Pairs

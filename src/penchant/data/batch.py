@@ -257,6 +257,15 @@ def pad(groups: Sequence[Group], pad_token_id: int, *, with_prompts: bool = Fals
     )
 
 
+def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:
+    """Sum per-token values `[N]` over each segment, in fp32 or better: completions, then prompts.
+
+    Without scored prompts `[completions]`, with them `[completions + prompts]`.
+    """
+    totals = values.new_zeros(len(batch.segment_lengths))
+    return totals.index_add(0, batch.segment_index, values)
+
+
 def laid_out(groups: Sequence[Group], *, layout: Layout) -> int:
     """Tokens of one pass: each prompt once, or in each row; padded rows as long as the longest."""
     if layout == "shared":

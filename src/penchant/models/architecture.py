@@ -1,4 +1,4 @@
-"""Which class of transformers a checkpoint is loaded by, and which part of a model reads text."""
+"""Which class of transformers a checkpoint is loaded by, and what parts its model is made of."""
 
 from __future__ import annotations
 
@@ -119,6 +119,19 @@ def past_adapters(model: torch.nn.Module) -> set[str]:
     """Names of linear layers whose weights Mamba's mixers hand to kernels: no adapter is read."""
     mixers = [one for one in model.modules() if hasattr(one, "A_log") and hasattr(one, "D")]
     return {name for name in HANDED_ON for one in mixers if hasattr(one, name)}
+
+
+def stateful_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The outermost modules that carry a state along the sequence.
+
+    They are known by what they own: a convolution over positions, or the decay of a state.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    owned = [c.get_base_layer() if isinstance(c, LoraLayer) else c for c in model.children()]
+    if hasattr(model, "A_log") or any(isinstance(child, torch.nn.Conv1d) for child in owned):
+        return [model]
+    return [module for child in model.children() for module in stateful_modules(child)]
 
 
 def router_coefficient(settings: Any, given: float | None, name: str) -> float:

@@ -44,11 +44,9 @@ def filtered(logits: Tensor, top_k: int, top_p: float, kept: Tensor | None = Non
 
 
 def whole_distribution(
-    hidden: Tensor,
-    weight: Tensor,
+    head: tuple[Tensor, Tensor, Tensor | None],
     targets: Tensor,
     *,
-    bias: Tensor | None = None,
     transform: LogitTransform,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -59,11 +57,12 @@ def whole_distribution(
     it was sampled, so it has some probability.
 
     Args:
-        hidden: `[N, H]`; weight: `[V, H]`; bias: `[V]`.
+        head: hidden states `[N, H]`, the weights `[V, H]` that they meet, and a bias `[V]` or none.
         targets: `[N]`, token ids.
         transform: what is done to the logits.
         top_k, top_p: as for `filtered`.
     """
+    hidden, weight, bias = head
 
     def rows(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = transformed(head_logits(h, weight, bias), transform)

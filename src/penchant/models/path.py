@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from penchant.models.architecture import stateful_modules
 from penchant.models.attention import layer_kinds
 from penchant.models.rough_sizes import empty_model
-from penchant.models.scoring import stateful_modules
 from penchant.models.selfcheck import unknown_layers, unservable
 
 PADDED = "padded rows, a row for each completion, as attention plain asks"

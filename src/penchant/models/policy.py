@@ -95,7 +95,7 @@ class PolicyScorer(Scorer):
             return PolicyOutput(logprobs, entropy, self._values(batch, states))
         states = self.hidden_states(batch)
         head = effective_head(states[batch.predictors], self.output_head)
-        if self.entropy_gradient or self.top_k or self.top_p < 1:
+        if self.entropy_gradient or self.is_filtered:
             logprobs, entropy = self.whole_distribution(head, batch)
         else:
             hidden, weight, bias = head

@@ -12,8 +12,8 @@ import xxhash
 from peft import PeftModel
 
 from penchant.core.machine import to_device
-from penchant.data.batch import Group, TokenBatch, Turns, trained_spans
-from penchant.models.scoring import Scorer, segment_sums
+from penchant.data.batch import Group, TokenBatch, Turns, segment_sums, trained_spans
+from penchant.models.scoring import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ import xxhash
 
 from penchant.core.machine import to_device
 from penchant.core.team import ALONE, Team
+from penchant.data.batch import segment_sums
 from penchant.models.reference import Progress, Reference, completion_keys
-from penchant.models.scoring import segment_sums
 from penchant.models.sharding import whole
 
 if TYPE_CHECKING:

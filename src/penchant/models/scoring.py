@@ -1,4 +1,4 @@
-"""Log-probabilities of completions under a model: the fast path, its check, and the fallback."""
+"""Log-probabilities of completions under a model: the fast path, and the fallback."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from penchant.data.batch import Group, Layout, TokenBatch, pack, pack_repeated, pad
 from penchant.models import attention
-from penchant.models.architecture import text_backbone
+from penchant.models.architecture import stateful_modules, text_backbone
 from penchant.models.linear import use_fast_linear
 from penchant.models.logprobs import completion_logprobs, effective_head
 from penchant.models.segments import SegmentTable
-from penchant.models.vocabulary import (
-    Also,
-    LogitTransform,
-)
+from penchant.models.vocabulary import Also, LogitTransform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +103,11 @@ class Scorer(nn.Module):
     def sample_from(self, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> None:
         """Score as the distribution that answers are sampled from, from now on."""
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether answers are sampled from the likeliest tokens alone."""
+        return bool(self.top_k) or self.top_p < 1
 
     def use(self, plan: ScoringPlan) -> None:
         """Score as `plan` says from now on."""
@@ -204,17 +205,12 @@ class Scorer(nn.Module):
         if not self.plan.fused_head:
             return self._from_full_logits(batch, also)
         head = self.head_inputs(batch)
-        if self.top_k or self.top_p < 1:
+        if self.is_filtered:
             logprobs, entropy = self.whole_distribution(head, batch)
             return logprobs if also is None else torch.stack([logprobs, entropy.detach()])
         hidden, weight, bias = head
         return completion_logprobs(
-            hidden,
-            weight,
-            batch.targets,
-            bias=bias,
-            transform=self.transform,
-            also=also,
+            hidden, weight, batch.targets, bias=bias, transform=self.transform, also=also
         )
 
     def as_trained(self, batch: TokenBatch) -> Any:
@@ -227,15 +223,8 @@ class Scorer(nn.Module):
         """Log-probs and entropies `[N]` under temperature and filters, both differentiable."""
         from penchant.models.distribution import whole_distribution
 
-        hidden, weight, bias = head
         return whole_distribution(
-            hidden,
-            weight,
-            batch.targets,
-            bias=bias,
-            transform=self.transform,
-            top_k=self.top_k,
-            top_p=self.top_p,
+            head, batch.targets, transform=self.transform, top_k=self.top_k, top_p=self.top_p
         )
 
     @property
@@ -291,7 +280,7 @@ class Scorer(nn.Module):
     def _distributions(self, batch: TokenBatch) -> Tensor:
         """`[N, V]`: log-probs of every token where a scored one is predicted, under the filters."""
         logits = self.full_logits(batch)
-        if self.top_k or self.top_p < 1:
+        if self.is_filtered:
             from penchant.models.distribution import filtered
 
             logits = filtered(logits, self.top_k, self.top_p, kept=batch.targets)
@@ -311,26 +300,6 @@ def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model under a possible adapter; its layers hold the adapter's."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return base
-
-
-def stateful_modules(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules that carry a state along the sequence.
-
-    They are known by what they own: a convolution over positions, or the decay of a state.
-    """
-    owned = [c.get_base_layer() if isinstance(c, LoraLayer) else c for c in model.children()]
-    if hasattr(model, "A_log") or any(isinstance(child, nn.Conv1d) for child in owned):
-        return [model]
-    return [module for child in model.children() for module in stateful_modules(child)]
-
-
-def segment_sums(batch: TokenBatch, values: Tensor) -> Tensor:
-    """Sum per-token values `[N]` over each segment, in fp32 or better: completions, then prompts.
-
-    Without scored prompts `[completions]`, with them `[completions + prompts]`.
-    """
-    totals = values.new_zeros(len(batch.segment_lengths))
-    return totals.index_add(0, batch.segment_index, values)
 
 
 def unrounded(head: Any) -> AbstractContextManager[None]:

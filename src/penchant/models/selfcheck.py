@@ -14,9 +14,10 @@ import torch
 from penchant.core.machine import out_of_memory_explained
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group
+from penchant.models.architecture import stateful_modules
 from penchant.models.attention import layer_kinds, reaches
 from penchant.models.linear import plain_layers
-from penchant.models.scoring import PLAIN, Scorer, ScoringPlan, stateful_modules
+from penchant.models.scoring import PLAIN, Scorer, ScoringPlan
 
 if TYPE_CHECKING:
     from torch import Tensor

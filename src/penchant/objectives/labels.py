@@ -11,13 +11,12 @@ import torch
 
 from penchant.core.evaluation import Evaluation
 from penchant.core.machine import to_device, widest
-from penchant.data.batch import Item, num_trained
+from penchant.data.batch import Item, num_trained, segment_sums
 from penchant.data.shared_prompts import share_prompts
 from penchant.methods import LossOutput, Needs
 from penchant.methods.base import accuracy
 from penchant.methods.inputs import LabelInputs
 from penchant.models.reference import Progress
-from penchant.models.scoring import segment_sums
 from penchant.objectives.base import LaidOut, Parts
 from penchant.objectives.held_out import Scored, TokenMeans, batches, by_length, mean, score_both
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penchant.data.batch import segment_sums
 from penchant.methods import PairInputs
 from penchant.models.reference import weighted_sums
-from penchant.models.scoring import segment_sums
 
 if TYPE_CHECKING:
     from torch import Tensor

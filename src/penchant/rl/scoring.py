@@ -148,7 +148,7 @@ class Scoring:
         out = policy(batch, policy=True, lesson=lesson)
         if self.full_kl and lesson is not None:
             beside = {"full_kl": out.teacher_kl, "ref_logprobs": lesson.logprobs(batch.targets)}
-            if policy.top_k or policy.top_p < 1:  # the divergence is of whole distributions alone
+            if policy.is_filtered:  # the divergence is of whole distributions alone
                 out, beside = policy(batch, policy=True), {"full_kl": out.teacher_kl}
         found = {"logprobs": out.logprobs, "entropy": out.entropy, "values": out.values, **beside}
         if self.teacher is not None:

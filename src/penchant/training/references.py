@@ -12,9 +12,10 @@ from peft import PeftModel
 
 from penchant.core.findings import Finding
 from penchant.core.screen import gibibytes
+from penchant.data.batch import segment_sums
 from penchant.models.memory import weight_bytes
 from penchant.models.reference import AdapterReference, KeptSums, Reference
-from penchant.models.scoring import Scorer, segment_sums
+from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import NEGLIGIBLE, TIMES_PLAIN, tolerance
 from penchant.training.accelerator import team_of
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from penchant.data.batch import segment_sums
 from penchant.models.exact import HALF
-from penchant.models.scoring import Scorer, segment_sums
+from penchant.models.scoring import Scorer
 from penchant.models.selfcheck import exact_logprobs
 
 if TYPE_CHECKING:

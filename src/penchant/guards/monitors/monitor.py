@@ -14,10 +14,9 @@ import torch
 
 from penchant.core.errors import RewardError
 from penchant.core.team import ALONE, Team
-from penchant.data.batch import Group
+from penchant.data.batch import Group, segment_sums
 from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
 from penchant.guards.monitors.everywhere import everywhere
-from penchant.models.scoring import segment_sums
 from penchant.objectives.held_out import Scored, score_both
 from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.base import Draw
@@ -196,8 +195,7 @@ class Monitor:
     def _beside_reference(self, groups: Sequence[Group], batch: TokenBatch) -> Scored:
         """One pass of the policy, and one of the reference where there is one."""
         reference, ref_sums = self.reference, None
-        whole = not self.scorer.top_k and self.scorer.top_p == 1
-        if reference is not None and whole:
+        if reference is not None and not self.scorer.is_filtered:
             both = score_both(self.scorer, reference, groups, batch)
             if both.entropy is not None:
                 return both
