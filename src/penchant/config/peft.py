@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from penchant.core.adapters import FROM_PASSES, changes_base
+from penchant.core.adapters import FROM_PASSES, TAKEN_OUT, changes_base
 from penchant.core.errors import ConfigError
 from penchant.data.named_words import parse_kwargs
 
@@ -111,7 +111,7 @@ def check_peft(config: Any) -> None:
     except TypeError as error:
         raise ValueError(f"peft: {error}; give values that config.yaml can hold") from error
     initial = str(settings.get("init_lora_weights", True)).lower()
-    if initial.startswith(FROM_PASSES[1:]) and config.quantization != "none":
+    if initial.startswith(TAKEN_OUT) and config.quantization != "none":
         raise ValueError(
             f"peft: init_lora_weights {initial} takes something out of the base, and quantization "
             f"{config.quantization} holds it in codes; set eva, or drop quantization"

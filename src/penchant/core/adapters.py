@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Initial weights that come from passes over records; all but the first take them out of the base.
-FROM_PASSES = ("eva", "corda", "lora_ga")
+# Initial weights that passes over records take out of the base.
+TAKEN_OUT = ("corda", "lora_ga")
+# All that come from passes over records.
+FROM_PASSES = ("eva", *TAKEN_OUT)
 # Initial weights that leave the base as it is; the others are taken out of it.
 STARTS = ("true", "false", "gaussian", "eva", "orthogonal", "mica")
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.adapters import TAKEN_OUT
 from penchant.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -77,6 +78,29 @@ def look_at_records(
         ) from error
     except ValueError as error:
         raise ModelError(f"peft: init_lora_weights {initial}: {error}; set another one") from error
+
+
+def start_from_records(
+    adapted: PeftModel, texts: Sequence[Sequence[int]], device: torch.device | None
+) -> None:
+    """Give a fresh adapter what EVA finds in records, or keep what was taken out of the base.
+
+    Args:
+        adapted: the model with the fresh adapter; EVA moves it to `device`, where that is given.
+        texts: token ids of some records.
+        device: which makes the passes.
+
+    Raises:
+        ModelError: too few tokens, or PEFT refuses.
+    """
+    config: Any = adapted.peft_config["default"]
+    initial = str(config.init_lora_weights)
+    if initial == "eva":
+        from penchant.models.eva import start_from_inputs
+
+        start_from_inputs(adapted.to(device) if device is not None else adapted, texts)
+    elif initial.startswith(TAKEN_OUT):
+        keep_start(adapted)
 
 
 def _require_directions(model: Any, rank: int) -> None:

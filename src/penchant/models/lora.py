@@ -74,10 +74,9 @@ def add_lora(
         from penchant.models.targets import required_beside
 
         parameters = required_beside(model, target_parameters, settings.get("modules_to_save"))
+    taken_out = bool(texts) and _taken_out(settings)
     # PEFT takes no word for all layers where it is told which of them to adapt.
-    initial = str(settings.get("init_lora_weights", True))
-    from_passes = bool(texts) and initial.startswith(("corda", "lora_ga"))
-    listed = from_passes or settings.get("layers_to_transform") is not None
+    listed = taken_out or settings.get("layers_to_transform") is not None
     try:
         config = LoraConfig(
             r=r,
@@ -88,7 +87,7 @@ def add_lora(
             task_type=task_type,
             **settings,
         )
-        if from_passes:
+        if taken_out:
             from penchant.models.adapter_starts import look_at_records
 
             look_at_records(model, config, texts, device)
@@ -96,23 +95,21 @@ def add_lora(
     except (ValueError, NotImplementedError, re.error) as error:
         also = f" with peft {settings}" if settings else ""
         raise ModelError(f"lora_target_modules {target_modules!r}{also}: {error}") from error
-    if config.init_lora_weights == "eva" and texts:
-        from penchant.models.eva import start_from_inputs
+    if texts:
+        from penchant.models.adapter_starts import start_from_records
 
-        start_from_inputs(adapted.to(device) if device is not None else adapted, texts)
-    if from_passes:
-        from penchant.models.adapter_starts import keep_start
-
-        keep_start(adapted)
+        start_from_records(adapted, texts, device)
     fuse_lora(adapted)
-    if more := set(config.target_parameters or ()).difference(parameters):
-        logger.info(
-            "experts and routers get adapters too, as PEFT has it for this family: %s; linear "
-            "layers of the experts' names get none",
-            ", ".join(sorted(more)),
-        )
+    _tell_of_experts(config, parameters)
     _train_whole_in_fp32(adapted)
     return adapted
+
+
+def _taken_out(settings: Mapping[str, Any]) -> bool:
+    """Whether passes over records take the adapter's initial weights out of the base."""
+    from penchant.core.adapters import TAKEN_OUT
+
+    return str(settings.get("init_lora_weights", True)).startswith(TAKEN_OUT)
 
 
 def _wrapped(model: PreTrainedModel, config: LoraConfig) -> Any:
@@ -122,6 +119,16 @@ def _wrapped(model: PreTrainedModel, config: LoraConfig) -> Any:
         warnings.filterwarnings("ignore", OWN_PATTERN)
         warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu")
         return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def _tell_of_experts(config: LoraConfig, asked: Sequence[str]) -> None:
+    """Say which parameters PEFT adapts beside those that were asked for."""
+    if more := set(config.target_parameters or ()).difference(asked):
+        logger.info(
+            "experts and routers get adapters too, as PEFT has it for this family: %s; linear "
+            "layers of the experts' names get none",
+            ", ".join(sorted(more)),
+        )
 
 
 def _train_whole_in_fp32(adapted: nn.Module) -> None:
