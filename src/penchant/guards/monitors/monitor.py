@@ -15,8 +15,9 @@ import torch
 from penchant.core.errors import RewardError
 from penchant.core.team import ALONE, Team
 from penchant.data.batch import Group, segment_sums
-from penchant.guards.monitors.diversity import distinct, repetition, same_opening, self_bleu
+from penchant.guards.monitors import measures
 from penchant.guards.monitors.everywhere import everywhere
+from penchant.guards.monitors.measures import Measured
 from penchant.objectives.held_out import Scored, score_both
 from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.base import Draw
@@ -106,22 +107,20 @@ class Monitor:
         measured = self.team.together(self._share())
         completions = [one.completion for one in measured]
         texts = [answer_text(c.ids, self.tokenizer, ended=c.ended) for c in completions]
-        names = measured[0].sums
-        scored = _summed({n: torch.stack([one.sums[n] for one in measured]) for n in names})
-        judged = self._judged(measured)
-        metrics = {**scored.metrics, **_described(completions, texts), **judged.metrics}
+        scored, judged = measures.scored(measured), measures.judged(measured)
+        metrics = {**scored.metrics, **measures.described(completions, texts), **judged.metrics}
         if start and len(judged.each) == len(start):
-            metrics["win_rate"] = _win_rate(judged.each, start)
+            metrics["win_rate"] = measures.win_rate(judged.each, start)
         metrics["seconds"] = self.team.agree(time.perf_counter() - began)
         answers = []
         for i, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True)):
             record = {"prompt": prompt.prompt, "answer": text.strip()}
             record |= {"num_tokens": len(completions[i].ids), "ended": completions[i].ended}
             record |= {"reward": judged.each[i]} if judged.each else {}
-            answers.append(record | ({"kl": scored.kl[i]} if scored.kl else {}))
+            answers.append(record | ({"kl": scored.each[i]} if scored.each else {}))
         return Check({f"monitor/{name}": value for name, value in metrics.items()}, answers)
 
-    def _share(self) -> list[_Measured]:
+    def _share(self) -> list[Measured]:
         """This process's answers, with all that is known of each of them alone."""
         rounds = self.team.rounds(range(len(self.prompts)))
         numbers = [number for number, _ in rounds]
@@ -135,7 +134,7 @@ class Monitor:
             judge = partial(self._rewarded, prompts, completions)
             judged = everywhere(self.team, judge, in_step=sharded and borrowed)
         return [
-            _Measured(
+            Measured(
                 completions[i],
                 {name: column[i] for name, column in sums.items()},
                 {name: (raw[i], apart[i]) for name, (raw, apart) in judged.items()},
@@ -205,32 +204,6 @@ class Monitor:
             ref_sums = reference.sums(groups, batch)
         return Scored(logprobs, ref_sums, None, entropy)
 
-    def _judged(self, measured: Sequence[_Measured]) -> _Judged:
-        metrics: dict[str, float] = {}
-        each: list[float] = []
-        for name, _ in self._rewards():
-            each = [one.rewards[name][0] for one in measured]
-            if all(map(math.isnan, each)):
-                raise RewardError(f"{name}: no answer has one")
-            metrics |= _moments(name, each)
-            apart = [one.rewards[name][1] for one in measured]
-            disagreement = torch.tensor(apart, dtype=torch.float64)
-            if name == "reward" and not disagreement.isnan().all():
-                metrics["reward_disagreement"] = float(disagreement.nanmean())
-        if each and "reward" not in metrics:
-            metrics |= _moments("reward", each)
-        return _Judged(metrics, each)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One answer, its sums by name, and by the name of its rewards what they gave: the reward and
-    the disagreement of an ensemble, NaN without one."""
-
-    completion: Completion
-    sums: dict[str, Tensor]
-    rewards: dict[str, tuple[float, float]]
-
 
 def _raw(
     rewards: Rewards, samples: Sequence[Sample], team: Team
@@ -249,66 +222,6 @@ def _raw(
         return unknown, unknown
     rewards.load_state_dict(before)
     return scores.raw, scores.disagreement or unknown
-
-
-@dataclass(frozen=True)
-class _Scores:
-    metrics: dict[str, float]
-    kl: list[float]
-    """Of each answer; empty without a reference."""
-
-
-@dataclass(frozen=True)
-class _Judged:
-    metrics: dict[str, float]
-    each: list[float]
-
-
-def _summed(sums: Mapping[str, Tensor]) -> _Scores:
-    """Metrics of what was summed over each answer."""
-    tokens = sums["tokens"].sum()
-    metrics = {"entropy": float(sums["entropy"].sum() / tokens)}
-    kl = sums.get("kl")
-    if "ref_logprob" in sums:
-        metrics["ref_perplexity"] = float((-sums["ref_logprob"].sum() / tokens).exp())
-        # The sum of exact divergences along an answer has the same mean as its log-ratio, with a
-        # fraction of the variance; the log-ratio is what there is where heads cannot be compared.
-        kl = sums["logprob"] - sums["ref_logprob"] if kl is None else kl
-    if kl is None:
-        return _Scores(metrics, [])
-    metrics |= {"kl_sequence": float(kl.mean()), "kl": float(kl.sum() / tokens)}
-    if len(kl) > 1:
-        metrics["kl_error"] = float(kl.std() / len(kl) ** 0.5)
-    return _Scores(metrics, kl.tolist())
-
-
-def _described(completions: Sequence[Completion], texts: Sequence[str]) -> dict[str, float]:
-    ids = [one.ids[:-1] if one.ended else one.ids for one in completions]
-    words = [text.lower().split() for text in texts]
-    return {
-        **{f"distinct_{n}": distinct(ids, n) for n in (1, 2, 3)},
-        "self_bleu": self_bleu(ids),
-        "same_opening": same_opening(words),
-        "repetition": repetition(ids),
-        "length": sum(len(one.ids) for one in completions) / len(completions),
-        "ended": sum(one.ended for one in completions) / len(completions),
-    }
-
-
-def _moments(name: str, values: Sequence[float]) -> dict[str, float]:
-    known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-    if not len(known):
-        return {}
-    std = float(known.std(correction=0))
-    metrics = {name: float(known.mean()), f"{name}_std": std}
-    return {**metrics, f"{name}_error": std / len(known) ** 0.5}
-
-
-def _win_rate(now: Sequence[float], start: Sequence[float]) -> float:
-    """The share of prompts whose answer has the higher reward; equal ones count half."""
-    pairs = [(a, b) for a, b in zip(now, start, strict=True) if a == a and b == b]
-    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs)
-    return wins / len(pairs) if pairs else 0.5
 
 
 @contextmanager
