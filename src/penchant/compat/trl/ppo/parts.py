@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
+from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.core.adapters import changes_base
 from penchant.core.errors import ConfigError, ModelError
@@ -30,6 +31,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def required(config: Any, model: Any) -> tuple[PPOConfig, AutoModelForCausalLMWithValueHead]:
+    """A script's configuration and model, where they are what a trainer needs.
+
+    Raises:
+        ConfigError: one is missing or of another kind, or the configuration contradicts itself.
+    """
+    if not isinstance(config, PPOConfig):
+        raise ConfigError(
+            f"config must be a penchant.compat.trl.PPOConfig, got {type(config).__name__}"
+        )
+    if not isinstance(model, AutoModelForCausalLMWithValueHead):
+        raise ConfigError(
+            f"model must be a penchant.compat.trl.AutoModelForCausalLMWithValueHead, got "
+            f"{type(model).__name__}; make one with its from_pretrained"
+        )
+    config.check()  # it can be changed after its construction
+    return config, model
 
 
 def precision_of(model: AutoModelForCausalLMWithValueHead) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from penchant.methods.experience import Experience
     from penchant.methods.ppo import PPOOptions
 
+# A divergence that is negative beyond what chance allows has a cause.
+NEGATIVE_KL = -1.0
+
 
 @dataclass
 class Passes:
@@ -134,6 +137,19 @@ def of_experience(
         "ppo/mean_scores": float(experience.scores.mean()),
         "ppo/std_scores": float(experience.scores.std()) if len(lengths) > 1 else 0.0,
     }
+
+
+def cautions(statistics: Mapping[str, Any]) -> list[str]:
+    """What a user should know of a step."""
+    messages = []
+    divergence = statistics["objective/kl"]
+    if divergence < NEGATIVE_KL:
+        messages.append(
+            f"the divergence from the reference is {divergence:.2f} nats per answer; samples of "
+            "the policy make it positive: draw them with trainer.generate, at their own "
+            "temperature, and pass them whole"
+        )
+    return messages
 
 
 def of_lengths(name: str, rows: Sequence[Sequence[int]]) -> dict[str, Any]:

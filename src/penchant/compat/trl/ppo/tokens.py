@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,20 @@ def score_values(scores: Any) -> list[float]:
         if not math.isfinite(values[-1]):
             raise ConfigError(f"scores[{i}] is {values[-1]}; correct the reward, or leave it out")
     return values
+
+
+def require_batch(columns: Mapping[str, Any], batch_size: int) -> None:
+    """Require that every column holds a whole batch.
+
+    Raises:
+        ConfigError: one holds another number of entries.
+    """
+    for name, values in columns.items():
+        if len(values) != batch_size:
+            raise ConfigError(
+                f"{name} holds {len(values)} entries and batch_size is {batch_size}; pass whole "
+                "batches (drop_last=True in a data loader), or set batch_size"
+            )
 
 
 def token_masks(masks: Any, responses: Sequence[Tokens]) -> list[Tensor] | None:

@@ -16,7 +16,7 @@ from penchant.compat.trl.objects import padded
 from penchant.compat.trl.ppo import generation, given, parts, tokens
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
-from penchant.compat.trl.ppo.stats import for_tracker, of_lengths
+from penchant.compat.trl.ppo.stats import cautions, for_tracker, of_lengths
 from penchant.compat.trl.tables import Standing
 from penchant.core.errors import ConfigError
 from penchant.core.machine import out_of_memory_explained
@@ -35,8 +35,6 @@ TRAINER_STANDING: Standing = {
 }
 # What a data set may have for `step` and the trackers, beside the model's own inputs.
 COLUMNS = ("input_ids", "attention_mask", "past_key_values", "label", "query", "response")
-# A divergence that is negative beyond what chance allows has a cause.
-NEGATIVE_KL = -1.0
 
 
 class PPOTrainer:
@@ -93,7 +91,7 @@ class PPOTrainer:
             (),
         )
         refusals.raise_all()
-        self.config, self.model = _required(config, model)
+        self.config, self.model = parts.required(config, model)
         if unheeded := self.config.unheeded():
             logger.info("%s", unheeded)
         self.tokenizer: Any = padded(tokenizer)
@@ -213,8 +211,7 @@ class PPOTrainer:
                     batch_size=batch_size,
                 )
             answers.append(rows)
-        for text in request.cautions:
-            self._say(text)
+        self._say(*request.cautions)
         self._learner.planned.sample_from(**request.distribution)
         pad, device = self.policy.pad_token_id, self.accelerator.device
         shaped = [
@@ -228,11 +225,12 @@ class PPOTrainer:
         known = {*end_token_ids(self.model.pretrained_model), *([] if eos is None else [eos])}
         return sorted(known)
 
-    def _say(self, text: str) -> None:
-        """Warn once."""
-        if text not in self._said:
-            self._said.add(text)
-            logger.warning("%s", text)
+    def _say(self, *texts: str) -> None:
+        """Warn once of each."""
+        for text in texts:
+            if text not in self._said:
+                self._said.add(text)
+                logger.warning("%s", text)
 
     def step(
         self,
@@ -261,7 +259,8 @@ class PPOTrainer:
         pad = self.policy.pad_token_id
         prompts = tokens.query_ids(queries, pad)
         answers = tokens.response_ids(responses, pad, self._end_token_ids)
-        self._require_batch(queries=prompts, responses=answers, scores=scores)
+        columns = {"queries": prompts, "responses": answers, "scores": scores}
+        tokens.require_batch(columns, self.config.batch_size)
         masks = tokens.token_masks(response_masks, answers)
         if masks is not None and self.config.whiten_rewards:
             raise ConfigError("whiten_rewards cannot be had with response_masks; drop one of them")
@@ -278,22 +277,8 @@ class PPOTrainer:
             self.lr_scheduler.step()
         if self.config.empties_cache:
             torch.cuda.empty_cache()
-        if statistics["objective/kl"] < NEGATIVE_KL:
-            self._say(
-                f"the divergence from the reference is {statistics['objective/kl']:.2f} nats per "
-                "answer; samples of the policy make it positive: draw them with trainer.generate, "
-                "at their own temperature, and pass them whole"
-            )
+        self._say(*cautions(statistics))
         return {**statistics, **lengths, "time/ppo/total": time.perf_counter() - started}
-
-    def _require_batch(self, **columns: Any) -> None:
-        for name, values in columns.items():
-            if len(values) != self.config.batch_size:
-                raise ConfigError(
-                    f"{name} holds {len(values)} entries and batch_size is "
-                    f"{self.config.batch_size}; pass whole batches (drop_last=True in a data "
-                    "loader), or set batch_size"
-                )
 
     def log_stats(
         self,
@@ -325,17 +310,3 @@ class PPOTrainer:
         """Write the model or its adapter, the value head and the tokenizer."""
         self.model.save_pretrained(save_directory)
         self.tokenizer.save_pretrained(str(save_directory))
-
-
-def _required(config: Any, model: Any) -> tuple[PPOConfig, AutoModelForCausalLMWithValueHead]:
-    if not isinstance(config, PPOConfig):
-        raise ConfigError(
-            f"config must be a penchant.compat.trl.PPOConfig, got {type(config).__name__}"
-        )
-    if not isinstance(model, AutoModelForCausalLMWithValueHead):
-        raise ConfigError(
-            f"model must be a penchant.compat.trl.AutoModelForCausalLMWithValueHead, got "
-            f"{type(model).__name__}; make one with its from_pretrained"
-        )
-    config.check()  # it can be changed after its construction
-    return config, model
