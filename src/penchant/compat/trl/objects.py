@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from penchant.compat.trl.configs import TrainingConfig
+    from penchant.config.keys import RunConfig
 
 logger = logging.getLogger("penchant")
 
@@ -113,17 +114,17 @@ def quantization_settings(
 
 
 def load_named(
-    name: str, kwargs: dict[str, Any], settings: Any, config: Any, device: Any, *, scored: bool
+    name: str, kwargs: dict[str, Any], settings: Any, config: RunConfig, device: Any
 ) -> Any:
     """Load a model that a script names with arguments of its own, in fp32 where they name no dtype.
 
     Args:
         name, kwargs, settings: as `quantization_settings` has found them good.
         config: of the run; device: of it.
-        scored: it is a reward model.
     """
     import torch
 
+    from penchant.core.machine import out_of_memory_explained
     from penchant.models.load import load_causal_model
     from penchant.models.quantised import Quantization, require_packages, saved_method
     from penchant.models.score_model import load_score_model
@@ -136,13 +137,16 @@ def load_named(
         dtype = getattr(torch, dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise ConfigError("model_init_kwargs: dtype names no dtype of torch; set float32")
-    load = load_score_model if scored else load_causal_model
-    return load(
-        resolve(name, config.cache_dir),
-        dtype=dtype,
-        trust_remote_code=kwargs.get("trust_remote_code", config.trust_remote_code),
-        quantization=None if settings is None else Quantization(device=device, settings=settings),
-    )
+    load = load_score_model if config.spec.model == "score" else load_causal_model
+    quantization = None if settings is None else Quantization(device=device, settings=settings)
+    remedy = "set quantization_config with load_in_4bit, or a smaller model"
+    with out_of_memory_explained("the model was loaded", remedy):
+        return load(
+            resolve(name, config.cache_dir),
+            dtype=dtype,
+            trust_remote_code=kwargs.get("trust_remote_code", config.trust_remote_code),
+            quantization=quantization,
+        )
 
 
 def whole_weights(model: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +24,7 @@ from penchant.compat.trl.objects import (
     require_model,
     whole_weights,
 )
+from penchant.compat.trl.plans import planned, set_aside
 from penchant.compat.trl.tables import TRAINER_STANDING, Standing
 from penchant.core.errors import ConfigError, TrainingError
 from penchant.methods import METHODS
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from penchant.config.keys import RunConfig
-    from penchant.models.scoring import Scorer
     from penchant.training.setup import Inputs, Setup
 
 logger = logging.getLogger("penchant")
@@ -181,7 +180,7 @@ class Trainer:
                 f"output_dir {directory.path} holds a run that is complete; load {directory.model}"
             )
         setup = self._prepared()
-        with self._as_planned(setup):
+        with planned(self._plans):
             result = run_on(self.run_config, accelerator, directory, setup, self._snapshot)
         setup.scorer.eval()
         records = directory.read("metrics.jsonl")
@@ -218,7 +217,7 @@ class Trainer:
         explained = out_of_memory_explained(
             "eval_dataset was evaluated", "set a lower per_device_eval_batch_size"
         )
-        with self._as_planned(setup), accelerator.autocast(), explained:
+        with planned(self._plans), accelerator.autocast(), explained:
             evaluation = objective.evaluate(
                 setup.eval_set,
                 batch_size=self.args.per_device_eval_batch_size,
@@ -265,9 +264,7 @@ class Trainer:
 
     def _prepared(self) -> Setup:
         """Everything that is loaded, made once."""
-        from penchant.core.machine import out_of_memory_explained
         from penchant.guards.checks.gather import take_snapshot
-        from penchant.models.scoring import PLAIN
         from penchant.training.prepare import prepare
 
         if self._setup is not None:
@@ -275,12 +272,7 @@ class Trainer:
         accelerator, inputs = self._begun()
         model = None if isinstance(self.model, str) else self.model
         if model is None and any(self._loading):
-            scored = self.run_config.spec.model == "score"
-            remedy = "set quantization_config with load_in_4bit, or a smaller model"
-            with out_of_memory_explained("the model was loaded", remedy):
-                model = load_named(
-                    self.model, *self._loading, self.run_config, accelerator.device, scored=scored
-                )
+            model = load_named(self.model, *self._loading, self.run_config, accelerator.device)
         if model is not None and not self.run_config.lora_r:
             whole_weights(model)
         reference = self._reference()
@@ -296,27 +288,5 @@ class Trainer:
             snapshot = replace(snapshot, model=replace(snapshot.model, dropout={}))
         self._setup, self._snapshot = setup, snapshot
         self.model, self.processing_class = setup.scorer.model, setup.tokenizer
-        self._plans = [(scorer, scorer.plan) for scorer in _scorers(setup)]
-        for scorer, _ in self._plans:
-            scorer.use(PLAIN)
+        self._plans = set_aside(setup)
         return setup
-
-    @contextmanager
-    def _as_planned(self, setup: Setup) -> Iterator[None]:
-        """The engine's own attention for a while; outside, the models can generate as ever."""
-        from penchant.models.scoring import PLAIN
-
-        for scorer, plan in self._plans:
-            scorer.use(plan)
-        try:
-            yield
-        finally:
-            for scorer, _ in self._plans:
-                scorer.use(PLAIN)
-
-
-def _scorers(setup: Setup) -> list[Scorer]:
-    """The policy, and a reference beside it."""
-    with ExitStack() as stack:
-        other = setup.reference and stack.enter_context(setup.reference.active())
-    return [setup.scorer, *([other] if other and other is not setup.scorer else [])]

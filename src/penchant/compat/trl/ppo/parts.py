@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.compat.trl.objects import disable_dropout, require_plain, whole_weights
+from penchant.compat.trl.plans import planned
 from penchant.compat.trl.ppo.config import PPOConfig
 from penchant.compat.trl.ppo.model import AutoModelForCausalLMWithValueHead
 from penchant.core.adapters import changes_base
@@ -135,13 +136,14 @@ class Planned:
         reference: AdapterReference | CopyReference,
         accelerator: Accelerator,
     ) -> None:
-        self.policy, self.accelerator = policy, accelerator
+        self.accelerator = accelerator
         self.other: Scorer | None = None
         if isinstance(reference, CopyReference):
             with reference.active() as other:
                 self.other = other
             self.other.use(PLAIN)
         self.plan = PLAIN
+        self._scorers = [policy, *([] if self.other is None else [self.other])]
         self._longest = 0
 
     @contextmanager
@@ -151,31 +153,19 @@ class Planned:
         if longest > self._longest:
             self._longest = max(1024, 1 << (longest - 1).bit_length())
             self._choose(groups[:2])
-        self._use()
-        try:
+        with planned([(scorer, self.plan) for scorer in self._scorers]):
             yield
-        finally:
-            self.plan, plan = PLAIN, self.plan
-            self._use()
-            self.plan = plan
 
     def sample_from(self, **distribution: Any) -> None:
         """Score as this distribution from now on."""
-        for scorer in (self.policy, self.other):
-            if scorer is not None:
-                scorer.sample_from(**distribution)
-
-    def _use(self) -> None:
-        for scorer in (self.policy, self.other):
-            if scorer is not None:
-                scorer.use(self.plan)
+        for scorer in self._scorers:
+            scorer.sample_from(**distribution)
 
     def _choose(self, groups: Sequence[Group]) -> None:
         with self.accelerator.autocast():
             plans = [
                 plan_scoring(scorer, groups, attention="auto", max_length=self._longest)
-                for scorer in (self.policy, self.other)
-                if scorer is not None
+                for scorer in self._scorers
             ]
         # Both walk one batch, so that both must be able to.
         slowest = min(plans, key=lambda plan: (plan.packed, plan.repeated, plan.fused_head))
