@@ -169,7 +169,7 @@ def test_answer_is_committed_before_it_is_acknowledged(page, side):
 def test_strength_is_asked_after_the_choice_and_reason_with_it(page):
     site = page()
     assert 'name="strength"' not in site.show()
-    asked = site.answer("left", reason="  why & how <b> é  ").headers["location"]
+    asked = site.answer("left", reason="  why & how <b> é  ", tab=1).headers["location"]
     shown = site.client.get(asked).text
     assert all(text in shown for text in ("prompt 0", "Left is better.", 'name="strength"'))
     assert 'name="side"' not in shown
@@ -233,6 +233,59 @@ def test_undo_shows_the_pair_again_with_what_was_said(page):
     assert 'name="side"' in site.show(decided="0"), "the choice is asked again"
     assert labels(site) == []
     assert "notice=nothing" in site.post("undo").headers["location"]
+
+
+def open_tab(site, address: str = "compare?annotator=ann") -> str:
+    """Which tab a page says that it is in."""
+    return re.search(r'name="tab" value="(\w*)"', site.client.get(address).text)[1]
+
+
+def test_undo_takes_back_what_was_answered_in_the_same_tab_only(page):
+    site = page()
+    first, second = open_tab(site), open_tab(site)
+    assert first != second
+    site.answer("tie", tab=first)
+    site.answer("both_bad", tab=second)
+    site.answer("skip", tab=second)
+    shown = site.client.get(site.post("undo", tab=first).headers["location"]).text
+    assert "prompt 0" in shown
+    assert labels(site) == [(1, "ann", "both_bad"), (2, "ann", "skip")]
+    again = site.client.get(site.post("undo", tab=first).headers["location"]).text
+    assert "This tab has no answer to take back" in again
+    assert labels(site) == [(1, "ann", "both_bad"), (2, "ann", "skip")]
+    for left in ([(1, "ann", "both_bad")], []):
+        site.post("undo", tab=second)
+        assert labels(site) == left
+    assert "notice=nothing" in site.post("undo", tab=second).headers["location"]
+
+
+def test_undo_in_a_tab_that_changed_its_name_leaves_the_first_names_answers(page):
+    site = page(overlap=2)
+    tab = open_tab(site)
+    site.answer("tie", "ann", tab=tab)
+    site.answer("skip", "bob", tab=tab)
+    site.post("undo", "bob", tab=tab)
+    assert "notice=nothing" in site.post("undo", "bob", tab=tab).headers["location"]
+    assert labels(site) == [(0, "ann", "tie")]
+
+
+def test_a_tab_stays_the_same_through_answers_reloads_and_every_link_of_its_pages(page):
+    site = page()
+    shown = site.client.get("compare?annotator=ann")
+    tab = open_tab(site, str(shown.url))
+    then = site.answer("left", tab=tab).headers["location"]
+    asked = site.client.get(then).text
+    assert open_tab(site, then) == tab
+    plain, progress, names = (unescape(one) for one in re.findall(r'<a href="([^"]+)"', asked))
+    assert open_tab(site, plain) == tab
+    back = unescape(re.search(r'href="([^"]+)">Back', site.client.get(progress).text)[1])
+    for address in (names, back):
+        welcome = site.client.get(address).text
+        assert open_tab(site, address) == tab, "for a name that is typed"
+        named = unescape(re.search(r'href="(compare[^"]+)"', welcome)[1])
+        assert open_tab(site, named) == tab
+    site.post("undo", tab=tab)
+    assert labels(site) == []
 
 
 def test_same_pair_answered_from_two_tabs_counts_once_and_is_said(page):

@@ -67,7 +67,7 @@ def test_strength_of_a_decision_that_was_taken_back_is_not_that_of_the_next(stor
     """Also of item 1, whose completion b is on the left."""
     for item in (0, 1):
         answer_next(store, "left")
-        store.undo("ann")
+        store.undo("ann", item)
         assert answer_next(store, "right") == item
         assert not store.weigh("ann", item, "left", 3), "it was asked of the left one"
         assert store.weigh("ann", item, "right", 1)
@@ -85,16 +85,17 @@ def test_second_answer_to_one_item_is_refused_and_the_first_stays(store: Store):
     assert labels(store) == [(0, "ann", "a")]
 
 
-def test_undo_goes_back_answer_by_answer_and_keeps_the_order_of_the_sides(store: Store):
+def test_what_is_taken_back_waits_before_others_and_keeps_the_order_of_the_sides(store: Store):
     answer_next(store, "left", reason="first")
     answer_next(store, "left", reason="second")
     store.weigh("ann", 1, "left", 2)
     assert next_item(store) == Task(2, False)
-    assert store.undo("ann")
+    assert store.undo("ann", 1)
     assert next_item(store) == Task(1, True, "second")
-    assert store.undo("ann")
+    assert store.undo("ann", 0)
     assert next_item(store) == Task(0, False, "first")
-    assert not store.undo("ann")
+    assert not store.undo("ann", 0)
+    assert not store.undo("ann", 2), "it is not answered"
     assert labels(store) == []
     assert [answer_next(store, "tie") for _ in range(4)] == [0, 1, 2, 3]
     assert next_item(store) is None
@@ -102,7 +103,7 @@ def test_undo_goes_back_answer_by_answer_and_keeps_the_order_of_the_sides(store:
 
 def test_undo_takes_back_ones_own_answers_only(store: Store):
     answer_next(store, "left", "ann")
-    assert not store.undo("bob")
+    assert not store.undo("bob", 0)
     assert labels(store) == [(0, "ann", "a")]
 
 

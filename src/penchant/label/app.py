@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ DECIDED = SIDES[:2]
 STRENGTHS = ("1", "2", "3")
 NOTICES = {
     "answered": "That pair was answered already, in another tab; this is the next one.",
-    "nothing": "There is no answer to take back.",
+    "nothing": "This tab has no answer to take back: each tab takes back its own.",
 }
 
 
@@ -67,6 +69,7 @@ class _Form:
     """What the page sent with a click on a button."""
 
     annotator: str
+    tab: str
     plain: bool
     values: dict[str, str]
 
@@ -82,22 +85,30 @@ class _Pages:
         self.templates = Environment(
             loader=PackageLoader("penchant.label"), autoescape=True, undefined=StrictUndefined
         )
+        # A tab is a number in its address. What was answered in it, first to last, is known as long
+        # as the server runs: the address of the next one is another, so that its tabs are new.
+        self.tabs = itertools.count(1)
+        self.answered: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
 
     async def welcome(self, request: Request) -> Response:
         """Ask for the annotator's name."""
         names = self.session.annotators or self.session.store.annotators()
         fixed = bool(self.session.annotators)
         counts = {name: self.session.store.num_answers(name) for name in names}
-        return self._page("welcome.html", counts=counts, fixed=fixed)
+        return self._page("welcome.html", counts=counts, fixed=fixed, tab=_tab(request))
 
     async def compare(self, request: Request) -> Response:
         """Show the pair that is next for an annotator, or the one whose strength is asked."""
         annotator = self._annotator(request.query_params.get("annotator", ""))
+        if not _tab(request):
+            query = {**request.query_params, "tab": next(self.tabs)}
+            return RedirectResponse(f"compare?{urlencode(query)}", 303)
         plain = request.query_params.get("plain") == "1"
         decided = request.query_params.get("decided")
         task = self._unweighed(annotator, decided) or self.session.next_task(annotator)
         shown: dict[str, Any] = {
             "annotator": annotator,
+            "tab": _tab(request),
             "plain": plain,
             "notice": NOTICES.get(request.query_params.get("notice", "")),
             "task": task,
@@ -122,7 +133,8 @@ class _Pages:
             raise HTTPException(400, f"side must be one of {', '.join(SIDES)}, got {side!r}")
         if len(reason) > MAX_REASON:
             raise HTTPException(400, f"a reason has at most {MAX_REASON} characters; shorten it")
-        saved = self.session.store.answer(form.annotator, item, side, reason)
+        if saved := self.session.store.answer(form.annotator, item, side, reason):
+            self.answered[form.annotator, form.tab].append(item)
         asks = saved and side in DECIDED and self.session.asks_strength
         return _next(form, "" if saved else "answered", decided=str(item) if asks else "")
 
@@ -140,16 +152,20 @@ class _Pages:
         return _next(form, "" if saved else "answered")
 
     async def undo(self, request: Request) -> Response:
-        """Take back the annotator's last answer, and show its pair again."""
+        """Take back the annotator's last answer in this tab, and show its pair again."""
         form = await self._form(request)
-        undone = self.session.store.undo(form.annotator)
+        answered = self.answered[form.annotator, form.tab]
+        undone = bool(answered) and self.session.store.undo(form.annotator, answered[-1])
+        del answered[-1:]
         return _next(form, "" if undone else "nothing")
 
     async def progress(self, request: Request) -> Response:
         """Show what is done, by whom, and how far they agree."""
         complete = self.session.store.num_complete(self.session.overlap)
         work, agreement = self.session.work(), self.session.agreement()
-        return self._page("progress.html", complete=complete, work=work, agreement=agreement)
+        return self._page(
+            "progress.html", complete=complete, work=work, agreement=agreement, tab=_tab(request)
+        )
 
     async def mistake(self, request: Request, error: Exception) -> Response:
         """Say what was wrong with a request."""
@@ -204,7 +220,12 @@ class _Pages:
         except ValueError as error:
             raise HTTPException(400, f"this is not a form of the page: {error}") from error
         annotator = self._annotator(values.get("annotator", ""))
-        return _Form(annotator, values.get("plain") == "1", values)
+        return _Form(annotator, values.get("tab", ""), values.get("plain") == "1", values)
+
+
+def _tab(request: Request) -> str:
+    """Which tab of the browser asks for a page; empty for one that has no number yet."""
+    return request.query_params.get("tab", "")
 
 
 async def _style(request: Request) -> Response:
@@ -215,6 +236,7 @@ async def _style(request: Request) -> Response:
 def _next(form: _Form, notice: str, *, decided: str = "") -> Response:
     """Send the browser on, so that a reload repeats nothing."""
     plain = "1" if form.plain else ""
-    query = {"annotator": form.annotator, "plain": plain, "notice": notice, "decided": decided}
+    about = {"annotator": form.annotator, "tab": form.tab, "plain": plain}
+    query = {**about, "notice": notice, "decided": decided}
     given = urlencode({name: value for name, value in query.items() if value})
     return RedirectResponse(f"compare?{given}", 303)

@@ -26,7 +26,6 @@ SCHEMA = (
         strength INTEGER CHECK (strength BETWEEN 1 AND 3),
         reason TEXT NOT NULL DEFAULT '',
         seconds REAL,
-        turn INTEGER,
         PRIMARY KEY (annotator, item)
     ) WITHOUT ROWID""",
 )
@@ -228,17 +227,9 @@ class Store:
             decided = side in ("left", "right")
             label = ("b" if (side == "left") == bool(swapped) else "a") if decided else side
             database.execute(
-                """UPDATE tasks SET label = ?, reason = ?, seconds = ?,
-                turn = (SELECT coalesce(max(turn), 0) + 1 FROM tasks WHERE annotator = ?)
-                WHERE annotator = ? AND item = ?""",
-                [
-                    label,
-                    reason,
-                    max(0.0, round(time.time() - shown_at, 3)),
-                    annotator,
-                    annotator,
-                    item,
-                ],
+                "UPDATE tasks SET label = ?, reason = ?, seconds = ? "
+                "WHERE annotator = ? AND item = ?",
+                [label, reason, max(0.0, round(time.time() - shown_at, 3)), annotator, item],
             )
         return True
 
@@ -278,18 +269,17 @@ class Store:
             )
         return True
 
-    def undo(self, annotator: str) -> bool:
-        """Take back an annotator's last answer, so that its item waits for them again.
+    def undo(self, annotator: str, item: int) -> bool:
+        """Take back an annotator's answer to an item, which waits for them again before others.
 
         Returns:
             False when there is none.
         """
         with self._transaction() as database:
             done = database.execute(
-                """UPDATE tasks SET label = NULL, strength = NULL, seconds = NULL, turn = NULL,
-                shown_at = ?
-                WHERE annotator = ? AND turn = (SELECT max(turn) FROM tasks WHERE annotator = ?)""",
-                [time.time(), annotator, annotator],
+                "UPDATE tasks SET label = NULL, strength = NULL, seconds = NULL, shown_at = ? "
+                "WHERE annotator = ? AND item = ? AND label IS NOT NULL",
+                [time.time(), annotator, item],
             )
         return done.rowcount == 1
 
