@@ -114,6 +114,14 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model_without_weights(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    """Return the tiny model as nothing can load it: what is refused with it is refused before."""
+    folder = tmp_path_factory.mktemp("models") / "without-weights"
+    shutil.copytree(tiny_model_dir, folder, ignore=lambda *_: ["model.safetensors"])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def byte_level_tokenizer() -> Callable[[str], Any]:
     """Return a function that makes the tiny model's tokenizer with another chat template."""
     return _byte_level

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -105,10 +104,12 @@ def test_a_run_on_pairs_loads_no_room_that_it_does_not_use(
     ids=["reference", "lengths", "data", "template", "judge"],
 )
 def test_what_can_be_refused_is_refused_before_a_weight_is_loaded(
-    tiny_keys: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, changes: Any, message: str
+    tiny_keys: dict[str, Any],
+    model_without_weights: Path,
+    tmp_path: Path,
+    changes: Any,
+    message: str,
 ) -> None:
-    without_weights = tmp_path / "without-weights"
-    shutil.copytree(tiny_model_dir, without_weights, ignore=lambda *_: ["model.safetensors"])
-    keys = {**tiny_keys, "model": str(without_weights), **changes}
+    keys = {**tiny_keys, "model": str(model_without_weights), **changes}
     with pytest.raises(UserError, match=message):
         penchant.train("dpo", output=tmp_path / "run", **keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,12 +283,24 @@ def test_what_cannot_be_is_refused(keys, said, tiny_model_dir, tmp_path):
 
 @pytest.mark.parametrize("reward", ["exact", "no_such_module:reward", "./no_such_folder"])
 def test_a_reward_that_is_not_there_is_refused_before_a_model_loads(
-    reward, tiny_model_dir, tmp_path
+    reward, model_without_weights, tmp_path
 ):
-    without_weights = tmp_path / "without-weights"
-    shutil.copytree(tiny_model_dir, without_weights, ignore=lambda *_: ["model.safetensors"])
     with pytest.raises(UserError, match=r"no_such|'exact' is no folder"):
-        train("ppo", without_weights, tmp_path / "run", reward=reward)
+        train("ppo", model_without_weights, tmp_path / "run", reward=reward)
+
+
+@pytest.mark.parametrize("side", ["data", "eval_data"])
+def test_a_reward_whose_column_a_prompt_lacks_is_refused_before_a_model_loads(
+    side, model_without_weights, tmp_path
+):
+    def by_number(completions, n):
+        return [float(one) for one in n]
+
+    keys = {"data": PROMPTS[:8], "eval_data": PROMPTS[8:]}
+    keys[side] = [*keys[side], {"prompt": "say nothing"}]
+    place = rf"and list:{len(keys[side])} has no such column"
+    with pytest.raises(UserError, match=rf"by_number needs the argument 'n', {place}"):
+        train("grpo", model_without_weights, tmp_path / "run", reward=by_number, **keys)
 
 
 def test_equal_rewards_are_found_and_end_a_grouped_run(tiny_model_dir, tmp_path):

@@ -252,7 +252,7 @@ def test_what_could_judge_no_answer_is_refused_before_any_is_drawn(
     file.write_text("def judge(completions, solution):\n    return [1.0 for _ in completions]\n")
     settings.write_text(f"url: {serve_chat(lambda text: 'Hm.').url}\nretries: 0\n")
     cases: list[tuple[Any, str]] = [
-        ({"reward": f"{file}:judge"}, "needs the argument 'solution', and the data has no such"),
+        ({"reward": f"{file}:judge"}, r"needs the argument 'solution', and .*\.jsonl:1 has no"),
         ({"reward": str(tiny_model_dir)}, "is no reward model: it has no score head"),
         ({"judge": str(settings)}, r"no usable answer to a trial \(its answer holds no verdict"),
         ({"reward": f"judge:{settings}"}, "no usable answer to a trial"),

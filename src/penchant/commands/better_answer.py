@@ -16,14 +16,13 @@ from penchant.core.machine import resolve_precision
 from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders, try_judge
 from penchant.core.screen import track
 from penchant.data.rows.readable import as_text
-from penchant.rl.rewards.functions import FunctionReward
-from penchant.rl.rewards.judge import JudgeReward
 from penchant.rl.rewards.make import (
     ModelContext,
     RewardOptions,
     Rewards,
     find_rewards,
     make_rewards,
+    require_judging,
 )
 from penchant.rl.rewards.samples import Sample
 from penchant.rl.rewards.tokens import encode_alike
@@ -82,12 +81,7 @@ class ByReward:
         Raises:
             UserError: a function needs a column that a prompt lacks, or a judge does not judge.
         """
-        columns = set.intersection(*(set(prompt.fields) for prompt in prompts))
-        for reward in self.found:
-            if isinstance(reward, FunctionReward):
-                reward.check(columns)
-            elif isinstance(reward, JudgeReward):
-                reward.try_once()
+        require_judging(self.found, prompts)
 
     def __call__(
         self, own: list[Sample], theirs: list[Sample], opened: Opened, other: Opened

@@ -103,7 +103,7 @@ def read_inputs(
     monitor_rewards = _monitor_rewards(config)
     loaded = model is not None
     base = config.model if loaded else resolve(config.model, config.cache_dir)
-    model = model or _saved_model(config, base)
+    model = model or saved_model(config, base)
     settings = model.config
     require_decoder(settings, base)
     if not loaded:
@@ -132,9 +132,9 @@ def read_inputs(
             kind, run_data.evaluation, tokeniser, "held-out", folder
         )
     _require_embedded(base, tokenizer, settings, [*train_set, *eval_set])
-    kind.require(config, train_set)
+    kind.require(config, train_set, rewards)
     if eval_set:
-        kind.require(config, [*eval_set, *train_set])  # training data lend what these lack
+        kind.require(config, [*eval_set, *train_set], rewards)  # training data lend what these lack
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards,
         monitor_rewards,
@@ -151,12 +151,8 @@ def _monitor_rewards(config: RunConfig) -> list[Any]:
     return find_rewards([config.monitor_reward], trust_remote_code=trusted)
 
 
-def _saved_model(config: RunConfig, base: str) -> SimpleNamespace:
+def saved_model(config: RunConfig, base: str) -> SimpleNamespace:
     """What stands for a model whose weights are not loaded: its settings and generation's."""
-    if is_adapter(Path(base)):
-        from penchant.models.adapter_files import require_mergeable
-
-        require_mergeable(base)
     generates = kind_of(config.spec).generates
     return SimpleNamespace(
         config=saved_settings(base, trust_remote_code=config.trust_remote_code),
@@ -166,6 +162,10 @@ def _saved_model(config: RunConfig, base: str) -> SimpleNamespace:
 
 def _require_named(config: RunConfig, base: str, settings: Any) -> None:
     """Refuse a model without a class for this kind, and layers that it does not have."""
+    if is_adapter(Path(base)):
+        from penchant.models.adapter_files import require_mergeable
+
+        require_mergeable(base)
     find_class = kind_of(config.spec).find_class
     find_class(settings, base, config.trust_remote_code)
     named = config.lora_target_parameters or config.peft.get("modules_to_save")

@@ -29,7 +29,9 @@ class Labels(Pairs):
     def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
         return tokeniser.labels(records)
 
-    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
+    def require(
+        self, config: RunConfig, examples: Sequence[Any], rewards: Sequence[Any] = ()
+    ) -> None:
         """Refuse what no mismatched completion can be found for.
 
         Raises:

@@ -15,6 +15,7 @@ from penchant.models.policy import VALUE_HEAD, PolicyScorer, make_value_head
 from penchant.models.scoring import Scorer
 from penchant.models.sharding import whole
 from penchant.objectives.rollouts import RolloutObjective
+from penchant.rl.rewards.functions import require_columns
 from penchant.rl.rewards.make import find_rewards
 from penchant.rl.sampling.engines import require_engine
 from penchant.training.held import memory_parts, print_memory
@@ -51,8 +52,11 @@ class Prompts(Pairs):
     def tokenise(self, tokeniser: Tokeniser, records: Any) -> tuple[Sequence[Any], TokenReport]:
         return tokeniser.prompts(records)
 
-    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
-        """Any prompt can be answered."""
+    def require(
+        self, config: RunConfig, examples: Sequence[Any], rewards: Sequence[Any] = ()
+    ) -> None:
+        """Any prompt can be answered; to judge the answers may take columns beside it."""
+        require_columns(rewards, [example.record for example in examples])
 
     def find_rewards(
         self, config: RunConfig, rewards: Sequence[Any] | None, num_processes: int

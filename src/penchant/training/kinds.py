@@ -57,8 +57,10 @@ class Pairs:
         """Examples of the records."""
         return tokeniser.pairs(records)
 
-    def require(self, config: RunConfig, examples: Sequence[Any]) -> None:
-        """Refuse what the method cannot learn from.
+    def require(
+        self, config: RunConfig, examples: Sequence[Any], rewards: Sequence[Any] = ()
+    ) -> None:
+        """Refuse what the method cannot learn from, or what the rewards found cannot judge.
 
         Raises:
             ConfigError: a record without a margin, where margins are used.

@@ -12,6 +12,7 @@ import pytest
 
 from penchant.config.keys import load_config
 from penchant.core.errors import ConfigError, ModelError, RewardError
+from penchant.data.prompts import Prompt
 from penchant.rl.rewards.make import (
     ModelContext,
     RewardOptions,
@@ -19,6 +20,7 @@ from penchant.rl.rewards.make import (
     Sample,
     find_rewards,
     make_rewards,
+    require_judging,
 )
 
 NAN = math.nan
@@ -128,12 +130,18 @@ def test_a_model_without_a_score_head_is_refused_before_weights_are_loaded(
 
 
 def test_a_signature_that_asks_for_an_absent_column_says_what_there_is():
+    found = find_rewards([lambda completions, solution: [0.0], "length:4"])
+    prompts = [
+        Prompt("q", {"answer": 1, "solution": 2}, "p.jsonl:1"),
+        Prompt("q", {"answer": 1}, "p.jsonl:2"),
+    ]
+    told = r"needs the argument 'solution', and p\.jsonl:2 has no such column \(it has: answer\)"
+    with pytest.raises(RewardError, match=told):
+        require_judging(found, prompts)
+    require_judging(found, prompts[:1])
     rewards = make(lambda completions, solution: [0.0])
-    with pytest.raises(RewardError, match=r"needs the argument 'solution'.*it has: answer"):
-        rewards.check(["answer"])
-    with pytest.raises(RewardError, match="needs the argument 'solution'"):
+    with pytest.raises(RewardError, match="needs the argument 'solution', and the data"):
         rewards.score(samples("a", answer=[1]))
-    rewards.check(["solution"])
 
 
 def test_arguments_by_position_only_are_refused():

@@ -8,16 +8,31 @@ import importlib.util
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import RewardError
 from penchant.data.rows.messages import plain
 from penchant.rl.rewards.samples import Sample
 
+if TYPE_CHECKING:
+    from penchant.data.prompts import Prompt
+
 GIVEN = ("prompts", "rendered_prompts", "completions", "completion_ids")
+
+
+def require_columns(rewards: Sequence[object], prompts: Iterable[Prompt]) -> None:
+    """Require that the functions among some rewards can be called for each of the prompts.
+
+    Raises:
+        RewardError: one needs a column that a prompt lacks.
+    """
+    functions = [one for one in rewards if isinstance(one, FunctionReward)]
+    for prompt in prompts if functions else ():
+        for function in functions:
+            function.check(prompt.fields, prompt.where)
 
 
 class RewardTimeoutError(Exception):
@@ -71,8 +86,11 @@ class FunctionReward:
             if one.default is inspect.Parameter.empty and one.kind not in variadic
         ]
 
-    def check(self, columns: Collection[str]) -> None:
+    def check(self, columns: Collection[str], where: str = "the data") -> None:
         """Require that the function can be called with these columns of the data.
+
+        Args:
+            columns: by name; where: whose they are, for the message.
 
         Raises:
             RewardError: it needs an argument that is none of them.
@@ -82,7 +100,7 @@ class FunctionReward:
             return
         has = ", ".join(sorted(set(columns) - set(GIVEN))) or "none"
         raise RewardError(
-            f"reward {self.name} needs the argument {', '.join(map(repr, missing))}, and the data "
+            f"reward {self.name} needs the argument {', '.join(map(repr, missing))}, and {where} "
             f"has no such column (it has: {has}); rename the column or the argument, or give the "
             f"argument a default. Always given: {', '.join(GIVEN)}"
         )

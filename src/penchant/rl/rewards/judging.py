@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
@@ -15,7 +15,6 @@ from penchant.core.errors import ConfigError
 from penchant.core.team import ALONE, Team
 from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.attempts import attempt
-from penchant.rl.rewards.functions import FunctionReward
 from penchant.rl.rewards.models import EnsembleReward, ModelReward
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.shaping import RunningStatistics, Statistics, clip, penalties
@@ -88,16 +87,6 @@ class Rewards:
     def shares_policy(self) -> bool:
         """Whether a model among them, or among an ensemble's, uses the policy's own weights."""
         return any(model.shares_policy for model in _models(self.rewards))
-
-    def check(self, columns: Collection[str]) -> None:
-        """Require that every function finds its arguments among the data's columns.
-
-        Raises:
-            RewardError: one does not.
-        """
-        for reward in self.rewards:
-            if isinstance(reward, FunctionReward):
-                reward.check(columns)
 
     def ask(self, samples: Sequence[Sample], team: Team = ALONE) -> list[Asked]:
         """What each reward gives for each sample; the running statistics stay as they are.

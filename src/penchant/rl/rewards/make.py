@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, RewardError
 from penchant.core.judge import PREFIX
 from penchant.methods.online import RewardOptions
-from penchant.rl.rewards.functions import FunctionReward, functions_in, load_function
+from penchant.rl.rewards.functions import (
+    FunctionReward,
+    functions_in,
+    load_function,
+    require_columns,
+)
 from penchant.rl.rewards.judge import JudgeReward, load_judge
 from penchant.rl.rewards.judging import Rewards, Scores
 from penchant.rl.rewards.loading import ENSEMBLE, find_scorer, load_model_reward
@@ -18,6 +23,9 @@ from penchant.rl.rewards.ready import NAMES, ready
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.service import PREFIX as SERVICE
 from penchant.rl.rewards.service import SCHEMES, ServiceReward, load_service
+
+if TYPE_CHECKING:
+    from penchant.data.prompts import Prompt
 
 __all__ = ["ModelContext", "Reward", "RewardOptions", "Rewards", "Sample", "Scores", "make_rewards"]
 
@@ -48,6 +56,22 @@ def find_rewards(
             find_scorer(str(spec), trust_remote_code)
         functions.append(function or spec)
     return functions
+
+
+def require_judging(found: Sequence[Spec], prompts: Sequence[Prompt]) -> None:
+    """Refuse what could judge no answer to the prompts, before any is drawn.
+
+    Args:
+        found: as `find_rewards` returned it.
+        prompts: that are answered.
+
+    Raises:
+        UserError: a function needs a column that a prompt lacks, or a judge does not judge.
+    """
+    require_columns(found, prompts)
+    for reward in found:
+        if isinstance(reward, JudgeReward):
+            reward.try_once()
 
 
 def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelContext) -> Rewards:
