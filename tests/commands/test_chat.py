@@ -127,14 +127,19 @@ def test_memory_that_runs_out_says_what_to_set_and_the_conversation_goes_on(
 
 
 def test_what_cannot_be_talked_with_is_refused(
-    adapter_run: Path, classifier: Any, tiny_keys: dict[str, Any], tmp_path: Path
+    adapter_run: Path, classifier: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        "penchant.commands.chat.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     with pytest.raises(ModelError, match="is a reward model"):
         open_chat(classifier(1))
     with pytest.raises(ConfigError, match="temperature must be 0 or more, got -1"):
         open_chat(adapter_run, temperature=-1)
     with pytest.raises(ConfigError, match="system message needs a chat template"):
         open_chat(adapter_run, system="Be brief.")  # the run was on plain texts
+    with pytest.raises(ModelError, match="the prompt is empty"):
+        open_chat(adapter_run, prompts=["Is 3 so?", ""])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import penchant
 from penchant.commands.chat import open_chat
 from penchant.commands.opened import off_is_start, tuned_from
-from penchant.core.errors import ModelError
+from penchant.core.errors import ModelError, UserError
 
 CODE = """
 from pathlib import Path
@@ -77,6 +77,57 @@ def test_code_of_a_model_runs_on_the_word_of_the_user(foreign: Path, held_out_fi
     assert foreign.with_name("ran").exists()
     assert type(chat.speakers["answer"].scorer.causal_model).__name__ == "OwnModel"
     assert chat.ask("Is 3 so?", lambda _, piece: None)["answer"].num_tokens > 0
+
+
+REFUSING = "{{ raise_exception('no system message') if messages[0].role == 'system' else '' }}"
+REFUSING += "{{ messages[-1].content }}"
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is 3 so?"}]
+ROWS = [{"prompt": CHAT, "chosen": [{**CHAT[1], "role": "assistant"}], "rejected": [
+    {"role": "assistant", "content": "no"}]}]  # fmt: skip
+BEFORE_WEIGHTS: dict[str, tuple[Callable[..., Any], str]] = {
+    "evaluate: no reference": (
+        lambda model, template: penchant.evaluate(model=model, data=ROWS),
+        "says nothing about what it was tuned from; set reference",
+    ),
+    "evaluate: reference": (
+        lambda model, template: penchant.evaluate(model=model, data=ROWS, reference="./nothing"),
+        "no such model: ./nothing",
+    ),
+    "evaluate: template": (
+        lambda model, template: penchant.evaluate(
+            model=model, data=ROWS, method="orpo", chat_template=template
+        ),
+        r"no held-out record is left .*no system message",
+    ),
+    "evaluate: reward model": (
+        lambda model, template: penchant.evaluate(
+            model=model, data=ROWS, method="reward", chat_template=template
+        ),
+        r"no answer is left .*no system message",
+    ),
+    "win_rate": (
+        lambda model, template: penchant.win_rate(
+            model=model, prompts=ROWS, against=model, reward="length:4", chat_template=template
+        ),
+        "no prompt is left that both models can read",
+    ),
+    "chat: template": (
+        lambda model, template: open_chat(model, prompts=["Hi", CHAT], chat_template=template),
+        r"refuses what was said: .*no system message",
+    ),
+    "chat: start": (lambda model, template: open_chat(model, start="./nothing"), "no such model"),
+}
+
+
+@pytest.mark.parametrize("what", BEFORE_WEIGHTS)
+def test_what_cannot_be_read_is_refused_before_a_weight_is_loaded(
+    what: str, model_without_weights: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "refusing.jinja"
+    template.write_text(REFUSING)
+    call, message = BEFORE_WEIGHTS[what]
+    with pytest.raises(UserError, match=message):
+        call(model_without_weights, str(template))
 
 
 @pytest.mark.parametrize(

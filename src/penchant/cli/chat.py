@@ -31,7 +31,7 @@ def run_chat(values: dict[str, Any]) -> None:
     prompts = _read(file) if file else texts
     from penchant.commands.chat import open_chat
 
-    chat = open_chat(values.pop("model"), **values)
+    chat = open_chat(values.pop("model"), prompts=prompts or (), **values)
     show = _show_json if as_json else _Screen().show
     if prompts is not None:
         for prompt in prompts:

@@ -24,7 +24,6 @@ from penchant.data.records import Data, Label, Text, counted, is_chat, prompt_ke
 from penchant.data.rows.messages import contents
 from penchant.data.tokenised import TokenisedLabel
 from penchant.methods.inputs import ScoreInputs
-from penchant.models.scoring import Scorer
 from penchant.objectives.held_out import batches
 from penchant.objectives.scores import score_evaluation
 from penchant.training.kind import kind_of
@@ -186,16 +185,12 @@ class _Scored:
     """Scores questions with a reward model.
 
     Args:
-        opened: the model; its weights are loaded now.
+        opened: the model; its weights are loaded once the questions are tokenised.
         batch_size: questions in a forward pass.
     """
 
     def __init__(self, opened: Opened, batch_size: int) -> None:
         self.opened, self.batch_size = opened, batch_size
-        model = opened.load(keep_adapter=True)
-        self.tokeniser = opened.tokeniser(model)
-        kind = kind_of(opened.config.spec)
-        self.scorer: Scorer = kind.scorer(opened.config, model, opened.pad_token_id)
         self.as_chat = opened.why_plain() is None
 
     @torch.no_grad()
@@ -203,11 +198,13 @@ class _Scored:
         """The score of each answer, by question; NaN where an answer has no tokens."""
         examples = self._examples(questions)
         scores = [[math.nan] * len(one.completions) for one in questions]
-        plan(self.scorer, [example.group() for example in examples[:2]], self.opened.config)
+        config, model = self.opened.config, self.opened.load(keep_adapter=True)
+        scorer = kind_of(config.spec).scorer(config, model, self.opened.pad_token_id)
+        plan(scorer, [example.group() for example in examples[:2]], config)
         explained = out_of_memory_explained("answers were scored", "set a lower batch_size")
-        with self.scorer.evaluating(), explained:
+        with scorer.evaluating(), explained:
             for some, _ in batches(examples, self.batch_size, track):
-                found = iter(self.scorer(self.scorer.batch([e.group() for e in some])).tolist())
+                found = iter(scorer(scorer.batch([e.group() for e in some])).tolist())
                 for example in some:
                     for place in example.places:
                         scores[example.number][place] = next(found)
@@ -241,7 +238,7 @@ class _Scored:
                 places[where] = number, place
                 asked, said = self._asked(question.prompt), self._said(completion)
                 labels.append(Label(asked, said, True, where))
-        tokenised, report = self.tokeniser.labels(track(labels, "tokenising answers"))
+        tokenised, report = self.opened.tokeniser().labels(track(labels, "tokenising answers"))
         logger.info("answers: %s", report.summary())
         grouped: dict[tuple[int, tuple[int, ...]], list[tuple[int, TokenisedLabel]]] = {}
         for one in tokenised:

@@ -13,6 +13,7 @@ from penchant.commands.opened import (
     config_of,
     load_model,
     off_is_start,
+    saved_tokeniser,
     tuned_from,
     why_plain,
 )
@@ -20,7 +21,7 @@ from penchant.core.errors import ConfigError, ModelError
 from penchant.core.screen import setup_logging
 from penchant.data.records import Message, Text, is_chat
 from penchant.data.token_report import TemplateRefusal
-from penchant.models.load import end_token_ids, load_tokenizer
+from penchant.models.load import load_tokenizer
 from penchant.models.locate import resolve
 from penchant.models.score_model import is_score_model
 from penchant.models.scoring import Scorer
@@ -28,7 +29,6 @@ from penchant.rl.sampling.answers import Answer
 from penchant.rl.sampling.base import Sampling, require_sampling
 from penchant.rl.sampling.stream import stream_answer
 from penchant.training.accelerator import make_accelerator
-from penchant.training.inputs import make_tokeniser
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("penchant")
 
 START, TUNED, ALONE = "start", "tuned", "answer"
+# What stands for the start of a model that is the model itself with its adapter switched off.
+SWITCHED_OFF = ""
 # Turns under one seed that share no draw with those under the next.
 SEEDS_APART = 1_000_003
 # Of the model's keys, those that a chat may set; the others are the run's own.
@@ -64,7 +66,7 @@ class Chat:
     """A conversation with each of one or two models; both are asked the same.
 
     Args:
-        speakers: by name.
+        speakers: by name; they are there when something is asked.
         tokeniser: of both.
         sampling: how answers are drawn.
         templated: what is said is a user's message; otherwise each prompt is plain text that
@@ -76,7 +78,7 @@ class Chat:
 
     def __init__(
         self,
-        speakers: Mapping[str, _Speaker],
+        speakers: dict[str, _Speaker],
         tokeniser: Tokeniser,
         sampling: Sampling,
         *,
@@ -85,7 +87,7 @@ class Chat:
         kwargs: Mapping[str, Any],
         accelerator: Accelerator,
     ) -> None:
-        self.speakers, self.tokeniser, self.sampling = dict(speakers), tokeniser, sampling
+        self.speakers, self.tokeniser, self.sampling = speakers, tokeniser, sampling
         self.templated, self.seed, self.kwargs = templated, seed, dict(kwargs)
         self.accelerator = accelerator
         self.system = ""
@@ -114,6 +116,14 @@ class Chat:
         self.system = system
         self.forget()
 
+    def require(self, prompt: Text) -> None:
+        """Refuse a prompt that cannot begin a conversation.
+
+        Raises:
+            ModelError: it is empty, or the template refuses it.
+        """
+        self._ids(self._said((), prompt))
+
     def ask(self, prompt: Text, on_text: Callable[[str, str], None]) -> dict[str, Answer]:
         """Ask every model, and keep prompt and answer for what follows.
 
@@ -129,7 +139,7 @@ class Chat:
         """
         if is_chat(prompt):
             self.forget()
-        said = {name: self._said(speaker, prompt) for name, speaker in self.speakers.items()}
+        said = {name: self._said(one.messages, prompt) for name, one in self.speakers.items()}
         answers = {name: self._answer(name, asked, on_text) for name, asked in said.items()}
         self.turns += 1
         for name, asked in said.items():  # once all have answered: an error leaves none behind
@@ -138,14 +148,14 @@ class Chat:
                 self.speakers[name].messages[:] = [*asked, answer]
         return answers
 
-    def _said(self, speaker: _Speaker, prompt: Text) -> Text:
-        """The whole of what a model is asked."""
+    def _said(self, before: Sequence[Message], prompt: Text) -> Text:
+        """The whole of what a model is asked, after what was said before."""
         if not is_chat(prompt) and not self.templated:
             return prompt
         new: Sequence[Message] = (
             prompt if is_chat(prompt) else [{"role": "user", "content": prompt}]
         )
-        messages = [*speaker.messages, *new]
+        messages = [*before, *new]
         if self.system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self.system})
         if self.kwargs:
@@ -153,14 +163,18 @@ class Chat:
             messages[0] = {**messages[0], "chat_template_kwargs": {**self.kwargs, **own}}
         return tuple(messages)
 
-    def _answer(self, name: str, said: Text, on_text: Callable[[str, str], None]) -> Answer:
-        speaker = self.speakers[name]
+    def _ids(self, said: Text) -> list[int]:
+        """What is said, as tokens."""
         try:
             ids = self.tokeniser.prompt_ids(said)
         except TemplateRefusal as refusal:
             raise ModelError(f"the chat template refuses what was said: {refusal}") from refusal
         if not ids:
             raise ModelError("the prompt is empty; say something")
+        return ids
+
+    def _answer(self, name: str, said: Text, on_text: Callable[[str, str], None]) -> Answer:
+        speaker, ids = self.speakers[name], self._ids(said)
         with speaker.switched(), self.accelerator.autocast():
             return stream_answer(
                 speaker.scorer,
@@ -178,6 +192,7 @@ def open_chat(
     *,
     start: str | Path | None = None,
     system: str = "",
+    prompts: Sequence[Text] = (),
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -191,6 +206,7 @@ def open_chat(
         start: the other model; default: what the run or the adapter started from. `none`: the
             model is asked alone.
         system: a system message.
+        prompts: what will be asked, each alone: what cannot be is refused before a model is loaded.
         max_new_tokens: of an answer.
         temperature: of the draws; 0 takes the likeliest token, so that the answers differ by the
             weights alone.
@@ -200,7 +216,7 @@ def open_chat(
             the run's own, but code of a model is run for `trust_remote_code=True` alone.
 
     Raises:
-        UserError: a wrong value, or a model that cannot answer.
+        UserError: a wrong value, a prompt that cannot be asked, or a model that cannot answer.
     """
     setup_logging()
     require_sampling(max_new_tokens, temperature, top_p)
@@ -217,13 +233,10 @@ def open_chat(
     tokenizer = load_tokenizer(
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
-    policy = load_model(folder, config, accelerator, keep_adapter=True)
-    scorer = Scorer(policy, int(tokenizer.pad_token_id))
-    tokeniser = make_tokeniser(config, tokenizer, end_token_ids(policy))
-    speakers = _beside(scorer, Path(model), folder, start, config, accelerator)
+    speakers: dict[str, _Speaker] = {}
     chat = Chat(
-        {**speakers, TUNED if speakers else ALONE: _Speaker(scorer)},
-        tokeniser,
+        speakers,
+        saved_tokeniser(folder, config, tokenizer),
         Sampling(max_new_tokens, temperature=temperature, top_p=top_p),
         templated=_templated(Path(model), tokenizer),
         seed=seed,
@@ -231,29 +244,31 @@ def open_chat(
         accelerator=accelerator,
     )
     chat.instruct(system)
+    for prompt in prompts:
+        chat.require(prompt)
+    beside = _start_of(Path(model), folder, start, config)
+    policy = load_model(folder, config, accelerator, keep_adapter=True)
+    scorer = Scorer(policy, int(tokenizer.pad_token_id))
+    if beside == SWITCHED_OFF:
+        speakers[START] = _Speaker(scorer, policy.disable_adapter)
+    elif beside is not None:
+        other = load_model(beside, config, accelerator)
+        speakers[START] = _Speaker(Scorer(other, scorer.pad_token_id))
+    speakers[TUNED if speakers else ALONE] = _Speaker(scorer)
     return chat
 
 
-def _beside(
-    scorer: Scorer,
-    model: Path,
-    folder: str,
-    named: str | Path | None,
-    config: RunConfig,
-    accelerator: Accelerator,
-) -> dict[str, _Speaker]:
-    """What the model started from, where that is known and wanted."""
+def _start_of(model: Path, folder: str, named: str | Path | None, config: RunConfig) -> str | None:
+    """The resolved name of what the model started from, where that is known and wanted."""
     if named == "none":
-        return {}
+        return None
     if named is None and off_is_start(folder):
-        adapted: Any = scorer.model
-        return {START: _Speaker(scorer, adapted.disable_adapter)}
+        return SWITCHED_OFF
     name = named or tuned_from(model, folder)
     if name is None:
         logger.info("%s does not say what it was tuned from: it answers alone; --start", model)
-        return {}
-    other = load_model(resolve(str(name), config.cache_dir), config, accelerator)
-    return {START: _Speaker(Scorer(other, scorer.pad_token_id))}
+        return None
+    return resolve(str(name), config.cache_dir)
 
 
 def _templated(model: Path, tokenizer: Any) -> bool:

@@ -97,20 +97,19 @@ def measure_each(
             raise ConfigError(f"{model} is a reward model, which has no reference; drop reference")
         return rank_opened(opened, sources, batch_size)
     records = {name: read_records(config, data) for name, data in sources.items()}
-    policy = opened.load(keep_adapter=True)
-    kind = kind_of(config.spec)
-    tokeniser = opened.tokeniser(policy)
+    kind, tokeniser = kind_of(config.spec), opened.tokeniser()
     examples = {n: tokenise(kind, some, tokeniser, "held-out")[0] for n, some in records.items()}
     for some in examples.values():
         kind.require(config, some)
     together = [example for some in examples.values() for example in some]
+    compares = config.spec.needs_reference or reference is not None
+    start = _compared_with(opened, reference) if compares else None
+    policy = opened.load(keep_adapter=True)
     scorer = kind.scorer(config, policy, opened.pad_token_id)
     groups = [example.group() for example in together[:2]]
     with opened.accelerator.autocast():
         plan(scorer, groups, config)
-        compared = None
-        if config.spec.needs_reference or reference:
-            compared = _compared_with(scorer, Path(model), reference, groups, opened)
+        compared = _reference(opened, start, scorer, groups) if compares else None
         parts = Parts(scorer, compared, config.spec, config.options, max_length=config.max_length)
         objective = kind.objective(parts)
         # Not a mean of means: rankings within a prompt, calibration and KL per token are none.
@@ -123,23 +122,28 @@ def measure_each(
             }
 
 
-def _compared_with(
-    scorer: Scorer,
-    model: Path,
-    named: str | Path | None,
-    groups: Sequence[Group],
-    opened: Opened,
-) -> Reference:
-    """The model that was named, or what the run or the adapter started from."""
-    named = named or run_settings(model).get("reference_model")
+def _compared_with(opened: Opened, named: str | Path | None) -> str | None:
+    """The resolved name of what was named, or else of what the run or the adapter started from.
+
+    None: it is the model itself, with its adapter switched off.
+    """
+    named = named or run_settings(opened.name).get("reference_model")
     if named is None and off_is_start(opened.folder):
-        return AdapterReference(scorer)
-    start = named or tuned_from(model, opened.folder)
+        return None
+    start = named or tuned_from(opened.name, opened.folder)
     if start is None:
-        raise ConfigError(f"{model} says nothing about what it was tuned from; set reference")
-    config = opened.config
-    other = load_model(resolve(str(start), config.cache_dir), config, opened.accelerator)
+        raise ConfigError(f"{opened.name} says nothing about what it was tuned from; set reference")
+    return resolve(str(start), opened.config.cache_dir)
+
+
+def _reference(
+    opened: Opened, start: str | None, scorer: Scorer, groups: Sequence[Group]
+) -> Reference:
+    """What `_compared_with` has named."""
+    if start is None:
+        return AdapterReference(scorer)
+    other = load_model(start, opened.config, opened.accelerator)
     require_same_vocabulary(scorer.causal_model.config, other.config)
     twin = Scorer(other, scorer.pad_token_id)
-    plan(twin, groups, config)
+    plan(twin, groups, opened.config)
     return CopyReference(twin)

@@ -25,7 +25,7 @@ from penchant.models.score_model import is_score_model
 from penchant.models.selfcheck import plan_scoring
 from penchant.training.accelerator import make_accelerator
 from penchant.training.folder import read_summary
-from penchant.training.inputs import make_tokeniser
+from penchant.training.inputs import make_tokeniser, saved_model
 from penchant.training.kind import kind_of
 from penchant.training.kinds import quantization_of
 
@@ -73,9 +73,9 @@ class Opened:
         """The model, on the device."""
         return load_model(self.folder, self.config, self.accelerator, keep_adapter=keep_adapter)
 
-    def tokeniser(self, model: Any) -> Tokeniser:
-        """Of the run, with the model's own end tokens."""
-        return make_tokeniser(self.config, self.tokenizer, end_token_ids(model))
+    def tokeniser(self) -> Tokeniser:
+        """Of the run, with the model's own end tokens, as its files name them."""
+        return saved_tokeniser(self.folder, self.config, self.tokenizer)
 
     def why_plain(self) -> str | None:
         """Why plain texts stay as they are; None where they go through the chat template."""
@@ -97,6 +97,14 @@ def open_model(model: str | Path, batch_size: int, keys: Mapping[str, Any]) -> O
         folder, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
     )
     return Opened(Path(model), folder, config, make_accelerator(config.precision), tokenizer)
+
+
+def saved_tokeniser(
+    folder: str, config: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> Tokeniser:
+    """The tokeniser of a resolved name: what is asked can be looked at before weights are there."""
+    model: Any = saved_model(config, folder)
+    return make_tokeniser(config, tokenizer, end_token_ids(model))
 
 
 def why_plain(model: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penchant.commands.opened import Opened, off_is_start, open_model, tuned_from
 from penchant.core.errors import ConfigError, ModelError
@@ -13,7 +13,6 @@ from penchant.core.machine import out_of_memory_explained, release_memory
 from penchant.core.screen import track
 from penchant.data.prompts import Prompt
 from penchant.data.records import counted, is_chat
-from penchant.models.load import end_token_ids
 from penchant.models.scoring import Scorer
 from penchant.rl.rewards.samples import Sample, make_sample
 from penchant.rl.sampling.answers import LESS
@@ -60,25 +59,25 @@ def answer_both(
         if one is not None:
             _require_policy(one)
     as_chat = opened.why_plain() is None
-    model = opened.load(keep_adapter=True)
-    own = _answers(opened, model, prompts, draw, batch_size, as_chat)
-    if second is None:
-        with model.disable_adapter():
-            theirs = _answers(opened, model, prompts, draw, batch_size, as_chat)
-    else:
-        del model
-        release_memory()
+    first = then = _tokenised(opened, prompts, as_chat)
+    if second is not None:
         as_chat = as_chat if other is None else second.why_plain() is None
-        theirs = _answers(
-            second, second.load(keep_adapter=True), prompts, draw, batch_size, as_chat
-        )
-    both = [number for number in own if number in theirs]
+        then = _tokenised(second, prompts, as_chat)
+    both = [number for number in first.examples if number in then.examples]
     if len(both) < len(prompts):
         left = counted(len(prompts) - len(both), "prompt")
         logger.warning("%s left out, which not both models could read", left)
     if not both:
         raise ConfigError("no prompt is left that both models can read")
-    return [own[number] for number in both], [theirs[number] for number in both]
+    asked, draw = [prompts[number] for number in both], replace(draw, numbers=both)
+    model = opened.load(keep_adapter=True)
+    own = _answers(first, model, asked, draw, batch_size)
+    if second is None:
+        with model.disable_adapter():
+            return own, _answers(first, model, asked, draw, batch_size)
+    del model
+    release_memory()
+    return own, _answers(then, second.load(keep_adapter=True), asked, draw, batch_size)
 
 
 def _start(opened: Opened) -> Opened | None:
@@ -103,33 +102,42 @@ def _require_policy(opened: Opened) -> None:
         )
 
 
-def _answers(
-    opened: Opened,
-    model: Any,
-    prompts: Sequence[Prompt],
-    draw: Draw,
-    batch_size: int,
-    as_chat: bool,
-) -> dict[int, Sample]:
-    """The answers of a model, by the number of their prompt."""
+class _Tokenised(NamedTuple):
+    """The prompts that a model can read, by their numbers, and the tokens that end an answer."""
+
+    opened: Opened
+    examples: dict[int, TokenisedPrompt]
+    end_ids: list[int]
+
+
+def _tokenised(opened: Opened, prompts: Sequence[Prompt], as_chat: bool) -> _Tokenised:
+    """Prompts as the model is asked them, before its weights are loaded."""
     records = [_asked(prompt, as_chat) for prompt in prompts]
     if opened.config.chat_template_kwargs:
         from penchant.data.rows.template import with_kwargs
 
         records = with_kwargs(records, opened.config.chat_template_kwargs)
     numbers = {id(record): number for number, record in enumerate(records)}
-    tokeniser = opened.tokeniser(model)
+    tokeniser = opened.tokeniser()
     examples, report = tokeniser.prompts(track(records, "tokenising prompts"))
     logger.info("%s: %s", opened.name, report.summary())
-    chosen = [numbers[id(example.record)] for example in examples]
-    ends = sorted({*end_token_ids(model), *tokeniser.end_ids})
-    sampler = CachedSampler(Scorer(model, opened.pad_token_id), ends, batch_size)
+    read = {numbers[id(example.record)]: example for example in examples}
+    return _Tokenised(opened, read, sorted(tokeniser.end_ids))
+
+
+def _answers(
+    asked: _Tokenised, model: Any, prompts: Sequence[Prompt], draw: Draw, batch_size: int
+) -> list[Sample]:
+    """The answers of a model to the prompts whose numbers are drawn for."""
+    opened = asked.opened
+    examples = [asked.examples[number] for number in draw.numbers_of(prompts)]
+    sampler = CachedSampler(Scorer(model, opened.pad_token_id), asked.end_ids, batch_size)
     with out_of_memory_explained("answers were drawn", LESS), opened.accelerator.autocast():
-        drawn = sampler.sample([one.prompt for one in examples], replace(draw, numbers=chosen))
-    return {
-        number: _sample(prompts[number], example, completion, opened.tokenizer)
-        for number, example, (completion,) in zip(chosen, examples, drawn, strict=True)
-    }
+        drawn = sampler.sample([one.prompt for one in examples], draw)
+    return [
+        _sample(prompt, example, completion, opened.tokenizer)
+        for prompt, example, (completion,) in zip(prompts, examples, drawn, strict=True)
+    ]
 
 
 def _sample(
