@@ -139,6 +139,83 @@ def test_an_answer_that_a_reward_fails_on_is_left_out_of_the_pairs(
     assert len(output.read_text().splitlines()) == 3
 
 
+def asked(tmp_path, model, *words, rows=PROMPTS[:3], reward="length:4"):
+    """Build from samples, as a user types it; returns the exit status."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [str(file), "--sample", str(model), "--reward", reward, *words]
+    return main(["data", "build", *given, "--output", str(tmp_path / "o.jsonl")])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("temperature", "-1", "greater than 0"),
+        ("temperature", "0", "greater than 0"),
+        ("top_p", "1.5", "less than or equal to 1"),
+        ("top_p", "0", "greater than 0"),
+        ("top_k", "-1", "greater than or equal to 0"),
+        ("max_completion_length", "0", "greater than or equal to 1"),
+        ("max_prompt_length", "0", "greater than or equal to 1"),
+        ("batch_size", "0", "greater than or equal to 1"),
+        ("chat_template_kwargs", "tokenize=true", "no option of a template"),
+    ],
+)
+def test_what_no_answer_is_sampled_with_is_refused_as_in_training_before_a_model_loads(
+    tmp_path, model_without_weights, capsys, option, value, told
+):
+    assert asked(tmp_path, model_without_weights, f"--{option}", value) == 1
+    said = capsys.readouterr().err
+    assert option in said and told in said
+    assert not (tmp_path / "o.jsonl.samples.json").exists()
+
+
+REFUSING = "{{ raise_exception('no system message') if messages[0].role == 'system' else '' }}"
+SYSTEM = {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "reward", "told"),
+    [
+        ([*PROMPTS[:3], {"prompt": 4}], ["--strict"], "length:4", "prompts.jsonl:4"),
+        ([SYSTEM], ["--chat_template", "refusing.jinja"], "length:4", "no system message), such"),
+        ([{"prompt": "p", "n": 1}, {"prompt": "q"}], [], "own.py:by_n", "prompts.jsonl:2 has no"),
+        (PROMPTS, ["--n", "1"], "length:4", "n must be at least 2"),
+    ],
+    ids=["row", "template", "column", "number"],
+)
+def test_a_prompt_that_cannot_be_answered_or_judged_costs_no_wait_for_a_model(
+    tmp_path, model_without_weights, capsys, monkeypatch, rows, words, reward, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "refusing.jinja").write_text(REFUSING + "{{ messages[0].content }}")
+    (tmp_path / "own.py").write_text("def by_n(completions, n):\n    return n\n")
+    assert asked(tmp_path, model_without_weights, *words, rows=rows, reward=reward) == 1
+    assert told in capsys.readouterr().err
+    # Once it is corrected nothing stands in the way: nothing was begun.
+    assert not (tmp_path / "o.jsonl.samples.json").exists()
+
+
+def test_samples_that_are_all_there_are_paired_without_a_model(
+    tmp_path, tiny_model_dir, model_without_weights, capsys
+):
+    (tmp_path / "own.py").write_text(
+        "def codes(completions):\n    return [*map(hash, completions)]\n"
+    )
+    words = ["--n", "2", "--max_completion_length", "8"]
+    again = {"reward": f"{tmp_path / 'own.py'}:codes"}
+    assert asked(tmp_path, tiny_model_dir, *words, **again) == 0
+    pairs = (tmp_path / "o.jsonl").read_bytes()
+    (tmp_path / "o.jsonl").unlink()
+    header = tmp_path / "o.jsonl.samples.json"
+    header.write_text(header.read_text().replace(str(tiny_model_dir), str(model_without_weights)))
+    assert asked(tmp_path, model_without_weights, *words, **again) == 0
+    assert (tmp_path / "o.jsonl").read_bytes() == pairs
+    (tmp_path / "o.jsonl").unlink()
+    assert asked(tmp_path, model_without_weights, *words, "--seed", "3", **again) == 1
+    assert "was made with seed 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penchant.core.errors import ConfigError
+from penchant.commands.opened import saved_tokeniser
+from penchant.config.keys import load_config
 from penchant.core.machine import out_of_memory_explained, resolve_precision
-from penchant.core.screen import setup_logging
+from penchant.core.screen import setup_logging, track
 from penchant.data.building.rules import Choice
 from penchant.data.building.sampled import build_from_samples, require_place
-from penchant.data.named_words import parse_kwargs
 from penchant.data.prompts import Prompt
-from penchant.data.records import DataError
-from penchant.data.rows.template import require_free, with_kwargs
-from penchant.data.tokenise import Tokeniser
-from penchant.models.load import DTYPES, end_token_ids, load_causal_model, load_tokenizer
+from penchant.data.records import DataError, counted
+from penchant.data.rows.template import with_kwargs
+from penchant.models.load import DTYPES, load_causal_model, load_tokenizer
 from penchant.models.locate import resolve
 from penchant.models.scoring import Scorer
-from penchant.rl.rewards.make import ModelContext, RewardOptions, find_rewards, make_rewards
+from penchant.rl.rewards.make import (
+    ModelContext,
+    Rewards,
+    find_rewards,
+    make_rewards,
+    require_judging,
+)
 from penchant.rl.rewards.samples import make_sample
 from penchant.rl.sampling.answers import LESS
 from penchant.rl.sampling.base import Completion, Draw, Sampling
@@ -31,12 +36,14 @@ from penchant.training.accelerator import make_accelerator
 if TYPE_CHECKING:
     from penchant.data.building import Built
     from penchant.data.opening import Source
+    from penchant.data.token_report import TokenReport
+    from penchant.data.tokenised import TokenisedPrompt
 
 logger = logging.getLogger("penchant")
 
 
 class Drawer:
-    """Samples answers from a model, and scores them.
+    """Samples answers from a model, and scores them; nothing is loaded until it is to prepare.
 
     Args:
         model: a run, a folder, a hub id, a .gguf file or an adapter.
@@ -48,11 +55,11 @@ class Drawer:
         chat_template: a Jinja file or chatml, in place of the model's.
         chat_template_kwargs: options of the template; a row's own go before them.
         trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: a number is out of its range, or a reward is not there, or is none.
     """
 
-    @out_of_memory_explained(
-        "the model and its rewards were loaded", "give smaller ones, or a function as the reward"
-    )
     def __init__(
         self,
         model: str | Path,
@@ -69,60 +76,90 @@ class Drawer:
         trust_remote_code: bool = False,
     ) -> None:
         setup_logging()
-        if not rewards:
-            raise ConfigError("reward names nothing; give a reward model or a function")
-        found = find_rewards(rewards, trust_remote_code=trust_remote_code)
-        self.accelerator = make_accelerator("auto")
-        device = self.accelerator.device
-        name = resolve(str(model))
-        self.tokenizer = load_tokenizer(
-            name, chat_template=chat_template, trust_remote_code=trust_remote_code
-        )
-        precision = resolve_precision("auto", device)
-        loaded: Any = load_causal_model(
-            name,
-            dtype=DTYPES[precision],
-            trust_remote_code=trust_remote_code,
-        ).to(device)
-        self.tokeniser = Tokeniser(
-            self.tokenizer,
-            end_token_ids=end_token_ids(loaded),
-            max_length=max_prompt_length + max_completion_length,
-            max_prompt_length=max_prompt_length,
-        )
-        self.kwargs = parse_kwargs(chat_template_kwargs or {})
-        require_free(self.kwargs)
+        keys = {
+            "model": str(model),
+            "data": "prompts",
+            "reward": list(map(str, rewards)),
+            "reward_normalization": "none",
+            "on_reward_error": "drop",  # an answer without a score is left out of the pairs
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "max_completion_length": max_completion_length,
+            "max_prompt_length": max_prompt_length,
+            "max_length": max_prompt_length + max_completion_length,
+            "batch_size": batch_size,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "chat_template": chat_template,
+            "chat_template_kwargs": chat_template_kwargs or {},
+            "trust_remote_code": trust_remote_code,
+        }
+        # They mean what they do in training online, where they are checked too.
+        self.config = load_config("ppo", keys)
+        self.found = find_rewards(rewards, trust_remote_code=trust_remote_code)
         self.sampling = Sampling(max_completion_length, temperature, top_k, top_p)
+        self.rewards: Rewards | None = None
+        self._drawn: list[tuple[list[int], Completion]] = []
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Load the model and the rewards, if all prompts can be asked and their answers judged.
+
+        Raises:
+            UserError: a prompt cannot be asked, or lacks what a reward needs; or the model or a
+                reward is not there, or cannot serve.
+        """
+        config, trusted = self.config, self.config.trust_remote_code
+        self.accelerator = make_accelerator(config.precision)
+        folder = resolve(config.model)
+        self.tokenizer = load_tokenizer(
+            folder, chat_template=config.chat_template, trust_remote_code=trusted
+        )
+        self.tokeniser = saved_tokeniser(folder, config, self.tokenizer)
+        _, report = self._tokenised(track(prompts, "tokenising prompts"))
+        logger.info("%s", report.summary())
+        if report.dropped:
+            reasons = "; ".join(
+                f"{num}: {reason}, such as {report.dropped_examples[reason]}"
+                for reason, num in report.dropped.items()
+            )
+            num = counted(sum(report.dropped.values()), "prompt")
+            raise DataError(f"{num} cannot be asked ({reasons}); take them out, or correct them")
+        require_judging(self.found, prompts)
+        self._load(folder)
+
+    @out_of_memory_explained(
+        "the model and its rewards were loaded", "give smaller ones, or a function as the reward"
+    )
+    def _load(self, folder: str) -> None:
+        device, trusted = self.accelerator.device, self.config.trust_remote_code
+        precision = resolve_precision(self.config.precision, device)
+        loaded: Any = load_causal_model(
+            folder, dtype=DTYPES[precision], trust_remote_code=trusted
+        ).to(device)
+        options: Any = self.config.options
         pad = self.tokenizer.pad_token_id
         self.sampler = CachedSampler(
-            Scorer(loaded, int(pad)), sorted(self.tokeniser.end_ids), batch_size
+            Scorer(loaded, int(pad)), sorted(self.tokeniser.end_ids), options.batch_size
         )
         context = ModelContext(
             self.tokenizer,
             device=device,
             precision=precision,
             autocast=self.accelerator.autocast,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=trusted,
         )
-        named = {"reward": list(map(str, rewards)), "reward_normalization": "none"}
-        # An answer without a score is left out of the pairs.
-        options = RewardOptions.model_validate({**named, "on_reward_error": "drop"})
-        self.rewards = make_rewards(found, options, context)
+        self.rewards = make_rewards(self.found, options, context)
         for text in self.rewards.findings:
             logger.info("%s", text)
-        self._drawn: list[tuple[list[int], Completion]] = []
+
+    def _tokenised(self, prompts: Iterable[Prompt]) -> tuple[list[TokenisedPrompt], TokenReport]:
+        return self.tokeniser.prompts(with_kwargs(prompts, self.config.chat_template_kwargs))
 
     @out_of_memory_explained("answers were drawn", LESS)
     def sample(self, prompts: Sequence[Prompt], n: int, seed: int) -> list[list[str]]:
-        """`n` answers to each prompt, as text."""
-        examples, report = self.tokeniser.prompts(with_kwargs(prompts, self.kwargs))
-        if report.dropped:
-            reasons = ", ".join(report.dropped)
-            raise DataError(
-                f"a prompt from {prompts[0].where} to {prompts[-1].where} cannot be asked: "
-                f"{reasons}; remove it"
-            )
-        ids = [one.prompt for one in examples]
+        """`n` answers to each of some prompts that are prepared for, as text."""
+        ids = [one.prompt for one in self._tokenised(prompts)[0]]
         with self.accelerator.autocast():
             drawn = self.sampler.sample(ids, Draw(self.sampling, seed, n))
         self._drawn = [
@@ -142,6 +179,7 @@ class Drawer:
         Raises:
             RewardError: a reward fails on all of them.
         """
+        assert self.rewards is not None, "it is prepared"
         samples = [
             make_sample(prompt, ids, completion, self.tokenizer)
             for prompt, (ids, completion) in zip(prompts, self._drawn, strict=True)
@@ -177,17 +215,19 @@ def build_with_model(
         prompts_at_once: prompts that are answered and written together.
 
     Raises:
-        UserError: as `build_from_samples`, and where a model or reward cannot be loaded.
+        UserError: as `build_from_samples`, and where a number is out of its range, a prompt cannot
+            be asked, or a model or reward cannot be loaded.
     """
-    require_place(output)  # before a model takes its time to load
+    require_place(output)
     drawer = Drawer(model, reward, **sampling)
     names = [one if isinstance(one, str) else one.__name__ for one in reward]
     about = {"model": str(model), "reward": names, **sampling}
     built = build_from_samples(
-        source, output, sample=drawer.sample, score=drawer.score, n=n, pairs=pairs,
-        min_gap=min_gap, batch_size=prompts_at_once, seed=seed, about=about, split=split,
-        columns=columns, strict=strict,
+        source, output, sample=drawer.sample, score=drawer.score, prepare=drawer.prepare,
+        n=n, pairs=pairs, min_gap=min_gap, batch_size=prompts_at_once, seed=seed, about=about,
+        split=split, columns=columns, strict=strict,
     )  # fmt: skip
-    for name, usage in drawer.rewards.usage().items():
-        logger.info("%s: %s", name, usage)
+    if drawer.rewards is not None:
+        for name, usage in drawer.rewards.usage().items():
+            logger.info("%s: %s", name, usage)
     return built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from penchant.data.writing import encoded, require_new
 if TYPE_CHECKING:
     from penchant.data.opening import Source
 
+logger = logging.getLogger("penchant")
+
 
 class Sample(Protocol):
     """Draws answers."""
@@ -32,6 +35,8 @@ class Sample(Protocol):
 
 # Scores one answer to each prompt; more is better.
 Score = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+# Loads what samples and scores, or refuses a prompt.
+Prepare = Callable[[Sequence[Prompt]], None]
 
 
 def build_from_samples(
@@ -40,6 +45,7 @@ def build_from_samples(
     *,
     sample: Sample,
     score: Score,
+    prepare: Prepare | None = None,
     n: int = 4,
     pairs: Choice = "best_worst",
     min_gap: float = 0.0,
@@ -60,6 +66,7 @@ def build_from_samples(
         output: a new `.jsonl`, `.jsonl.gz` or `.parquet` file.
         sample: draws the answers.
         score: scores them.
+        prepare: is given all prompts that are left to answer, before the first of them is.
         n: answers to each prompt, at least 2.
         pairs, min_gap, strict: as for `build`.
         batch_size: prompts that are sampled together, and written at once.
@@ -75,14 +82,20 @@ def build_from_samples(
     target, samples = require_place(output)
     if n < 2:
         raise DataError(f"n must be at least 2 to make a pair, got {n}")
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
     Rules(choice=pairs, min_gap=min_gap)  # what is impossible is said before anything is sampled
     prompts_read = read_prompts(source, split=split, columns=columns, strict=strict)
+    logger.info("%s", prompts_read.summary())
     settings = {
         **(about or {}), "prompts": prompts_read.fingerprint, "n": n, "batch_size": batch_size,
         "seed": seed,
     }  # fmt: skip
     done = _resume(samples, settings, batch_size, len(prompts_read.records))
     starts = range(done, len(prompts_read.records), batch_size)
+    if starts and prepare is not None:
+        prepare(prompts_read.records[done:])
+    write_atomically(samples.with_suffix(".json"), json.dumps(settings, indent=2) + "\n")
     with samples.open("ab") as stream:
         for start in track(starts, "sampling and scoring"):
             batch = prompts_read.records[start : start + batch_size]
@@ -138,7 +151,6 @@ def _resume(samples: Path, settings: Mapping[str, Any], batch_size: int, total: 
     if not header.exists():
         if samples.exists():
             raise DataError(f"{samples} has no {header.name} beside it; move it away")
-        write_atomically(header, json.dumps(settings, indent=2) + "\n")
         return 0
     before = json.loads(header.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(settings))
