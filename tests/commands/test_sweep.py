@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 import penchant
 from penchant.commands import sweep as module
-from penchant.commands.points import DATA_KEYS, heavy_keys
+from penchant.commands.point_start import heavy_keys, require_starts
+from penchant.commands.points import DATA_KEYS
 from penchant.commands.sweep import Point, SweepResult, comparable_margins, recommend
 from penchant.config.keys import load_config
-from penchant.core.errors import ConfigError
+from penchant.core.errors import ConfigError, ModelError
 from penchant.core.evaluation import Evaluation
 
 
@@ -159,3 +161,32 @@ def test_points_share_a_start_unless_another_reward_judges_their_monitored_answe
 
     assert shared() == shared(monitor_length=8)
     assert shared(monitor_reward="length:3") != shared(monitor_reward="length:9")
+
+
+@pytest.mark.parametrize("command", ["sweep", "compare"])
+def test_what_a_later_point_cannot_start_from_is_refused_before_the_first_is_trained(
+    command: str, keys: dict[str, Any], model_without_weights: Path, tmp_path: Path
+) -> None:
+    """Without weights no point could begin; it is the last one that is named, and none does."""
+    run = {
+        "sweep": partial(penchant.sweep, "dpo", {"lora_target_modules": ["all-linear", "v_prj"]}),
+        "compare": partial(
+            penchant.compare, ["orpo", "dpo"], {"dpo.lora_target_modules": ["v_prj"]}
+        ),
+    }[command]
+    with pytest.raises(ModelError, match="no layer is called v_prj"):
+        run(**{**keys, "model": str(model_without_weights)})
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_only_what_a_point_alone_starts_from_is_read_before(
+    keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(
+        "penchant.commands.point_start._read", lambda config, *_: read.append(config.lora_r)
+    )
+    varied = [{"lora_r": r, "beta": beta} for r in (4, 8) for beta in (0.1, 0.3)]
+    configs = [load_config("dpo", {**keys, **one}) for one in varied]
+    require_starts((one, None) for one in configs)  # type: ignore[misc]
+    assert read == [8], "the first start is loaded next, and of each one point is enough"

@@ -10,16 +10,15 @@ from typing import Any
 
 from penchant.commands.compare_plot import plot
 from penchant.commands.comparison import Compared, Comparison, conclude, figures
+from penchant.commands.point_start import Start, heavy_keys, load_start, require_starts
 from penchant.commands.points import (
     DATA_KEYS,
-    Start,
     combinations,
     finished,
-    heavy_keys,
-    load_start,
     open_folder,
     point_config,
     point_name,
+    require_folder,
     resumes,
     train_point,
 )
@@ -88,8 +87,11 @@ def compare(
             "without a launcher, or vary the keys of one method with penchant sweep"
         )
     output, decides = planned[0].config.output.parent, _decides(yardstick, planned[0].config)
+    resume = resumes(keys, file)
+    require_folder(output, resume=resume)
     data = _read(planned)
-    open_folder(output, {"methods": methods, **(vary or {})}, resume=resumes(keys, file))
+    require_starts((one.config, data[one.config.spec.data]) for one in planned)
+    open_folder(output, {"methods": methods, **(vary or {})}, resume=resume)
     measuring = _Measuring(output, data, answers_asked(planned[0].config, num_answers))
     points = []
     for number, one in enumerate(planned, 1):

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import set_seed
 from pydantic import TypeAdapter
 
+from penchant.commands.point_start import Start, changed_by
 from penchant.commands.run import run_on
 from penchant.config.files import read_yaml
 from penchant.config.keys import POINT_DEFAULTS, RunConfig, load_config
@@ -24,17 +25,13 @@ from penchant.core.evaluation import Evaluation
 from penchant.core.screen import track
 from penchant.core.strict_json import to_json
 from penchant.core.team import Team
-from penchant.guards.checks.gather import checked
-from penchant.guards.checks.snapshot import Snapshot
 from penchant.methods import METHODS
 from penchant.models.memory import own_part
 from penchant.objectives.base import Parts
 from penchant.training.accelerator import make_accelerator
 from penchant.training.checkpoint_files import drop_unasked
 from penchant.training.folder import completed, open_directory
-from penchant.training.inputs import read_inputs
 from penchant.training.kind import kind_of
-from penchant.training.prepare import prepare
 from penchant.training.references import switched_off
 from penchant.training.result import TrainResult
 from penchant.training.setup import RunData, Setup
@@ -50,15 +47,6 @@ DATA_KEYS = (
     *("data", "eval_data", "train_fraction", "columns", "split", "eval_split", "strict"),
     *("unpair", "chat_template_kwargs"),
 )
-# Keys of the loop and the loss; a point that differs in any other is loaded again.
-LIGHT_KEYS = {
-    "output", "resume", "report_to", "learning_rate", "num_train_epochs", "lr_scheduler_type",
-    "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "gradient_accumulation_steps", "eval_steps", "save_steps", "save_minutes", "logging_steps",
-    "max_new_tokens", "load_best_model_at_end", "save_total_limit", "eval_samples",
-    "eval_on_start", "merge", "silence", "on_finding", "monitor_steps", "monitor_share",
-    "monitor_prompts", "monitor_length",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,16 +124,6 @@ def point_name(values: Mapping[str, Any]) -> str:
     return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "_")
 
 
-def heavy_keys(config: RunConfig) -> dict[str, Any]:
-    """The keys that decide what is loaded."""
-    options = config.spec.options.model_fields
-    # What samples is made with its options; what reads pairs or labels is not.
-    light = LIGHT_KEYS if config.spec.samples else LIGHT_KEYS | set(options)
-    values = {key: value for key, value in config.flat().items() if key not in light}
-    # Some options change what the reference is asked for.
-    return {**values, "needs": config.spec.needs(config.options)}
-
-
 def open_folder(folder: Path, vary: Mapping[str, Sequence[Any]], *, resume: bool = True) -> None:
     """Take a folder for points, or go on in it.
 
@@ -164,9 +142,25 @@ def open_folder(folder: Path, vary: Mapping[str, Sequence[Any]], *, resume: bool
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MARKER, to_json(wanted))
     except OSError as error:
-        raise TrainingError(
-            f"output {folder} cannot be written: {error.strerror}; choose another output"
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def require_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse a folder that `open_folder` would; nothing is written.
+
+    Raises:
+        TrainingError: as there.
+    """
+    try:
+        _require_ours(folder, resume)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"output {folder} cannot be written: {error.strerror}; choose another output"
+    )
 
 
 def _require_ours(folder: Path, resume: bool) -> None:
@@ -179,44 +173,6 @@ def _require_ours(folder: Path, resume: bool) -> None:
         raise TrainingError(
             f"{folder} already holds a sweep; choose another output, or --resume to go on"
         )
-
-
-@dataclass(frozen=True)
-class Start:
-    """What points that differ in light keys only start from.
-
-    Attributes:
-        keys: those that decide what is loaded.
-        setup: of these points; snapshot: what the checks saw of the first.
-        weights: at first, of what the points change.
-    """
-
-    keys: dict[str, Any]
-    setup: Setup
-    snapshot: Snapshot
-    weights: dict[str, torch.Tensor]
-
-
-def load_start(config: RunConfig, run_data: RunData) -> Start:
-    """Load what a point starts from."""
-    accelerator = make_accelerator(config.precision)
-    set_seed(config.seed)
-    inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
-    snapshot = checked(config, inputs, accelerator.num_processes)
-    setup = prepare(config, accelerator, inputs, keep_reference=True)
-    changed = _changed(config, setup).items()
-    weights = {n: own_part(p.detach()).to("cpu", copy=True) for n, p in changed}
-    return Start(heavy_keys(config), setup, snapshot, weights)
-
-
-def _changed(config: RunConfig, setup: Setup) -> dict[str, torch.Tensor]:
-    """What a run changes of what it works with, in place, by name."""
-    trained: dict[str, torch.Tensor] = {**setup.trained()}
-    if not config.sync_ref_model:
-        return trained
-    from penchant.training.syncing import following
-
-    return {**trained, **following(setup)}
 
 
 def finished(config: RunConfig, run_data: RunData) -> Point | None:
@@ -281,7 +237,7 @@ def train_point(
         TrainingError: one of several processes has met what the others do not know of.
     """
     with torch.no_grad():
-        for name, parameter in _changed(config, start.setup).items():
+        for name, parameter in changed_by(config, start.setup).items():
             own_part(parameter).copy_(start.weights[name])
             parameter.grad = None  # a point that diverged has left its own
     accelerator = make_accelerator(

@@ -9,21 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from penchant.commands.point_start import Start, heavy_keys, load_start, require_starts
 from penchant.commands.points import (
     DATA_KEYS,
     PENDING,
     Point,
-    Start,
     combinations,
     default_betas,
     finished,
-    heavy_keys,
     known_point,
-    load_start,
     open_folder,
     parse_worker,
     point_config,
     point_name,
+    require_folder,
     resumes,
     train_point,
 )
@@ -105,14 +104,18 @@ def sweep(
         raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
     first, count = parse_worker(worker)
     team = team_of(make_accelerator(base.precision))
+    resume = worker is not None or resumes(keys, file)
     if team.leads:
-        open_folder(base.output, vary, resume=worker is not None or resumes(keys, file))
-    team.wait()
+        require_folder(base.output, resume=resume)
     run_data = read_run_data(base, base.data, base.eval_data)
     configs = [
         (values, one.model_copy(update={"output": base.output / point_name(values)}))
         for values, one in configs
     ]
+    require_starts((point, run_data) for _, point in configs[first::count])
+    if team.leads:
+        open_folder(base.output, vary, resume=resume)
+    team.wait()
     start: Start | None = None
     for number in range(first, len(configs), count):
         values, point = configs[number]
