@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import penchant
+from penchant.cli.main import main
 from penchant.commands.merge import merge
 from penchant.core.atomic import write_atomically
 
@@ -26,6 +29,56 @@ def test_a_check_tells_in_all_processes_what_one_alone_meets(
         (error,) = check(method, **keys).errors
         assert error.what.startswith("process 1: ")
         assert "of another node" in f"{error.what}; {error.remedy}"
+
+    monkeypatch.setattr(penchant, "check", checked)
+    fork("dpo", {**tiny_keys, "output": tmp_path / "run"}, command="check")
+
+
+@pytest.mark.parametrize(("mistaken", "told"), [("1", "process 1: beta"), ("01", "beta")])
+def test_a_check_as_json_tells_in_its_first_process_of_a_wrong_key_in_any(
+    tmp_path: Path,
+    tiny_keys: dict[str, Any],
+    fork: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    mistaken: str,
+    told: str,
+) -> None:
+    """The others print nothing, and do not fail: the launcher would end the first one for it."""
+
+    def checked(method: str, **keys: Any) -> None:
+        rank = os.environ["RANK"]
+        keys |= {"beta": -1} if rank in mistaken else {}
+        words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        with (tmp_path / rank).open("w") as shown, redirect_stdout(shown):
+            status = main(["check", method, *words, "--json"])
+        assert status == (rank == "0")
+
+    monkeypatch.setattr(penchant, "check", checked)
+    fork("dpo", {**tiny_keys, "output": tmp_path / "run"}, command="check")
+    (error,) = json.loads((tmp_path / "0").read_text())["findings"]
+    assert (error["id"], error["severity"]) == ("configuration", "error")
+    assert error["what"].startswith(f"{told} should be greater than 0, got '-1'")
+    assert not (tmp_path / "1").read_text()
+
+
+def test_a_check_tells_in_all_processes_which_records_one_alone_has(
+    tmp_path: Path, tiny_keys: dict[str, Any], fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What both find is told once, and beside it what the second one finds otherwise."""
+    rows = Path(tiny_keys["data"]).read_text().splitlines()
+    long = [json.dumps({"prompt": "Is 99?", "chosen": " yes" * n, "rejected": " no"})
+            for n in (40, 50)]  # fmt: skip
+    for rank, own in enumerate((long[:1], long)):
+        (tmp_path / f"{rank}.jsonl").write_text("\n".join([*rows, *own]) + "\n")
+    check = penchant.check
+
+    def checked(method: str, **keys: Any) -> None:
+        keys["data"] = str(tmp_path / f"{os.environ['RANK']}.jsonl")
+        findings = check(method, probe=False, **keys).findings
+        first, second = (one.what for one in findings if one.id == "answers-cut")
+        assert first.startswith("1 completion (2.0%) cut by max_length 64")
+        assert second.startswith("process 1: 2 completions (3.8%) cut by max_length 64")
+        assert sum(one.id == "no-held-out" for one in findings) == 1
 
     monkeypatch.setattr(penchant, "check", checked)
     fork("dpo", {**tiny_keys, "output": tmp_path / "run"}, command="check")

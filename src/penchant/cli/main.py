@@ -92,10 +92,11 @@ def _check(values: dict[str, Any]) -> int:
     except ConfigError as error:
         if not as_json:
             raise
-        from penchant.commands.check_result import CheckResult, stopped
+        if launched().size == 1:  # of several one alone may be mistaken, which `check` tells
+            from penchant.commands.check_result import CheckResult, stopped
 
-        silence = str(values.get("silence") or "")
-        return _show_check(CheckResult(method, spoken([stopped(error)], silence)), as_json)
+            silence = str(values.get("silence") or "")
+            return _show_check(CheckResult(method, spoken([stopped(error)], silence)), as_json)
     from penchant.commands.check import check
 
     return _show_check(check(method, probe=probe, **processes, **values), as_json)

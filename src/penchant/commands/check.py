@@ -68,8 +68,8 @@ def check(
     """Look at a run before it starts: its configuration, data, tokens, model, memory and time.
 
     What would stop the run is an error finding, not an exception. Nothing is written but what
-    training would find in the cache. Processes that were launched together return the findings of
-    the first one, with an estimate each.
+    training would find in the cache. Processes that were launched together return the same
+    findings, what the first one does not find under the number of another, and an estimate each.
 
     Args:
         method: a name in `penchant.METHODS`; default: the one that `config` names.
@@ -85,12 +85,16 @@ def check(
         UserError: in a process that is not the first, where the others cannot hear of it.
     """
     setup_logging()
+    wanted: Given | None = None
+    own: Finding | None = None
+    name, silence = method or "", str(keys.get("silence") or "")
     try:
         wanted = given(method, config=config, keys=keys)
+        name, silence = wanted.config.method, wanted.config.silence
     except UserError as error:
-        return CheckResult(method or "", spoken([stopped(error)], str(keys.get("silence") or "")))
+        own = stopped(error)  # which the other processes may not have
     try:
-        return _look(wanted, probe, num_processes, node_size)
+        return _look(wanted, own, probe, num_processes, node_size)
     except _StoppedError as told:
         finding = told.finding
     except UserError as error:
@@ -98,18 +102,28 @@ def check(
             raise
         sys.last_value = error  # others may wait in a collective: `training/leaving.py` reads it
         finding = stopped(error)
-    return CheckResult(wanted.config.method, spoken([finding], wanted.config.silence))
+    return CheckResult(name, spoken([finding], silence))
 
 
-def _look(wanted: Given, probe: bool, asked: int | None, node_size: int | None) -> CheckResult:
-    config = wanted.config
-    accelerator = make_accelerator(config.precision)
+def _look(
+    wanted: Given | None,
+    own: Finding | None,
+    probe: bool,
+    asked: int | None,
+    node_size: int | None,
+) -> CheckResult:
+    """As `check`, of what was given to this process, or with its own mistake in that."""
+    accelerator = make_accelerator("auto" if wanted is None else wanted.config.precision)
     team = team_of(accelerator)
+    if (told := _first_told(team, own)) is not None:
+        raise _StoppedError(told)
+    assert wanted is not None, "a mistake is told"
+    config = wanted.config
     read = _everywhere(team, partial(_read, wanted, accelerator, asked, node_size))
     inputs = read.inputs
     run = take_snapshot(config, inputs, read.num_processes)
     found = [*_taken(config, read.run_data, team), *find_faults(run, inputs.train_set)]
-    findings = team.agree(by_severity(found))  # by which all of them go on, or none
+    findings = _told(team, found)  # by which all of them go on, or none
     estimate: RunEstimate | None = None
     trials: Sequence[Trial] = ()
     path: list[tuple[str, str]] = []
@@ -145,11 +159,17 @@ def _everywhere(team: Team, action: Callable[[], T]) -> T:
 
 def _first_told(team: Team, own: Finding | None) -> Finding | None:
     """What the first process finds, or else another one; all of them call it."""
-    for rank, finding in enumerate(team.gather(own)):
-        if finding is not None:
-            where = f"process {rank}: " if rank else ""  # the leader speaks for all
-            return replace(finding, what=f"{where}{finding.what}")
-    return None
+    return next(iter(_told(team, [] if own is None else [own])), None)
+
+
+def _told(team: Team, own: Sequence[Finding]) -> list[Finding]:
+    """What the first process finds, and what others find beside that; all of them call it."""
+    told: dict[tuple[str, str], Finding] = {}
+    for rank, found in enumerate(team.gather(own)):
+        where = f"process {rank}: " if rank else ""  # the leader speaks for all
+        for one in found:
+            told.setdefault((one.id, one.what), replace(one, what=f"{where}{one.what}"))
+    return by_severity(told.values())
 
 
 def _read(
