@@ -2,13 +2,15 @@
 
 python bench/overoptimization.py                                  20 runs: two sizes, five seeds
 python bench/overoptimization.py --pairs 64 --seeds 0 --steps 60  one short run
+python bench/overoptimization.py --points bench/points/overoptimization.jsonl    what was measured
 
 As Gao et al. 2022 (https://arxiv.org/abs/2210.10760): the gold judge (VADER's sentiment of a story)
 labels pairs of the model's own answers, a reward model learns from them, and GRPO, with and without
 a divergence penalty, maximises the reward model. Every sampled answer is also given to the gold
 judge. Printed are the step at which gold peaks, the one from which a tenth of its gain is lost for
 good and that at which a guard speaks, and the fits of the gold reward over d, the square root of
-the divergence: d (a - b d) and d (a - b log d). What is done is not done again.
+the divergence: d (a - b d) and d (a - b log d). What is done is kept in runs.jsonl and not done
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import math
 import random
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ class Run:
     kind: str
     pairs: int
     seed: int
+    last_step: int
     start: float  # gold of the model itself, over all prompts
     steps: list[int]
     gold: list[float]
@@ -109,8 +112,25 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--kinds", default="free,held", help="without and with a penalty")
+    parser.add_argument("--points", type=Path, help="a file of runs: report it, and train nothing")
     parser.add_argument("--output", type=Path, default=Path("runs/overoptimization"))
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    runs = read(options.points) if options.points else every(options)
+    report(runs)
+    plot(runs, options.output / "overoptimization.png")
+    print(options.output / "overoptimization.png")
+
+
+def read(file: Path) -> list[Run]:
+    """Runs that were made before."""
+    return [Run(**row) for row in lines(file)] if file.exists() else []
+
+
+def every(options: argparse.Namespace) -> list[Run]:
+    """Make the runs that are asked for and not there yet."""
+    file = options.output / "runs.jsonl"
+    done = {(run.kind, run.pairs, run.seed, run.last_step): run for run in read(file)}
     task = Task(str(records.shared_folder() / "models" / "stories260k"), SCALES["tiny"])
     start = statistics.mean(
         statistics.mean(sentiment(completions=row))
@@ -120,11 +140,14 @@ def main() -> None:
     for kind in options.kinds.split(","):
         for count in map(int, options.pairs.split(",")):
             for seed in map(int, options.seeds.split(",")):
-                runs.append(one(task, start, kind, count, seed, options.steps, options.output))
+                run = done.get((kind, count, seed, options.steps))
+                if run is None:
+                    run = one(task, start, kind, count, seed, options.steps, options.output)
+                    with file.open("a") as stream:
+                        stream.write(json.dumps(asdict(run)) + "\n")
+                runs.append(run)
                 print(json.dumps(runs[-1].row()), flush=True)
-    report(runs)
-    plot(runs, options.output / "overoptimization.png")
-    print(options.output / "overoptimization.png")
+    return runs
 
 
 def one(
@@ -146,7 +169,7 @@ def one(
     alarms = [
         row["step"] for row in lines(run / "findings.jsonl") if row["id"] in ALARMS and row["step"]
     ]
-    return Run(kind, count, seed, start, *by_batch(run), min(alarms, default=None))
+    return Run(kind, count, seed, steps, start, *by_batch(run), min(alarms, default=None))
 
 
 def report(runs: list[Run]) -> None:
@@ -168,14 +191,23 @@ def report(runs: list[Run]) -> None:
         f"gold turned in {len(turned)} of {len(runs)} runs; a guard spoke in time in {len(stopped)}"
     )
     print(f"a guard spoke in {len(false)} of the {len(runs) - len(turned)} others")
-    for kind, count in dict.fromkeys((run.kind, run.pairs) for run in runs):
-        group = [run for run in runs if (run.kind, run.pairs) == (kind, count)]
-        found = fits(
-            [value for run in group for value in run.gold],
-            [value for run in group for value in run.kl],
-            group[0].start,
-        )
+    for (kind, count), group in groups(runs).items():
+        found = fitted(group)
         print(kind, count, "pairs:", json.dumps({k: round(v, 4) for k, v in found.items()}))
+
+
+def groups(runs: list[Run]) -> dict[tuple[str, int], list[Run]]:
+    """The seeds of each kind of run and size of reward model."""
+    found: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        found[run.kind, run.pairs].append(run)
+    return dict(found)
+
+
+def fitted(group: list[Run]) -> dict[str, float]:
+    """The fits over all batches of all seeds."""
+    gold = [value for run in group for value in run.gold]
+    return fits(gold, [value for run in group for value in run.kl], group[0].start)
 
 
 def gold_pairs(task: Task, count: int, seed: int) -> list[dict[str, str]]:
@@ -202,11 +234,10 @@ def by_batch(run: Path) -> tuple[list[int], list[float], list[float]]:
         if "iteration" in row:
             first.setdefault(int(row["iteration"]), row)
     batches = sorted(first.keys() & texts.keys())
-    gold = [statistics.mean(sentiment(completions=texts[i])) for i in batches]
     return (
         [int(first[i]["step"]) for i in batches],
-        gold,
-        [first[i]["kl/sequence"] for i in batches],
+        [round(statistics.mean(sentiment(completions=texts[i])), 4) for i in batches],
+        [round(first[i]["kl/sequence"], 3) for i in batches],
     )
 
 
@@ -225,12 +256,11 @@ def fits(gold: list[float], kl: list[float], start: float) -> dict[str, float]:
 
 
 def plot(runs: list[Run], file: Path) -> None:
-    """Gold over the square root of the divergence: a mean over seeds for each part of a run."""
+    """Gold over the square root of the divergence: means over seeds of each part, and the fit."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5))
-    for number, (kind, count) in enumerate(dict.fromkeys((run.kind, run.pairs) for run in runs)):
-        group = [run for run in runs if (run.kind, run.pairs) == (kind, count)]
+    for number, ((kind, count), group) in enumerate(groups(runs).items()):
         parts = range(0, min(len(run.gold) for run in group) - WINDOW + 1, WINDOW)
         means = [[statistics.mean(run.gold[i : i + WINDOW]) for run in group] for i in parts]
         roots = [
@@ -242,8 +272,11 @@ def plot(runs: list[Run], file: Path) -> None:
             roots, [statistics.mean(values) for values in means],
             yerr=[statistics.stdev(v) / math.sqrt(len(v)) if len(v) > 1 else 0 for v in means],
             label=f"{kind}, reward model of {count} pairs", color=f"C{number}", marker=MARKS[kind],
-            capsize=2,
+            capsize=2, linestyle="none",
         )  # fmt: skip
+        found, d = fitted(group), np.linspace(0, max(roots), 100)
+        bent = d * (found["square_a"] - found["square_b"] * d)
+        axes.plot(d, group[0].start + bent, color=f"C{number}", linewidth=1)
     axes.axhline(runs[0].start, color="grey", linestyle=":", label="the model itself")
     axes.set_xlabel("square root of the KL, nats per answer")
     axes.set_ylabel("gold reward (VADER's sentiment)")

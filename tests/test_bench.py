@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from penchant.models.load import load_causal_model, load_tokenizer
 
 BENCH = Path(__file__).parents[1] / "bench"
 SCRIPTS = {file.name: file.read_text(encoding="utf-8") for file in sorted(BENCH.glob("*.py"))}
@@ -63,8 +67,48 @@ def test_gold_has_turned_at_the_step_from_which_it_stays_low(
     module = importlib.import_module("overoptimization")
     size = module.WINDOW
     batches = [value for value in gold for _ in range(size)]
-    run = module.Run("free", 64, 0, 0.0, list(range(len(batches))), batches, [], None)
+    run = module.Run("free", 64, 0, 0, 0.0, list(range(len(batches))), batches, [], None)
     assert turned == (None if run.turned is None else run.turned // size + 1)
+
+
+def test_the_fits_find_the_curve_that_gold_follows() -> None:
+    """Gao et al. 2022: d (a - b d) and d (a - b log d), d the square root of the divergence."""
+    fits = importlib.import_module("overoptimization").fits
+    roots = [0.1 * i for i in range(1, 60)]
+    squared = fits([0.4 + d * (0.3 - 0.05 * d) for d in roots], [d * d for d in roots], 0.4)
+    assert [squared[k] for k in ("square_a", "square_b", "square_r2")] == pytest.approx(
+        [0.3, 0.05, 1.0]
+    )
+    assert squared["log_r2"] < 0.99
+    logged = fits([0.4 + d * (0.2 - 0.1 * math.log(d)) for d in roots], [d * d for d in roots], 0.4)
+    assert [logged[k] for k in ("log_a", "log_b", "log_r2")] == pytest.approx([0.2, 0.1, 1.0])
+
+
+def test_a_point_is_a_policy_s_reward_and_how_far_its_answers_are_from_the_model(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    frontier = importlib.import_module("frontier")
+    task = frontier.Task(str(tiny_model_dir), frontier.Scale(6, 2, 1, 1.0, {"rloo": 1}))
+    known = {"method": "rloo", "strength": "beta=0.05", "seed": 0, "seconds": 0.0}
+    assert task.measure(tiny_model_dir, **known).kls == pytest.approx([0.0] * 64, abs=1e-4)
+    sharper = load_causal_model(str(tiny_model_dir), dtype=torch.float32)
+    with torch.no_grad():
+        sharper.lm_head.weight *= 30
+    sharper.save_pretrained(tmp_path / "sharper")
+    load_tokenizer(str(tiny_model_dir)).save_pretrained(tmp_path / "sharper")
+    kls = task.measure(tmp_path / "sharper", **known).kls
+    assert len(kls) == 64 and sum(kls) / 64 > 1.0
+    best = task.best_of((1, 4))
+    assert [point.kls[0] for point in best] == pytest.approx([0.0, math.log(4) - 0.75])
+    assert best[0].signal <= best[1].signal
+
+
+def test_all_methods_are_run_at_one_strength_before_the_next() -> None:
+    plan = importlib.import_module("frontier").plan
+    assert [(known["strength"], known["seed"]) for known, _ in plan("dpo,ppo", "0,1", 2)] == [
+        ("beta=0.01", 0), ("beta=0.01", 1), ("init_kl_coef=0.02", 0), ("init_kl_coef=0.02", 1),
+        ("beta=0.3", 0), ("beta=0.3", 1), ("init_kl_coef=0.3", 0), ("init_kl_coef=0.3", 1),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
