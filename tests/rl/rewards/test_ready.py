@@ -117,6 +117,17 @@ def test_answers_are_compared_as_mathematics():
         reward(completions=["1"], answer=[""])
 
 
+def test_rows_of_both_names_take_the_one_that_they_have():
+    """A column that one file lacks is None in its rows, which is not the text "None"."""
+    given = ["$1+1$", "$3$", "$5$"]
+    assert ready("math")[1](given, answer=["2", None, "5"], solution=[None, "3", "4"]) == [1, 1, 1]
+    for missing in ({"answer": [None]}, {"solution": [None]}, {"answer": [None], "solution": [None]}):
+        with pytest.raises(ValueError, match="neither an answer nor a solution"):
+            ready("math")[1](["$N o n e$"], **missing)
+    with pytest.raises(ValueError, match="None holds no number"):
+        gsm8k(["5"], [None])
+
+
 def test_a_time_limit_needs_no_alarm_of_the_process():
     """Which only the main thread may set: `reward_timeout` calls a reward in another."""
     with ThreadPoolExecutor(1) as pool:

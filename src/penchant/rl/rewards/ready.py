@@ -77,19 +77,27 @@ def math(
 
     Args:
         completions: the answers.
-        answer, solution: the reference answers, a column of the data under either name.
+        answer, solution: the reference answers, a column of the data under either name; where a
+            row has both, its `answer` counts.
 
     Raises:
-        ValueError: the data have neither column, or a reference answer cannot be read.
+        ValueError: the data have neither column, a row has no reference answer, or it cannot be
+            read.
     """
     parse, verify = _math_verify()
-    right = answer if answer is not None else solution
-    if right is None:
+    if answer is None and solution is None:
         raise ValueError("the data have no column answer or solution, which hold what is right")
+    nothing = [None] * len(completions)
+    right = [
+        either if either is not None else other
+        for either, other in zip(answer or nothing, solution or nothing, strict=True)
+    ]
     # Its time limit is an alarm of the process, which only the main thread may set.
     limit = 5 if threading.current_thread() is threading.main_thread() else None
     scores = []
     for given, wanted in zip(completions, right, strict=True):
+        if wanted is None:
+            raise ValueError("the row has neither an answer nor a solution to compare with")
         gold = parse(str(wanted), parsing_timeout=limit) or parse(
             f"${wanted}$", parsing_timeout=limit
         )
