@@ -25,6 +25,7 @@ class Wrong:
         method: to train with.
         keys: beside the sound ones.
         rows: changes a sound pair of a number; model: changes files of the tiny model.
+        served: names a reward that answers at the address of a server.
         severity: it must have.
     """
 
@@ -34,6 +35,7 @@ class Wrong:
     rows: Callable[[Row, int], Row] | None = None
     model: dict[str, dict[str, Any]] | None = None
     severity: str = "warning"
+    served: str | None = None
 
 
 def chat(role: str, text: str) -> list[dict[str, str]]:
@@ -147,6 +149,8 @@ WRONG = [
     Wrong("reward-normalization", "ppo", {**PPO, "reward_normalization": "none"}),
     Wrong("no-kl-penalty", "ppo", {**PPO, "init_kl_coef": 0, "adap_kl_ctrl": False}),
     Wrong("no-kl-penalty", "grpo", {**PPO, "beta": 0}, severity="note"),
+    Wrong("no-kl-penalty", "grpo", {**PPO, "beta": 0}, served="judge:{url}"),
+    Wrong("no-kl-penalty", "grpo", {**PPO, "beta": 0}, served="{url}/score"),
     Wrong("target-kl", "ppo", {**PPO, "target_kl": 40}),
     # the records
     Wrong("beta-noise", "dpo", {"beta": 0.02}, rows=votes(1.0, 0.6)),
@@ -213,6 +217,7 @@ def test_mistake_is_caught_by_its_rule(
     tiny_model_dir: Path,
     changed_model: Changed,
     write_pairs: Callable[..., Path],
+    serve_chat: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     model = changed_model(**case.model) if case.model else tiny_model_dir
@@ -224,6 +229,8 @@ def test_mistake_is_caught_by_its_rule(
     if template := keys.get("chat_template"):
         (tmp_path / "template.jinja").write_text(template)
         keys["chat_template"] = str(tmp_path / "template.jinja")
+    if case.served:
+        keys["reward"] = ["length:8", case.served.format(url=serve_chat(str).url)]
     if case.rows:
         keys["data"] = write_pairs(tmp_path / "data.jsonl", case.rows)
     found = check(case.method, probe=False, **keys_of(case.method, files, model, tmp_path, **keys))

@@ -31,7 +31,7 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
         return
     key = "init_kl_coef" if hasattr(options, "init_kl_coef") else "beta"
     if getattr(options, key) == 0:
-        # GRPO is often run without a penalty where functions judge.
+        # GRPO is often run without a penalty where rules judge.
         judged = config.spec.needs(options).values or not _by_rules(options.reward)
         yield Finding(
             "no-kl-penalty",
@@ -54,10 +54,13 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
 
 
 def _by_rules(rewards: tuple[str, ...]) -> bool:
-    """Whether every reward is a function, which cannot be talked into anything as a model can."""
-    from penchant.rl.rewards.ready import ready
+    """Whether every reward is a function, which cannot be talked into anything as a model can.
 
-    return all(":" in spec or ready(spec) for spec in rewards)
+    Nobody knows what answers behind an address: it counts as a model.
+    """
+    from penchant.rl.rewards.make import is_function
+
+    return all(map(is_function, rewards))
 
 
 RULES = (reward_normalization, kl_penalty)

@@ -74,6 +74,13 @@ def require_judging(found: Sequence[Spec], prompts: Sequence[Prompt]) -> None:
             reward.try_once()
 
 
+def is_function(spec: str) -> bool:
+    """Whether a name means a Python function: no model, and nothing that answers at an address."""
+    if spec.startswith((PREFIX, *SCHEMES, SERVICE)):
+        return False
+    return ready(spec) is not None or (":" in spec and not Path(spec).exists())
+
+
 def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelContext) -> Rewards:
     """Find and load what a run names as its rewards.
 
