@@ -71,6 +71,25 @@ def test_the_interval_of_a_mean_of_subsets_is_that_of_its_parts():
     assert total.high - total.low == pytest.approx(2 * 1.96 * 0.05 / math.sqrt(2), rel=0.1)
 
 
+def test_a_mean_of_subsets_at_equal_lengths_is_that_of_its_parts():
+    """Length alone decides in a, and nothing in b; a subset without a figure takes the mean's."""
+    apart = [100.0] * 60 + [-100.0] * 60
+    by_length = asked("a", [1.0] * 60 + [0.0] * 60, apart)
+    by_merit = asked("b", ([1.0] * 45 + [0.0] * 15) * 2, apart)
+    found = rank([*by_length, *by_merit], mean_of_subsets=True)
+    a, b = (row.equal_length.share for row in found.subsets)
+    total = found.total.equal_length
+    assert (a.mean, b.mean) == pytest.approx((0.5, 0.75), abs=1e-6)
+    assert total.share.mean == pytest.approx(0.625, abs=1e-6)
+    halves = [(one.high - one.low) / 2 for one in (a, b)]
+    assert total.share.high - total.share.low == pytest.approx(math.hypot(*halves), rel=0.1)
+    assert (total.share.num_prompts, total.slope, total.deviation) == (240, None, None)
+    even = asked("c", [1.0, 0.0], [0.0, 0.0])
+    assert rank([*by_length, *even], mean_of_subsets=True).total.equal_length is None
+    right = rank([*asked("a", [1.0] * 6), *asked("b", [1.0] * 4)], mean_of_subsets=True).total
+    assert right.equal_length.share == right.accuracy
+
+
 def test_reward_bench_goes_by_its_sections():
     some = [
         *asked("alpacaeval-easy", [1.0, 1.0]), *asked("mt-bench-easy", [0.0]),

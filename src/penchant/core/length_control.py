@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
-from penchant.core.resampling import ELEMENTS, Interval, middle, prompt_counts, share
+from penchant.core.resampling import (
+    ELEMENTS,
+    NUM_RESAMPLES,
+    Interval,
+    middle,
+    prompt_counts,
+    share,
+)
 
 # Deviation of the prior of the slope: it decides only where length alone separates wins.
 PRIOR = 2.5
@@ -24,13 +31,13 @@ class LengthControlled:
     Attributes:
         share: the win rate at equal lengths, with its interval by prompt.
         slope: what one unit of `tanh(difference / deviation)` adds to the log-odds of a win:
-            positive where longer answers win.
-        deviation: of the differences, in the unit that they are given in.
+            positive where longer answers win. None of a mean of several fits.
+        deviation: of the differences, in the unit that they are given in; None likewise.
     """
 
     share: Interval
-    slope: float
-    deviation: float
+    slope: float | None
+    deviation: float | None
 
 
 def length_controlled(
@@ -54,6 +61,17 @@ def length_controlled(
     Returns:
         None where fewer than three values are known, or differences do not differ.
     """
+    fitted = resampled_fits(wins, differences, prompts, seed)
+    return None if fitted is None else fitted[0]
+
+
+def resampled_fits(
+    wins: Sequence[float], differences: Sequence[float], prompts: Sequence[str], seed: int = 0
+) -> tuple[LengthControlled, Any] | None:
+    """As `length_controlled`, with the win rate at equal lengths in each resample.
+
+    That is a tensor `[NUM_RESAMPLES]`; it does not vary where one prompt alone is known.
+    """
     import torch
 
     rows = zip(wins, differences, prompts, strict=True)
@@ -63,14 +81,14 @@ def length_controlled(
         return None
     raw = share([row[0] for row in known], [row[2] for row in known], seed)
     if raw is not None and raw.mean in (0, 1):  # no length changes what never differs
-        return LengthControlled(raw, 0.0, deviation)
+        return LengthControlled(raw, 0.0, deviation), _constant(raw.mean)
     y = torch.tensor([row[0] for row in known], dtype=torch.float64)
     x = torch.tensor([row[1] / deviation for row in known], dtype=torch.float64).tanh()
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(row[2] for row in known))}
     places = torch.tensor([numbers[row[2]] for row in known])
     a, b = _fit(x, y, torch.ones(1, len(known), dtype=torch.float64))
     mean = float(a.sigmoid())
-    ends = (0.0, 1.0)
+    ends, drawn = (0.0, 1.0), _constant(mean)
     if len(numbers) > 1:
         at_once = max(1, ELEMENTS // len(known))
         fitted = [
@@ -78,8 +96,15 @@ def length_controlled(
             for counts in prompt_counts(len(numbers), seed)
             for some in counts.split(at_once)
         ]
-        ends = middle(torch.cat(fitted).sigmoid())
-    return LengthControlled(Interval(mean, *ends, len(numbers)), float(b), deviation)
+        drawn = torch.cat(fitted).sigmoid()
+        ends = middle(drawn)
+    return LengthControlled(Interval(mean, *ends, len(numbers)), float(b), deviation), drawn
+
+
+def _constant(value: float) -> Any:
+    import torch
+
+    return torch.full((NUM_RESAMPLES,), value, dtype=torch.float64)
 
 
 def _fit(x: Any, y: Any, weights: Any) -> tuple[Any, Any]:

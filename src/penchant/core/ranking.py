@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from penchant.core.length_control import LengthControlled, length_controlled
+from penchant.core.length_control import LengthControlled, length_controlled, resampled_fits
 from penchant.core.resampling import Interval, interval, middle, resampled_means, share
 
 TOTAL = "total"
@@ -60,7 +62,8 @@ class Row:
         name: of the subset.
         num: questions.
         accuracy: the share ranked right, with its interval by prompt.
-        equal_length: the same at equal lengths; None of a mean of subsets, and of Ties.
+        equal_length: the same at equal lengths; None where lengths do not differ, of Ties, and of a
+            mean of subsets one of which has none.
     """
 
     name: str
@@ -150,28 +153,54 @@ def rank(questions: Sequence[Ranked], *, mean_of_subsets: bool = False) -> Ranki
             RewardBench 2 and LLMBar; otherwise it is that over all questions, as in JudgeBench.
             RewardBench's own subsets go by its sections, of which each counts the same.
     """
-    by_subset: dict[str, list[Ranked]] = {}
+    by_name: dict[str, list[Ranked]] = {}
     for one in questions:
         if not math.isnan(one.right):
-            by_subset.setdefault(one.subset, []).append(one)
-    known = [one for some in by_subset.values() for one in some]
+            by_name.setdefault(one.subset, []).append(one)
+    known = [one for some in by_name.values() for one in some]
     assert known, "the caller refuses a score that scored nothing"
-    subsets = [_row(name, some) for name, some in by_subset.items()] if len(by_subset) > 1 else []
+    if len(by_name) == 1:
+        return Ranking(_row(TOTAL, known), "over all questions", [], [])
+    subsets = [_row(name, some) for name, some in by_name.items()]
+    # In a mean, equal draws would make subsets of one size err together.
+    by_subset = {name: _Subset(some, seed) for seed, (name, some) in enumerate(by_name.items())}
     sections = {
         section: {name: weight for name, weight in weights.items() if name in by_subset}
         for section, weights in REWARD_BENCH.items()
     }
-    if len(by_subset) > 1 and sum(map(len, sections.values())) == len(by_subset):
+    if sum(map(len, sections.values())) == len(by_subset):
         return _by_section(sections, by_subset, subsets)
-    if not mean_of_subsets or not subsets:
+    if not mean_of_subsets:
         return Ranking(_row(TOTAL, known), "over all questions", [], subsets)
     total = _mean_of(by_subset, {name: 1 / len(by_subset) for name in by_subset})
     return Ranking(total, "the mean of the subsets", [], subsets)
 
 
+class _Subset:
+    """A subset as part of a mean, whose prompts are resampled by themselves.
+
+    Args:
+        questions: with scores.
+        seed: of the resamples.
+    """
+
+    def __init__(self, questions: Sequence[Ranked], seed: int) -> None:
+        self.questions, self.seed = questions, seed
+        self.right = [one.right for one in questions]
+        self.lengths = [one.difference for one in questions]
+        self.prompts = [one.prompt for one in questions]
+
+    @cached_property
+    def fit(self) -> tuple[LengthControlled, Any] | None:
+        """The share at equal lengths, and in each resample."""
+        if any(map(math.isnan, self.lengths)):
+            return None
+        return resampled_fits(self.right, self.lengths, self.prompts, self.seed)
+
+
 def _by_section(
     sections: Mapping[str, Mapping[str, int]],
-    by_subset: Mapping[str, Sequence[Ranked]],
+    by_subset: Mapping[str, _Subset],
     subsets: list[Row],
 ) -> Ranking:
     """RewardBench's sections, and their mean."""
@@ -197,22 +226,49 @@ def _row(name: str, questions: Sequence[Ranked]) -> Row:
     return Row(name, len(questions), accuracy, found)
 
 
-def _mean_of(by_subset: Mapping[str, Sequence[Ranked]], weights: Mapping[str, float]) -> Row:
+class _Part(NamedTuple):
+    """A subset in a mean: its weight, its own mean, and that of each resample."""
+
+    weight: float
+    mean: float
+    drawn: Any
+    num_prompts: int
+
+
+def _mean_of(by_subset: Mapping[str, _Subset], weights: Mapping[str, float]) -> Row:
     """A weighted mean of subsets, each of whose prompts are resampled by themselves."""
-    every = [one for questions in by_subset.values() for one in questions]
+    every = [one for some in by_subset.values() for one in some.questions]
+    fits = {name: some.fit for name, some in by_subset.items()}
     alike = share([one.right for one in every], [one.prompt for one in every])
     if alike is not None and alike.mean in (0, 1):  # no resample of the subsets differs
-        return Row(TOTAL, len(every), alike)
-    mean, drawn, num, prompts = 0.0, None, 0, 0
-    below = above = 0.0  # of subsets of one prompt, of which nothing is known but the mean
-    for seed, (name, questions) in enumerate(by_subset.items()):
-        right, names = [one.right for one in questions], [one.prompt for one in questions]
-        own = weights[name] * sum(right) / len(right)
-        mean += own
-        if len(set(names)) == 1:
-            below, above = below + own, above + max(0.0, weights[name] - own)
-        part = weights[name] * resampled_means(right, names, seed)
-        drawn = part if drawn is None else drawn + part
-        num, prompts = num + len(right), prompts + len(set(names))
-    low, high = middle(drawn)
-    return Row(TOTAL, num, Interval(mean, low - below, high + above, prompts))
+        equal = LengthControlled(alike, None, None) if all(fits.values()) else None
+        return Row(TOTAL, len(every), alike, equal)
+    accuracy = _combined(
+        [
+            _Part(
+                weights[name],
+                sum(some.right) / len(some.right),
+                resampled_means(some.right, some.prompts, some.seed),
+                len(set(some.prompts)),
+            )
+            for name, some in by_subset.items()
+        ]
+    )
+    parts = [
+        _Part(weights[name], fit[0].share.mean, fit[1], fit[0].share.num_prompts)
+        for name, fit in fits.items()
+        if fit is not None
+    ]
+    equal = LengthControlled(_combined(parts), None, None) if len(parts) == len(fits) else None
+    return Row(TOTAL, len(every), accuracy, equal)
+
+
+def _combined(parts: Sequence[_Part]) -> Interval:
+    """The weighted mean, with the interval of its resamples."""
+    mean = sum(part.weight * part.mean for part in parts)
+    low, high = middle(sum(part.weight * part.drawn for part in parts))
+    for part in parts:
+        if part.num_prompts == 1:  # of which nothing is known but the mean
+            low -= part.weight * part.mean
+            high += part.weight * max(0.0, 1 - part.mean)
+    return Interval(mean, low, high, sum(part.num_prompts for part in parts))
