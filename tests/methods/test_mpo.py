@@ -70,6 +70,7 @@ def test_what_one_loss_needs_the_sum_needs():
     ("keys", "message"),
     [
         ({"losses": "dpo"}, "write it as method=weight"),
+        ({"losses": "dpo=1,sft=1, dpo =2"}, "dpo is named twice; give it one weight"),
         ({"losses": {}}, "at least 1 item"),
         ({"losses": "dpo=0"}, "dpo has weight 0.0; give a weight above 0"),
         ({"losses": "kto=1"}, "'kto' cannot be added; known are dpo, ipo, orpo"),

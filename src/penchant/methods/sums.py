@@ -17,16 +17,18 @@ def parse_weights(value: Any) -> Any:
     """`dpo=1.0,sft=0.2` as a mapping; what is no text stays as it is.
 
     Raises:
-        ValueError: a part is not of the form `method=weight`.
+        ValueError: a part is not of the form `method=weight`, or names a method again.
     """
     if not isinstance(value, str):
         return value
     weights = {}
     for part in value.split(","):
-        name, equals, weight = part.partition("=")
+        name, equals, weight = map(str.strip, part.partition("="))
         if not equals:
-            raise ValueError(f"{part.strip()!r} has no weight; write it as method=weight")
-        weights[name.strip()] = weight.strip()
+            raise ValueError(f"{name!r} has no weight; write it as method=weight")
+        if name in weights:
+            raise ValueError(f"{name} is named twice; give it one weight")
+        weights[name] = weight
     return weights
 
 
