@@ -77,6 +77,19 @@ def test_groups_without_variance_are_left_out_and_counted():
     assert estimate(skip_zero_variance=False).kept is None
 
 
+def test_truncated_answers_are_left_out_and_count_in_the_mean_of_their_group():
+    """The third has 8, without which the first two would be compared with 3 and 1 alone."""
+    cut = replace(EXPERIENCE, ended=torch.tensor([True, True, False, True, False]))
+    for kept, changes in (
+        ([True, True, False, False, False], {}),
+        ([True, True, False, True, False], {"skip_zero_variance": False}),
+    ):
+        found = rloo_advantages(cut, 0.0, options(mask_truncated_completions=True, **changes))
+        assert found.kept.tolist() == kept
+        near(found.advantages, [-4.5, -4.5, -1.5, 6.0, 0.0, 0.0])
+    assert rloo_advantages(cut, 0.0, options()).kept.tolist() == [True, True, True, False, False]
+
+
 def test_loss_and_gradient_by_hand():
     """-0.75 (not clipped: worse than -0.8) and 2.2; every token moves the ratio of its answer."""
     near(loss().per_example, [-0.75, 2.2])

@@ -262,8 +262,30 @@ def test_advantages_loss_and_gradients_equal_trls(method, options, theirs, refer
     if weights is not None:
         assert 0 < metrics["sampling/truncated"] < 1  # else every cap would agree
         assert metrics["sampling/ratio_max"] > 3 and 0 < float(weights.max()) <= 3
+    assert_gradients_equal(model, their_model)
+
+
+def test_rloo_leaves_truncated_answers_out_as_trl_does(theirs, reference, tokenizer):
+    """TRL divides by them too, and adds their advantages, which no weight changes, to the loss.
+
+    Without `beta`, since TRL charges what is left out no divergence.
+    """
+    options = {"beta": 0.0, "epsilon": 0.1, "mask_truncated_completions": True}
+    their_advantages, their_loss, their_model, _ = theirs("rloo", options)
+    advantages, loss, model, clipped, _ = ours("rloo", options, reference, tokenizer, 5)
+    assert 0.05 < clipped < 0.95
+    torch.testing.assert_close(advantages, their_advantages, rtol=1e-4, atol=1e-4)
+    kept = 1 - 1 / GROUP
+    assert (advantages[CUT::GROUP] != 0).any()
+    constant = float(advantages[CUT::GROUP].sum() / len(advantages))
+    assert loss * kept - constant == pytest.approx(their_loss, abs=1e-4, rel=1e-4)
+    assert_gradients_equal(model, their_model, kept)
+
+
+def assert_gradients_equal(model, their_model, share=1.0):
+    """`share` of ours is theirs, to 1e-3 of each and 1e-4 of the largest."""
     expected = dict(their_model.named_parameters())
     largest = max(p.grad.norm() for p in expected.values())
     for name, parameter in model.named_parameters():
-        error = (parameter.grad - expected[name].grad).norm()
+        error = (share * parameter.grad - expected[name].grad).norm()
         assert error <= 1e-3 * expected[name].grad.norm() + 1e-4 * largest, name
