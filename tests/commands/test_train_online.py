@@ -40,7 +40,7 @@ def share_of_letters(completions, **_):
 def train(method, model, output, reward=share_of_letters, data=PROMPTS, **keys):
     return penchant.train(
         method, model=str(model), data=data, output=output, reward=reward,
-        **{**KEYS, **METHODS[method], **keys},
+        **{**KEYS, **METHODS.get(method, {}), **keys},
     )  # fmt: skip
 
 
@@ -49,9 +49,8 @@ def read(run, file):
 
 
 def weights(run):
-    found = load_file(Path(run) / "model" / "adapter_model.safetensors")
-    head = Path(run) / "model" / "value_head.safetensors"
-    return {**found, **(load_file(head) if head.exists() else {})}
+    files = (Path(run) / "model").glob("*.safetensors")  # an adapter or all weights; a value head
+    return {name: value for file in files for name, value in load_file(file).items()}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -96,6 +95,24 @@ def test_a_killed_run_ends_in_the_same_weights(method, tiny_model_dir, tmp_path,
         torch.manual_seed(999)
         train(method, tiny_model_dir, halved, resume=True, **keys)
         assert_same_run(tmp_path / "whole", halved)
+
+
+def test_online_dpo_learns_what_a_reward_model_prefers_and_resumes_exactly(
+    tiny_model_dir, tmp_path, classifier, as_killed
+):
+    """Killed between the two steps of a batch."""
+    torch.manual_seed(0)
+    keys = {"num_generations": 8, "batch_size": 64, "per_device_train_batch_size": 8}
+    keys |= {"gradient_accumulation_steps": 1, "max_steps": 16, "save_steps": 13, "lora_r": 0}
+    keys |= {"learning_rate": 5e-2, "lr_scheduler_type": "constant", "reward": classifier(1)}
+    whole = tmp_path / "whole"
+    train("online_dpo", tiny_model_dir, whole, **keys)
+    first, *_, last = read(whole, "metrics.jsonl")
+    assert last["reward/mean"] > first["reward/mean"] + first["reward/std"]
+    halved = as_killed(whole, tmp_path / "halved", after=13)
+    torch.manual_seed(999)
+    train("online_dpo", tiny_model_dir, halved, resume=True, **keys)
+    assert_same_run(whole, halved)
 
 
 def test_a_resumed_run_says_that_auto_is_another_engine(
