@@ -98,7 +98,7 @@ def _normalised_sum(experience: Experience, options: GRPOOptions) -> Tensor:
     """`[B]`: the weighted sum of rewards that were each normalised within their group.
 
     GDPO (Liu et al. 2026, https://arxiv.org/abs/2601.05242), so that a reward of small deviation
-    is not drowned by one of large deviation. Penalties keep the size that was set.
+    is not drowned by one of large deviation. Penalties enter as large as they were set.
     """
     from penchant.methods.advantages import group_means, group_stds
 
