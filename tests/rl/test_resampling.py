@@ -1,4 +1,4 @@
-"""Dynamic sampling: batches full of groups that teach, the same after a kill and in processes."""
+"""Dynamic sampling: batches full of groups that teach, the same after a kill."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "penchant evaluate --model RUN --data held-out.jsonl",
         "penchant evaluate --model RUN --data a.jsonl --data b.jsonl --reference M --json",
+        "penchant evaluate --judge J --data benchmark.jsonl",
         "penchant evaluate --model RUN --prompts prompts.jsonl --reward R --against OTHER",
         "penchant evaluate --model RUN --tasks gsm8k,ifeval",
     ),
