@@ -31,8 +31,12 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
         return
     key = "init_kl_coef" if hasattr(options, "init_kl_coef") else "beta"
     if getattr(options, key) == 0:
-        # GRPO is often run without a penalty where rules judge.
-        judged = config.spec.needs(options).values or not _by_rules(options.reward)
+        from penchant.rl.rewards.make import is_function
+
+        # GRPO is often run without a penalty where functions judge, which cannot be talked into
+        # anything as a model can, or whatever answers at an address.
+        by_rules = all(map(is_function, options.reward))
+        judged = config.spec.needs(options).values or not by_rules
         yield Finding(
             "no-kl-penalty",
             "warning" if judged else "note",
@@ -51,16 +55,6 @@ def kl_penalty(run: Snapshot) -> Iterator[Finding]:
                 "set target_kl to 6",
                 {"target_kl": options.target_kl, "range": [low, high]},
             )
-
-
-def _by_rules(rewards: tuple[str, ...]) -> bool:
-    """Whether every reward is a function, which cannot be talked into anything as a model can.
-
-    Nobody knows what answers behind an address: it counts as a model.
-    """
-    from penchant.rl.rewards.make import is_function
-
-    return all(map(is_function, rewards))
 
 
 RULES = (reward_normalization, kl_penalty)
