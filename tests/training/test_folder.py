@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penchant.core.errors import TrainingError
-from penchant.training.folder import RunDirectory
+from penchant.training.folder import RunDirectory, read_summary
 
 CONFIG: dict[str, Any] = {
     "method": "dpo",
@@ -148,9 +148,9 @@ def test_rewinding_forgets_the_steps_that_are_done_again(tmp_path: Path) -> None
 
 def test_complete_run_is_known_by_its_summary(tmp_path: Path) -> None:
     run = started(tmp_path / "run")
-    assert run.summary() is None
+    assert read_summary(run.path) is None
     run.write_summary({"steps": 3})
-    assert run.summary() == {"steps": 3}
+    assert read_summary(run.path) == {"steps": 3}
 
 
 def test_resuming_may_divide_a_step_among_other_processes_but_not_change_its_size(
@@ -166,12 +166,14 @@ def test_resuming_may_divide_a_step_among_other_processes_but_not_change_its_siz
         RunDirectory(run.path, {**eight, "gradient_accumulation_steps": 4}, resume=True)
 
 
-@pytest.mark.parametrize(("steps", "complete"), [(8, True), (12, False)])
-def test_complete_run_whose_steps_grow_is_none_once_its_keys_are_recorded(
-    tmp_path: Path, steps: int, complete: bool
-) -> None:
+@pytest.mark.parametrize("steps", [8, 12])
+def test_complete_run_keeps_its_files_and_keys_until_it_goes_on(tmp_path: Path, steps: int) -> None:
     run = RunDirectory(tmp_path, {**CONFIG, "max_steps": 8}, resume=False)
     run.write_summary({"steps": 8})
-    for _ in range(2):  # and stays so
-        again = RunDirectory(tmp_path, {**CONFIG, "max_steps": steps}, resume=True)
-        assert (again.summary() is not None) == complete
+    run.write("point.json", {"after": {}})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = RunDirectory(tmp_path, {**CONFIG, "max_steps": steps}, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    again.reopen()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert f"max_steps: {steps}" in (tmp_path / "config.yaml").read_text()

@@ -230,9 +230,6 @@ class _Measuring:
         done, measured = finished(one.config, run_data), Measured.load(one.config.output)
         if done is not None and measured is None:
             logger.info("%s was not measured: its last checkpoint is gone on with", done.output)
-        if done is None:
-            measured = None
-            Measured.forget(one.config.output)  # of a run that goes further
         if done is None or measured is None:
             loaded, yardstick = self._load(one.config, run_data)
 

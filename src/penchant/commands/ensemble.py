@@ -26,7 +26,7 @@ from penchant.methods.inputs import ScoreInputs
 from penchant.objectives.scores import STATISTICS, ScoreObjective, score_evaluation
 from penchant.training.accelerator import make_accelerator
 from penchant.training.checkpoint_files import drop_unasked
-from penchant.training.folder import open_directory
+from penchant.training.folder import completed, open_directory
 from penchant.training.inputs import read_inputs
 from penchant.training.kind import make_objective
 from penchant.training.prepare import prepare
@@ -93,12 +93,10 @@ def _member(config: RunConfig, run_data: RunData) -> TrainResult:
     )
     set_seed(config.seed)
     directory = open_directory(config, accelerator, run_data)
-    done = directory.summary()
+    done = directory.team.agree(completed(config))
     if done is not None and (not run_data.evaluation or (config.output / SCORES).exists()):
         logger.info("%s is complete", config.output)
         return TrainResult.from_summary(done)
-    if directory.team.leads:  # of a member that goes further
-        (config.output / SCORES).unlink(missing_ok=True)
     logger.info("member %s, seed %d", config.output.name, config.seed)
     inputs = read_inputs(config, run_data, num_processes=accelerator.num_processes)
     snapshot = checked(config, inputs, accelerator.num_processes)

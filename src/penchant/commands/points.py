@@ -187,18 +187,21 @@ def finished(config: RunConfig, run_data: RunData) -> Point | None:
 
 def known_point(config: RunConfig, team: Team) -> Point:
     """A point as its folder tells of it, which another worker may train just now."""
-    file = config.output / "point.json"
-    known: dict[str, Any] = {"error": PENDING}
-    if team.leads and file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        # A kill may have come between the two files, or the run is to go further: it goes on.
-        if "after" in known and completed(config) is None:
-            known = {"error": PENDING}
+    known = _recorded(config) if team.leads else {}
+    # A kill may have come between the two files, or the run is to go further: it goes on.
+    if "after" in known and completed(config) is None:
+        del known["after"]
     known = team.agree(known)
-    if "error" in known:
-        return Point({}, config.output, None, known["error"])
+    if "after" not in known:
+        return Point({}, config.output, None, known.get("error", PENDING))
     seconds = known["train_seconds"]
     return Point({}, config.output, Evaluation(**known["after"]), train_seconds=seconds)
+
+
+def _recorded(config: RunConfig) -> dict[str, Any]:
+    """What is known of a point: what it came to, and why the last try to train it failed."""
+    file = config.output / "point.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def parse_worker(text: str | None) -> tuple[int, int]:
@@ -252,7 +255,8 @@ def train_point(
         if directory.team.size > 1 and not isinstance(error, RunFailedError):
             raise
         logger.warning("%s failed: %s", config.output.name, error)
-        directory.write("point.json", {"error": str(error)})
+        # One that failed before it went further is still what it was with its earlier keys.
+        directory.write("point.json", {**_recorded(config), "error": str(error)})
         return Point({}, config.output, None, str(error))
     after = _with_kl(config, start.setup, result, directory.team)
     known = {"after": asdict(after), "train_seconds": result.train_seconds}

@@ -129,7 +129,6 @@ class _Run:
         if self.directory.resumed:
             from penchant.training.restoring import resume
 
-            self.directory.reopen()
             resume(engine)
             # The last step was saved before it was evaluated, and the run may go further.
             if (logged := self._logged_evaluation(engine.progress.step)) is not None:

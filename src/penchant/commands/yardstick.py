@@ -99,11 +99,6 @@ class Measured:
         """Write it into a run directory."""
         write_atomically(folder / FILE, to_json(asdict(self)) + "\n")
 
-    @staticmethod
-    def forget(folder: Path) -> None:
-        """Remove what an earlier call has written, if it has."""
-        (folder / FILE).unlink(missing_ok=True)
-
     @classmethod
     def load(cls, folder: Path) -> Measured | None:
         """What an earlier call has written; None where nothing is there."""

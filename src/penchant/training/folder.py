@@ -27,11 +27,14 @@ logger = logging.getLogger("penchant")
 # Files of one JSON object a line, each with its step.
 LINES = ("metrics.jsonl", "samples.jsonl", "rollouts.jsonl", "findings.jsonl", "monitor.jsonl")
 
+# What tells that a run is complete, and what commands have then found of it.
+ENDED = ("summary.json", "point.json", "yardstick.json", "held_out_scores.json")
+
 # Everything that a run writes into its folder. Its config goes last: while it is there, a folder
 # from which only some files were removed is known for a run's.
 WRITTEN = (
-    *LINES, "data.json", "summary.json", "report.html", "checkpoints", "model", "merged",
-    "trackers", "point.json", "held_out_scores.json", "config.yaml",
+    *LINES, "data.json", *ENDED, "report.html", "checkpoints", "model", "merged", "trackers",
+    "config.yaml",
 )  # fmt: skip
 
 
@@ -43,7 +46,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 class RunDirectory:
-    """Opens a new run, or an interrupted one to go on with.
+    """Opens a new run, or an earlier one to go on with, which stays complete until it does.
 
     Args:
         path: the folder; it is made.
@@ -67,30 +70,29 @@ class RunDirectory:
         overwrite: bool = False,
         team: Team = ALONE,
     ) -> None:
-        self.path = path
+        self.path, self.config = path, dict(config)
         self.silence = silence
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
-        earlier = path / "config.yaml"
         self.team = team
         resumed = team.leads and require_free(path, config, resume=resume, overwrite=overwrite)
         self.resumed = team.agree(resumed)
         if not team.leads:
             return
-        if earlier.exists() and not self.resumed:
+        if (path / "config.yaml").exists() and not self.resumed:
             _remove_run(path)
-        if self.resumed and (path / "summary.json").exists():
-            from penchant.training.same_run import goes_further
+        # Once keys that have grown are recorded, nothing tells that a complete run goes further.
+        if not (self.resumed and (path / "summary.json").exists()):
+            self._record_keys()
 
-            # Once the keys are recorded below, nothing tells that they have grown.
-            if goes_further(path, config):
-                self.reopen()
+    def _record_keys(self) -> None:
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomically(earlier, yaml.safe_dump(dict(config), sort_keys=False))
+            self.path.mkdir(parents=True, exist_ok=True)
+            keys = yaml.safe_dump(self.config, sort_keys=False)
+            write_atomically(self.path / "config.yaml", keys)
         except OSError as error:
             raise TrainingError(
-                f"output {path} cannot be written: {error.strerror}; choose another output"
+                f"output {self.path} cannot be written: {error.strerror}; choose another output"
             ) from error
 
     def append(self, file: str, record: Mapping[str, Any]) -> None:
@@ -134,7 +136,9 @@ class RunDirectory:
     def reopen(self) -> None:
         """The run goes on: until it has ended again it is not complete."""
         if self.team.leads:
-            (self.path / "summary.json").unlink(missing_ok=True)
+            for name in ENDED:
+                (self.path / name).unlink(missing_ok=True)
+            self._record_keys()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which marks the run as complete."""
@@ -145,10 +149,6 @@ class RunDirectory:
         if self.team.leads:
             write_atomically(self.path / file, to_json(record, indent=2) + "\n")
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run."""
-        return self.team.agree(read_summary(self.path) if self.team.leads else None)
-
 
 def read_summary(path: Path) -> dict[str, Any] | None:
     """The summary of a complete run in a folder; None where there is none."""
@@ -158,8 +158,7 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 def completed(config: RunConfig) -> dict[str, Any] | None:
     """The summary of the run in `output`, if it is complete and is not asked to go further."""
-    summary = read_summary(config.output)
-    if summary is None or not config.resume:
+    if not config.resume or (summary := read_summary(config.output)) is None:
         return None
     from penchant.training.same_run import goes_further
 

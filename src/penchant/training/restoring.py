@@ -32,6 +32,8 @@ logger = logging.getLogger("penchant")
 def resume(engine: Engine) -> None:
     """Go on from the newest sound checkpoint, if there is one."""
     extra = _restore(engine.checkpoints)
+    # All that the run needs is there: only now a complete one is taken up again.
+    engine.run.reopen()
     if extra is None:
         engine.run.rewind(-1)
         logger.info("no checkpoint in %s: starting from the first step", engine.run.path)

@@ -157,7 +157,12 @@ class Trainer:
             UserError: bad data, an `output_dir` that is taken, numbers that are not finite.
         """
         from penchant.commands.run import run_on
-        from penchant.training.folder import open_directory
+        from penchant.training.folder import (
+            completed,
+            open_directory,
+            recorded_keys,
+            require_free,
+        )
 
         if resume_from_checkpoint not in (None, True, False):
             raise ConfigError(
@@ -168,20 +173,24 @@ class Trainer:
         self.run_config = self.run_config.model_copy(update=resume)
         accelerator, inputs = self._begun()
         self._count_epochs(accelerator, inputs)
+        config, folder = self.run_config, self.run_config.output
+        keys = recorded_keys(config, inputs.run_data, accelerator.num_processes)
         try:
-            directory = open_directory(self.run_config, accelerator, inputs.run_data)
+            require_free(folder, keys, resume=config.resume, overwrite=config.overwrite)
         except TrainingError as error:
             raise TrainingError(
                 f"output_dir: {error} (here: another output_dir, overwrite_output_dir=True or "
                 "train(resume_from_checkpoint=True))"
             ) from error
-        if directory.summary() is not None:
+        if completed(config) is not None:
             raise TrainingError(
-                f"output_dir {directory.path} holds a run that is complete; load {directory.model}"
+                f"output_dir {folder} holds a run that is complete; load {folder / 'model'}"
             )
         setup = self._prepared()
+        # The folder is taken, or an earlier run in it removed, once this run can start.
+        directory = open_directory(config, accelerator, inputs.run_data)
         with planned(self._plans):
-            result = run_on(self.run_config, accelerator, directory, setup, self._snapshot)
+            result = run_on(config, accelerator, directory, setup, self._snapshot)
         setup.scorer.eval()
         records = directory.read("metrics.jsonl")
         self.state, output = logs.outcome(result, records, self.names)
