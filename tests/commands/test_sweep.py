@@ -113,6 +113,31 @@ def test_keys_that_read_or_divide_the_data_cannot_vary(key: str) -> None:
         penchant.sweep("dpo", {key: [1, 2]}, model="m", data="d", output="s")
 
 
+def test_points_of_two_seeds_are_the_runs_of_these_seeds_with_held_out_records_of_their_own(
+    keys: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys |= {"eval_data": None, "train_fraction": 0.75}
+    vary = {"beta": [0.1], "seed": [0, 7]}
+    found = penchant.sweep("dpo", vary, **keys)
+    assert capsys.readouterr().err.count("24 pairs") == 1  # read once, divided for each seed
+    for point in found.points:
+        seed, output = point.values["seed"], tmp_path / f"seed-{point.values['seed']}"
+        run = penchant.train("dpo", **{**keys, "seed": seed, "output": output, "eval_samples": 0})
+        assert point.after is not None and run.after is not None
+        assert point.after.margin == pytest.approx(run.after.margin, abs=1e-5)
+        weights = "model/adapter_model.safetensors"
+        assert (point.output / weights).read_bytes() == (output / weights).read_bytes()
+        audits = [json.loads((one / "data.json").read_text()) for one in (point.output, output)]
+        assert audits[0] == audits[1]
+    assert "each seed has held-out records of its own" in found.reason
+
+
+def test_points_of_two_seeds_that_share_held_out_records_are_said_to_differ_by_nothing_else(
+    keys: dict[str, Any],
+) -> None:
+    assert "records of its own" not in penchant.sweep("dpo", {"seed": [0, 7]}, **keys).reason
+
+
 def test_points_go_further_when_their_steps_grow(keys: dict[str, Any], tmp_path: Path) -> None:
     """As a run does: to where it would have come at once."""
     keys |= {"lr_scheduler_type": "constant", "warmup_ratio": 0.0, "save_steps": 2}

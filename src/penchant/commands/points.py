@@ -42,7 +42,7 @@ logger = logging.getLogger("penchant")
 BETAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PENDING = "not trained yet"
 MARKER = "vary.json"
-# Keys by which the data are read and divided, which happens once for all points.
+# Keys by which the data are read and divided, in one way for all points.
 DATA_KEYS = (
     *("data", "eval_data", "train_fraction", "columns", "split", "eval_split", "strict"),
     *("unpair", "chat_template_kwargs"),

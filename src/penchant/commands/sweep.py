@@ -34,7 +34,7 @@ from penchant.core.strict_json import to_json
 from penchant.core.team import Team
 from penchant.methods import METHODS
 from penchant.training.accelerator import make_accelerator, team_of
-from penchant.training.inputs import read_run_data
+from penchant.training.inputs import divided, read_run_data
 
 logger = logging.getLogger("penchant")
 
@@ -69,8 +69,9 @@ def sweep(
     """Train every combination of some keys' values and compare them.
 
     The model is loaded and the reference scored once; every point starts from the same weights
-    and sees the same data. A finished point is not trained again when the sweep is resumed; one
-    that diverges is recorded and the others go on.
+    and sees the same data, but that each `seed` divides them by `train_fraction` as a run of its
+    own does. A finished point is not trained again when the sweep is resumed; one that diverges is
+    recorded and the others go on.
 
     Args:
         method: a name in `penchant.METHODS`.
@@ -94,7 +95,7 @@ def sweep(
     if reading := [key for key in vary if key in DATA_KEYS]:
         raise ConfigError(
             f"{reading[0]} cannot differ between points, which share data that are read and "
-            "divided once; start a sweep for each of its values"
+            "divided in one way; start a sweep for each of its values"
         )
     configs = [
         (values, point_config(method, {**keys, **values}, file)) for values in combinations(vary)
@@ -107,12 +108,13 @@ def sweep(
     resume = worker is not None or resumes(keys, file)
     if team.leads:
         require_folder(base.output, resume=resume)
-    run_data = read_run_data(base, base.data, base.eval_data)
+    undivided = base.model_copy(update={"train_fraction": None})
+    run_data = read_run_data(undivided, base.data, base.eval_data)
     configs = [
         (values, one.model_copy(update={"output": base.output / point_name(values)}))
         for values, one in configs
     ]
-    require_starts((point, run_data) for _, point in configs[first::count])
+    require_starts((point, divided(point, run_data)) for _, point in configs[first::count])
     if team.leads:
         open_folder(base.output, vary, resume=resume)
     team.wait()
@@ -122,12 +124,14 @@ def sweep(
         if finished(point, run_data) is None:
             if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
-                start = load_start(point, run_data)
+                start = load_start(point, divided(point, run_data))
             logger.info("point %d of %d: %s", number + 1, len(configs), point_name(values))
             train_point(point, run_data, start)
     # Other workers trained meanwhile: which of their points there are is known only now.
     points = [replace(known_point(one, team), values=dict(values)) for values, one in configs]
-    return _conclude(base.output, points, team)
+    several = base.train_fraction and len({one.seed for _, one in configs}) > 1
+    note = "; each seed has held-out records of its own, by which points differ too"
+    return _conclude(base.output, points, team, note if several else "")
 
 
 def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
@@ -156,12 +160,12 @@ def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
     return chosen, reason
 
 
-def _conclude(output: Path, points: list[Point], team: Team) -> SweepResult:
+def _conclude(output: Path, points: list[Point], team: Team, note: str) -> SweepResult:
     if pending := sum(point.error == PENDING for point in points):
         reason = f"{pending} of {len(points)} points are {PENDING}: the last worker compares them"
         return SweepResult(output, points, None, reason)
     chosen, reason = recommend(points)
-    result = SweepResult(output, points, chosen, reason)
+    result = SweepResult(output, points, chosen, reason + note)
     if team.leads:
         write_atomically(output / FILE, to_json(asdict(result), indent=2, default=str) + "\n")
         plot(result, output / PLOT)

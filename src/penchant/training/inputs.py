@@ -38,16 +38,20 @@ CACHED_FROM = 2000
 def read_run_data(config: RunConfig, data: Any, eval_data: Any) -> RunData:
     """Read and split; says what was read and left out."""
     source, records = _read(config, data)
-    if eval_data is None and config.train_fraction is None:
-        return RunData(records, [], [source])
-    if eval_data is not None:
-        held_out, evaluation = _read(config, eval_data, "eval_split")
-        return RunData(records, evaluation, [source, held_out])
-    assert config.train_fraction is not None
+    if eval_data is None:
+        return divided(config, RunData(records, [], [source]))
+    held_out, evaluation = _read(config, eval_data, "eval_split")
+    return RunData(records, evaluation, [source, held_out])
+
+
+def divided(config: RunConfig, whole: RunData) -> RunData:
+    """Hold out what `train_fraction` leaves, as `seed` draws it."""
+    if config.train_fraction is None:
+        return whole
     from penchant.data.split import split_by_prompt
 
-    train, evaluation = split_by_prompt(records, config.train_fraction, config.seed)
-    return RunData(train, evaluation, [source])
+    train, evaluation = split_by_prompt(whole.train, config.train_fraction, config.seed)
+    return RunData(train, evaluation, whole.sources)
 
 
 def read_records(config: RunConfig, data: Any) -> Sequence[Record]:
