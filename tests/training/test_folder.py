@@ -9,6 +9,7 @@ import pytest
 
 from penchant.core.errors import TrainingError
 from penchant.training.folder import RunDirectory, read_summary
+from penchant.training.restoring import rewind
 
 CONFIG: dict[str, Any] = {
     "method": "dpo",
@@ -124,7 +125,7 @@ def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
         # in the middle of a character
         stream.write(b'{"step": 1}\n{"step": 2, "answer": "caf\xc3')
     assert [record["step"] for record in run.read("metrics.jsonl")] == [0, 1]
-    run.rewind(5)
+    rewind(run, 5)
     run.append("metrics.jsonl", {"step": 2})
     assert [record["step"] for record in run.read("metrics.jsonl")] == [0, 1, 2]
 
@@ -134,7 +135,7 @@ def test_answers_with_unusual_line_separators_are_read_back_whole(tmp_path: Path
     answers = ["one\u2028two", "three\u0085four", "five\n\x0bsix", "seven"]
     for answer in answers:
         run.append("samples.jsonl", {"step": 0, "answer": answer})
-    run.rewind(0)
+    rewind(run, 0)
     assert [record["answer"] for record in run.read("samples.jsonl")] == answers
 
 
@@ -142,7 +143,7 @@ def test_rewinding_forgets_the_steps_that_are_done_again(tmp_path: Path) -> None
     run = started(tmp_path / "run")
     for step in (1, 2, 3):
         run.append("metrics.jsonl", {"step": step})
-    run.rewind(1)
+    rewind(run, 1)
     assert [record["step"] for record in run.read("metrics.jsonl")] == [0, 1]
 
 

@@ -125,14 +125,6 @@ class RunDirectory:
         """The JSON lines of `file`; a last line that a kill cut short is left out."""
         return self.team.agree(read_lines(self.path / file) if self.team.leads else [])
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`, which will be done again."""
-        for file in LINES:
-            kept = [record for record in self.read(file) if record.get("step", 0) <= step]
-            if self.team.leads and (self.path / file).exists():
-                lines = (to_json(record) + "\n" for record in kept)
-                write_atomically(self.path / file, "".join(lines))
-
     def reopen(self) -> None:
         """The run goes on: until it has ended again it is not complete."""
         if self.team.leads:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from penchant.core.atomic import write_atomically
 from penchant.core.errors import TrainingError
+from penchant.core.strict_json import to_json
 from penchant.training.checkpoint import named
 from penchant.training.checkpoint_reading import (
     fill,
@@ -19,12 +21,14 @@ from penchant.training.checkpoint_reading import (
     verify_checkpoint,
 )
 from penchant.training.engine import Progress
+from penchant.training.folder import LINES
 from penchant.training.optimizer import parts_of, set_random_state
 
 if TYPE_CHECKING:
     from penchant.core.team import Team
     from penchant.training.checkpoint import Checkpoints
     from penchant.training.engine import Engine
+    from penchant.training.folder import RunDirectory
 
 logger = logging.getLogger("penchant")
 
@@ -35,16 +39,25 @@ def resume(engine: Engine) -> None:
     # All that the run needs is there: only now a complete one is taken up again.
     engine.run.reopen()
     if extra is None:
-        engine.run.rewind(-1)
+        rewind(engine.run, -1)
         logger.info("no checkpoint in %s: starting from the first step", engine.run.path)
         return
     saved = dict(extra["progress"])
     saved["best"] = tuple(saved["best"]) if saved["best"] else None
     engine.progress = Progress(**saved)
-    engine.run.rewind(engine.progress.step)
+    rewind(engine.run, engine.progress.step)
     if engine.guard is not None and "guard" in extra:
         engine.guard.load_state(extra["guard"])
     logger.info("resumed from step %d of %s", engine.progress.step, engine.run.path)
+
+
+def rewind(run: RunDirectory, step: int) -> None:
+    """Forget what was logged after `step`, which will be done again."""
+    for file in LINES:
+        kept = [record for record in run.read(file) if record.get("step", 0) <= step]
+        if run.team.leads and (run.path / file).exists():
+            lines = (to_json(record) + "\n" for record in kept)
+            write_atomically(run.path / file, "".join(lines))
 
 
 def _restore(checkpoints: Checkpoints) -> dict[str, Any] | None:
