@@ -15,7 +15,7 @@ import torch
 
 import penchant
 from penchant.cli.main import main
-from penchant.commands.compare import plan
+from penchant.commands.compare_plan import plan
 from penchant.commands.comparison import Compared, conclude
 from penchant.commands.yardstick import Measured, StartReference, Yardstick
 from penchant.core.errors import ConfigError, RewardError, TrainingError

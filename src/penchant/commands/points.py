@@ -204,22 +204,6 @@ def _recorded(config: RunConfig) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
-def parse_worker(text: str | None) -> tuple[int, int]:
-    """The first of a worker's points, and how many there are from one to the next.
-
-    Raises:
-        ConfigError: it is not a number of a count.
-    """
-    if text is None:
-        return 0, 1
-    number, _, count = str(text).partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ConfigError(
-            f"worker must be a number and a count, as 2/4 for the second of four, got {text!r}"
-        )
-    return int(number) - 1, int(count)
-
-
 def train_point(
     config: RunConfig,
     run_data: RunData,

@@ -19,7 +19,6 @@ from penchant.commands.points import (
     finished,
     known_point,
     open_folder,
-    parse_worker,
     point_config,
     point_name,
     require_folder,
@@ -103,7 +102,7 @@ def sweep(
     base = configs[0][1]
     if not (base.eval_data or base.train_fraction):
         raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
-    first, count = parse_worker(worker)
+    first, count = _parse_worker(worker)
     team = team_of(make_accelerator(base.precision))
     resume = worker is not None or resumes(keys, file)
     if team.leads:
@@ -132,6 +131,22 @@ def sweep(
     several = base.train_fraction and len({one.seed for _, one in configs}) > 1
     note = "; each seed has held-out records of its own, by which points differ too"
     return _conclude(base.output, points, team, note if several else "")
+
+
+def _parse_worker(text: str | None) -> tuple[int, int]:
+    """The first of a worker's points, and how many there are from one to the next.
+
+    Raises:
+        ConfigError: it is not a number of a count.
+    """
+    if text is None:
+        return 0, 1
+    number, _, count = str(text).partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(
+            f"worker must be a number and a count, as 2/4 for the second of four, got {text!r}"
+        )
+    return int(number) - 1, int(count)
 
 
 def recommend(points: Sequence[Point]) -> tuple[int | None, str]:
