@@ -18,7 +18,7 @@ from penchant.cli.main import main
 from penchant.commands.compare_plan import plan
 from penchant.commands.comparison import Compared, conclude
 from penchant.commands.yardstick import Measured, StartReference, Yardstick
-from penchant.core.errors import ConfigError, RewardError, TrainingError
+from penchant.core.errors import ConfigError, TrainingError
 from penchant.data.batch import Group
 from penchant.models.scoring import Scorer
 
@@ -65,6 +65,16 @@ def test_points_that_differ_on_five_pairs_of_many_are_not_told_apart() -> None:
     assert "It cannot be told apart from the start" in reason
     apart = conclude("implicit", start, points[:1])[3]
     assert "start: +0.025 [" in apart and "not equal on 5 of 200 prompts, p = 0.062" in apart
+
+
+def test_points_that_could_not_be_judged_are_counted_where_the_judge_decides() -> None:
+    judged = measured(100, kl=1)
+    judged.reward[:], judged.win_rate[:] = [1.0, 2.0], [1.0, 0.5]
+    points = [compared("a", judged), compared("b", measured(120, kl=1)), compared("c", None)]
+    _, best, chosen, reason = conclude("win_rate", judged, points)
+    assert (best, chosen) == (0, 0)
+    assert "1 of 1 points cannot be told apart from the best; 1 point could not be judged" in reason
+    assert "judged" not in conclude("implicit", judged, points)[3]
 
 
 def test_points_that_all_failed_leave_nothing_to_recommend() -> None:
@@ -171,13 +181,13 @@ def test_a_point_that_was_not_measured_is_measured_from_its_last_checkpoint(
     def compare(name: str, **more: Any) -> Any:
         return penchant.compare(["dpo"], **keys, **more, output=tmp_path / name, num_answers=4)
 
-    def away(_: Yardstick) -> Measured:
-        raise RewardError("the judge is away")
+    def short_of_memory(_: Yardstick) -> Measured:
+        raise TrainingError("out of memory while answers were measured")
 
     whole = compare("whole").points[0]
     with monkeypatch.context() as patch:
-        patch.setattr(Yardstick, "measure", away)
-        with pytest.raises(RewardError, match="the judge is away"):
+        patch.setattr(Yardstick, "measure", short_of_memory)
+        with pytest.raises(TrainingError, match="out of memory while answers were measured"):
             compare("c")
     run = tmp_path / "c" / "dpo"
     assert (run / "point.json").exists() and (run / "checkpoints" / "step-2").exists()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Marks a point that may be as good as the best.
 SAME = "≈"
+# Of the columns, those that a judge fills.
+JUDGED = ("win_rate", "reward")
 # Of the columns, those that are shown where they were measured.
 COLUMNS = {
     "win_rate": "win rate",
@@ -62,12 +64,19 @@ def print_comparison(result: Comparison) -> None:
         if one.measured is None:
             table.add_row(mark, one.name, f"failed: {one.error}")
             continue
-        cells = [_cell(one.measured.interval(name)) for name in names]
+        cells = [
+            "not judged" if one.unjudged and name in JUDGED else _cell(one.measured.interval(name))
+            for name in names
+        ]
         same = f"{SAME} " if one.behind is not None and one.behind.by_chance else ""
         behind = "the best" if i == result.best else f"{same}{_cell(one.behind)}"
         table.add_row(mark, one.name, *cells, behind, f"{one.train_seconds:.0f}")
     Console().print(table)
     print(f"± half of the 95% interval, by prompt; {SAME} cannot be told apart from the best")
+    for one in result.points:
+        if one.unjudged:
+            print(f"{one.name} could not be judged: {one.unjudged}")
+            print("  its run is trained: the same command with --resume has it judged")
     print(f"yardstick: {result.yardstick}, the {YARDSTICKS[result.yardstick]}")
     if result.recommended is not None:
         chosen = result.points[result.recommended]

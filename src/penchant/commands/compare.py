@@ -13,19 +13,27 @@ from penchant.commands.comparison import Compared, Comparison, conclude, figures
 from penchant.commands.point_start import Start, heavy_keys, load_start, require_starts
 from penchant.commands.points import (
     finished,
+    known_point,
     open_folder,
     require_folder,
     resumes,
     train_point,
 )
 from penchant.commands.yardstick import FILE as MEASURED
-from penchant.commands.yardstick import YARDSTICKS, Measured, Yardstick, answers_asked
+from penchant.commands.yardstick import (
+    YARDSTICKS,
+    Measured,
+    UnjudgedError,
+    Yardstick,
+    answers_asked,
+)
 from penchant.config.keys import RunConfig
 from penchant.config.mistakes import nearest
 from penchant.core.atomic import write_atomically
-from penchant.core.errors import ConfigError, TrainingError
+from penchant.core.errors import ConfigError, RewardError, TrainingError
 from penchant.core.screen import setup_logging
 from penchant.core.strict_json import to_json
+from penchant.core.team import ALONE
 from penchant.data.records import prompt_key
 from penchant.training.accelerator import make_accelerator
 from penchant.training.inputs import read_run_data
@@ -48,7 +56,8 @@ def compare(
     """Train several methods, each at every combination of its keys' values, and compare them.
 
     Every point starts from the same weights, sees the same pairs and is measured on the same
-    held-out pairs and prompts. The reference is scored once for all methods that have one.
+    held-out pairs and prompts. The reference is scored once for all methods that have one. A point
+    that diverges, or none of whose answers can be judged, is recorded, and the others go on.
 
     Args:
         methods: names in `penchant.METHODS` that learn from pairs, or from labels (pairs are then
@@ -62,7 +71,8 @@ def compare(
         keys: any further key of `penchant.train`, or `method.key`. `monitor_reward` judges answers.
 
     Raises:
-        UserError: a wrong key or value, no held-out pairs, anything that stops a single run too.
+        UserError: a wrong key or value, no held-out pairs, a `monitor_reward` that fails on every
+            answer of every point, anything that stops a single run too.
     """
     setup_logging()
     if num_answers < 1:
@@ -132,12 +142,14 @@ class _Measuring:
         if self.start is not None and self.start.asked:
             _require_asked(self.folder / MEASURED, self.start.asked, asked)
         self.loaded: Start | None = None
+        self.judge: list[Any] | None = None
         self.yardstick: Yardstick | None = None
 
     def point(self, one: Planned) -> Compared:
         """Train a point and measure it, unless an earlier call has done so."""
         run_data = self.data[one.config.spec.data]
         done, measured = finished(one.config, run_data), Measured.load(one.config.output)
+        unjudged: str | None = None
         if done is not None and measured is None:
             logger.info("%s was not measured: its last checkpoint is gone on with", done.output)
         if done is None or measured is None:
@@ -146,8 +158,13 @@ class _Measuring:
             def measure() -> None:
                 yardstick.measure().save(one.config.output)
 
-            done = train_point(one.config, run_data, loaded, measure)
-            measured = None if done.after is None else Measured.load(one.config.output)
+            try:
+                done = train_point(one.config, run_data, loaded, measure)
+                measured = None if done.after is None else Measured.load(one.config.output)
+            except UnjudgedError as error:  # its last checkpoint stays, for it to be judged later
+                logger.warning("%s could not be judged: %s", one.config.output.name, error)
+                done = known_point(one.config, ALONE)
+                measured, unjudged = error.measured, str(error)
         return Compared(
             one.method,
             one.values,
@@ -155,12 +172,15 @@ class _Measuring:
             measured,
             error=done.error,
             train_seconds=done.train_seconds,
+            unjudged=unjudged,
         )
 
     def _load(self, config: RunConfig, run_data: RunData) -> tuple[Start, Yardstick]:
         if self.loaded is None or self.yardstick is None or self.loaded.keys != heavy_keys(config):
             self.loaded = self.yardstick = None  # the old model goes before the new one comes
-            self.loaded = load_start(config, run_data)
+            # A judge that has gone away since says so where it is asked, point by point.
+            self.loaded = load_start(config, run_data, self.judge)
+            self.judge = self.loaded.setup.monitor_rewards
             self.yardstick = Yardstick(
                 config,
                 make_accelerator(config.precision),
@@ -168,6 +188,7 @@ class _Measuring:
                 self.loaded.weights,
                 self.pairs,
                 self.asked["num_answers"],
+                () if self.start is None else self.start.reward,
             )
             self._require_same(self.yardstick.start)
         return self.loaded, self.yardstick
@@ -209,4 +230,14 @@ def _concluded(
     result = Comparison(output, yardstick, start, judged, best, recommended, reason)
     write_atomically(output / FILE, to_json(figures(result), indent=2, default=str) + "\n")
     plot(result, output / PLOT)
+    _require_judged(result)
     return result
+
+
+def _require_judged(result: Comparison) -> None:
+    reasons = [one.unjudged for one in result.points if one.measured is not None]
+    if reasons and all(reasons):
+        raise RewardError(
+            f"monitor_reward judged no point: {reasons[0]}; --resume has the trained points judged "
+            f"without another step, and {result.output / FILE} holds what needs no judge"
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 from penchant.commands.yardstick import YARDSTICKS, Measured
 from penchant.core.resampling import Difference, Interval
+from penchant.data.records import counted
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Compared:
         behind: how far it is behind the best point on the yardstick; None of the best itself.
         error: why it failed.
         train_seconds: of its optimizer steps.
+        unjudged: why `monitor_reward` judged none of its answers, where that failed.
     """
 
     method: str
@@ -32,6 +34,7 @@ class Compared:
     behind: Difference | None = None
     error: str | None = None
     train_seconds: float = 0.0
+    unjudged: str | None = None
 
     @property
     def name(self) -> str:
@@ -95,6 +98,8 @@ def conclude(
         reason += f"; {len(close)} of {len(known)} points cannot be told apart from the best"
     if len(close) > 1:
         reason += ", and of these it stays nearest to the start"
+    if left_out := len(sound) - len(known):
+        reason += f"; {counted(left_out, 'point')} could not be judged"
     gain = sound[chosen].ahead(start, yardstick)
     if gain is not None:
         apart = "cannot be told apart from" if gain.by_chance else "differs from"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +81,32 @@ def require_starts(points: Iterable[tuple[RunConfig, RunData]]) -> None:
         seen.append(keys)
 
 
-def _read(config: RunConfig, run_data: RunData, num_processes: int) -> tuple[Inputs, Snapshot]:
+def _read(
+    config: RunConfig,
+    run_data: RunData,
+    num_processes: int,
+    monitor_rewards: Sequence[Any] | None = None,
+) -> tuple[Inputs, Snapshot]:
     """What needs no weight of what a point starts from."""
-    inputs = read_inputs(config, run_data, num_processes=num_processes)
+    inputs = read_inputs(
+        config, run_data, monitor_rewards=monitor_rewards, num_processes=num_processes
+    )
     return inputs, checked(config, inputs, num_processes)
 
 
-def load_start(config: RunConfig, run_data: RunData) -> Start:
-    """Load what a point starts from."""
+def load_start(
+    config: RunConfig, run_data: RunData, monitor_rewards: Sequence[Any] | None = None
+) -> Start:
+    """Load what a point starts from.
+
+    Args:
+        config: of the point.
+        run_data: what it learns from.
+        monitor_rewards: what `monitor_reward` names, where an earlier start has found it.
+    """
     accelerator = make_accelerator(config.precision)
     set_seed(config.seed)
-    inputs, snapshot = _read(config, run_data, accelerator.num_processes)
+    inputs, snapshot = _read(config, run_data, accelerator.num_processes, monitor_rewards)
     setup = prepare(config, accelerator, inputs, keep_reference=True)
     changed = changed_by(config, setup).items()
     weights = {n: own_part(p.detach()).to("cpu", copy=True) for n, p in changed}

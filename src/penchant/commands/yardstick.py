@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from penchant.core.atomic import write_atomically
+from penchant.core.errors import ConfigError, RewardError, UserError
 from penchant.core.machine import out_of_memory_explained
 from penchant.core.resampling import Difference, Interval, difference, interval
 from penchant.core.screen import track
@@ -117,6 +118,18 @@ def answers_asked(config: RunConfig, num_answers: int) -> dict[str, int]:
     return {"num_answers": num_answers, "max_new_tokens": config.max_new_tokens}
 
 
+class UnjudgedError(RewardError):
+    """What judges answers failed on every answer of a model.
+
+    Attributes:
+        measured: all that needs no judge.
+    """
+
+    def __init__(self, reason: str, measured: Measured) -> None:
+        super().__init__(reason)
+        self.measured = measured
+
+
 class StartReference:
     """The weights that training started from, put into the policy for a while.
 
@@ -169,6 +182,11 @@ class Yardstick:
         weights: of the parameters that are trained, at the start.
         pairs: held-out pairs.
         num_answers: prompts that are answered.
+        start_rewards: what an earlier yardstick's answers of the start got, which stand where the
+            judge now fails on all of them.
+
+    Raises:
+        RewardError: the judge fails on every answer of the start, and none are known.
     """
 
     def __init__(
@@ -179,6 +197,7 @@ class Yardstick:
         weights: dict[str, Tensor],
         pairs: Sequence[Pair],
         num_answers: int,
+        start_rewards: Sequence[float] = (),
     ) -> None:
         self.config, self.accelerator, self.setup = config, accelerator, setup
         tokeniser = make_tokeniser(config, setup.tokenizer, setup.end_ids)
@@ -195,15 +214,39 @@ class Yardstick:
         monitor = answering(config, accelerator, setup, prompts, reference)
         self.monitor = replace(monitor, held_out=held_out_rewards(config, accelerator, setup))
         self.start_sums = self._sums()
-        self.start = self._measured(self.start_sums, self.monitor.check())
+        check, failure = self._answered()
+        if failure is not None:
+            if not start_rewards:
+                raise failure
+            logger.warning(
+                "the start keeps its first rewards: judged again, it gets none (%s)", failure
+            )
+        self.start = self._measured(self.start_sums, check)
+        self.start_rewards = check.judged or list(start_rewards)
 
     @out_of_memory_explained(
         "answers and held-out pairs were measured",
         "set a lower per_device_eval_batch_size and max_new_tokens",
     )
     def measure(self) -> Measured:
-        """The policy as it is now."""
-        return self._measured(self._sums(), self.monitor.check(), self.start.reward)
+        """The policy as it is now.
+
+        Raises:
+            UnjudgedError: the judge fails on all of its answers.
+        """
+        sums, (check, failure) = self._sums(), self._answered()
+        measured = self._measured(sums, check, self.start_rewards)
+        if failure is not None:
+            raise UnjudgedError(str(failure), measured) from failure
+        return measured
+
+    def _answered(self) -> tuple[Check, UserError | None]:
+        """Answers with their rewards; without any where the judge fails on all, and why."""
+        try:
+            return self.monitor.check(), None
+        except (RewardError, ConfigError) as failure:
+            # The same answers again: their random numbers are the same.
+            return replace(self.monitor, held_out=None).check(), failure
 
     @torch.no_grad()
     def _sums(self) -> list[tuple[float, float]]:
@@ -229,7 +272,7 @@ class Yardstick:
             logger.warning(
                 "%d of %d answers have no reward and are left out", check.unjudged, len(answers)
             )
-        before = rewards if rewards_before is None else rewards_before
+        before = rewards_before if rewards and rewards_before is not None else rewards
         both = zip(sums, self.start_sums, strict=True)
         return Measured(
             pair_prompts=self.pair_prompts,

@@ -83,6 +83,7 @@ def read_inputs(
     tokenizer: PreTrainedTokenizerBase | None = None,
     reference: Any = None,
     rewards: Sequence[Any] | None = None,
+    monitor_rewards: Sequence[Any] | None = None,
     num_processes: int = 1,
 ) -> Inputs:
     """Find what the configuration names and tokenise the records, before a weight is loaded.
@@ -93,6 +94,7 @@ def read_inputs(
         model, tokenizer: in place of what `config.model` names.
         reference: likewise of `config.reference_model`.
         rewards: functions or names, in place of what the method's `reward` names.
+        monitor_rewards: likewise, of what `monitor_reward` names.
         num_processes: of the run.
 
     Raises:
@@ -104,7 +106,7 @@ def read_inputs(
 
         require_optimizer(config, num_processes)
     rewards = kind.find_rewards(config, rewards, num_processes)
-    monitor_rewards = _monitor_rewards(config)
+    monitor_rewards = _monitor_rewards(config) if monitor_rewards is None else monitor_rewards
     loaded = model is not None
     base = config.model if loaded else resolve(config.model, config.cache_dir)
     model = model or saved_model(config, base)
@@ -141,7 +143,7 @@ def read_inputs(
         kind.require(config, [*eval_set, *train_set], rewards)  # training data lend what these lack
     return Inputs(
         base, settings, tokenizer, end_ids, run_data, train_set, eval_set, reports, rewards,
-        monitor_rewards,
+        list(monitor_rewards),
     )  # fmt: skip
 
 
