@@ -89,7 +89,6 @@ def test_a_run_on_pairs_loads_no_room_that_it_does_not_use(
     rooms = {name.split(".")[1] for name in modules if "." in name}
     assert not rooms & {"rl", "label", "compat", "audit", "advising"}
     lines = sum(len(Path(file).read_text("utf-8").splitlines()) for file in modules.values())
-    print("COUNT", len(modules), lines)
     assert (len(modules) <= 110, lines <= 15_000) == (True, True), (len(modules), lines)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from penchant.core.team import Team
 from penchant.methods import METHODS
 from penchant.training.accelerator import make_accelerator, team_of
 from penchant.training.inputs import divided, read_run_data
+from penchant.training.setup import RunData
 
 logger = logging.getLogger("penchant")
 
@@ -113,7 +115,12 @@ def sweep(
         (values, one.model_copy(update={"output": base.output / point_name(values)}))
         for values, one in configs
     ]
-    require_starts((point, divided(point, run_data)) for _, point in configs[first::count])
+
+    @cache
+    def data_of(seed: int) -> RunData:
+        return divided(base.model_copy(update={"seed": seed}), run_data)
+
+    require_starts((point, data_of(point.seed)) for _, point in configs[first::count])
     if team.leads:
         open_folder(base.output, vary, resume=resume)
     team.wait()
@@ -123,7 +130,7 @@ def sweep(
         if finished(point, run_data) is None:
             if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
-                start = load_start(point, divided(point, run_data))
+                start = load_start(point, data_of(point.seed))
             logger.info("point %d of %d: %s", number + 1, len(configs), point_name(values))
             train_point(point, run_data, start)
     # Other workers trained meanwhile: which of their points there are is known only now.
