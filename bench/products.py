@@ -1,4 +1,4 @@
-"""What oneDNN's matrix products save on this CPU: one pass with them and with MKL's, in turn.
+"""What each way to multiply matrices takes on this CPU: the same passes with every way, in turn.
 
 python bench/products.py               training pass, scoring, sampling; SmolLM2-135M in fp32
 python bench/products.py --rounds 15   more of each
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -34,11 +34,17 @@ def main() -> None:
     if not products.has_onednn():
         raise SystemExit("these kernels are torch's on x86; this machine has none")
     scorer = policy(options.model or demo_model())
+    choice = products.measure()
     for name, work in pieces(scorer).items():
-        seconds = alternate(work, options.rounds)
-        mkl, onednn = median(seconds[False]), median(seconds[True])
-        print(f"{name:34} MKL {mkl:.3f} s, oneDNN {onednn:.3f} s: {mkl / onednn:.2f}x", flush=True)
-    print(f"chosen by the probe: {products.measure()}")
+        seconds = alternate(work, options.rounds, choice)
+        print(f"{name:26}", ", ".join(told(seconds)), flush=True)
+    print(f"chosen by the probe: {choice}")
+
+
+def told(seconds: dict[str, list[float]]) -> list[str]:
+    """The median of each way, and its speed beside MKL's."""
+    mkl = median(seconds["MKL"])
+    return [f"{way} {median(s):.3f} s ({mkl / median(s):.2f}x)" for way, s in seconds.items()]
 
 
 def policy(model: str) -> PolicyScorer:
@@ -81,16 +87,19 @@ def group(drawn: torch.Generator) -> Group:
     return Group(ids(PROMPT), (ids(COMPLETION),))
 
 
-def alternate(work: Callable[[], None], rounds: int) -> dict[bool, Sequence[float]]:
-    """Seconds of every round, by whether oneDNN multiplies."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
+def alternate(
+    work: Callable[[], None], rounds: int, choice: dict[str, str]
+) -> dict[str, list[float]]:
+    """Seconds of every round, by the way that multiplies; `chosen` is what the probe says."""
+    choices = {**{way: dict.fromkeys(choice, way) for way in products.WAYS}, "chosen": choice}
+    seconds: dict[str, list[float]] = {name: [] for name in choices}
     for turn in range(rounds + 1):
-        for fast in seconds:
-            products.onednn_is_faster = lambda rows, fast=fast: fast
+        for name, ways in choices.items():
+            products._measured.update(ways)
             start = time.perf_counter()
             work()
             if turn:  # the first warms up
-                seconds[fast].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 

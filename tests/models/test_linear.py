@@ -15,18 +15,16 @@ from penchant.models.linear import FastLinear, product, use_fast_linear
 pytestmark = pytest.mark.skipif(not products.has_onednn(), reason="no oneDNN on this processor")
 
 
-@pytest.fixture
-def fast_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Products that took oneDNN's way, chosen here whatever the machine's probe says."""
-    monkeypatch.setattr(products, "onednn_is_faster", lambda rows: True)
+@pytest.fixture(params=[products.onednn, products.weights_first])
+def fast_calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Products that took another way than torch's, whatever the machine's probe says."""
     calls: list[Any] = []
-    original = torch.ops.mkldnn._linear_pointwise
 
-    def counted(*arguments: Any) -> Any:
-        calls.append(arguments[0].shape)
-        return original(*arguments)
+    def counted(x: torch.Tensor, *others: Any) -> torch.Tensor:
+        calls.append(x.shape)
+        return request.param(x, *others)
 
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", counted)
+    monkeypatch.setattr(products, "faster_way", lambda rows, *, vocabulary: counted)
     return calls
 
 

@@ -1,4 +1,4 @@
-"""The library that multiplies: chosen once per machine, and the same after a resume."""
+"""The way to multiply: chosen once per machine, and the same after a resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from penchant.models import products
 
-MKL = {"many rows": "MKL", "few rows": "MKL"}
+MKL = dict.fromkeys(products.KINDS, "MKL")
 
 
 @pytest.fixture(autouse=True)
@@ -20,20 +20,23 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_choice_is_measured_once_and_kept_for_later_runs(monkeypatch: pytest.MonkeyPatch):
-    first = {"many rows": "MKL", "few rows": "oneDNN"}
+    ways = ("MKL, weights first", "oneDNN", "MKL", "oneDNN")
+    first = dict(zip(products.KINDS, ways, strict=True))
     monkeypatch.setattr(products, "measure", lambda: first)
-    assert not products.onednn_is_faster(products.FEW_ROWS + 1)
-    assert products.onednn_is_faster(products.FEW_ROWS)
+    assert products.faster_way(products.A_FEW) is products.weights_first
+    assert products.faster_way(products.A_FEW + 1) is products.onednn
+    assert products.faster_way(products.SAMPLING + 1) is None
+    assert products.faster_way(1, vocabulary=True) is products.onednn
     assert products.measured_products() == first
     products._measured.clear()  # as in a new process
     monkeypatch.setattr(products, "measure", lambda: pytest.fail("measured again"))
-    assert products.onednn_is_faster(1)
+    assert products.faster_way(1) is products.weights_first
 
 
 def test_processes_that_measure_side_by_side_take_the_same(tmp_path: Path):
     path = tmp_path / "choice.json"
     products._keep(MKL, path)
-    products._keep({"many rows": "oneDNN", "few rows": "oneDNN"}, path)
+    products._keep(dict.fromkeys(products.KINDS, "oneDNN"), path)
     assert json.loads(path.read_text())["choice"] == MKL
     assert [p.name for p in tmp_path.iterdir()] == ["choice.json"]
 
@@ -48,22 +51,44 @@ def test_processors_of_one_name_that_differ_in_instructions_choose_apart(
 
 def test_a_broken_file_in_the_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path, caplog):
     monkeypatch.setattr(products, "measure", lambda: MKL)
-    products.onednn_is_faster(1)
+    products.faster_way(1)
     (path,) = (tmp_path / "products").iterdir()
-    path.write_text("{")
-    products._measured.clear()
-    assert not products.onednn_is_faster(1)
-    assert str(path) in caplog.text
+    for broken in ("{", json.dumps({"choice": {**MKL, "vocabulary": "by hand"}})):
+        path.write_text(broken)
+        products._measured.clear()
+        caplog.clear()
+        assert products.faster_way(1) is None
+        assert str(path) in caplog.text
 
 
 def test_without_the_kernels_nothing_is_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(products, "has_onednn", lambda: False)
-    assert not products.onednn_is_faster(1)
+    assert products.faster_way(1) is None
     assert products.measured_products() == {}
 
 
 @pytest.mark.skipif(not products.has_onednn(), reason="no oneDNN on this processor")
-def test_the_probe_names_a_library_for_each_kind():
-    choice = products.measure()
-    assert set(choice) == {"many rows", "few rows"}
-    assert set(choice.values()) <= {"MKL", "oneDNN"}
+def test_the_probe_names_the_fastest_way_for_each_kind(monkeypatch: pytest.MonkeyPatch):
+    """The clock is replaced: every kind's fastest is known, and by how much."""
+    seconds = {"MKL": 1.04, "MKL, weights first": 1.0, "oneDNN": 2.0}
+    assert _measured_by(seconds, monkeypatch) == MKL  # by less than noise
+    seconds["MKL"] = 1.06
+    assert _measured_by(seconds, monkeypatch) == dict.fromkeys(MKL, "MKL, weights first")
+
+
+def _measured_by(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the probe chooses on a machine where each way takes so long."""
+    now = 0.0
+
+    def slow(name: str, way: products.Product) -> products.Product:
+        def multiply(x, weight, bias):
+            nonlocal now
+            now += seconds[name]
+            return way(x, weight, bias)
+
+        return multiply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "WAYS", {name: slow(name, w) for name, w in products.WAYS.items()})
+        patch.setattr(products.time, "perf_counter", lambda: now)
+        return products.measure()

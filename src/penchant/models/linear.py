@@ -1,7 +1,7 @@
-"""Products with a model's weights: on x86 in fp32, oneDNN's kernels where torch takes MKL's.
+"""Products with a model's weights: on x86 in fp32, in the way that is fastest on the machine.
 
-torch multiplies fp32 matrices with MKL, half-precision ones with oneDNN. On some processors
-oneDNN is the faster of the two in fp32 as well: `products.py` measures it on the machine.
+torch multiplies fp32 matrices with MKL, half-precision ones with oneDNN. In fp32 either may be the
+faster, and so may MKL with the factors exchanged: `products.py` measures them on the machine.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from penchant.models.products import Product
 
 # oneDNN compiles a kernel for every shape it meets, in a millisecond: not for small matrices.
 WORTHWHILE = 1 << 16
@@ -68,23 +71,23 @@ class FastLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `[..., in_features]`."""
-        if not _is_faster(x, self.weight):
+        if _faster_way(x, self.weight) is None:
             return super().forward(x)
         if not torch.is_grad_enabled():  # a token's sampling feels what autograd's detour costs
             return product(x, self.weight, self.bias)
         return _Linear.apply(x, self.weight, self.bias)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, vocabulary: bool = False
+) -> Tensor:
     """`x weight^T + bias`, `[..., in]` and `[out, in]`, outside of autograd.
 
-    A transposed view as `weight` multiplies from the other side; it is not copied.
+    A transposed view as `weight` multiplies from the other side; it is not copied. Products with
+    a head's weights, the `vocabulary`, are wider than others, and are measured apart.
     """
-    if not _is_faster(x, weight):
-        return functional.linear(x, weight, bias)
-    from penchant.models.products import onednn
-
-    return onednn(x, weight, bias)
+    way = _faster_way(x, weight, vocabulary=vocabulary) or functional.linear
+    return way(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -106,7 +109,8 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _is_faster(x: Tensor, weight: Tensor) -> bool:
+def _faster_way(x: Tensor, weight: Tensor, *, vocabulary: bool = False) -> Product | None:
+    """What multiplies faster than torch's own linear layer; None where nothing does."""
     worthwhile = (
         fast()
         and x.dtype == weight.dtype == torch.float32
@@ -117,14 +121,14 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
     )
     if not worthwhile:
-        return False
-    from penchant.models.products import onednn_is_faster
+        return None
+    from penchant.models.products import faster_way
 
-    return onednn_is_faster(x.numel() // x.shape[-1])
+    return faster_way(x.numel() // x.shape[-1], vocabulary=vocabulary)
 
 
 def chosen_products() -> dict[str, str]:
-    """The library for few and for many rows, for the summary; empty where nothing was chosen."""
-    # Imported only where a matrix is large enough to ask which library is faster.
+    """The way for each kind of product, for the summary; empty where nothing was chosen."""
+    # Imported only where a matrix is large enough to ask which way is faster.
     products = sys.modules.get("penchant.models.products")
     return {} if products is None else products.measured_products()

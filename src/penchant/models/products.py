@@ -1,4 +1,9 @@
-"""Which library multiplies matrices in fp32 on this CPU: the faster one, measured once and kept."""
+"""How matrices are multiplied in fp32 on this CPU: the fastest way, measured once and kept.
+
+MKL multiplies as torch's own linear layer does, or with the weights as the first factor, of which
+it then copies less before it multiplies; oneDNN has kernels of its own. Which is fastest depends on
+the processor, on the rows and on the width.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -22,15 +28,7 @@ from penchant.core.machine import default_cache_dir
 
 logger = logging.getLogger("penchant")
 
-# Products with at most this many rows are those of sampling.
-FEW_ROWS = 32
-# The probe multiplies by a layer of a small model: a fraction of a second in all.
-IN_FEATURES, OUT_FEATURES, MANY_ROWS, ROUNDS = 576, 1536, 256, 15
-# oneDNN must gain this much, so that noise does not decide between equals.
-LEAST_GAIN = 1.05
-
-Product = Callable[[Tensor, Tensor], Tensor]
-_measured: dict[str, str] = {}
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -38,17 +36,76 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def onednn_is_faster(rows: int) -> bool:
-    """Whether oneDNN is to multiply this many rows; measured when first asked."""
+def weights_first(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x weight^T + bias` as the transpose of `weight x^T`, with MKL."""
+    turned = x.flatten(0, -2).t()
+    added = None if bias is None else bias.unsqueeze(1)
+    out = weight @ turned if added is None else torch.addmm(added, weight, turned)
+    return out.t().reshape(*x.shape[:-1], len(weight))
+
+
+WAYS: dict[str, Product] = {
+    "MKL": functional.linear,
+    "MKL, weights first": weights_first,
+    "oneDNN": onednn,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Products that are measured together.
+
+    Attributes:
+        rows, in_features, out_features: of those that the probe makes.
+        weights: it multiplies by in turn; of layers more than a cache holds, as in a model.
+        backward: whether it multiplies from the other side too.
+    """
+
+    rows: int
+    in_features: int
+    out_features: int
+    weights: int
+    backward: bool
+
+
+# The layers are those of a small model. All together take a second or two.
+KINDS = {
+    "a few rows": Kind(4, 576, 1536, 16, backward=False),
+    "rows of sampling": Kind(16, 576, 1536, 16, backward=False),
+    "rows of passes": Kind(256, 576, 1536, 4, backward=True),
+    "vocabulary": Kind(128, 576, 8192, 2, backward=True),
+}
+A_FEW, SAMPLING = 8, 64
+"""The most rows of the first two kinds."""
+ROUNDS = 9
+# A busy machine takes many times as long; then fewer rounds decide.
+FEWEST_ROUNDS, SECONDS = 3, 0.5
+# A way must gain this much over torch's own, so that noise does not decide between equals.
+LEAST_GAIN = 1.05
+
+_measured: dict[str, str] = {}
+
+
+def faster_way(rows: int, *, vocabulary: bool = False) -> Product | None:
+    """What is to multiply so many rows, measured when first asked; None for torch's own layer."""
     if not has_onednn():
-        return False
+        return None
     if not _measured:
         _measured.update(_kept_choice())
-    return _measured["few rows" if rows <= FEW_ROWS else "many rows"] == "oneDNN"
+    way = _measured[_kind(rows, vocabulary=vocabulary)]
+    return None if way == "MKL" else WAYS[way]
+
+
+def _kind(rows: int, *, vocabulary: bool) -> str:
+    if vocabulary:
+        return "vocabulary"
+    if rows <= A_FEW:
+        return "a few rows"
+    return "rows of sampling" if rows <= SAMPLING else "rows of passes"
 
 
 def measured_products() -> dict[str, str]:
-    """The library for few and for many rows, for the summary; empty where nothing was chosen."""
+    """The way for each kind of product, for the summary; empty where nothing was chosen."""
     return dict(_measured)
 
 
@@ -67,16 +124,16 @@ def _kept_choice() -> dict[str, str]:
 
     Processes that measure side by side all take what the first one kept.
     """
-    name = xxhash.xxh3_64_hexdigest(_machine().encode())
+    name = xxhash.xxh3_64_hexdigest(f"{_machine()}: {list(WAYS)} of {KINDS}".encode())
     path = default_cache_dir() / "products" / f"{name}.json"
     try:
         if not path.exists():
             _keep(measure(), path)
         choice: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["choice"]
-        return {rows: choice[rows] for rows in ("many rows", "few rows")}
+        return {kind: choice[kind] for kind in KINDS if WAYS[choice[kind]]}
     except (OSError, ValueError, KeyError) as error:
         logger.warning(
-            "the faster of oneDNN and MKL is measured at every start, for %s cannot be kept: %s; "
+            "the fastest way to multiply is measured at every start, for %s cannot be kept: %s; "
             "delete the file, or set PENCHANT_CACHE to a folder that can be written",
             path,
             error,
@@ -107,26 +164,27 @@ def _machine() -> str:
 
 
 def measure() -> dict[str, str]:
-    """The faster library for the passes of training and scoring, and for sampling's few rows."""
-    return {
-        "many rows": _faster(MANY_ROWS, backward=True),
-        "few rows": _faster(FEW_ROWS // 2, backward=False),
-    }
+    """The fastest way for each kind of product."""
+    return {name: _fastest(kind) for name, kind in KINDS.items()}
 
 
-def _faster(rows: int, *, backward: bool) -> str:
-    x = torch.ones(rows, IN_FEATURES)
-    weight = torch.ones(OUT_FEATURES, IN_FEATURES)
-    libraries: dict[str, Product] = {"MKL": functional.linear, "oneDNN": onednn}
-    seconds: dict[str, list[float]] = {name: [] for name in libraries}
-    with torch.no_grad():
-        for turn in range(ROUNDS + 1):
-            for name, product in libraries.items():
-                started = time.perf_counter()
-                out = product(x, weight)
-                if backward:
-                    product(out, weight.t())
-                if turn:  # the first compiles
-                    seconds[name].append(time.perf_counter() - started)
-    gain = median(seconds["MKL"]) / median(seconds["oneDNN"])
-    return "oneDNN" if gain >= LEAST_GAIN else "MKL"
+@torch.no_grad()
+def _fastest(kind: Kind) -> str:
+    x = torch.ones(kind.rows, kind.in_features)
+    weights = [torch.ones(kind.out_features, kind.in_features) for _ in range(kind.weights)]
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    started_all = time.perf_counter()
+    for turn in range(ROUNDS + 1):
+        if turn > FEWEST_ROUNDS and time.perf_counter() - started_all > SECONDS:
+            break
+        for name, way in WAYS.items():
+            started = time.perf_counter()
+            for weight in weights:
+                out = way(x, weight, None)
+                if kind.backward:
+                    way(out, weight.t(), None)
+            if turn:  # the first compiles
+                seconds[name].append(time.perf_counter() - started)
+    best = min(WAYS, key=lambda name: median(seconds[name]))
+    gain = median(seconds["MKL"]) / median(seconds[best])
+    return best if gain >= LEAST_GAIN else "MKL"

@@ -264,4 +264,4 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype != dtype and a.is_cuda:
             return torch.mm(a, b, out_dtype=dtype)
-        return linear.product(a.to(dtype), b.t().to(dtype))
+        return linear.product(a.to(dtype), b.t().to(dtype), vocabulary=True)
