@@ -294,7 +294,7 @@ def table(points: list[Point]) -> Table:
         return f"{mean:.{digits}f} ± {error:.{digits}f}" + (f" ({each})" if len(own) > 1 else "")
 
     order = [*STRENGTHS, "best of n"]
-    points = sorted(points, key=lambda point: order.index(point.method))
+    points = sorted(points, key=lambda point: (order.index(point.method), point.seed))
     for key in dict.fromkeys((point.method, point.strength) for point in points):
         rows = [point for point in points if (point.method, point.strength) == key]
         found.add_row(

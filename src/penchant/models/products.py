@@ -133,7 +133,9 @@ def _kept_choice() -> dict[str, str]:
         if not path.exists():
             _keep(measure(), path)
         choice: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["choice"]
-        return {kind: choice[kind] for kind in KINDS if WAYS[choice[kind]]}
+        if unknown := {choice[kind] for kind in KINDS} - WAYS.keys():
+            raise ValueError(f"{', '.join(sorted(unknown))} is no way to multiply")
+        return choice
     except (OSError, ValueError, KeyError) as error:
         logger.warning(
             "the fastest way to multiply is measured at every start, for %s cannot be kept: %s; "
