@@ -84,15 +84,15 @@ def _measured_by(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> 
     """What the probe chooses on a machine where each way takes so long."""
     now = 0.0
 
-    def slow(name: str, way: products.Product) -> products.Product:
+    def slow(name: str) -> products.Product:
         def multiply(x, weight, bias):
             nonlocal now
             now += seconds[name]
-            return way(x, weight, bias)
+            return x.new_empty(len(x), len(weight))
 
         return multiply
 
     with monkeypatch.context() as patch:
-        patch.setattr(products, "WAYS", {name: slow(name, w) for name, w in products.WAYS.items()})
+        patch.setattr(products, "WAYS", {name: slow(name) for name in products.WAYS})
         patch.setattr(products.time, "perf_counter", lambda: now)
         return products.measure()
