@@ -27,6 +27,7 @@ from penchant.commands.points import (
     train_point,
 )
 from penchant.config.files import read_yaml
+from penchant.config.keys import RunConfig
 from penchant.core.atomic import replacing, write_atomically
 from penchant.core.errors import ConfigError
 from penchant.core.screen import setup_logging
@@ -89,21 +90,9 @@ def sweep(
     """
     setup_logging()
     file = None if config is None else Path(config)
-    if not vary:
-        if "beta" in {**(read_yaml(file) if file else {}), **keys}:
-            raise ConfigError("beta is given, and nothing varies; give several values of a key")
-        vary = {"beta": default_betas(method)}
-    if reading := [key for key in vary if key in DATA_KEYS]:
-        raise ConfigError(
-            f"{reading[0]} cannot differ between points, which share data that are read and "
-            "divided in one way; start a sweep for each of its values"
-        )
-    configs = [
-        (values, point_config(method, {**keys, **values}, file)) for values in combinations(vary)
-    ]
+    vary = vary or {"beta": _usual_betas(method, keys, file)}
+    configs = _planned(method, vary, keys, file)
     base = configs[0][1]
-    if not (base.eval_data or base.train_fraction):
-        raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
     first, count = _parse_worker(worker)
     team = team_of(make_accelerator(base.precision))
     resume = worker is not None or resumes(keys, file)
@@ -138,6 +127,34 @@ def sweep(
     several = base.train_fraction and len({one.seed for _, one in configs}) > 1
     note = "; each seed has held-out records of its own, by which points differ too"
     return _conclude(base.output, points, team, note if several else "")
+
+
+def _usual_betas(method: str, keys: Mapping[str, Any], file: Path | None) -> Sequence[float]:
+    """What varies where nothing is said to."""
+    if "beta" in {**(read_yaml(file) if file else {}), **keys}:
+        raise ConfigError("beta is given, and nothing varies; give several values of a key")
+    return default_betas(method)
+
+
+def _planned(
+    method: str, vary: Mapping[str, Sequence[Any]], keys: Mapping[str, Any], file: Path | None
+) -> list[tuple[dict[str, Any], RunConfig]]:
+    """What varies of each point, and all of its keys; `output` is still that of the sweep.
+
+    Raises:
+        ConfigError: a wrong key or value, one that cannot vary, or no held-out data.
+    """
+    if reading := [key for key in vary if key in DATA_KEYS]:
+        raise ConfigError(
+            f"{reading[0]} cannot differ between points, which share data that are read and "
+            "divided in one way; start a sweep for each of its values"
+        )
+    configs = [
+        (values, point_config(method, {**keys, **values}, file)) for values in combinations(vary)
+    ]
+    if not (configs[0][1].eval_data or configs[0][1].train_fraction):
+        raise ConfigError("a sweep compares on held-out data; set train_fraction or eval_data")
+    return configs
 
 
 def _parse_worker(text: str | None) -> tuple[int, int]:
