@@ -9,7 +9,7 @@ MODEL_STAMP := $(VENV)/.demo-model
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all lint docs site bench install clean
+.PHONY: demo test test-all frontier lint docs site bench install clean
 
 install: $(STAMP)
 
@@ -38,6 +38,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(PYTEST)
+
+# Every method in small on the tiny story model, where ../shared has it.
+frontier: $(STAMP)
+	$(PYTEST) -n 0 tests/test_bench.py -k frontier
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 python bench/frontier.py                              the tiny story model, two seeds
 python bench/frontier.py --methods dpo,ppo --seeds 0  some of it; what is done is not done again
 python bench/frontier.py --model M --scale larger      fewer pairs and steps, shorter answers
+python bench/frontier.py --scale quick --seeds 0       a look at every method, in a minute or two
 
 In the form of Fig. 2 of Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290). Stories are to end
 well. The signal that methods learn from is a short list of words (`kind_words`), with noise where
@@ -94,6 +95,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(LENGTH, 8, 5, 1.0, {"ppo": 240, "grpo": 80, "rloo": 100, "online_dpo": 160}),
+    "quick": Scale(16, 2, 1, 1.0, {"ppo": 24, "grpo": 8, "rloo": 10, "online_dpo": 16}),
     "larger": Scale(24, 4, 2, 0.4, {"ppo": 96, "grpo": 64, "rloo": 64, "online_dpo": 64}),
 }
 

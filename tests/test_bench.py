@@ -112,6 +112,31 @@ def test_all_methods_are_run_at_one_strength_before_the_next() -> None:
 
 
 @pytest.mark.slow
+def test_the_frontier_of_a_story_model_in_small(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every method moves within a few steps, and most earn more of the signal than the model."""
+    model = shared / "models" / "stories260k"
+    if not model.is_dir():
+        pytest.skip("needs ../shared/models/stories260k")
+    frontier = importlib.import_module("frontier")
+    words = ["frontier.py", "--model", str(model), "--scale", "quick", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(tmp_path)])
+    frontier.main()
+    folder = tmp_path / "stories260k-quick-fp32"
+    lines = (folder / "points.jsonl").read_text("utf-8").splitlines()
+    points = {point["method"]: point for point in map(json.loads, lines)}
+    assert points.keys() == frontier.STRENGTHS.keys()
+    assert all(0.2 < sum(point["kls"]) / 64 < 30 for point in points.values())
+    (before,) = frontier.Task(str(model), frontier.SCALES["quick"]).best_of([1])
+    earned = {name: point["signal"] - before.signal for name, point in points.items()}
+    # Few steps of ORPO, CPO and GRPO move the model hardly more than their pairs or groups vary.
+    assert all(earned.pop(name) > -0.2 for name in ("orpo", "cpo", "grpo"))
+    assert min(earned.values()) > 0.15, earned
+    assert (folder / "frontier.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_the_trial_of_a_gpu_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     """What is missing on this machine is a row of its own; nothing fails."""
     pytest.importorskip("bitsandbytes")
