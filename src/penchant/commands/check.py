@@ -258,7 +258,8 @@ def _tried_rewards(config: RunConfig, setup: Setup, team: Team) -> Sequence[Tria
     from penchant.rl.rewards.trial import TRIED, try_rewards
 
     rewards = setup.collector.rewards
-    samples = setup.collector.draw_samples(setup.train_set[:TRIED], config.seed)
+    num = TRIED if rewards.compares else 1  # to each prompt
+    samples = setup.collector.draw_samples(setup.train_set[: TRIED // num], config.seed, num)
     ask = partial(try_rewards, rewards, samples, sampled=True)
     if rewards.shares_policy:
         return ask()

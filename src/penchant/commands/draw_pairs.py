@@ -48,6 +48,7 @@ class Drawer:
     Args:
         model: a run, a folder, a hub id, a .gguf file or an adapter.
         rewards: as for `make_rewards`; several are added up as they are.
+        num_answers: to each prompt, which are scored together.
         max_completion_length: tokens of an answer.
         max_prompt_length: tokens of a prompt; longer ones are cut on the left.
         temperature, top_p, top_k: as for `Sampling`.
@@ -65,6 +66,7 @@ class Drawer:
         model: str | Path,
         rewards: Sequence[str | Callable[..., Any]],
         *,
+        num_answers: int = 1,
         max_completion_length: int = 512,
         max_prompt_length: int = 1024,
         temperature: float = 1.0,
@@ -97,7 +99,9 @@ class Drawer:
         }
         # They mean what they do in training online, where they are checked too.
         self.config = load_config("ppo", keys)
-        self.found = find_rewards(rewards, trust_remote_code=trust_remote_code)
+        self.found = find_rewards(
+            rewards, num_answers=num_answers, trust_remote_code=trust_remote_code
+        )
         self.sampling = Sampling(max_completion_length, temperature, top_k, top_p)
         self.rewards: Rewards | None = None
         self._drawn: list[tuple[list[int], Completion]] = []
@@ -219,7 +223,7 @@ def build_with_model(
             be asked, or a model or reward cannot be loaded.
     """
     require_place(output)
-    drawer = Drawer(model, reward, **sampling)
+    drawer = Drawer(model, reward, num_answers=n, **sampling)
     names = [one if isinstance(one, str) else one.__name__ for one in reward]
     about = {"model": str(model), "reward": names, **sampling}
     built = build_from_samples(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from penchant.core.endpoint import TIMEOUT, Endpoint, EndpointSettings
 from penchant.core.errors import ConfigError
@@ -23,6 +24,7 @@ class JudgeSettings(ServiceKeys):
 
     model: str | None = None
     rubric: Path | None = Field(None, description="text with {prompt} and {completion}")
+    pairwise: bool = Field(False, description="compare the answers to one prompt, as a reward")
     scale: tuple[float, float] = (1.0, 10.0)
     timeout: float = Field(TIMEOUT, gt=0)
     temperature: float = Field(0.0, ge=0)
@@ -41,9 +43,15 @@ class JudgeSettings(ServiceKeys):
             )
         return scale
 
+    @model_validator(mode="after")
+    def _compares_without_scale(self) -> Self:
+        if self.pairwise and "scale" in self.model_fields_set:
+            raise ValueError("scale is of scores, and pairwise gives none; drop one of them")
+        return self
+
     def endpoint(self) -> Endpoint:
         """What the judge is asked through."""
-        own = {"rubric", "scale"}
+        own = {"rubric", "scale", "pairwise"}
         return Endpoint(EndpointSettings(**self.model_dump(exclude=own)))
 
 

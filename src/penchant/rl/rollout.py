@@ -216,14 +216,17 @@ class Collector:
         self.rewards.load_state_dict(before)
         return metrics
 
-    def draw_samples(self, prompts: Sequence[TokenisedPrompt], seed: int) -> list[Sample]:
-        """One answer to each prompt, as the rewards read it; nothing is scored."""
+    def draw_samples(
+        self, prompts: Sequence[TokenisedPrompt], seed: int, n: int = 1
+    ) -> list[Sample]:
+        """`n` answers to each prompt, as the rewards read them; nothing is scored."""
         self.sampler.sync()
         with self.autocast():
-            drawn = self.sampler.sample([p.prompt for p in prompts], Draw(self.sampling, seed))
+            drawn = self.sampler.sample([p.prompt for p in prompts], Draw(self.sampling, seed, n))
         return [
             make_sample(p.record, p.prompt, completion, self.tokenizer)
-            for p, (completion,) in zip(prompts, drawn, strict=True)
+            for p, completions in zip(prompts, drawn, strict=True)
+            for completion in completions
         ]
 
 

@@ -67,6 +67,7 @@ class Prompts(Pairs):
         return find_rewards(
             rewards or options.reward,
             options.reward_timeout,
+            num_answers=options.generations,
             trust_remote_code=config.trust_remote_code,
         )
 

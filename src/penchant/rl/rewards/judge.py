@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from penchant.core.asking import Usage
-from penchant.core.judge import PREFIX, JudgeSettings, fill_rubric, read_rubric, read_settings
+from penchant.core.judge import JudgeSettings, fill_rubric, read_rubric
 from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.samples import MissingScoresError, Sample
 
@@ -89,12 +89,3 @@ class JudgeReward:
             found = [text]
         score = float(found[-1]) if found else None
         return score if score is not None and self._low <= score <= self._high else None
-
-
-def load_judge(spec: str) -> JudgeReward:
-    """The judge that `judge:URL` or `judge:FILE.yaml` means.
-
-    Raises:
-        ConfigError: the file cannot be read or has a wrong key, or the endpoint does not answer.
-    """
-    return JudgeReward(read_settings(spec.removeprefix(PREFIX)))

@@ -88,6 +88,11 @@ class Rewards:
         """Whether a model among them, or among an ensemble's, uses the policy's own weights."""
         return any(model.shares_policy for model in _models(self.rewards))
 
+    @property
+    def compares(self) -> bool:
+        """Whether one of them compares the answers to one prompt with one another."""
+        return any(getattr(reward, "compares", False) for reward in self.rewards)
+
     def ask(self, samples: Sequence[Sample], team: Team = ALONE) -> list[Asked]:
         """What each reward gives for each sample; the running statistics stay as they are.
 

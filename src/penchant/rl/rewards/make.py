@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penchant.core.errors import ConfigError, RewardError
-from penchant.core.judge import PREFIX
+from penchant.core.judge import PREFIX, read_settings
 from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.functions import (
     FunctionReward,
@@ -15,10 +15,11 @@ from penchant.rl.rewards.functions import (
     load_function,
     require_columns,
 )
-from penchant.rl.rewards.judge import JudgeReward, load_judge
+from penchant.rl.rewards.judge import JudgeReward
 from penchant.rl.rewards.judging import Rewards, Scores
 from penchant.rl.rewards.loading import ENSEMBLE, find_scorer, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
+from penchant.rl.rewards.pairwise_judge import PairwiseJudgeReward, require_several
 from penchant.rl.rewards.ready import NAMES, ready
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.service import PREFIX as SERVICE
@@ -30,11 +31,16 @@ if TYPE_CHECKING:
 __all__ = ["ModelContext", "Reward", "RewardOptions", "Rewards", "Sample", "Scores", "make_rewards"]
 
 Spec = str | Callable[..., Any]
-Made = FunctionReward | JudgeReward | ServiceReward
+Judge = JudgeReward | PairwiseJudgeReward
+Made = FunctionReward | Judge | ServiceReward
 
 
 def find_rewards(
-    specs: Sequence[Spec], timeout: float | None = None, *, trust_remote_code: bool = False
+    specs: Sequence[Spec],
+    timeout: float | None = None,
+    *,
+    num_answers: int = 1,
+    trust_remote_code: bool = False,
 ) -> list[Spec]:
     """Import the functions among what a run names, and look that its reward models are some.
 
@@ -43,11 +49,12 @@ def find_rewards(
     Args:
         specs: as for `make_rewards`, which takes what this returns.
         timeout: seconds that a call of a function may take.
+        num_answers: to each prompt, which are judged together.
         trust_remote_code: run code that comes with a model.
 
     Raises:
         UserError: a function cannot be imported, a name stands for nothing, or for a model without
-            a score head.
+            a score head, or a judge compares answers and each prompt has one.
     """
     functions: list[Spec] = []
     for spec in specs:
@@ -55,6 +62,7 @@ def find_rewards(
         if function is None and not (Path(str(spec)) / ENSEMBLE).exists():
             find_scorer(str(spec), trust_remote_code)
         functions.append(function or spec)
+    require_several(functions, num_answers)
     return functions
 
 
@@ -70,7 +78,7 @@ def require_judging(found: Sequence[Spec], prompts: Sequence[Prompt]) -> None:
     """
     require_columns(found, prompts)
     for reward in found:
-        if isinstance(reward, JudgeReward):
+        if isinstance(reward, Judge):
             reward.try_once()
 
 
@@ -108,13 +116,14 @@ def make_rewards(specs: Sequence[Spec], options: RewardOptions, context: ModelCo
 
 def _function(spec: Spec, timeout: float | None) -> Made | None:
     """The function, judge or service that a spec means; None where it means a model."""
-    if isinstance(spec, FunctionReward | JudgeReward | ServiceReward):
+    if isinstance(spec, Made):
         return spec
     if not isinstance(spec, str):
         name = getattr(spec, "__name__", type(spec).__name__)
         return FunctionReward(spec, name, timeout=timeout)
     if spec.startswith(PREFIX):
-        return load_judge(spec)
+        settings = read_settings(spec)
+        return PairwiseJudgeReward(settings) if settings.pairwise else JudgeReward(settings)
     if spec.startswith((*SCHEMES, SERVICE)):
         return load_service(spec)
     if known := ready(spec):
