@@ -41,7 +41,8 @@ def test_what_wins_in_both_orders_is_better_and_what_wins_by_place_is_a_tie(serv
         f"preferred in one order only: {said}" for said in ("a, then tie", "tie, then a",
                                                             "b, then tie")
     ]  # fmt: skip
-    assert len(server.asked) == 9  # what is asked twice is asked once
+    assert len(server.asked) == 8  # what is asked twice is asked once, and equal answers never
+    assert [one.worth for one in found] == [1.0, 0.0, *[0.5] * 5]
 
     silent = Endpoint(EndpointSettings(url=serve_chat(lambda text: "Hm.").url, retries=0))
     assert judge_both_orders(silent, RUBRIC, answers[:1]) == [

@@ -151,6 +151,16 @@ def test_answers_that_were_collected_once_tell_nothing_and_why() -> None:
     assert verdict.kind == "unknown" and "collected once" in verdict.outcome
 
 
+def test_rewards_that_compare_answers_with_each_other_say_nothing_of_the_run() -> None:
+    """Its loss does not either; a reward that is not trained on does."""
+    steps = [{"step": n, "iteration": n, "reward/std": 0.4, "loss": 0.7 / n} for n in (1, 2, 3, 4)]
+    run = {"method": "online_dpo"}
+    verdict = judge(_run(steps, config=run))
+    assert verdict.kind == "unknown" and "set monitor_reward" in verdict.outcome
+    watched = [{**one, "monitor/held_out_reward": 0.1 * one["step"]} for one in steps]
+    assert "Held-out reward rose from 0.1 to 0.4" in judge(_run(watched, config=run)).outcome
+
+
 def test_a_falling_margin_is_said_beside_a_rising_accuracy() -> None:
     verdict = judge(_run(_evaluated(0.5, 0.8, 400, reward_margin=(0.4, 0.1))))
     assert verdict.kind == "doubtful"

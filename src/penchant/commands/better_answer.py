@@ -13,7 +13,7 @@ from penchant.commands.yardstick import ahead
 from penchant.core.errors import RewardError
 from penchant.core.judge import read_rubric, read_settings
 from penchant.core.machine import resolve_precision
-from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders, try_judge
+from penchant.core.pairwise import PLACES, RUBRIC, judge_both_orders, try_judge
 from penchant.core.screen import track
 from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.make import (
@@ -167,15 +167,12 @@ class ByJudge:
             (as_text(one.prompt), one.completion, other.completion)
             for one, other in zip(own, theirs, strict=True)
         ]
-        differ = [row for row in asked if row[1] != row[2]]
-        verdicts = iter(judge_both_orders(self.endpoint, self.rubric, differ))
-        found = [next(verdicts) if row[1] != row[2] else Verdict("tie") for row in asked]
+        found = judge_both_orders(self.endpoint, self.rubric, asked)
         self.endpoint.close()
-        wins = {"a": 1.0, "tie": 0.5, "b": 0.0, None: math.nan}
         for reason in {one.reason for one in found if one.side is None}:
             logger.warning("no verdict: %s", reason)
         return Judged(
-            [wins[one.side] for one in found],
+            [one.worth for one in found],
             [],
             [],
             contradicted=sum(one.contradicted for one in found),

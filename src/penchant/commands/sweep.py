@@ -120,6 +120,7 @@ def sweep(
             if start is None or start.keys != heavy_keys(point):
                 start = None  # the old model goes before the new one comes
                 start = load_start(point, data_of(point.seed))
+                _require_ranked(start)
             logger.info("point %d of %d: %s", number + 1, len(configs), point_name(values))
             train_point(point, run_data, start)
     # Other workers trained meanwhile: which of their points there are is known only now.
@@ -127,6 +128,21 @@ def sweep(
     several = base.train_fraction and len({one.seed for _, one in configs}) > 1
     note = "; each seed has held-out records of its own, by which points differ too"
     return _conclude(base.output, points, team, note if several else "")
+
+
+def _require_ranked(start: Start) -> None:
+    """Refuse rewards that rank no points.
+
+    Raises:
+        ConfigError: all of them compare the answers to one prompt with one another.
+    """
+    collector = start.setup.collector
+    if collector is not None and collector.rewards.rewards and not collector.rewards.alone.rewards:
+        raise ConfigError(
+            "a sweep ranks its points by the rewards of held-out answers, one to a prompt, which a "
+            "judge with pairwise compares with no other; give a reward that scores answers too, or "
+            "train the points as runs and compare them with penchant evaluate --against --judge"
+        )
 
 
 def _usual_betas(method: str, keys: Mapping[str, Any], file: Path | None) -> Sequence[float]:

@@ -71,6 +71,8 @@ class Usage:
         failed: requests without a usable answer after all tries.
         refused: tries that the service would not take, or whose answer it or its model withheld.
         input_tokens, output_tokens: as the service counts them, in answers without use too.
+        compared: two answers that were shown in both orders, of which the verdict on `contradicted`
+            followed the order.
     """
 
     asked: int = 0
@@ -81,13 +83,18 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
+    compared: int = 0
+    contradicted: int = 0
 
     def __str__(self) -> str:
         text = f"{self.asked} asked, {self.cached} known before, {self.retried} tried again, "
         text += f"{self.failed} failed, {self.refused} refused"
         if tokens := self.input_tokens + self.output_tokens:
             text += f"; {tokens} tokens"
-        return text + (f", cost {self.cost:.4g}" if self.cost else "")
+        text += f", cost {self.cost:.4g}" if self.cost else ""
+        if self.compared:
+            text += f"; {self.compared} compared, {self.contradicted} by their order alone"
+        return text
 
     def __add__(self, other: Usage) -> Usage:
         """What both asked."""

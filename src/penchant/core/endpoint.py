@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from penchant.core.address import warn_of_leaving
 from penchant.core.answer_cache import request_key
@@ -212,7 +213,8 @@ class Endpoint:
             return self._unlisted(error)
         if named is None:
             if names is None:
-                raise ConfigError(f"{url}/models lists no models; set model")
+                hint = "" if urlsplit(url).path.strip("/") else f", or is it {url.rstrip('/')}/v1?"
+                raise ConfigError(f"{url}/models lists no models; set model{hint}")
             if len(names) != 1:
                 raise ConfigError(f"{url} serves {_listed(names) or 'nothing'}; set model to one")
             return names[0]

@@ -67,11 +67,17 @@ def read_rubric(file: Path, places: Sequence[str] = ("{prompt}", "{completion}")
         raise ConfigError(f"the rubric {file} could not be read: {error}") from None
     missing = [place for place in places if place not in text]
     if missing:
+        hint = ", or set pairwise: true in the judge's file" if _compares(text, missing) else ""
         raise ConfigError(
             f"the rubric {file} has no {' and no '.join(missing)}: what is judged would not be "
-            "shown; write it where it belongs"
+            f"shown; write it where it belongs{hint}"
         )
     return text
+
+
+def _compares(rubric: str, missing: Sequence[str]) -> bool:
+    """Whether a rubric for scores is one for comparisons."""
+    return "{completion}" in missing and "{completion_a}" in rubric
 
 
 def fill_rubric(rubric: str, values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class Verdict:
     contradicted: bool = False
     half_preferred: bool = False
 
+    @property
+    def worth(self) -> float:
+        """Of answer a: 1 where it is better, half a tie, NaN without a verdict; b has the rest."""
+        return {"a": 1.0, "tie": 0.5, "b": 0.0, None: math.nan}[self.side]
+
 
 def try_judge(endpoint: Endpoint, rubric: str) -> None:
     """Have a judge compare two answers of no matter, before those that matter are made.
@@ -72,7 +78,7 @@ def try_judge(endpoint: Endpoint, rubric: str) -> None:
 def judge_both_orders(
     endpoint: Endpoint, rubric: str, answers: Sequence[tuple[str, str, str]]
 ) -> list[Verdict]:
-    """A verdict on each two answers, each shown in both orders.
+    """A verdict on each two answers, each shown in both orders; two that are the same are a tie.
 
     Args:
         endpoint: of the judge.
@@ -86,9 +92,12 @@ def judge_both_orders(
         _chat(rubric, prompt, first, second)
         for prompt, a, b in answers
         for first, second in ((a, b), (b, a))
+        if a != b
     ]
-    replies = endpoint.ask(chats, read_verdict)
-    return [_decided(*both) for both in zip(replies[::2], replies[1::2], strict=True)]
+    replies = iter(endpoint.ask(chats, read_verdict))
+    return [
+        Verdict("tie") if a == b else _decided(next(replies), next(replies)) for _, a, b in answers
+    ]
 
 
 def _chat(rubric: str, prompt: str, first: str, second: str) -> list[dict[str, str]]:

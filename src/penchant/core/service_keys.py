@@ -57,10 +57,7 @@ def read_keys(place: str, kind: type[Keys], missing: str) -> Keys:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from None
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        ]
+        lines = [_said(one["loc"], one["msg"]) for one in error.errors()]
         own = [name for name in kind.model_fields if name not in ServiceKeys.model_fields]
         known = ", ".join(dict.fromkeys(["url", *own, *kind.model_fields]))
         raise ConfigError(f"{file}: {'; '.join(lines)}; known keys are {known}") from None
@@ -70,3 +67,9 @@ def read_keys(place: str, kind: type[Keys], missing: str) -> Keys:
         if (path := getattr(settings, key)) is not None
     }
     return settings.model_copy(update=beside)
+
+
+def _said(keys: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a key; with none alone, where they do not go together."""
+    text = message.removeprefix("Value error, ")
+    return f"{'.'.join(map(str, keys))}: {text}" if keys else text

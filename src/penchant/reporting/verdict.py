@@ -101,13 +101,13 @@ def changes(history: History, start: float | None = None) -> list[Change]:
     """
     names = {
         "held-out accuracy": ("eval/reward/accuracy",),
-        "held-out reward": ("eval/reward/mean", "monitor/reward"),
+        "held-out reward": ("eval/reward/mean", "monitor/reward", "monitor/held_out_reward"),
         "held-out margin": ("eval/reward/margin",),
         "training reward": ("reward/mean",),
         "training accuracy": ("reward/accuracy",),
         "training loss": ("loss",),
     }
-    if history["reward/mean"] or history["monitor/reward"]:
+    if any(history[name] for name in ("reward/mean", "reward/std", "monitor/reward")):
         # Of a policy gradient, the loss says nothing of how far it has come.
         del names["training loss"]
     figures = []
@@ -213,6 +213,11 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
 
 
 def _nothing_told(history: History) -> str:
+    if history["reward/std"] and not history["reward/mean"]:
+        return (
+            "the rewards compare the policy's answers with one another, so that they do not tell "
+            "what the run changed: set monitor_reward, or run penchant evaluate with --judge"
+        )
     if len(history["reward/mean"]) == 1:
         return (
             "answers were collected once, before the first update, so that nothing tells what the "

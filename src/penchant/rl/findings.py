@@ -71,12 +71,14 @@ def nothing_left(batches: int, steps: int, flat: float) -> Finding:
 
 def _constant(metrics: Mapping[str, float]) -> Iterator[Finding]:
     if metrics["rollouts"] > 1 and metrics.get("reward/std", 1.0) < 1e-8:
+        worth = metrics.get("reward/mean")
+        told = "were ties with one another" if worth is None else f"got the reward {worth:g}"
         yield warning(
             "reward-constant",
-            f"all {metrics['rollouts']:.0f} answers of a batch got the reward "
-            f"{metrics['reward/mean']:g}: there is nothing to learn from",
+            f"all {metrics['rollouts']:.0f} answers of a batch {told}: there is nothing to learn "
+            "from",
             "use a reward that tells answers apart, or other prompts",
-            {"reward": metrics["reward/mean"]},
+            {} if worth is None else {"reward": worth},
         )
 
 

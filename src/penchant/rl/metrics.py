@@ -34,7 +34,8 @@ def _described(answers: Sequence[Answer], scores: Scores) -> dict[str, float]:
     for name, values in judged.items():
         known = torch.tensor([v for v in values if v == v], dtype=torch.float64)
         if len(known):
-            metrics[f"{name}/mean"] = float(known.mean())
+            if not scores.relative:
+                metrics[f"{name}/mean"] = float(known.mean())
             metrics[f"{name}/std"] = float(known.std(correction=0))
     for name, values in scores.by_name.items():
         known = torch.tensor([v for v in values if v == v], dtype=torch.float64)

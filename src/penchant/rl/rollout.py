@@ -205,14 +205,18 @@ class Collector:
 
     def _samples(self, answers: Sequence[Answer]) -> list[Sample]:
         return [
-            make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer)
+            make_sample(a.prompt.record, a.prompt.prompt, a.completion, self.tokenizer, a.number)
             for a in answers
         ]
 
     def peek(self, prompts: Sequence[TokenisedPrompt], seed: int) -> dict[str, float]:
-        """Metrics of answers to held-out prompts, scored; running statistics stay as they are."""
+        """Metrics of answers to held-out prompts, scored; running statistics stay as they are.
+
+        Rewards that compare the answers to one prompt are left out: there is one.
+        """
         before = self.rewards.state_dict()
-        metrics = replace(self, scored=True, reuses=False).collect(prompts, seed).metrics
+        alone = replace(self, rewards=self.rewards.alone, scored=True, reuses=False)
+        metrics = alone.collect(prompts, seed).metrics
         self.rewards.load_state_dict(before)
         return metrics
 
@@ -224,8 +228,8 @@ class Collector:
         with self.autocast():
             drawn = self.sampler.sample([p.prompt for p in prompts], Draw(self.sampling, seed, n))
         return [
-            make_sample(p.record, p.prompt, completion, self.tokenizer)
-            for p, completions in zip(prompts, drawn, strict=True)
+            make_sample(p.record, p.prompt, completion, self.tokenizer, number)
+            for number, (p, completions) in enumerate(zip(prompts, drawn, strict=True))
             for completion in completions
         ]
 

@@ -137,7 +137,7 @@ def warmup(run: Snapshot) -> Iterator[Finding]:
         yield warning(
             "warmup",
             f"{count} of the {steps} steps are warm-up: the learning rate is hardly reached",
-            "set warmup_ratio to 0.1, or train longer",
+            f"set warmup_ratio to {0.1 if share > 0.1 else 0}, or train longer",
             evidence,
         )
     elif steps < FEW_STEPS:

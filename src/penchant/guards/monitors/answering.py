@@ -67,7 +67,7 @@ def make_monitor(config: RunConfig, accelerator: Accelerator, setup: Setup) -> M
         monitor,
         sampling=Sampling(longest, options.temperature, options.top_k, options.top_p),
         sampler=setup.collector.sampler,
-        rewards=setup.collector.rewards,
+        rewards=setup.collector.rewards.alone,
         held_out=held_out,
     )
 

@@ -16,6 +16,7 @@ from penchant.core.team import ALONE, Team
 from penchant.methods.online import RewardOptions
 from penchant.rl.rewards.attempts import attempt
 from penchant.rl.rewards.models import EnsembleReward, ModelReward
+from penchant.rl.rewards.pairwise_judge import compares
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.shaping import RunningStatistics, Statistics, clip, penalties
 
@@ -36,6 +37,8 @@ class Scores:
         dropped: how many samples were dropped.
         disagreement: the deviation over an ensemble's members, in units of their own; the mean of
             several ensembles, None without one.
+        relative: every reward compares the answers to one prompt with one another, so that their
+            mean is the same whatever the policy says.
     """
 
     rewards: list[float]
@@ -45,6 +48,7 @@ class Scores:
     by_name: dict[str, list[float]]
     dropped: int
     disagreement: list[float] | None
+    relative: bool = False
 
 
 class Asked(NamedTuple):
@@ -91,7 +95,18 @@ class Rewards:
     @property
     def compares(self) -> bool:
         """Whether one of them compares the answers to one prompt with one another."""
-        return any(getattr(reward, "compares", False) for reward in self.rewards)
+        return any(map(compares, self.rewards))
+
+    @property
+    def alone(self) -> Rewards:
+        """Those that judge an answer without others to its prompt; these themselves if all do."""
+        if not self.compares:
+            return self
+        kept = [(w, one) for w, one in zip(self.weights, self.rewards, strict=True)
+                if not compares(one)]  # fmt: skip
+        weights = tuple(weight for weight, _ in kept) or None
+        options = self.options.model_copy(update={"reward_weights": weights})
+        return Rewards([one for _, one in kept], options)
 
     def ask(self, samples: Sequence[Sample], team: Team = ALONE) -> list[Asked]:
         """What each reward gives for each sample; the running statistics stay as they are.
@@ -149,6 +164,7 @@ class Rewards:
             },
             dropped=sum(map(math.isnan, raw)),
             disagreement=[mean(row.deviations) for row in rows if row.deviations] or None,
+            relative=all(map(compares, self.rewards)),
         )
 
     def state_dict(self) -> dict[str, float]:

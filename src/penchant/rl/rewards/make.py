@@ -19,7 +19,7 @@ from penchant.rl.rewards.judge import JudgeReward
 from penchant.rl.rewards.judging import Rewards, Scores
 from penchant.rl.rewards.loading import ENSEMBLE, find_scorer, load_model_reward
 from penchant.rl.rewards.models import EnsembleReward, ModelContext, ModelReward
-from penchant.rl.rewards.pairwise_judge import PairwiseJudgeReward, require_several
+from penchant.rl.rewards.pairwise_judge import PairwiseJudgeReward, compares
 from penchant.rl.rewards.ready import NAMES, ready
 from penchant.rl.rewards.samples import Reward, Sample
 from penchant.rl.rewards.service import PREFIX as SERVICE
@@ -61,8 +61,14 @@ def find_rewards(
         function = _function(spec, timeout)
         if function is None and not (Path(str(spec)) / ENSEMBLE).exists():
             find_scorer(str(spec), trust_remote_code)
+        if compares(function) and num_answers < 2:
+            raise ConfigError(
+                f"reward {spec} compares the answers to one prompt with one another (pairwise), "
+                "and here each has one; drop pairwise, so that each answer is scored by itself, "
+                "or sample several answers to a prompt, as online_dpo, rloo and grpo do. evaluate "
+                "takes such a judge as --judge"
+            )
         functions.append(function or spec)
-    require_several(functions, num_answers)
     return functions
 
 

@@ -8,14 +8,10 @@ from itertools import combinations
 from statistics import mean
 
 from penchant.core.asking import Usage
-from penchant.core.errors import ConfigError
 from penchant.core.judge import JudgeSettings, read_rubric
 from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders, try_judge
 from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.samples import MissingScoresError, Sample
-
-# What a verdict is worth to the first of two answers; the second has the rest.
-WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 class PairwiseJudgeReward:
@@ -36,8 +32,6 @@ class PairwiseJudgeReward:
         answers, in both orders, says which is better.
     """
 
-    compares = True
-
     def __init__(self, settings: JudgeSettings, name: str = "judge") -> None:
         self.name = name
         self._rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
@@ -56,19 +50,23 @@ class PairwiseJudgeReward:
 
         Raises:
             MissingScoresError: an answer was compared with none: each of its comparisons came to
-                no verdict, or it is the only one to its prompt.
+                no verdict, or it is the only one to its prompt. One without a verdict beside
+                others is a tie.
         """
         pairs = [pair for group in _groups(samples) for pair in combinations(group, 2)]
         worth: list[list[float]] = [[] for _ in samples]
         reasons = dict.fromkeys(range(len(samples)), "it is the only answer to its prompt")
         for (a, b), verdict in zip(pairs, self._verdicts(samples, pairs), strict=True):
+            worth[a].append(verdict.worth)
+            worth[b].append(1.0 - verdict.worth)
             if verdict.side is None:
                 reasons[a] = reasons[b] = verdict.reason
-                continue
-            worth[a].append(WORTH[verdict.side])
-            worth[b].append(1.0 - WORTH[verdict.side])
-        shares = [mean(values) if values else math.nan for values in worth]
-        if missing := {i: reasons[i] for i, values in enumerate(worth) if not values}:
+        missing = {i: reasons[i] for i, all_of in enumerate(worth) if all(map(math.isnan, all_of))}
+        shares = [
+            math.nan if i in missing else mean(0.5 if math.isnan(one) else one for one in all_of)
+            for i, all_of in enumerate(worth)
+        ]
+        if missing:
             raise MissingScoresError(shares, missing)
         return shares
 
@@ -83,37 +81,25 @@ class PairwiseJudgeReward:
     def _verdicts(
         self, samples: Sequence[Sample], pairs: Sequence[tuple[int, int]]
     ) -> list[Verdict]:
-        """On each two answers; the judge is not asked about two that are the same."""
-        differ = [(a, b) for a, b in pairs if samples[a].completion != samples[b].completion]
+        """On each two answers; how many followed the order is counted."""
         shown = [
             (as_text(samples[a].prompt), samples[a].completion, samples[b].completion)
-            for a, b in differ
+            for a, b in pairs
         ]
-        judged = dict(
-            zip(differ, judge_both_orders(self.endpoint, self._rubric, shown), strict=True)
-        )
-        return [judged.get(pair, Verdict("tie")) for pair in pairs]
+        verdicts = judge_both_orders(self.endpoint, self._rubric, shown)
+        self.usage.compared += len(verdicts)
+        self.usage.contradicted += sum(one.contradicted for one in verdicts)
+        return verdicts
 
 
 def _groups(samples: Sequence[Sample]) -> list[list[int]]:
-    """The indices of the answers to each prompt."""
-    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    """The indices of the answers to each prompt; one that was asked twice is two."""
+    groups: dict[tuple[int, str], list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault((sample.where, tuple(sample.prompt_ids)), []).append(i)
+        groups.setdefault((sample.number, sample.where), []).append(i)
     return list(groups.values())
 
 
-def require_several(rewards: Sequence[object], num_answers: int) -> None:
-    """Refuse a reward that compares answers where each prompt has one.
-
-    Raises:
-        ConfigError: with what serves instead.
-    """
-    comparing = [one for one in rewards if getattr(one, "compares", False)]
-    if comparing and num_answers < 2:
-        raise ConfigError(
-            f"reward {getattr(comparing[0], 'name', comparing[0])} compares the answers to one "
-            "prompt with one another, and here each prompt has one; train with a method that "
-            "samples several (online_dpo, rloo, grpo), or drop pairwise, to have each answer "
-            "scored by itself; evaluate takes such a judge as --judge"
-        )
+def compares(reward: object) -> bool:
+    """Whether a reward compares the answers to one prompt with one another."""
+    return isinstance(reward, PairwiseJudgeReward)

@@ -32,6 +32,7 @@ class Sample:
         rendered: the prompt as the policy read it: with the chat template and its special tokens.
         as_chat: the prompt as messages, where it is a string that the policy was asked as a chat;
             what reward models with a chat template read.
+        number: of the prompt within its batch, in which a row may come up twice.
     """
 
     prompt: Text
@@ -43,6 +44,7 @@ class Sample:
     where: str
     rendered: str = ""
     as_chat: Messages | None = None
+    number: int = 0
 
     def describe(self) -> str:
         """Its place, and the last of its prompt on one short line."""
@@ -73,6 +75,7 @@ def make_sample(
     prompt_ids: list[int],
     completion: Completion,
     tokenizer: PreTrainedTokenizerBase,
+    number: int = 0,
 ) -> Sample:
     """What the rewards judge of one answer.
 
@@ -81,6 +84,7 @@ def make_sample(
         prompt_ids: the prompt as the policy read it.
         completion: the answer.
         tokenizer: the policy's.
+        number: of the prompt within its batch.
     """
     return Sample(
         prompt=asked.prompt,
@@ -91,6 +95,7 @@ def make_sample(
         fields=asked.fields,
         where=asked.where,
         rendered=str(tokenizer.decode(prompt_ids)),
+        number=number,
     )
 
 
