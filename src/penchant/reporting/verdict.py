@@ -108,8 +108,7 @@ def changes(history: History, start: float | None = None) -> list[Change]:
         "training loss": ("loss",),
     }
     if any(history[name] for name in ("reward/mean", "reward/std", "monitor/reward")):
-        # Of a policy gradient, the loss says nothing of how far it has come.
-        del names["training loss"]
+        del names["training loss"]  # of a policy gradient: it does not say how far it has come
     figures = []
     accuracy = history["eval/reward/accuracy"]
     if len(accuracy) == 1 and start is not None:
@@ -214,10 +213,7 @@ def _outcome(run: Run, history: History) -> tuple[Kind, str]:
 
 def _nothing_told(history: History) -> str:
     if history["reward/std"] and not history["reward/mean"]:
-        return (
-            "the rewards compare the policy's answers with one another, so that they do not tell "
-            "what the run changed: set monitor_reward, or run penchant evaluate with --judge"
-        )
+        return "rewards that compare its answers tell nothing of the policy: set monitor_reward"
     if len(history["reward/mean"]) == 1:
         return (
             "answers were collected once, before the first update, so that nothing tells what the "

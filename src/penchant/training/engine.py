@@ -154,9 +154,8 @@ class Engine:
     def judge(self, evaluation: Evaluation) -> bool:
         """Tell whether an evaluation of this step is the best so far."""
         step, score = self.progress.step, evaluation.rank
-        if step == 0 or evaluation.quality[1] == float("-inf"):  # nothing says what is better
-            return False
-        if self.progress.best is not None and score <= self.progress.best:
+        blind = evaluation.quality[1] == float("-inf")  # nothing says what is better
+        if step == 0 or blind or (self.progress.best and score <= self.progress.best):
             return False
         self.progress.best, self.progress.best_step = score, step
         return True
