@@ -21,8 +21,9 @@ def test_taken_output_is_an_error_in_the_words_of_training(
     for more in others:
         with pytest.raises(TrainingError) as refused:
             penchant.train("dpo", **keys, **more)
-        (finding,) = penchant.check("dpo", probe=False, **keys, **more).errors
-        assert finding.id == "output"
+        found = penchant.check("dpo", probe=False, **keys, **more)
+        (finding,) = found.errors
+        assert finding.id == "output" and found.estimate is not None
         assert f"{finding.what}; {finding.remedy}" == str(refused.value)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
