@@ -24,18 +24,22 @@ from pathlib import Path
 from typing import Any
 
 GUARD = Path(__file__).with_name("guard.cpp")
-PACKAGE = f"{os.sep}penchant{os.sep}"
 
 
-def _torch_folder() -> Path:
-    spec = importlib.util.find_spec("torch")
+def _folder_of(package: str) -> Path:
+    """Where a package lies, without importing it."""
+    spec = importlib.util.find_spec(package)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent
 
 
+# A clone may be called like the package.
+PACKAGE = f"{_folder_of('penchant')}{os.sep}"
+
+
 def build(folder: Path) -> Path:
     """Compile the guard for the installed torch, once for each content; returns the library."""
-    torch_folder = _torch_folder()
+    torch_folder = _folder_of("torch")
     version = (torch_folder / "version.py").read_bytes()
     name = hashlib.sha256(GUARD.read_bytes() + version).hexdigest()[:16]
     library = folder / f"guard-{name}.so"
@@ -78,8 +82,8 @@ def place(depth: int = 3) -> str:
     """Where the package called what is under way, the innermost line first."""
     found: list[str] = []
     for frame in reversed(traceback.extract_stack()):
-        if PACKAGE in frame.filename and len(found) < depth:
-            found.append(f"{frame.filename.rpartition(PACKAGE)[2]}:{frame.lineno}")
+        if frame.filename.startswith(PACKAGE) and len(found) < depth:
+            found.append(f"{frame.filename.removeprefix(PACKAGE)}:{frame.lineno}")
     return " < ".join(found) or "outside of the package"
 
 
@@ -96,7 +100,7 @@ LIFTS = ("lift", "lift_fresh")
 def load(library: Path) -> Any:
     """Import torch with the guard beneath it; returns the guard."""
     assert "torch" not in sys.modules, "what torch knows of CUDA is settled when it is imported"
-    folder = _torch_folder() / "lib"
+    folder = _folder_of("torch") / "lib"
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     guard = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
