@@ -13,7 +13,7 @@ import pytest
 
 import penchant
 from penchant.commands.chat import open_chat
-from penchant.commands.opened import off_is_start, tuned_from
+from penchant.commands.opened import off_is_start, trained_on_plain, tuned_from
 from penchant.core.errors import ModelError, UserError
 
 CODE = """
@@ -157,3 +157,21 @@ def test_an_adapter_that_changes_its_base_is_not_its_start_when_it_is_off(
 def test_a_model_without_an_adapter_is_tuned_from_what_its_run_says(tiny_model_dir: Path) -> None:
     assert not off_is_start(str(tiny_model_dir))
     assert tuned_from(tiny_model_dir, str(tiny_model_dir)) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "plain"), [("num_chat", False), ("num_none", True), ("summary", True), ("none", False)]
+)
+def test_what_a_run_was_trained_on_is_known_before_it_is_complete(
+    tmp_path: Path, kept: str, plain: bool
+) -> None:
+    """Else a killed run on plain texts would be judged through the chat template."""
+    checkpoint = tmp_path / "checkpoints" / "step-5"
+    checkpoint.mkdir(parents=True)
+    data = {"data": {"num_chat": 3 if kept == "num_chat" else 0}}
+    if kept != "none":
+        (tmp_path / "data.json").write_text(json.dumps(data))
+    if kept == "summary":
+        (tmp_path / "summary.json").write_text(json.dumps({"chat": False}))
+    for place in (tmp_path, tmp_path / "model", checkpoint):
+        assert trained_on_plain(place) is plain

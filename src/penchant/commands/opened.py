@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,10 +121,16 @@ def why_plain(model: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def trained_on_plain(model: Path | str) -> bool:
-    """Whether a model is of a run whose summary says that its texts were plain."""
-    run = Path(model).parent if Path(model).name == "model" else Path(model)
-    summary = read_summary(run) if run.is_dir() else None
-    return summary is not None and summary.get("chat") is False
+    """Whether a model is of a run whose texts were plain, one that is not complete included."""
+    path = Path(model)
+    run = path.parent if path.name == "model" else path
+    if path.parent.name == "checkpoints":
+        run = path.parent.parent
+    if (summary := read_summary(run)) is not None:
+        return summary.get("chat") is False
+    file = run / "data.json"  # which there is from the first step on
+    data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return bool(data.get("data", {}).get("num_chat") == 0)
 
 
 @out_of_memory_explained(
