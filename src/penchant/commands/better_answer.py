@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from penchant.commands.opened import Opened, trained_on_plain, weights_dtype
 from penchant.commands.yardstick import ahead
 from penchant.core.errors import RewardError
-from penchant.core.judge import read_rubric, read_settings
+from penchant.core.judge import read_settings
 from penchant.core.machine import resolve_precision
-from penchant.core.pairwise import PLACES, RUBRIC, judge_both_orders, try_judge
+from penchant.core.pairwise import judge_both_orders, rubric_of, try_judge
 from penchant.core.screen import track
 from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.make import (
@@ -147,7 +147,7 @@ class ByJudge:
 
     def __init__(self, place: str) -> None:
         settings = read_settings(place)
-        self.rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
+        self.rubric = rubric_of(settings)
         self.endpoint = settings.endpoint()
         self.name = f"judge {self.endpoint.model}"
 

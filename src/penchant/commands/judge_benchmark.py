@@ -11,8 +11,8 @@ from typing import Any
 from penchant.commands.benchmark import ALL, rankings_of
 from penchant.core.asking import Usage
 from penchant.core.errors import ConfigError
-from penchant.core.judge import read_rubric, read_settings
-from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders
+from penchant.core.judge import read_settings
+from penchant.core.pairwise import Verdict, judge_both_orders, rubric_of
 from penchant.core.ranking import Ranking
 from penchant.core.screen import setup_logging
 from penchant.data.benchmarks import Question, read_questions
@@ -84,7 +84,7 @@ def judge_each(
     """
     setup_logging()
     settings = read_settings(judge)
-    rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
+    rubric = rubric_of(settings)
     data = {}
     for name, source in sources.items():
         data[name] = read_questions(Sources.of(source, split, columns), strict=strict)

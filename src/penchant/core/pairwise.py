@@ -10,7 +10,7 @@ from typing import Literal
 
 from penchant.core.asking import Reply
 from penchant.core.endpoint import Endpoint
-from penchant.core.judge import fill_rubric
+from penchant.core.judge import JudgeSettings, fill_rubric, read_rubric
 
 RUBRIC = """Two answers to one request are below. Which is better? Consider whether they are \
 right, helpful, complete, safe and no longer than they need to be; neither their order nor \
@@ -64,6 +64,15 @@ class Verdict:
     def worth(self) -> float:
         """Of answer a: 1 where it is better, half a tie, NaN without a verdict; b has the rest."""
         return {"a": 1.0, "tie": 0.5, "b": 0.0, None: math.nan}[self.side]
+
+
+def rubric_of(settings: JudgeSettings) -> str:
+    """The rubric that a judge's file names, or the usual one.
+
+    Raises:
+        ConfigError: it cannot be read, or lacks a place for what is compared.
+    """
+    return RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
 
 
 def try_judge(endpoint: Endpoint, rubric: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from penchant.core.endpoint import Endpoint
 from penchant.core.errors import ConfigError
-from penchant.core.judge import read_rubric, read_settings
-from penchant.core.pairwise import PLACES, RUBRIC, judge_both_orders
+from penchant.core.judge import read_settings
+from penchant.core.pairwise import judge_both_orders, rubric_of
 from penchant.data.opening import Sources
 from penchant.data.records import counted
 from penchant.data.rows.readable import as_text
@@ -102,7 +102,7 @@ def judge_pairs(
             the file cannot be read.
     """
     settings = read_settings(judge)
-    rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
+    rubric = rubric_of(settings)
     session = open_session(Sources.of(file, split, columns), overlap=overlap, strict=strict)
     if settings.cache is None:
         settings = settings.model_copy(update={"cache": _cache(session.store.path)})

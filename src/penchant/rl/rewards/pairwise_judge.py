@@ -8,8 +8,8 @@ from itertools import combinations
 from statistics import mean
 
 from penchant.core.asking import Usage
-from penchant.core.judge import JudgeSettings, read_rubric
-from penchant.core.pairwise import PLACES, RUBRIC, Verdict, judge_both_orders, try_judge
+from penchant.core.judge import JudgeSettings
+from penchant.core.pairwise import Verdict, judge_both_orders, rubric_of, try_judge
 from penchant.data.rows.readable import as_text
 from penchant.rl.rewards.samples import MissingScoresError, Sample
 
@@ -34,7 +34,7 @@ class PairwiseJudgeReward:
 
     def __init__(self, settings: JudgeSettings, name: str = "judge") -> None:
         self.name = name
-        self._rubric = RUBRIC if settings.rubric is None else read_rubric(settings.rubric, PLACES)
+        self._rubric = rubric_of(settings)
         self.endpoint = settings.endpoint()
 
     @property
